@@ -75,7 +75,7 @@ GOALS = {
     "miss_added_p50_ms": 0.3,
     "sqlite_hit_p50_ms": 1,
     "wrong_pairs": 0,
-    "foreign_reads": 0,
+    "external_reads": 0,
 }
 
 
@@ -217,7 +217,7 @@ def all_pairs(count: int) -> dict[str, int]:
     return {"pairs": sum(each for each, _ in found), "wrong": sum(wrong for _, wrong in found)}
 
 
-async def foreign_reads(url: str, count: int) -> dict[str, int]:
+async def external_reads(url: str, count: int) -> dict[str, int]:
     """Tries to read an answer of another scope, and how many succeed."""
     dice, store = Random(7), open_redis(url)
     cache = ResponseCache(store, KEYRING)
@@ -287,7 +287,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "sqlite_hit": asyncio.run(hits(SqliteStore(folder / "hits.sqlite3"), calls)),
             "redis_miss": asyncio.run(misses(open_redis(valkey.url), calls, valkey.url)),
             "sqlite_miss": asyncio.run(misses(SqliteStore(folder / "misses.sqlite3"), calls)),
-            "foreign_reads": asyncio.run(foreign_reads(valkey.url, options.reads)),
+            "external_reads": asyncio.run(external_reads(valkey.url, options.reads)),
         }
     return result | {"pairs": all_pairs(options.pairs), "load_after": os.getloadavg()[0]}
 
@@ -310,7 +310,7 @@ def show(result: dict[str, Any]) -> None:
         cells = [each.get(column, "") for column in columns.values()] if "p50_ms" in each else [each["error"]]
         table.add_row(name, *map(str, cells))
     Console().print(table)
-    for name in ("askers", "pairs", "foreign_reads"):
+    for name in ("askers", "pairs", "external_reads"):
         print(name, result[name])
     if not isinstance(result["peers_hit"], dict):
         print("peers:", result["peers_hit"])

@@ -33,7 +33,7 @@ from harness.virtual_fleet import NodeShape, SimNode, Timeline  # noqa: E402 - s
 from harness.virtual_share import Bus, SharingWorker  # noqa: E402 - see above
 from harness.virtual_workers import Worker, Workers  # noqa: E402 - see above
 from ollama_pack.routing.decide.policy import RoutingPolicy  # noqa: E402 - see above
-from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, PairRates, PromptBlock  # noqa: E402 - see above
+from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, ModelRates, PromptBlock  # noqa: E402 - see above
 from ollama_pack.routing.nodes import NodeRow  # noqa: E402 - see above
 from ollama_pack.routing.state.estimates import Durations  # noqa: E402 - see above
 from ollama_pack.routing.state.scheduler import Scheduler  # noqa: E402 - see above
@@ -71,7 +71,7 @@ class Setting:
     shape: NodeShape = field(default_factory=NodeShape)
     seconds: float = 300.0
     declared: int | None = 2
-    priors: PairRates = field(default_factory=PairRates)
+    priors: ModelRates = field(default_factory=ModelRates)
     sized: bool = False
     nodes: int = 4
     until: float = math.inf
@@ -87,7 +87,7 @@ def settings() -> Iterator[Setting]:
     yield Setting("0.35, one model", 0.35, (1.0,))
     yield Setting("0.2, one slot", 0.2, shape=NodeShape(slots=1), declared=1)
     yield Setting(
-        "0.2, twice as slow as believed", 0.2, shape=slow, priors=PairRates(prompt=700.0, token=0.02)
+        "0.2, twice as slow as believed", 0.2, shape=slow, priors=ModelRates(prompt=700.0, token=0.02)
     )
     yield Setting("0.35, all models fit", 0.35, shape=NodeShape(room=3), sized=True)
     yield Setting("0.35, slots not declared", 0.35, declared=None)

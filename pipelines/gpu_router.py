@@ -69,20 +69,20 @@ version: 0.1.0
 #   7913  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
 #   8050  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
 #   8216  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8438  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8541  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8635  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8796  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8829  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9011  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9046  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9689  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9765  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9911  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10054  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10112  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10491  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10758  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#   8440  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8543  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8637  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8798  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8831  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9013  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9048  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9691  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9767  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9913  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10056  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10114  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10493  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10760  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
 #  10866  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
 #  11332  webui.errors                   What goes wrong between the pack and Open WebUI.
 #  11348  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
@@ -964,7 +964,7 @@ class RoutingPolicy:
         hysteresis_share: more than this share of what it costs to stay.
         tie_share: costs that differ by less are equal.
         tier_seconds: what a tier further away counts.
-        background_patience: how long background calls wait behind people.
+        background_wait: how long background calls wait behind people.
         background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
         prewarm_share: of a model's slots that are busy before a node with room loads it, too.
         overtake_limit: how often a request may be overtaken by ones behind it.
@@ -984,7 +984,7 @@ class RoutingPolicy:
     hysteresis_share: float = 0.15
     tie_share: float = 0.05
     tier_seconds: float = 10.0
-    background_patience: float = 10.0
+    background_wait: float = 10.0
     background_cost_rate: float = 0.1
     prewarm_share: float = 0.5
     overtake_limit: int = 16
@@ -1258,7 +1258,7 @@ def fits_runner(
 
 
 @dataclass(frozen=True, slots=True)
-class PairRates:
+class ModelRates:
     """What is known of how one node runs one set of weights.
 
     Attributes:
@@ -1310,7 +1310,7 @@ class NodeView:
     runners: tuple[RunnerView, ...] = ()
     loading_until: float = 0.0
     room: int = 0
-    rates: Mapping[str, PairRates] = field(default_factory=dict)
+    rates: Mapping[str, ModelRates] = field(default_factory=dict)
     loads_ahead: bool = False
 
     def can_begin(self, now: float) -> bool:
@@ -1403,23 +1403,23 @@ class CostTerms:
         return {name: getattr(self, name) for name in names}
 
 
-def prompt_pace(busy: int, rates: PairRates) -> float:
+def prompt_pace(busy: int, rates: ModelRates) -> float:
     """Seconds that each further token of a prompt takes."""
     return (1 if rates.learned else busy + 1) / rates.prompt
 
 
-def prompt_head(busy: int, rates: PairRates) -> float:
+def prompt_head(busy: int, rates: ModelRates) -> float:
     """Seconds that a prompt takes of which all is held."""
     return 0.0 if rates.learned else (busy + 1) / rates.prompt
 
 
-def predict_output(rates: PairRates, *, background: bool, limit: int = 0) -> float:
+def predict_output(rates: ModelRates, *, background: bool, limit: int = 0) -> float:
     """Tokens that an answer is expected to have, never above the limit that the client set."""
     expected = rates.background_output if background else rates.output
     return min(expected, limit) if limit else expected
 
 
-def decode_share(output: float, busy: int, slots: int, rates: PairRates, policy: RoutingPolicy) -> float:
+def decode_share(output: float, busy: int, slots: int, rates: ModelRates, policy: RoutingPolicy) -> float:
     """The term for decoding beside `busy` others; nothing is known of it before the rates are learned."""
     if not rates.learned:
         return 0.0
@@ -1427,7 +1427,7 @@ def decode_share(output: float, busy: int, slots: int, rates: PairRates, policy:
     return policy.decode_weight * decoding * (busy + 1) / slots
 
 
-def evict_model(rates: PairRates, demand: float, other_holders: int, policy: RoutingPolicy) -> float:
+def evict_model(rates: ModelRates, demand: float, other_holders: int, policy: RoutingPolicy) -> float:
     """What unloading a model costs those who will ask for it.
 
     Args:
@@ -1441,7 +1441,7 @@ def evict_model(rates: PairRates, demand: float, other_holders: int, policy: Rou
 
 
 def overwrite_prefix(
-    prefix: KeptPrefix, now: float, rates: PairRates, curves: Sequence[ReturnCurve]
+    prefix: KeptPrefix, now: float, rates: ModelRates, curves: Sequence[ReturnCurve]
 ) -> float:
     """What overwriting a prefix costs its chat, as likely as that still goes on: to evaluate it again."""
     if prefix.kind >= len(curves):
@@ -1817,9 +1817,9 @@ class WaitingRequest:
 class FairQueue:
     """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait."""
 
-    def __init__(self, limit: int, patience: float) -> None:
+    def __init__(self, limit: int, background_wait: float) -> None:
         self.limit = limit
-        self._patience = patience
+        self._background_wait = background_wait
         self._order: list[WaitingRequest] = []  # fair
         self._kinds: dict[str, list[WaitingRequest]] = {}  # each in fair order
         self._behind: list[tuple[float, int, WaitingRequest]] = []  # a heap: by when they came
@@ -1985,7 +1985,7 @@ class FairQueue:
         behind = self._behind
         while behind and not (behind[0][2].behind and self.get(behind[0][2].request.id) is behind[0][2]):
             heappop(behind)  # it has a node, or nobody wants it any more
-        return behind[0][0] + self._patience if behind else None
+        return behind[0][0] + self._background_wait if behind else None
 
     def bound(self, request_id: str, now: float) -> WaitingRequest:
         """Take out a request that has a node. Those before it in fair order have been overtaken."""
@@ -2067,7 +2067,7 @@ def _start_place(entry: WaitingRequest) -> tuple[float, int]:
 QuoteKey = tuple[str, str, int]
 
 FRESH_SECONDS = 1.0  # for so long a quote holds: what a prefix and a model are worth changes slowly
-_UNKNOWN = PairRates()
+_UNKNOWN = ModelRates()
 
 
 @dataclass(slots=True)
@@ -2167,7 +2167,7 @@ class Quote:
     head: float
     model: str
     blob: str
-    rates: PairRates
+    rates: ModelRates
     reused: VirtualRunner | None
     victims: tuple[str, ...]
     good_until: float
@@ -2327,7 +2327,7 @@ class VirtualNode:
         return made
 
     def _offer_runner(
-        self, model: InstalledModel, runner: VirtualRunner, rates: PairRates, output: float
+        self, model: InstalledModel, runner: VirtualRunner, rates: ModelRates, output: float
     ) -> Quote:
         policy, now = self._moment.policy, self._moment.now
         starts = max(runner.ready_at, runner.free_at(now, policy.overdue_share * rates.service))
@@ -2358,7 +2358,7 @@ class VirtualNode:
             good_until,
         )
 
-    def _offer_load(self, model: InstalledModel, rates: PairRates, output: float) -> Quote:
+    def _offer_load(self, model: InstalledModel, rates: ModelRates, output: float) -> Quote:
         own = model.blob if model.blob in self.runners else ""
         now = self._moment.now
         found = self._evictions.get((model.size, own))
@@ -3911,9 +3911,9 @@ class PairLearner:
             return spent.hit
         return max(0.0, spent.prompt_count - spent.prompt * self.prompt.value)
 
-    def rates(self, priors: PairRates, slots: int, keeps: int) -> PairRates:
+    def rates(self, priors: ModelRates, slots: int, keeps: int) -> ModelRates:
         """What is known, filled up with what is usual."""
-        return PairRates(
+        return ModelRates(
             slots=slots,
             keeps=keeps,
             load=self.load.or_else(priors.load),
@@ -4426,7 +4426,7 @@ class UnexplainedFailure:
 
 
 @dataclass(slots=True)
-class Journey:
+class PendingChat:
     """One request on its way.
 
     Attributes:
@@ -7373,13 +7373,13 @@ class Breaker:
 # Each is believed to last a usual service. They never hold back ours for ever: when they have had a node to
 # themselves for long enough, one of ours is sent to stand in the engine's own line.
 
-FOREIGN_PATIENCE = 2.0  # usual services that others may have a runner to themselves while ours wait
+EXTERNAL_SERVICES = 2.0  # usual services that others may have a runner to themselves while ours wait
 STALE_SERVICES = 6.0  # usual services after which what nobody repeats is forgotten
-MAX_FOREIGN = 1024
+MAX_EXTERNAL = 1024
 
 
 @dataclass(slots=True)
-class ForeignLoad:
+class ExternalLoad:
     """What others do at one place. Times are seconds on the caller's clock.
 
     Attributes:
@@ -7400,13 +7400,13 @@ class ForeignLoad:
 
     def seen(self, count: int, now: float, service: float) -> None:
         """So many requests are there now, each of which usually takes so many seconds."""
-        self.count = min(count, MAX_FOREIGN)
+        self.count = min(count, MAX_EXTERNAL)
         if not self.count:
             self.since = None
             return
         if self.since is None:
             self.since = now
-        self.yields_at = self.since + FOREIGN_PATIENCE * service
+        self.yields_at = self.since + EXTERNAL_SERVICES * service
         self.stale_at = now + STALE_SERVICES * service
         self.ends_at = now + service
 
@@ -7455,7 +7455,7 @@ class Lesson:
     loaded: bool
 
 
-class PairState:
+class ModelStats:
     """What was learned of one node with one set of weights."""
 
     def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
@@ -7463,7 +7463,7 @@ class PairState:
         self.slots = SlotLearner(declared_slots, policy.probe_requests)
         self.retention = RetentionLearner()
 
-    def known(self, priors: PairRates) -> PairRates:
+    def known(self, priors: ModelRates) -> ModelRates:
         return self.rates.rates(priors, self.slots.offered, self.retention.retention.prompts)
 
     def learn(self, lesson: Lesson) -> None:
@@ -7525,7 +7525,7 @@ class RunnerState:
         loading: nothing has shown yet that it is loaded.
         since: when the load began.
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
-        foreign: what other clients do with it.
+        external: what other clients do with it.
         counted: the engine itself counts its requests, and tells.
         remote: as in `InstalledModel`.
     """
@@ -7543,7 +7543,7 @@ class RunnerState:
     ends: dict[str, float] = field(default_factory=dict)
     expires_at: float = 0.0
     touched: bool = True
-    foreign: ForeignLoad = field(default_factory=ForeignLoad)
+    external: ExternalLoad = field(default_factory=ExternalLoad)
     counted: bool = False
     remote: bool = False
 
@@ -7563,7 +7563,7 @@ class RunnerState:
 class NodeState:
     """One node. Its memory is bounded by the models that it has."""
 
-    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: PairRates) -> None:
+    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: ModelRates) -> None:
         self.row = row
         self.models: dict[str, InstalledModel] = {}  # by the names that it lists
         self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
@@ -7571,7 +7571,7 @@ class NodeState:
         self.loading_until = 0.0
         self.room = 0
         self.draining = False
-        self.gpu = ForeignLoad(sure=False)  # what its GPU does without us
+        self.gpu = ExternalLoad(sure=False)  # what its GPU does without us
         self.paused_until = 0.0
         self.left_at = -math.inf  # when the last request of ours ended
         self.on_change: Callable[[str], None] = lambda _: None
@@ -7582,18 +7582,18 @@ class NodeState:
         self._loads_again_at = -math.inf
         self._policy = policy
         self._priors = priors
-        self._pairs: dict[str, PairState] = {}
-        self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
+        self._pairs: dict[str, ModelStats] = {}
+        self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
         self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
-    def pair(self, blob: str) -> PairState:
+    def pair(self, blob: str) -> ModelStats:
         if blob not in self._pairs:
-            self._pairs[blob] = PairState(self.row.slots, self._policy)
+            self._pairs[blob] = ModelStats(self.row.slots, self._policy)
         return self._pairs[blob]
 
-    def known(self, blob: str) -> PairRates:
+    def known(self, blob: str) -> ModelRates:
         """The rates of one set of weights."""
         return self._rates.get(blob) or self.pair(blob).known(self._priors)
 
@@ -7611,7 +7611,7 @@ class NodeState:
         own = self._breakers.get(model)
         return (self.breaker, own) if own else (self.breaker,)
 
-    def lets_pass(self, model: str, now: float) -> bool:
+    def allows(self, model: str, now: float) -> bool:
         """Whether a request may be sent to it now."""
         return all(breaker.allows(now) for breaker in self._on_the_way(model))
 
@@ -7691,7 +7691,7 @@ class NodeState:
                     blob, name, 0, 0, None, None, now, loading=False, mirror=mirror, remote=True
                 )
         for blob, resident in listed.items():
-            self._meet(blob, resident, now)
+            self._adopt(blob, resident, now)
         self._loads_on(now)
         loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
         self.room = max(self.room, loaded)
@@ -7707,7 +7707,7 @@ class NodeState:
         model = self.listed.get(fold_name(resident.model))
         return model.blob if model else resident.model
 
-    def _meet(self, blob: str, resident: ResidentModel, now: float) -> None:
+    def _adopt(self, blob: str, resident: ResidentModel, now: float) -> None:
         """Compare a runner with what is known of it. What moved without us was moved by another client."""
         runner = self.runners.get(blob)
         if runner is None:
@@ -7730,17 +7730,17 @@ class NodeState:
         runner.expires_at = resident.expires_at
         runner.touched = bool(runner.ends)
         if not runner.counted:
-            foreign = resident.busy and not runner.ends
-            runner.foreign.seen(int(foreign), now, self.known(blob).service)
-            if foreign:
+            external = resident.busy and not runner.ends
+            runner.external.seen(int(external), now, self.known(blob).service)
+            if external:
                 runner.mirror.clear()
 
     def counts(self, running: int, waiting: int, now: float) -> None:
         """Take in an engine's own numbers of requests, over all clients."""
-        foreign = max(0, running + waiting - sum(len(runner.ends) for runner in self.runners.values()))
+        external = max(0, running + waiting - sum(len(runner.ends) for runner in self.runners.values()))
         for runner in self.runners.values():
             runner.counted = True
-            runner.foreign.seen(foreign, now, self.known(runner.blob).service)
+            runner.external.seen(external, now, self.known(runner.blob).service)
             self.pair(runner.blob).slots.counted(running, waiting)
             self.learned(runner.blob)
 
@@ -7756,7 +7756,7 @@ class NodeState:
         """A request of ours is no longer there."""
         runner.ends.pop(request_id, None)
         runner.touched = True
-        runner.foreign.ours_ended(now)
+        runner.external.ours_ended(now)
         self.left_at = now
 
     def _mirror(self, blob: str) -> PrefixMirror:
@@ -7768,7 +7768,7 @@ class NodeState:
 
     # --- what is done with it ---
 
-    def meet(self, model: str, wanted: tuple[int, RunnerOptions], now: float) -> RunnerState:
+    def adopt(self, model: str, wanted: tuple[int, RunnerOptions], now: float) -> RunnerState:
         """Another worker knows that a model of this name is in memory, with these options."""
         installed = self.models[model]
         mirror = self._mirror(installed.blob)
@@ -7845,8 +7845,8 @@ class NodeState:
             due += self.gpu.changes_at()
         for runner in self.runners.values():
             due.append(runner.ready_at)
-            if runner.foreign.count:
-                due += runner.foreign.changes_at()
+            if runner.external.count:
+                due += runner.external.changes_at()
         return due
 
     def changed(self) -> None:
@@ -7887,14 +7887,14 @@ class NodeState:
         asked = runner.context if runner.asked is None else runner.asked
         return 0 if asked == default else asked
 
-    def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
+    def _runner_view(self, runner: RunnerState, known: ModelRates | None, now: float) -> RunnerView:
         rates = known or replace(self._priors, slots=self.row.slots or 1)
         if runner.remote:
             busy = tuple(runner.ends.values())
             slots = len(busy) + REMOTE_SLOTS
             return RunnerView(runner.blob, runner.model, slots=slots, ends=busy, remote=True)
-        foreign = runner.foreign if runner.foreign.count else self.gpu
-        ends = (*runner.ends.values(), *foreign.ends(now, rates.slots))
+        external = runner.external if runner.external.count else self.gpu
+        ends = (*runner.ends.values(), *external.ends(now, rates.slots))
         return RunnerView(
             blob=runner.blob,
             model=runner.model,
@@ -7938,7 +7938,7 @@ class NodeLook:
         return {model.name: model.installed for model in self.models}
 
 
-class Prober:
+class NodeProbe:
     """Looks at one node. What `/api/show` tells of a model is asked once for each digest."""
 
     def __init__(self, client: NodeClient, *, fixed: bool = False) -> None:
@@ -8095,7 +8095,7 @@ class NodeWatch:
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
         self.seen_at = -math.inf  # when what is known of its memory was asked for
-        self._prober = Prober(client, fixed=row.kind != "ollama")
+        self._probe = NodeProbe(client, fixed=row.kind != "ollama")
         self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
         self._clock = clock
         self._missed = 0
@@ -8104,7 +8104,7 @@ class NodeWatch:
         """Ask the node; None when it does not answer. Whether it `is_gone` is another question."""
         asked_at = self._clock()
         try:
-            look = await self._prober.look()
+            look = await self._probe.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
             self.known = WatchedNode(self.known.models, self.known.seen_at, self._fault(error))
@@ -8233,19 +8233,19 @@ class Attempt:
     """
 
     def __init__(
-        self, journey: Journey, binding: Assignment, watch: NodeWatch, settings: RouterSettings
+        self, pending: PendingChat, binding: Assignment, watch: NodeWatch, settings: RouterSettings
     ) -> None:
         """Nothing is sent before `chunks`."""
         self.binding = binding
         self.heard_at: float | None = None
-        self._journey = journey
+        self._pending_chat = pending
         self._watch = watch
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._first_at = self._began
         self._there_at = self._began  # when the model was last seen to be missing
-        self._patience: asyncio.Timeout | None = None
+        self._hang_limit: asyncio.Timeout | None = None
         self._suspicion: asyncio.TimerHandle | None = None
         self._limits: asyncio.TimerHandle | None = None
         self._longest_load = longest_load(binding, settings.load_seconds)
@@ -8264,16 +8264,18 @@ class Attempt:
             NodeError: as `NodeClient.complete`, or what `give_up` was told.
         """
         binding, watch, settings = self.binding, self._watch, self._settings
-        body = with_model(self._journey.body, binding.model, settings.keep_alive)
+        body = with_model(self._pending_chat.body, binding.model, settings.keep_alive)
         if watch.row.placement == "own":
-            body = with_conversation(body, self._journey.request)
+            body = with_conversation(body, self._pending_chat.request)
         chunks = watch.client.complete(
             body,
-            self._journey.head,
+            self._pending_chat.head,
             first_byte=self._longest_load + self._first_token_limit + LIMITS_SECONDS,  # ours end before
             thinking=_known_thinking(watch, binding.model),
             names=watch.names_of(binding.model),
-            headers=await self._journey.headers(watch.row.way_in) if self._journey.headers else NO_HEADERS,
+            headers=await self._pending_chat.headers(watch.row.way_in)
+            if self._pending_chat.headers
+            else NO_HEADERS,
         )
         try:
             async with aclosing(chunks):
@@ -8284,21 +8286,21 @@ class Attempt:
                     self.heard_at = self._loop.time()
                     yield self._noted(chunk)
         except NodeError as error:
-            error.said = without_quotes(error.said, self._journey.body.get("messages"))
+            error.said = without_quotes(error.said, self._pending_chat.body.get("messages"))
             raise
 
     async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
         """The first chunk, unless somebody gives it up."""
         self._limits = self._loop.call_later(LIMITS_SECONDS, self._keep_limits)
         try:
-            async with asyncio.timeout(None) as self._patience:
+            async with asyncio.timeout(None) as self._hang_limit:
                 return await anext(chunks)
         except TimeoutError:
             raise self._given_up or self._fault("has stopped answering") from None
         except StopAsyncIteration:
             raise self._fault("ended its answer before it began") from None
         finally:
-            self._patience = None
+            self._hang_limit = None
             self._limits.cancel()
             if self._suspicion:
                 self._suspicion.cancel()
@@ -8330,7 +8332,7 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            why = reason(self.binding, figures=self._journey.figures)
+            why = reason(self.binding, figures=self._pending_chat.figures)
             chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
             self._figures = chunk
         return chunk
@@ -8349,9 +8351,9 @@ class Attempt:
         self._give_up(NodeTimeoutError(self._watch.client.name, "first byte", round(self.elapsed, 1)))
 
     def _give_up(self, error: RetryableNodeError) -> None:
-        if self._patience:
+        if self._hang_limit:
             self._given_up = error
-            self._patience.reschedule(self._loop.time())
+            self._hang_limit.reschedule(self._loop.time())
 
     def spent(self) -> Durations:
         """How long it took the engine, once it is answered."""
@@ -8930,7 +8932,7 @@ class RemoteRequests:
             runner = node.load(event.model, (event.context, event.options), event.victims, now)
             node.loading_until = runner.ready_at = now + event.ready
         elif runner is None:
-            runner = node.meet(event.model, (event.context, event.options), now)
+            runner = node.adopt(event.model, (event.context, event.options), now)
         self._there[event.request_id] = RemoteRequest(
             worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
         )
@@ -9927,7 +9929,7 @@ class KnownNodes:
     """
 
     def __init__(
-        self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: PairRates
+        self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
         self.policy = policy
         self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
@@ -10124,7 +10126,7 @@ class RunningRequest:
 MAX_FAILOVERS = 2
 SOON = 0.002  # seconds; meanwhile others have the event loop
 BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
-_PRIORS = PairRates()
+_PRIORS = ModelRates()
 STRATEGIES: Mapping[str, type[Planner]] = {
     "predicted_ttft": Planner,
     "least_busy": LeastBusyPlanner,
@@ -10143,7 +10145,7 @@ class Scheduler(KnownNodes):
         *,
         max_queue: int = 64,
         policy: RoutingPolicy | None = None,
-        priors: PairRates = _PRIORS,
+        priors: ModelRates = _PRIORS,
         strategy: str = "predicted_ttft",
     ) -> None:
         """Start without knowing anything of the nodes: no request is bound before `probed`.
@@ -10165,7 +10167,7 @@ class Scheduler(KnownNodes):
         super().__init__(rows, clock, policy or RoutingPolicy(), priors)
         self.wake_at: float | None = None
         self._planner = STRATEGIES[strategy](self.policy, dice)
-        self._queue = FairQueue(max_queue, self.policy.background_patience)
+        self._queue = FairQueue(max_queue, self.policy.background_wait)
         self._running: dict[str, RunningRequest] = {}
         self.listener: Listener = tell_nobody
 
@@ -10439,7 +10441,7 @@ class Scheduler(KnownNodes):
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
-        return self.nodes[assignment.node].lets_pass(assignment.model, now)
+        return self.nodes[assignment.node].allows(assignment.model, now)
 
     def _start(self, assignment: Assignment, now: float) -> Assignment:
         """Let a request take the slot that it was assigned, and remember how to undo it."""
@@ -10476,7 +10478,7 @@ class Scheduler(KnownNodes):
         return node.load(assignment.model, wanted, quote.victims, now)
 
     def _next_wake(self, now: float) -> float | None:
-        """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
+        """When to decide again though nothing happens: when a load ends, or a title has waited enough."""
         if not len(self._queue):
             return None
         self._refresh(now)
@@ -10761,8 +10763,6 @@ def _nobody_to_wake() -> None:
 FIRST_LOOK_SECONDS = 2.0  # that a request waits for nodes which have not been looked at yet
 IDLE_SECONDS = 600.0  # without a request or a look at the models, nodes are left alone
 
-lookout_log = logging.getLogger(__name__)
-
 
 class Listens(Protocol):
     """Whoever is told what a look at a node has shown."""
@@ -10777,7 +10777,7 @@ class Listens(Protocol):
         """What its GPUs do stands in `watch.gpus`."""
 
 
-class Lookout:
+class NodePoller:
     """Looks at nodes, each in a task of its own."""
 
     def __init__(
@@ -10833,8 +10833,8 @@ class Lookout:
         while self._loop.time() - self._used_at < IDLE_SECONDS:
             try:
                 await self._look(watch)
-            except Exception:  # noqa: BLE001 - logged, and looked at again
-                lookout_log.exception("Node %s could not be looked at", watch.row.name)
+            except Exception:
+                log.exception("Node %s could not be looked at", watch.row.name)
             await watch.rest(self._seconds)
 
     async def _look(self, watch: NodeWatch) -> None:
@@ -10921,11 +10921,11 @@ class Router:
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
         self.counts = RouterCounts()
-        self._journeys: dict[str, Journey] = {}
+        self._chats: dict[str, PendingChat] = {}
         self._attempts = Attempts()
         self._decided: dict[str, Decision] = {}
         self._failures: dict[tuple[str, str], str] = {}  # node and model → why it failed the last request
-        self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self)
+        self._poller = NodePoller(self.nodes, session, self.settings.probe_seconds, self)
         self._key = chain_key(secret)
         self._sharing: Sharing | None = None
         self._share = FleetShare(self.scheduler, uuid4().hex, self._loop.time) if connect else None
@@ -10939,7 +10939,7 @@ class Router:
     # --- the nodes ---
 
     def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
-        """Told by the lookout, as are the two below."""
+        """Told by the poller, as are the two below."""
         name = watch.row.name
         if look is not None:
             self.scheduler.probed(name, look.installed, look.residents)
@@ -10966,18 +10966,18 @@ class Router:
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
-        return self._lookout.catalogue()
+        return self._poller.catalogue()
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
         if self._sharing:
             self._sharing.start()
-        await self._lookout.ready(seconds)
+        await self._poller.ready(seconds)
 
     @property
     def has_seen_all(self) -> bool:
         """Whether every node has been looked at once, so that the catalogue is whole."""
-        return self._lookout.is_complete
+        return self._poller.is_complete
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
@@ -10986,7 +10986,7 @@ class Router:
     def queued(self, node: str) -> int:
         """How many of this worker's requests that wait this node could answer; other nodes may, too."""
         watch = self.nodes[node]
-        waiting = (journey.request for journey in self._journeys.values() if not journey.bound.done())
+        waiting = (pending.request for pending in self._chats.values() if not pending.bound.done())
         return sum(watch.has_any(request.models) for request in waiting)
 
     def is_healthy(self, node: str) -> bool:
@@ -11012,7 +11012,7 @@ class Router:
         await asyncio.gather(*self._loads, return_exceptions=True)
         if self._sharing:
             await self._sharing.close()
-        await self._lookout.close()
+        await self._poller.close()
         if self._wake:
             self._wake.cancel()
         await self._session.close()
@@ -11059,54 +11059,54 @@ class Router:
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
         bound = self._loop.create_future()
-        pending = Journey(request, body, head, tell, bound, figures, headers=headers)
-        async with self._taken_in(pending) as journey:
+        made = PendingChat(request, body, head, tell, bound, figures, headers=headers)
+        async with self._taken_in(made) as pending:
             while True:
-                binding = await self._wait_for_node(journey)
-                if not await self._may_send(journey, binding):
+                binding = await self._wait_for_node(pending)
+                if not await self._may_send(pending, binding):
                     continue
                 try:
-                    async with aclosing(self._ask(journey, binding)) as chunks:
+                    async with aclosing(self._ask(pending, binding)) as chunks:
                         async for chunk in chunks:
                             yield chunk
                 except RequestRefusedError as error:
                     self.scheduler.refused(identity)
                     raise RequestRefusedError(binding.node, error.status, error.said) from error
                 except RetryableNodeError as error:
-                    self._go_on(journey, binding, error)
+                    self._go_on(pending, binding, error)
                 else:
                     return
 
     @asynccontextmanager
-    async def _taken_in(self, journey: Journey) -> AsyncIterator[Journey]:
+    async def _taken_in(self, pending: PendingChat) -> AsyncIterator[PendingChat]:
         """A request that the scheduler knows of, for as long as anybody wants its answer."""
-        identity = journey.request.id
+        identity = pending.request.id
         try:
-            displaced = self.scheduler.submit(journey.request)
+            displaced = self.scheduler.submit(pending.request)
         except NoNodeError as error:
             raise self.no_node(error.models) from None
         if displaced:
             self._displace(displaced)
-        self._journeys[identity] = journey
+        self._chats[identity] = pending
         self._idle.clear()
         try:
-            yield journey
+            yield pending
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
-            del self._journeys[identity]
+            del self._chats[identity]
             self._attempts.end(identity)
             self._decided.pop(identity, None)
             self._decide()
-            if not self._journeys:
+            if not self._chats:
                 self._idle.set()
-            if journey.shown is not None:  # also when its user has left: the line is kept with the chat
-                last = self._loop.create_task(journey.say(waited_line(journey.shown_for()), done=True))
+            if pending.shown is not None:  # also when its user has left: the line is kept with the chat
+                last = self._loop.create_task(pending.say(waited_line(pending.shown_for()), done=True))
                 await asyncio.shield(last)
 
     def _displace(self, request: FleetRequest) -> None:
         """Refuse a request that waits: its user has the most places, and another user needs this one."""
         own = self.scheduler.places_of(request.user) + 1
-        bound = self._journeys[request.id].bound
+        bound = self._chats[request.id].bound
         bound.set_exception(QueueFullError(self.settings.max_queue, self.scheduler.waiting, own))
         bound.exception()  # has been seen, should its client leave at this moment
 
@@ -11121,7 +11121,7 @@ class Router:
             decision = explained(binding, time.time())
             self.decisions.append(decision)
             self._decided[binding.request.id] = decision
-            self._journeys[binding.request.id].bound.set_result(binding)
+            self._chats[binding.request.id].bound.set_result(binding)
         for binding in self.scheduler.load_ahead():
             load = self._loop.create_task(self._load_ahead(binding), name="load a model ahead of need")
             self._loads.add(load)
@@ -11153,25 +11153,25 @@ class Router:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
         self._decide()
 
-    async def _wait_for_node(self, journey: Journey) -> Assignment:
+    async def _wait_for_node(self, pending: PendingChat) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
         told = ""
-        if journey.waits_since is None:
-            journey.waits_since = self._loop.time()
+        if pending.waits_since is None:
+            pending.waits_since = self._loop.time()
         self._decide()
-        while not journey.bound.done():
-            ahead = self.scheduler.ahead(journey.request.id) or 0
-            journey.place = ahead if journey.place is None else min(journey.place, ahead)
-            line = waiting_line(journey.place, loading=self._is_loading(journey.request.models))
-            if line != told and not journey.request.background:
+        while not pending.bound.done():
+            ahead = self.scheduler.ahead(pending.request.id) or 0
+            pending.place = ahead if pending.place is None else min(pending.place, ahead)
+            line = waiting_line(pending.place, loading=self._is_loading(pending.request.models))
+            if line != told and not pending.request.background:
                 told = line
-                await journey.say(line, done=False)
-            await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
+                await pending.say(line, done=False)
+            await asyncio.wait([pending.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
-            if self._may_wait_longer(journey.request):
-                journey.waits_since = self._loop.time()
-            self._refuse_hopeless(journey, self._loop.time() - journey.waits_since)
-        return journey.bound.result()
+            if self._may_wait_longer(pending.request):
+                pending.waits_since = self._loop.time()
+            self._refuse_hopeless(pending, self._loop.time() - pending.waits_since)
+        return pending.bound.result()
 
     def _may_wait_longer(self, request: FleetRequest) -> bool:
         """Whether the limit does not count: a model is being loaded, or one user's answers hold the slots."""
@@ -11182,30 +11182,30 @@ class Router:
         loads = self.scheduler.loads(models)
         return any(self.nodes[node].is_loading(model, since) for node, model, since in loads)
 
-    async def _may_send(self, journey: Journey, binding: Assignment) -> bool:
+    async def _may_send(self, pending: PendingChat, binding: Assignment) -> bool:
         """Whether no other worker was faster. If one was, the request waits on, as before."""
         if self._sharing is None or await self._sharing.claim(binding):
             return True
-        undone = self._decided.pop(journey.request.id)
+        undone = self._decided.pop(pending.request.id)
         with suppress(ValueError):  # so many were made meanwhile that it is not shown any more
             self.decisions.remove(undone)
-        journey.bound = self._loop.create_future()
+        pending.bound = self._loop.create_future()
         return False
 
-    def _refuse_hopeless(self, journey: Journey, waited: float) -> None:
+    def _refuse_hopeless(self, pending: PendingChat, waited: float) -> None:
         """Say so when nobody will answer, instead of waiting for ever."""
-        if journey.bound.done():
+        if pending.bound.done():
             return
         if waited > self.settings.first_token_seconds:
             raise WaitedTooLongError(self.settings.first_token_seconds, self.scheduler.waiting)
         if waited > DOWN_SECONDS:
-            faults = self._faults(journey)
+            faults = self._faults(pending)
             if faults:
-                raise NodesDownError(journey.request.models, faults)
+                raise NodesDownError(pending.request.models, faults)
 
-    def _faults(self, journey: Journey) -> dict[str, str]:
+    def _faults(self, pending: PendingChat) -> dict[str, str]:
         """What is wrong with each node that has the model; empty when one of them may answer."""
-        models = journey.request.models
+        models = pending.request.models
         if self.scheduler.can_answer(models):
             return {}
         return {
@@ -11220,24 +11220,24 @@ class Router:
         found = (why for (name, model), why in self._failures.items() if name == node and model in names)
         return next(found, "")
 
-    async def _ask(self, journey: Journey, binding: Assignment) -> AsyncGenerator[dict[str, Any], None]:
+    async def _ask(self, pending: PendingChat, binding: Assignment) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
-        identity = journey.request.id
-        journey.waits_since = None
+        identity = pending.request.id
+        pending.waits_since = None
         self.counts.sent(binding)
-        attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
+        attempt = Attempt(pending, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
-        telling = None if journey.request.background else await self._tell_node(journey, attempt)
-        if not journey.tried:
+        telling = None if pending.request.background else await self._tell_node(pending, attempt)
+        if not pending.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
         try:
             async with aclosing(attempt.chunks()) as chunks:
                 async for chunk in chunks:
-                    if not journey.answering:
-                        self._has_begun(journey, binding, attempt.elapsed)
+                    if not pending.answering:
+                        self._has_begun(pending, binding, attempt.elapsed)
                         if telling:
                             telling.cancel()
-                            await journey.say(status_line(binding, figures=journey.figures), done=True)
+                            await pending.say(status_line(binding, figures=pending.figures), done=True)
                     yield chunk
         finally:
             if telling:
@@ -11246,14 +11246,14 @@ class Router:
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
 
-    async def _tell_node(self, journey: Journey, attempt: Attempt) -> asyncio.Task[None] | None:
+    async def _tell_node(self, pending: PendingChat, attempt: Attempt) -> asyncio.Task[None] | None:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
         binding = attempt.binding
         if not binding.loads:
-            await journey.say(status_line(binding, figures=journey.figures), done=True)
+            await pending.say(status_line(binding, figures=pending.figures), done=True)
             return None
-        await journey.say(status_line(binding, figures=journey.figures), done=False)
-        return self._loop.create_task(_tell_load(journey, attempt), name="tell of a load")
+        await pending.say(status_line(binding, figures=pending.figures), done=False)
+        return self._loop.create_task(_tell_load(pending, attempt), name="tell of a load")
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
         """A node is silent for longer than it honestly can be: another one is asked, where there is one."""
@@ -11265,25 +11265,25 @@ class Router:
         else:
             attempt.hangs()
 
-    def _has_begun(self, journey: Journey, binding: Assignment, elapsed: float) -> None:
-        journey.answering = True
+    def _has_begun(self, pending: PendingChat, binding: Assignment, elapsed: float) -> None:
+        pending.answering = True
         self.counts.began(binding, elapsed)
-        self._blame(journey)
-        self.scheduler.first_token(journey.request.id)
+        self._blame(pending)
+        self.scheduler.first_token(pending.request.id)
         self._failures.pop((binding.node, fold_name(binding.model)), None)
-        if decision := self._decided.get(journey.request.id):
+        if decision := self._decided.get(pending.request.id):
             decision.actual = elapsed
         self._decide()
 
-    def _blame(self, journey: Journey) -> None:
+    def _blame(self, pending: PendingChat) -> None:
         """An answer has begun: nodes that failed the same request with the same model were at fault."""
-        decision = self._decided.get(journey.request.id)
-        for failure in journey.unexplained:
+        decision = self._decided.get(pending.request.id)
+        for failure in pending.unexplained:
             if decision and fold_name(failure.model) == fold_name(decision.model):
-                self.scheduler.blame(journey.request.id, failure.node, failure.model, hung=failure.hung)
-        journey.unexplained.clear()
+                self.scheduler.blame(pending.request.id, failure.node, failure.model, hung=failure.hung)
+        pending.unexplained.clear()
 
-    def _go_on(self, journey: Journey, binding: Assignment, error: RetryableNodeError) -> None:
+    def _go_on(self, pending: PendingChat, binding: Assignment, error: RetryableNodeError) -> None:
         """After a failure: wait for another node where that is possible.
 
         Raises:
@@ -11293,13 +11293,13 @@ class Router:
         """
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
-        journey.tried[node] = error
+        pending.tried[node] = error
         self.counts.failed(binding)
         self._failures[node, fold_name(binding.model)] = error.plain
-        self._attempts.end(journey.request.id)
+        self._attempts.end(pending.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
-            journey.request.id,
+            pending.request.id,
             node_down=is_down(error),
             hung=is_hang(error),
             blamed=not unexplained,
@@ -11307,25 +11307,25 @@ class Router:
         )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
-        if journey.answering:
+        if pending.answering:
             raise AnswerBrokenError(node, error.plain) from error
-        same = unexplained and any(failure.alike == kind for failure in journey.unexplained)
+        same = unexplained and any(failure.alike == kind for failure in pending.unexplained)
         if same and is_about_request(error):
-            raise RequestFailsError(journey.tried) from error
+            raise RequestFailsError(pending.tried) from error
         if not again:
-            raise NoAnswerError(journey.tried) from error
+            raise NoAnswerError(pending.tried) from error
         if unexplained:
-            journey.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
+            pending.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
         self.counts.failed_over(binding)
-        journey.bound = self._loop.create_future()
+        pending.bound = self._loop.create_future()
 
 
-async def _tell_load(journey: Journey, attempt: Attempt) -> None:
+async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
     """Show now and then that a load goes on, for as long as it may take."""
     pause = LOAD_TOLD_SECONDS
     while True:
         await asyncio.sleep(pause)
-        await journey.say(loading_line(attempt.binding, attempt.elapsed), done=False)
+        await pending.say(loading_line(attempt.binding, attempt.elapsed), done=False)
         pause = attempt.elapsed
 
 

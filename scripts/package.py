@@ -142,14 +142,14 @@ def write(root: Path, plugins: Sequence[Plugin]) -> Iterator[str]:
     Raises:
         PackagingError: a file in the way was not generated.
     """
-    foreign = [
+    external = [
         plugin.path
         for plugin in plugins
         if (root / plugin.path).exists() and not is_generated(root / plugin.path)
     ]
-    if foreign:
+    if external:
         message = "not a generated file, and in the way of one: move it elsewhere or delete it"
-        raise PackagingError(Problem(path, 1, message) for path in foreign)
+        raise PackagingError(Problem(path, 1, message) for path in external)
     for name, content in outputs(plugins).items():
         path = root / name
         if not path.exists() or path.read_bytes() != content:

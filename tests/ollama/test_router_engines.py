@@ -45,7 +45,7 @@ def real_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def others_at(router: Router, node: str) -> int:
     """How many requests of other clients a node is believed to have."""
-    return max((runner.foreign.count for runner in router.scheduler.nodes[node].runners.values()), default=0)
+    return max((runner.external.count for runner in router.scheduler.nodes[node].runners.values()), default=0)
 
 
 def test_an_engine_that_others_keep_busy_gets_nothing() -> None:

@@ -18,15 +18,15 @@ from ollama_pack.routing.decide.view import (
     FleetView,
     InstalledModel,
     KeptPrefix,
+    ModelRates,
     NodeView,
-    PairRates,
     PromptBlock,
     RunnerView,
 )
 
 POLICY = RoutingPolicy()
 AGREEING = RoutingPolicy(unsynced_peers=True)
-RATES = PairRates(slots=1, load=4.0, prompt=500.0, token=0.02, output=100.0, service=3.0, learned=True)
+RATES = ModelRates(slots=1, load=4.0, prompt=500.0, token=0.02, output=100.0, service=3.0, learned=True)
 A, B = InstalledModel("blob-a", 10, "a"), InstalledModel("blob-b", 10, "b")
 
 
@@ -38,7 +38,7 @@ def runner(blob: str = "blob-a", ends: tuple[float, ...] = (), **fields: Any) ->
     return RunnerView(blob, blob[-1], 10, ends=ends, **fields)
 
 
-def node(name: str, *runners: RunnerView, rates: PairRates = RATES, **fields: Any) -> NodeView:
+def node(name: str, *runners: RunnerView, rates: ModelRates = RATES, **fields: Any) -> NodeView:
     known = {"blob-a": rates, "blob-b": rates}
     return NodeView(
         name, models=fields.pop("models", {"a": A, "b": B}), runners=runners, rates=known, **fields
@@ -67,7 +67,7 @@ def ask(model: str = "a", prompt: tuple[PromptBlock, ...] = blocks(1), **fields:
 
 
 def queue(*requests: FleetRequest, came: float = 100.0) -> list[WaitingRequest]:
-    line = FairQueue(1000, POLICY.background_patience)
+    line = FairQueue(1000, POLICY.background_wait)
     for request in requests:
         line.push(request, came, 1.0)
     return list(line.order(100.0))

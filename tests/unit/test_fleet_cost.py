@@ -15,13 +15,13 @@ from ollama_pack.routing.decide.cost import (
 )
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.returns import SPANS, ReturnCurve
-from ollama_pack.routing.decide.view import KeptPrefix, PairRates
+from ollama_pack.routing.decide.view import KeptPrefix, ModelRates
 
 POLICY = RoutingPolicy()
 CURVES = (ReturnCurve((0.2,) * SPANS),)
 seconds = st.floats(0, 1e4)
 rates = st.builds(
-    PairRates,
+    ModelRates,
     load=seconds,
     prompt=st.floats(1, 1e5),
     token=st.floats(1e-5, 1),
@@ -42,7 +42,7 @@ def test_terms_add_up(values: tuple[float, ...]) -> None:
 
 @given(rates, st.tuples(*[st.integers(0, 10**6)] * 3), seconds, st.floats(0, 1e3))
 def test_no_term_is_negative(
-    known: PairRates, counts: tuple[int, int, int], age: float, demand: float
+    known: ModelRates, counts: tuple[int, int, int], age: float, demand: float
 ) -> None:
     """Would catch a cost below nothing, with which a node would draw all requests."""
     tokens, hit, busy = counts
@@ -56,13 +56,13 @@ def test_no_term_is_negative(
 
 def test_prompt_term_before_and_after_learning() -> None:
     """Would catch the design's fallback, (P - hit + 1) * (b + 1), used when rates are known."""
-    assert predict_prompt(700, 100, 3, PairRates(prompt=600.0, learned=True)) == pytest.approx(1.0)
-    assert predict_prompt(700, 101, 3, PairRates(prompt=600.0)) == pytest.approx(4.0)
+    assert predict_prompt(700, 100, 3, ModelRates(prompt=600.0, learned=True)) == pytest.approx(1.0)
+    assert predict_prompt(700, 101, 3, ModelRates(prompt=600.0)) == pytest.approx(4.0)
 
 
 def test_other_holders_make_an_eviction_cheaper() -> None:
     """Would catch the last copy of a model being unloaded as easily as one of many."""
-    known = PairRates(load=4.0, service=4.0)
+    known = ModelRates(load=4.0, service=4.0)
     costs = [evict_model(known, 1.0, others, POLICY) for others in range(4)]
     assert costs[0] == pytest.approx(8.0)
     assert costs == sorted(costs, reverse=True)
@@ -71,7 +71,7 @@ def test_other_holders_make_an_eviction_cheaper() -> None:
 
 def test_the_clients_limit_bounds_the_expected_answer() -> None:
     """Would catch a request for one token that is expected to hold its slot for a usual answer."""
-    known = PairRates(output=150.0, background_output=15.0)
+    known = ModelRates(output=150.0, background_output=15.0)
     assert predict_output(known, background=False) == 150
     assert predict_output(known, background=True) == 15
     assert predict_output(known, background=False, limit=1) == 1

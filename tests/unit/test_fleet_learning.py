@@ -18,11 +18,11 @@ from ollama_pack.routing.decide.prefix import (
     RetentionLearner,
     prompt_blocks,
 )
-from ollama_pack.routing.decide.view import PairRates, PromptBlock
+from ollama_pack.routing.decide.view import ModelRates, PromptBlock
 from ollama_pack.routing.state.demand import MAX_BLOBS, DemandMeter
 from ollama_pack.routing.state.estimates import Durations, PairLearner, SlotLearner
 
-PRIORS = PairRates()
+PRIORS = ModelRates()
 
 
 def say(*texts: str) -> tuple[PromptBlock, ...]:

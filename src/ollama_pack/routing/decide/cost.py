@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.returns import ReturnCurve
-from ollama_pack.routing.decide.view import KeptPrefix, PairRates
+from ollama_pack.routing.decide.view import KeptPrefix, ModelRates
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class CostTerms:
         return {name: getattr(self, name) for name in names}
 
 
-def predict_prompt(tokens: int, hit: int, busy: int, rates: PairRates) -> float:
+def predict_prompt(tokens: int, hit: int, busy: int, rates: ModelRates) -> float:
     """Seconds to evaluate a prompt of which `hit` tokens are held.
 
     Before the rates are learned, those that are answered already count as many times the prompt as there
@@ -60,23 +60,23 @@ def predict_prompt(tokens: int, hit: int, busy: int, rates: PairRates) -> float:
     return max(0, tokens - hit) * prompt_pace(busy, rates) + prompt_head(busy, rates)
 
 
-def prompt_pace(busy: int, rates: PairRates) -> float:
+def prompt_pace(busy: int, rates: ModelRates) -> float:
     """Seconds that each further token of a prompt takes."""
     return (1 if rates.learned else busy + 1) / rates.prompt
 
 
-def prompt_head(busy: int, rates: PairRates) -> float:
+def prompt_head(busy: int, rates: ModelRates) -> float:
     """Seconds that a prompt takes of which all is held."""
     return 0.0 if rates.learned else (busy + 1) / rates.prompt
 
 
-def predict_output(rates: PairRates, *, background: bool, limit: int = 0) -> float:
+def predict_output(rates: ModelRates, *, background: bool, limit: int = 0) -> float:
     """Tokens that an answer is expected to have, never above the limit that the client set."""
     expected = rates.background_output if background else rates.output
     return min(expected, limit) if limit else expected
 
 
-def decode_share(output: float, busy: int, slots: int, rates: PairRates, policy: RoutingPolicy) -> float:
+def decode_share(output: float, busy: int, slots: int, rates: ModelRates, policy: RoutingPolicy) -> float:
     """The term for decoding beside `busy` others; nothing is known of it before the rates are learned."""
     if not rates.learned:
         return 0.0
@@ -84,7 +84,7 @@ def decode_share(output: float, busy: int, slots: int, rates: PairRates, policy:
     return policy.decode_weight * decoding * (busy + 1) / slots
 
 
-def evict_model(rates: PairRates, demand: float, other_holders: int, policy: RoutingPolicy) -> float:
+def evict_model(rates: ModelRates, demand: float, other_holders: int, policy: RoutingPolicy) -> float:
     """What unloading a model costs those who will ask for it.
 
     Args:
@@ -98,7 +98,7 @@ def evict_model(rates: PairRates, demand: float, other_holders: int, policy: Rou
 
 
 def overwrite_prefix(
-    prefix: KeptPrefix, now: float, rates: PairRates, curves: Sequence[ReturnCurve]
+    prefix: KeptPrefix, now: float, rates: ModelRates, curves: Sequence[ReturnCurve]
 ) -> float:
     """What overwriting a prefix costs its chat, as likely as that still goes on: to evaluate it again."""
     if prefix.kind >= len(curves):

@@ -91,9 +91,9 @@ class WaitingRequest:
 class FairQueue:
     """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait."""
 
-    def __init__(self, limit: int, patience: float) -> None:
+    def __init__(self, limit: int, background_wait: float) -> None:
         self.limit = limit
-        self._patience = patience
+        self._background_wait = background_wait
         self._order: list[WaitingRequest] = []  # fair
         self._kinds: dict[str, list[WaitingRequest]] = {}  # each in fair order
         self._behind: list[tuple[float, int, WaitingRequest]] = []  # a heap: by when they came
@@ -259,7 +259,7 @@ class FairQueue:
         behind = self._behind
         while behind and not (behind[0][2].behind and self.get(behind[0][2].request.id) is behind[0][2]):
             heappop(behind)  # it has a node, or nobody wants it any more
-        return behind[0][0] + self._patience if behind else None
+        return behind[0][0] + self._background_wait if behind else None
 
     def bound(self, request_id: str, now: float) -> WaitingRequest:
         """Take out a request that has a node. Those before it in fair order have been overtaken."""

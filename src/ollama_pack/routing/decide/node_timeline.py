@@ -25,8 +25,8 @@ from ollama_pack.routing.decide.view import (
     FleetRequest,
     HeldPrefixes,
     InstalledModel,
+    ModelRates,
     NodeView,
-    PairRates,
     RunnerOptions,
     RunnerView,
     fits_runner,
@@ -36,7 +36,7 @@ from ollama_pack.routing.decide.view import (
 QuoteKey = tuple[str, str, int]
 
 FRESH_SECONDS = 1.0  # for so long a quote holds: what a prefix and a model are worth changes slowly
-_UNKNOWN = PairRates()
+_UNKNOWN = ModelRates()
 
 
 @dataclass(slots=True)
@@ -136,7 +136,7 @@ class Quote:
     head: float
     model: str
     blob: str
-    rates: PairRates
+    rates: ModelRates
     reused: VirtualRunner | None
     victims: tuple[str, ...]
     good_until: float
@@ -296,7 +296,7 @@ class VirtualNode:
         return made
 
     def _offer_runner(
-        self, model: InstalledModel, runner: VirtualRunner, rates: PairRates, output: float
+        self, model: InstalledModel, runner: VirtualRunner, rates: ModelRates, output: float
     ) -> Quote:
         policy, now = self._moment.policy, self._moment.now
         starts = max(runner.ready_at, runner.free_at(now, policy.overdue_share * rates.service))
@@ -327,7 +327,7 @@ class VirtualNode:
             good_until,
         )
 
-    def _offer_load(self, model: InstalledModel, rates: PairRates, output: float) -> Quote:
+    def _offer_load(self, model: InstalledModel, rates: ModelRates, output: float) -> Quote:
         own = model.blob if model.blob in self.runners else ""
         now = self._moment.now
         found = self._evictions.get((model.size, own))

@@ -15,7 +15,7 @@ class RoutingPolicy:
         hysteresis_share: more than this share of what it costs to stay.
         tie_share: costs that differ by less are equal.
         tier_seconds: what a tier further away counts.
-        background_patience: how long background calls wait behind people.
+        background_wait: how long background calls wait behind people.
         background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
         prewarm_share: of a model's slots that are busy before a node with room loads it, too.
         overtake_limit: how often a request may be overtaken by ones behind it.
@@ -35,7 +35,7 @@ class RoutingPolicy:
     hysteresis_share: float = 0.15
     tie_share: float = 0.05
     tier_seconds: float = 10.0
-    background_patience: float = 10.0
+    background_wait: float = 10.0
     background_cost_rate: float = 0.1
     prewarm_share: float = 0.5
     overtake_limit: int = 16

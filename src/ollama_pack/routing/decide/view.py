@@ -218,7 +218,7 @@ def fits_runner(
 
 
 @dataclass(frozen=True, slots=True)
-class PairRates:
+class ModelRates:
     """What is known of how one node runs one set of weights.
 
     Attributes:
@@ -270,7 +270,7 @@ class NodeView:
     runners: tuple[RunnerView, ...] = ()
     loading_until: float = 0.0
     room: int = 0
-    rates: Mapping[str, PairRates] = field(default_factory=dict)
+    rates: Mapping[str, ModelRates] = field(default_factory=dict)
     loads_ahead: bool = False
 
     def can_begin(self, now: float) -> bool:

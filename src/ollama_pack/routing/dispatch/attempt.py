@@ -26,7 +26,7 @@ from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.dispatch.durations import Elapsed, spent_on
 from ollama_pack.routing.dispatch.explain import reason
 from ollama_pack.routing.dispatch.hang_delay import longest_load
-from ollama_pack.routing.dispatch.pending_chat import Journey, RouterSettings
+from ollama_pack.routing.dispatch.pending_chat import PendingChat, RouterSettings
 from ollama_pack.routing.dispatch.request import with_conversation, with_model
 from ollama_pack.routing.probe.node_watch import NodeWatch
 from ollama_pack.routing.state.estimates import Durations
@@ -48,19 +48,19 @@ class Attempt:
     """
 
     def __init__(
-        self, journey: Journey, binding: Assignment, watch: NodeWatch, settings: RouterSettings
+        self, pending: PendingChat, binding: Assignment, watch: NodeWatch, settings: RouterSettings
     ) -> None:
         """Nothing is sent before `chunks`."""
         self.binding = binding
         self.heard_at: float | None = None
-        self._journey = journey
+        self._pending_chat = pending
         self._watch = watch
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._first_at = self._began
         self._there_at = self._began  # when the model was last seen to be missing
-        self._patience: asyncio.Timeout | None = None
+        self._hang_limit: asyncio.Timeout | None = None
         self._suspicion: asyncio.TimerHandle | None = None
         self._limits: asyncio.TimerHandle | None = None
         self._longest_load = longest_load(binding, settings.load_seconds)
@@ -79,16 +79,18 @@ class Attempt:
             NodeError: as `NodeClient.complete`, or what `give_up` was told.
         """
         binding, watch, settings = self.binding, self._watch, self._settings
-        body = with_model(self._journey.body, binding.model, settings.keep_alive)
+        body = with_model(self._pending_chat.body, binding.model, settings.keep_alive)
         if watch.row.placement == "own":
-            body = with_conversation(body, self._journey.request)
+            body = with_conversation(body, self._pending_chat.request)
         chunks = watch.client.complete(
             body,
-            self._journey.head,
+            self._pending_chat.head,
             first_byte=self._longest_load + self._first_token_limit + LIMITS_SECONDS,  # ours end before
             thinking=_known_thinking(watch, binding.model),
             names=watch.names_of(binding.model),
-            headers=await self._journey.headers(watch.row.way_in) if self._journey.headers else NO_HEADERS,
+            headers=await self._pending_chat.headers(watch.row.way_in)
+            if self._pending_chat.headers
+            else NO_HEADERS,
         )
         try:
             async with aclosing(chunks):
@@ -99,21 +101,21 @@ class Attempt:
                     self.heard_at = self._loop.time()
                     yield self._noted(chunk)
         except NodeError as error:
-            error.said = without_quotes(error.said, self._journey.body.get("messages"))
+            error.said = without_quotes(error.said, self._pending_chat.body.get("messages"))
             raise
 
     async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
         """The first chunk, unless somebody gives it up."""
         self._limits = self._loop.call_later(LIMITS_SECONDS, self._keep_limits)
         try:
-            async with asyncio.timeout(None) as self._patience:
+            async with asyncio.timeout(None) as self._hang_limit:
                 return await anext(chunks)
         except TimeoutError:
             raise self._given_up or self._fault("has stopped answering") from None
         except StopAsyncIteration:
             raise self._fault("ended its answer before it began") from None
         finally:
-            self._patience = None
+            self._hang_limit = None
             self._limits.cancel()
             if self._suspicion:
                 self._suspicion.cancel()
@@ -145,7 +147,7 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            why = reason(self.binding, figures=self._journey.figures)
+            why = reason(self.binding, figures=self._pending_chat.figures)
             chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
             self._figures = chunk
         return chunk
@@ -164,9 +166,9 @@ class Attempt:
         self._give_up(NodeTimeoutError(self._watch.client.name, "first byte", round(self.elapsed, 1)))
 
     def _give_up(self, error: RetryableNodeError) -> None:
-        if self._patience:
+        if self._hang_limit:
             self._given_up = error
-            self._patience.reschedule(self._loop.time())
+            self._hang_limit.reschedule(self._loop.time())
 
     def spent(self) -> Durations:
         """How long it took the engine, once it is answered."""

@@ -65,7 +65,7 @@ class UnexplainedFailure:
 
 
 @dataclass(slots=True)
-class Journey:
+class PendingChat:
     """One request on its way.
 
     Attributes:

@@ -49,8 +49,8 @@ from ollama_pack.routing.dispatch.explain import (
 )
 from ollama_pack.routing.dispatch.hang_delay import honest_silence, longest_load
 from ollama_pack.routing.dispatch.pending_chat import (
-    Journey,
     NodeHeaders,
+    PendingChat,
     RouterSettings,
     Tell,
     UnexplainedFailure,
@@ -71,7 +71,7 @@ from ollama_pack.routing.peers.share import Connect, FleetShare, Sharing, chain_
 from ollama_pack.routing.probe.catalogue import Catalogue
 from ollama_pack.routing.probe.node_probe import NodeLook
 from ollama_pack.routing.probe.node_watch import NodeWatch, node_client
-from ollama_pack.routing.probe.poller import FIRST_LOOK_SECONDS, Lookout
+from ollama_pack.routing.probe.poller import FIRST_LOOK_SECONDS, NodePoller
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.scheduler import Scheduler
 
@@ -128,11 +128,11 @@ class Router:
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
         self.counts = RouterCounts()
-        self._journeys: dict[str, Journey] = {}
+        self._chats: dict[str, PendingChat] = {}
         self._attempts = Attempts()
         self._decided: dict[str, Decision] = {}
         self._failures: dict[tuple[str, str], str] = {}  # node and model → why it failed the last request
-        self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self)
+        self._poller = NodePoller(self.nodes, session, self.settings.probe_seconds, self)
         self._key = chain_key(secret)
         self._sharing: Sharing | None = None
         self._share = FleetShare(self.scheduler, uuid4().hex, self._loop.time) if connect else None
@@ -146,7 +146,7 @@ class Router:
     # --- the nodes ---
 
     def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
-        """Told by the lookout, as are the two below."""
+        """Told by the poller, as are the two below."""
         name = watch.row.name
         if look is not None:
             self.scheduler.probed(name, look.installed, look.residents)
@@ -173,18 +173,18 @@ class Router:
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
-        return self._lookout.catalogue()
+        return self._poller.catalogue()
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
         if self._sharing:
             self._sharing.start()
-        await self._lookout.ready(seconds)
+        await self._poller.ready(seconds)
 
     @property
     def has_seen_all(self) -> bool:
         """Whether every node has been looked at once, so that the catalogue is whole."""
-        return self._lookout.is_complete
+        return self._poller.is_complete
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
@@ -193,7 +193,7 @@ class Router:
     def queued(self, node: str) -> int:
         """How many of this worker's requests that wait this node could answer; other nodes may, too."""
         watch = self.nodes[node]
-        waiting = (journey.request for journey in self._journeys.values() if not journey.bound.done())
+        waiting = (pending.request for pending in self._chats.values() if not pending.bound.done())
         return sum(watch.has_any(request.models) for request in waiting)
 
     def is_healthy(self, node: str) -> bool:
@@ -219,7 +219,7 @@ class Router:
         await asyncio.gather(*self._loads, return_exceptions=True)
         if self._sharing:
             await self._sharing.close()
-        await self._lookout.close()
+        await self._poller.close()
         if self._wake:
             self._wake.cancel()
         await self._session.close()
@@ -266,54 +266,54 @@ class Router:
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
         bound = self._loop.create_future()
-        pending = Journey(request, body, head, tell, bound, figures, headers=headers)
-        async with self._taken_in(pending) as journey:
+        made = PendingChat(request, body, head, tell, bound, figures, headers=headers)
+        async with self._taken_in(made) as pending:
             while True:
-                binding = await self._wait_for_node(journey)
-                if not await self._may_send(journey, binding):
+                binding = await self._wait_for_node(pending)
+                if not await self._may_send(pending, binding):
                     continue
                 try:
-                    async with aclosing(self._ask(journey, binding)) as chunks:
+                    async with aclosing(self._ask(pending, binding)) as chunks:
                         async for chunk in chunks:
                             yield chunk
                 except RequestRefusedError as error:
                     self.scheduler.refused(identity)
                     raise RequestRefusedError(binding.node, error.status, error.said) from error
                 except RetryableNodeError as error:
-                    self._go_on(journey, binding, error)
+                    self._go_on(pending, binding, error)
                 else:
                     return
 
     @asynccontextmanager
-    async def _taken_in(self, journey: Journey) -> AsyncIterator[Journey]:
+    async def _taken_in(self, pending: PendingChat) -> AsyncIterator[PendingChat]:
         """A request that the scheduler knows of, for as long as anybody wants its answer."""
-        identity = journey.request.id
+        identity = pending.request.id
         try:
-            displaced = self.scheduler.submit(journey.request)
+            displaced = self.scheduler.submit(pending.request)
         except NoNodeError as error:
             raise self.no_node(error.models) from None
         if displaced:
             self._displace(displaced)
-        self._journeys[identity] = journey
+        self._chats[identity] = pending
         self._idle.clear()
         try:
-            yield journey
+            yield pending
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
-            del self._journeys[identity]
+            del self._chats[identity]
             self._attempts.end(identity)
             self._decided.pop(identity, None)
             self._decide()
-            if not self._journeys:
+            if not self._chats:
                 self._idle.set()
-            if journey.shown is not None:  # also when its user has left: the line is kept with the chat
-                last = self._loop.create_task(journey.say(waited_line(journey.shown_for()), done=True))
+            if pending.shown is not None:  # also when its user has left: the line is kept with the chat
+                last = self._loop.create_task(pending.say(waited_line(pending.shown_for()), done=True))
                 await asyncio.shield(last)
 
     def _displace(self, request: FleetRequest) -> None:
         """Refuse a request that waits: its user has the most places, and another user needs this one."""
         own = self.scheduler.places_of(request.user) + 1
-        bound = self._journeys[request.id].bound
+        bound = self._chats[request.id].bound
         bound.set_exception(QueueFullError(self.settings.max_queue, self.scheduler.waiting, own))
         bound.exception()  # has been seen, should its client leave at this moment
 
@@ -328,7 +328,7 @@ class Router:
             decision = explained(binding, time.time())
             self.decisions.append(decision)
             self._decided[binding.request.id] = decision
-            self._journeys[binding.request.id].bound.set_result(binding)
+            self._chats[binding.request.id].bound.set_result(binding)
         for binding in self.scheduler.load_ahead():
             load = self._loop.create_task(self._load_ahead(binding), name="load a model ahead of need")
             self._loads.add(load)
@@ -360,25 +360,25 @@ class Router:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
         self._decide()
 
-    async def _wait_for_node(self, journey: Journey) -> Assignment:
+    async def _wait_for_node(self, pending: PendingChat) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
         told = ""
-        if journey.waits_since is None:
-            journey.waits_since = self._loop.time()
+        if pending.waits_since is None:
+            pending.waits_since = self._loop.time()
         self._decide()
-        while not journey.bound.done():
-            ahead = self.scheduler.ahead(journey.request.id) or 0
-            journey.place = ahead if journey.place is None else min(journey.place, ahead)
-            line = waiting_line(journey.place, loading=self._is_loading(journey.request.models))
-            if line != told and not journey.request.background:
+        while not pending.bound.done():
+            ahead = self.scheduler.ahead(pending.request.id) or 0
+            pending.place = ahead if pending.place is None else min(pending.place, ahead)
+            line = waiting_line(pending.place, loading=self._is_loading(pending.request.models))
+            if line != told and not pending.request.background:
                 told = line
-                await journey.say(line, done=False)
-            await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
+                await pending.say(line, done=False)
+            await asyncio.wait([pending.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
-            if self._may_wait_longer(journey.request):
-                journey.waits_since = self._loop.time()
-            self._refuse_hopeless(journey, self._loop.time() - journey.waits_since)
-        return journey.bound.result()
+            if self._may_wait_longer(pending.request):
+                pending.waits_since = self._loop.time()
+            self._refuse_hopeless(pending, self._loop.time() - pending.waits_since)
+        return pending.bound.result()
 
     def _may_wait_longer(self, request: FleetRequest) -> bool:
         """Whether the limit does not count: a model is being loaded, or one user's answers hold the slots."""
@@ -389,30 +389,30 @@ class Router:
         loads = self.scheduler.loads(models)
         return any(self.nodes[node].is_loading(model, since) for node, model, since in loads)
 
-    async def _may_send(self, journey: Journey, binding: Assignment) -> bool:
+    async def _may_send(self, pending: PendingChat, binding: Assignment) -> bool:
         """Whether no other worker was faster. If one was, the request waits on, as before."""
         if self._sharing is None or await self._sharing.claim(binding):
             return True
-        undone = self._decided.pop(journey.request.id)
+        undone = self._decided.pop(pending.request.id)
         with suppress(ValueError):  # so many were made meanwhile that it is not shown any more
             self.decisions.remove(undone)
-        journey.bound = self._loop.create_future()
+        pending.bound = self._loop.create_future()
         return False
 
-    def _refuse_hopeless(self, journey: Journey, waited: float) -> None:
+    def _refuse_hopeless(self, pending: PendingChat, waited: float) -> None:
         """Say so when nobody will answer, instead of waiting for ever."""
-        if journey.bound.done():
+        if pending.bound.done():
             return
         if waited > self.settings.first_token_seconds:
             raise WaitedTooLongError(self.settings.first_token_seconds, self.scheduler.waiting)
         if waited > DOWN_SECONDS:
-            faults = self._faults(journey)
+            faults = self._faults(pending)
             if faults:
-                raise NodesDownError(journey.request.models, faults)
+                raise NodesDownError(pending.request.models, faults)
 
-    def _faults(self, journey: Journey) -> dict[str, str]:
+    def _faults(self, pending: PendingChat) -> dict[str, str]:
         """What is wrong with each node that has the model; empty when one of them may answer."""
-        models = journey.request.models
+        models = pending.request.models
         if self.scheduler.can_answer(models):
             return {}
         return {
@@ -427,24 +427,24 @@ class Router:
         found = (why for (name, model), why in self._failures.items() if name == node and model in names)
         return next(found, "")
 
-    async def _ask(self, journey: Journey, binding: Assignment) -> AsyncGenerator[dict[str, Any], None]:
+    async def _ask(self, pending: PendingChat, binding: Assignment) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
-        identity = journey.request.id
-        journey.waits_since = None
+        identity = pending.request.id
+        pending.waits_since = None
         self.counts.sent(binding)
-        attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
+        attempt = Attempt(pending, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
-        telling = None if journey.request.background else await self._tell_node(journey, attempt)
-        if not journey.tried:
+        telling = None if pending.request.background else await self._tell_node(pending, attempt)
+        if not pending.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
         try:
             async with aclosing(attempt.chunks()) as chunks:
                 async for chunk in chunks:
-                    if not journey.answering:
-                        self._has_begun(journey, binding, attempt.elapsed)
+                    if not pending.answering:
+                        self._has_begun(pending, binding, attempt.elapsed)
                         if telling:
                             telling.cancel()
-                            await journey.say(status_line(binding, figures=journey.figures), done=True)
+                            await pending.say(status_line(binding, figures=pending.figures), done=True)
                     yield chunk
         finally:
             if telling:
@@ -453,14 +453,14 @@ class Router:
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
 
-    async def _tell_node(self, journey: Journey, attempt: Attempt) -> asyncio.Task[None] | None:
+    async def _tell_node(self, pending: PendingChat, attempt: Attempt) -> asyncio.Task[None] | None:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
         binding = attempt.binding
         if not binding.loads:
-            await journey.say(status_line(binding, figures=journey.figures), done=True)
+            await pending.say(status_line(binding, figures=pending.figures), done=True)
             return None
-        await journey.say(status_line(binding, figures=journey.figures), done=False)
-        return self._loop.create_task(_tell_load(journey, attempt), name="tell of a load")
+        await pending.say(status_line(binding, figures=pending.figures), done=False)
+        return self._loop.create_task(_tell_load(pending, attempt), name="tell of a load")
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
         """A node is silent for longer than it honestly can be: another one is asked, where there is one."""
@@ -472,25 +472,25 @@ class Router:
         else:
             attempt.hangs()
 
-    def _has_begun(self, journey: Journey, binding: Assignment, elapsed: float) -> None:
-        journey.answering = True
+    def _has_begun(self, pending: PendingChat, binding: Assignment, elapsed: float) -> None:
+        pending.answering = True
         self.counts.began(binding, elapsed)
-        self._blame(journey)
-        self.scheduler.first_token(journey.request.id)
+        self._blame(pending)
+        self.scheduler.first_token(pending.request.id)
         self._failures.pop((binding.node, fold_name(binding.model)), None)
-        if decision := self._decided.get(journey.request.id):
+        if decision := self._decided.get(pending.request.id):
             decision.actual = elapsed
         self._decide()
 
-    def _blame(self, journey: Journey) -> None:
+    def _blame(self, pending: PendingChat) -> None:
         """An answer has begun: nodes that failed the same request with the same model were at fault."""
-        decision = self._decided.get(journey.request.id)
-        for failure in journey.unexplained:
+        decision = self._decided.get(pending.request.id)
+        for failure in pending.unexplained:
             if decision and fold_name(failure.model) == fold_name(decision.model):
-                self.scheduler.blame(journey.request.id, failure.node, failure.model, hung=failure.hung)
-        journey.unexplained.clear()
+                self.scheduler.blame(pending.request.id, failure.node, failure.model, hung=failure.hung)
+        pending.unexplained.clear()
 
-    def _go_on(self, journey: Journey, binding: Assignment, error: RetryableNodeError) -> None:
+    def _go_on(self, pending: PendingChat, binding: Assignment, error: RetryableNodeError) -> None:
         """After a failure: wait for another node where that is possible.
 
         Raises:
@@ -500,13 +500,13 @@ class Router:
         """
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
-        journey.tried[node] = error
+        pending.tried[node] = error
         self.counts.failed(binding)
         self._failures[node, fold_name(binding.model)] = error.plain
-        self._attempts.end(journey.request.id)
+        self._attempts.end(pending.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
-            journey.request.id,
+            pending.request.id,
             node_down=is_down(error),
             hung=is_hang(error),
             blamed=not unexplained,
@@ -514,23 +514,23 @@ class Router:
         )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
-        if journey.answering:
+        if pending.answering:
             raise AnswerBrokenError(node, error.plain) from error
-        same = unexplained and any(failure.alike == kind for failure in journey.unexplained)
+        same = unexplained and any(failure.alike == kind for failure in pending.unexplained)
         if same and is_about_request(error):
-            raise RequestFailsError(journey.tried) from error
+            raise RequestFailsError(pending.tried) from error
         if not again:
-            raise NoAnswerError(journey.tried) from error
+            raise NoAnswerError(pending.tried) from error
         if unexplained:
-            journey.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
+            pending.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
         self.counts.failed_over(binding)
-        journey.bound = self._loop.create_future()
+        pending.bound = self._loop.create_future()
 
 
-async def _tell_load(journey: Journey, attempt: Attempt) -> None:
+async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
     """Show now and then that a load goes on, for as long as it may take."""
     pause = LOAD_TOLD_SECONDS
     while True:
         await asyncio.sleep(pause)
-        await journey.say(loading_line(attempt.binding, attempt.elapsed), done=False)
+        await pending.say(loading_line(attempt.binding, attempt.elapsed), done=False)
         pause = attempt.elapsed

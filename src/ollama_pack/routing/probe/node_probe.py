@@ -38,7 +38,7 @@ class NodeLook:
         return {model.name: model.installed for model in self.models}
 
 
-class Prober:
+class NodeProbe:
     """Looks at one node. What `/api/show` tells of a model is asked once for each digest."""
 
     def __init__(self, client: NodeClient, *, fixed: bool = False) -> None:

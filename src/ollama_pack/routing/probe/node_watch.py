@@ -19,7 +19,7 @@ from ollama_pack.routing.probe.catalogue import NodeModel
 from ollama_pack.routing.probe.gpu_nvml import GpuReader
 from ollama_pack.routing.probe.gpus import GpuReport, read_agent
 from ollama_pack.routing.probe.listed_client import ListedClient
-from ollama_pack.routing.probe.node_probe import NodeLook, Prober
+from ollama_pack.routing.probe.node_probe import NodeLook, NodeProbe
 
 GRACE_SECONDS = 600.0  # a node that restarts does not make its models vanish from everybody's list
 AGENT_SECONDS = 2.0
@@ -66,7 +66,7 @@ class NodeWatch:
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
         self.seen_at = -math.inf  # when what is known of its memory was asked for
-        self._prober = Prober(client, fixed=row.kind != "ollama")
+        self._probe = NodeProbe(client, fixed=row.kind != "ollama")
         self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
         self._clock = clock
         self._missed = 0
@@ -75,7 +75,7 @@ class NodeWatch:
         """Ask the node; None when it does not answer. Whether it `is_gone` is another question."""
         asked_at = self._clock()
         try:
-            look = await self._prober.look()
+            look = await self._probe.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
             self.known = WatchedNode(self.known.models, self.known.seen_at, self._fault(error))

@@ -16,7 +16,7 @@ from ollama_pack.routing.probe.node_watch import NodeWatch
 FIRST_LOOK_SECONDS = 2.0  # that a request waits for nodes which have not been looked at yet
 IDLE_SECONDS = 600.0  # without a request or a look at the models, nodes are left alone
 
-lookout_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Listens(Protocol):
@@ -32,7 +32,7 @@ class Listens(Protocol):
         """What its GPUs do stands in `watch.gpus`."""
 
 
-class Lookout:
+class NodePoller:
     """Looks at nodes, each in a task of its own."""
 
     def __init__(
@@ -88,8 +88,8 @@ class Lookout:
         while self._loop.time() - self._used_at < IDLE_SECONDS:
             try:
                 await self._look(watch)
-            except Exception:  # noqa: BLE001 - logged, and looked at again
-                lookout_log.exception("Node %s could not be looked at", watch.row.name)
+            except Exception:
+                log.exception("Node %s could not be looked at", watch.row.name)
             await watch.rest(self._seconds)
 
     async def _look(self, watch: NodeWatch) -> None:

@@ -8,8 +8,8 @@ from ollama_pack.routing.decide.view import (
     FleetRequest,
     FleetView,
     InstalledModel,
+    ModelRates,
     NodeView,
-    PairRates,
     PromptBlock,
 )
 from ollama_pack.routing.naming import fold_name
@@ -35,7 +35,7 @@ class KnownNodes:
     """
 
     def __init__(
-        self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: PairRates
+        self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
         self.policy = policy
         self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ollama_pack.routing.decide.view import PairRates
+from ollama_pack.routing.decide.view import ModelRates
 
 SAMPLES_TO_TRUST = 5
 SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
@@ -113,9 +113,9 @@ class PairLearner:
             return spent.hit
         return max(0.0, spent.prompt_count - spent.prompt * self.prompt.value)
 
-    def rates(self, priors: PairRates, slots: int, keeps: int) -> PairRates:
+    def rates(self, priors: ModelRates, slots: int, keeps: int) -> ModelRates:
         """What is known, filled up with what is usual."""
-        return PairRates(
+        return ModelRates(
             slots=slots,
             keeps=keeps,
             load=self.load.or_else(priors.load),

@@ -7,13 +7,13 @@ themselves for long enough, one of ours is sent to stand in the engine's own lin
 
 from dataclasses import dataclass
 
-FOREIGN_PATIENCE = 2.0  # usual services that others may have a runner to themselves while ours wait
+EXTERNAL_SERVICES = 2.0  # usual services that others may have a runner to themselves while ours wait
 STALE_SERVICES = 6.0  # usual services after which what nobody repeats is forgotten
-MAX_FOREIGN = 1024
+MAX_EXTERNAL = 1024
 
 
 @dataclass(slots=True)
-class ForeignLoad:
+class ExternalLoad:
     """What others do at one place. Times are seconds on the caller's clock.
 
     Attributes:
@@ -34,13 +34,13 @@ class ForeignLoad:
 
     def seen(self, count: int, now: float, service: float) -> None:
         """So many requests are there now, each of which usually takes so many seconds."""
-        self.count = min(count, MAX_FOREIGN)
+        self.count = min(count, MAX_EXTERNAL)
         if not self.count:
             self.since = None
             return
         if self.since is None:
             self.since = now
-        self.yields_at = self.since + FOREIGN_PATIENCE * service
+        self.yields_at = self.since + EXTERNAL_SERVICES * service
         self.stale_at = now + STALE_SERVICES * service
         self.ends_at = now + service
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.prefix import MatchDepth, RetentionLearner
-from ollama_pack.routing.decide.view import PairRates
+from ollama_pack.routing.decide.view import ModelRates
 from ollama_pack.routing.state.estimates import Durations, PairLearner, SlotLearner
 
 
@@ -27,7 +27,7 @@ class Lesson:
     loaded: bool
 
 
-class PairState:
+class ModelStats:
     """What was learned of one node with one set of weights."""
 
     def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
@@ -35,7 +35,7 @@ class PairState:
         self.slots = SlotLearner(declared_slots, policy.probe_requests)
         self.retention = RetentionLearner()
 
-    def known(self, priors: PairRates) -> PairRates:
+    def known(self, priors: ModelRates) -> ModelRates:
         return self.rates.rates(priors, self.slots.offered, self.retention.retention.prompts)
 
     def learn(self, lesson: Lesson) -> None:

@@ -9,16 +9,16 @@ from ollama_pack.routing.decide.prefix import PrefixMirror
 from ollama_pack.routing.decide.view import (
     FleetRequest,
     InstalledModel,
+    ModelRates,
     NodeView,
-    PairRates,
     RunnerOptions,
     RunnerView,
 )
 from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.state.breaker import Breaker, BreakerRule, BreakerState
-from ollama_pack.routing.state.external_load import ForeignLoad
-from ollama_pack.routing.state.model_stats import PairState
+from ollama_pack.routing.state.external_load import ExternalLoad
+from ollama_pack.routing.state.model_stats import ModelStats
 
 MODEL_RULE = BreakerRule(threshold=2)
 NODE_RULE = BreakerRule(threshold=1)
@@ -61,7 +61,7 @@ class RunnerState:
         loading: nothing has shown yet that it is loaded.
         since: when the load began.
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
-        foreign: what other clients do with it.
+        external: what other clients do with it.
         counted: the engine itself counts its requests, and tells.
         remote: as in `InstalledModel`.
     """
@@ -79,7 +79,7 @@ class RunnerState:
     ends: dict[str, float] = field(default_factory=dict)
     expires_at: float = 0.0
     touched: bool = True
-    foreign: ForeignLoad = field(default_factory=ForeignLoad)
+    external: ExternalLoad = field(default_factory=ExternalLoad)
     counted: bool = False
     remote: bool = False
 
@@ -99,7 +99,7 @@ class RunnerState:
 class NodeState:
     """One node. Its memory is bounded by the models that it has."""
 
-    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: PairRates) -> None:
+    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: ModelRates) -> None:
         self.row = row
         self.models: dict[str, InstalledModel] = {}  # by the names that it lists
         self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
@@ -107,7 +107,7 @@ class NodeState:
         self.loading_until = 0.0
         self.room = 0
         self.draining = False
-        self.gpu = ForeignLoad(sure=False)  # what its GPU does without us
+        self.gpu = ExternalLoad(sure=False)  # what its GPU does without us
         self.paused_until = 0.0
         self.left_at = -math.inf  # when the last request of ours ended
         self.on_change: Callable[[str], None] = lambda _: None
@@ -118,18 +118,18 @@ class NodeState:
         self._loads_again_at = -math.inf
         self._policy = policy
         self._priors = priors
-        self._pairs: dict[str, PairState] = {}
-        self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
+        self._pairs: dict[str, ModelStats] = {}
+        self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
         self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
-    def pair(self, blob: str) -> PairState:
+    def pair(self, blob: str) -> ModelStats:
         if blob not in self._pairs:
-            self._pairs[blob] = PairState(self.row.slots, self._policy)
+            self._pairs[blob] = ModelStats(self.row.slots, self._policy)
         return self._pairs[blob]
 
-    def known(self, blob: str) -> PairRates:
+    def known(self, blob: str) -> ModelRates:
         """The rates of one set of weights."""
         return self._rates.get(blob) or self.pair(blob).known(self._priors)
 
@@ -147,7 +147,7 @@ class NodeState:
         own = self._breakers.get(model)
         return (self.breaker, own) if own else (self.breaker,)
 
-    def lets_pass(self, model: str, now: float) -> bool:
+    def allows(self, model: str, now: float) -> bool:
         """Whether a request may be sent to it now."""
         return all(breaker.allows(now) for breaker in self._on_the_way(model))
 
@@ -227,7 +227,7 @@ class NodeState:
                     blob, name, 0, 0, None, None, now, loading=False, mirror=mirror, remote=True
                 )
         for blob, resident in listed.items():
-            self._meet(blob, resident, now)
+            self._adopt(blob, resident, now)
         self._loads_on(now)
         loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
         self.room = max(self.room, loaded)
@@ -243,7 +243,7 @@ class NodeState:
         model = self.listed.get(fold_name(resident.model))
         return model.blob if model else resident.model
 
-    def _meet(self, blob: str, resident: ResidentModel, now: float) -> None:
+    def _adopt(self, blob: str, resident: ResidentModel, now: float) -> None:
         """Compare a runner with what is known of it. What moved without us was moved by another client."""
         runner = self.runners.get(blob)
         if runner is None:
@@ -266,17 +266,17 @@ class NodeState:
         runner.expires_at = resident.expires_at
         runner.touched = bool(runner.ends)
         if not runner.counted:
-            foreign = resident.busy and not runner.ends
-            runner.foreign.seen(int(foreign), now, self.known(blob).service)
-            if foreign:
+            external = resident.busy and not runner.ends
+            runner.external.seen(int(external), now, self.known(blob).service)
+            if external:
                 runner.mirror.clear()
 
     def counts(self, running: int, waiting: int, now: float) -> None:
         """Take in an engine's own numbers of requests, over all clients."""
-        foreign = max(0, running + waiting - sum(len(runner.ends) for runner in self.runners.values()))
+        external = max(0, running + waiting - sum(len(runner.ends) for runner in self.runners.values()))
         for runner in self.runners.values():
             runner.counted = True
-            runner.foreign.seen(foreign, now, self.known(runner.blob).service)
+            runner.external.seen(external, now, self.known(runner.blob).service)
             self.pair(runner.blob).slots.counted(running, waiting)
             self.learned(runner.blob)
 
@@ -292,7 +292,7 @@ class NodeState:
         """A request of ours is no longer there."""
         runner.ends.pop(request_id, None)
         runner.touched = True
-        runner.foreign.ours_ended(now)
+        runner.external.ours_ended(now)
         self.left_at = now
 
     def _mirror(self, blob: str) -> PrefixMirror:
@@ -304,7 +304,7 @@ class NodeState:
 
     # --- what is done with it ---
 
-    def meet(self, model: str, wanted: tuple[int, RunnerOptions], now: float) -> RunnerState:
+    def adopt(self, model: str, wanted: tuple[int, RunnerOptions], now: float) -> RunnerState:
         """Another worker knows that a model of this name is in memory, with these options."""
         installed = self.models[model]
         mirror = self._mirror(installed.blob)
@@ -381,8 +381,8 @@ class NodeState:
             due += self.gpu.changes_at()
         for runner in self.runners.values():
             due.append(runner.ready_at)
-            if runner.foreign.count:
-                due += runner.foreign.changes_at()
+            if runner.external.count:
+                due += runner.external.changes_at()
         return due
 
     def changed(self) -> None:
@@ -423,14 +423,14 @@ class NodeState:
         asked = runner.context if runner.asked is None else runner.asked
         return 0 if asked == default else asked
 
-    def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
+    def _runner_view(self, runner: RunnerState, known: ModelRates | None, now: float) -> RunnerView:
         rates = known or replace(self._priors, slots=self.row.slots or 1)
         if runner.remote:
             busy = tuple(runner.ends.values())
             slots = len(busy) + REMOTE_SLOTS
             return RunnerView(runner.blob, runner.model, slots=slots, ends=busy, remote=True)
-        foreign = runner.foreign if runner.foreign.count else self.gpu
-        ends = (*runner.ends.values(), *foreign.ends(now, rates.slots))
+        external = runner.external if runner.external.count else self.gpu
+        ends = (*runner.ends.values(), *external.ends(now, rates.slots))
         return RunnerView(
             blob=runner.blob,
             model=runner.model,

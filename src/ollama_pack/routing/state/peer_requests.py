@@ -119,7 +119,7 @@ class RemoteRequests:
             runner = node.load(event.model, (event.context, event.options), event.victims, now)
             node.loading_until = runner.ready_at = now + event.ready
         elif runner is None:
-            runner = node.meet(event.model, (event.context, event.options), now)
+            runner = node.adopt(event.model, (event.context, event.options), now)
         self._there[event.request_id] = RemoteRequest(
             worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
         )

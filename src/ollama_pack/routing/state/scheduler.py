@@ -21,7 +21,7 @@ from ollama_pack.routing.decide.fair_queue import FairQueue
 from ollama_pack.routing.decide.planner import Planner
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.strategies import LeastBusyPlanner, RandomPlanner
-from ollama_pack.routing.decide.view import FleetRequest, PairRates, RunnerOptions
+from ollama_pack.routing.decide.view import FleetRequest, ModelRates, RunnerOptions
 from ollama_pack.routing.errors import NoNodeError
 from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
@@ -44,7 +44,7 @@ from ollama_pack.routing.state.running import RunningRequest, Undo
 MAX_FAILOVERS = 2
 SOON = 0.002  # seconds; meanwhile others have the event loop
 BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
-_PRIORS = PairRates()
+_PRIORS = ModelRates()
 STRATEGIES: Mapping[str, type[Planner]] = {
     "predicted_ttft": Planner,
     "least_busy": LeastBusyPlanner,
@@ -63,7 +63,7 @@ class Scheduler(KnownNodes):
         *,
         max_queue: int = 64,
         policy: RoutingPolicy | None = None,
-        priors: PairRates = _PRIORS,
+        priors: ModelRates = _PRIORS,
         strategy: str = "predicted_ttft",
     ) -> None:
         """Start without knowing anything of the nodes: no request is bound before `probed`.
@@ -85,7 +85,7 @@ class Scheduler(KnownNodes):
         super().__init__(rows, clock, policy or RoutingPolicy(), priors)
         self.wake_at: float | None = None
         self._planner = STRATEGIES[strategy](self.policy, dice)
-        self._queue = FairQueue(max_queue, self.policy.background_patience)
+        self._queue = FairQueue(max_queue, self.policy.background_wait)
         self._running: dict[str, RunningRequest] = {}
         self.listener: Listener = tell_nobody
 
@@ -359,7 +359,7 @@ class Scheduler(KnownNodes):
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
-        return self.nodes[assignment.node].lets_pass(assignment.model, now)
+        return self.nodes[assignment.node].allows(assignment.model, now)
 
     def _start(self, assignment: Assignment, now: float) -> Assignment:
         """Let a request take the slot that it was assigned, and remember how to undo it."""
@@ -396,7 +396,7 @@ class Scheduler(KnownNodes):
         return node.load(assignment.model, wanted, quote.victims, now)
 
     def _next_wake(self, now: float) -> float | None:
-        """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
+        """When to decide again though nothing happens: when a load ends, or a title has waited enough."""
         if not len(self._queue):
             return None
         self._refresh(now)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.virtual_world import MODELS, World, resident
-from ollama_pack.routing.state.external_load import FOREIGN_PATIENCE, STALE_SERVICES, ForeignLoad
+from ollama_pack.routing.state.external_load import EXTERNAL_SERVICES, STALE_SERVICES, ExternalLoad
 
 SERVICE = 5.0  # the prior
 
@@ -57,7 +57,7 @@ def test_what_waits_in_an_engine_comes_before_ours() -> None:
     """Would catch a prediction that takes a slot to be free when the request before ours ends."""
     world = resting(slots=1)
     world.scheduler.activity("x", running=1, waiting=1)
-    load = ForeignLoad()
+    load = ExternalLoad()
     load.seen(4, 100.0, SERVICE)
     assert load.ends(100.0, 3) == (105.0, 105.0, 110.0)
     world.ask(1)
@@ -83,9 +83,9 @@ def test_others_do_not_keep_ours_out_for_ever() -> None:
     let_pass(world, 1.0)
     world.ask(1)
     world.ask(2)
-    let_pass(world, FOREIGN_PATIENCE * SERVICE - 1.0)
+    let_pass(world, EXTERNAL_SERVICES * SERVICE - 1.0)
     assert world.decide() == []
-    assert world.scheduler.wake_at == 1001.0 + FOREIGN_PATIENCE * SERVICE
+    assert world.scheduler.wake_at == 1001.0 + EXTERNAL_SERVICES * SERVICE
     world.now = world.scheduler.wake_at
     assert [binding.request.id for binding in world.decide()] == ["r1"]
     world.first_token("r1")
@@ -100,12 +100,12 @@ def test_after_one_of_ours_others_have_their_turn_again() -> None:
     world.scheduler.activity("x", running=1, waiting=3)
     world.ask(1)
     world.ask(2)
-    world.now += FOREIGN_PATIENCE * SERVICE
+    world.now += EXTERNAL_SERVICES * SERVICE
     assert [binding.request.id for binding in world.decide()] == ["r1"]
     world.first_token("r1")
     world.finish("r1")
     assert world.decide() == []
-    world.now += FOREIGN_PATIENCE * SERVICE
+    world.now += EXTERNAL_SERVICES * SERVICE
     assert [binding.request.id for binding in world.decide()] == ["r2"]
 
 
@@ -115,7 +115,7 @@ def test_a_full_engine_gets_one_of_ours_behind_the_others() -> None:
     world.scheduler.activity("x", running=2, waiting=6)
     for number in range(5):
         world.ask(number)
-    world.now += FOREIGN_PATIENCE * SERVICE
+    world.now += EXTERNAL_SERVICES * SERVICE
     assert len(world.decide()) == 1
     assert world.decide() == []
 
@@ -148,7 +148,7 @@ def test_a_gpu_that_is_always_busy_counts_for_a_while_only() -> None:
     """Would catch a node that is never used again because somebody watches films on its GPU."""
     world = resting(slots=1)
     world.ask(1)
-    for _ in range(int(FOREIGN_PATIENCE * SERVICE)):
+    for _ in range(int(EXTERNAL_SERVICES * SERVICE)):
         world.scheduler.gpu_busy("x", 95.0)
         assert world.decide() == []
         world.now += 1.0
@@ -183,7 +183,7 @@ def test_others_never_hold_more_than_the_slots(
     sure: bool,  # noqa: FBT001 - a case
 ) -> None:
     """Would catch a count that takes slots which are not there, or all of them after the patience is over."""
-    load, now = ForeignLoad(sure=sure), 0.0
+    load, now = ExternalLoad(sure=sure), 0.0
     for count, passes, ended, service in events:
         now += passes
         if ended:
