@@ -38,6 +38,7 @@ from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.redis_url import redis_client, redis_fault
 from ollama_pack.engines.ollama.names import find_model
 from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.routing.nodes import SRV, parse_nodes
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
 from package import add_version
 from upload import available_plugins, make_plan, servers, wanted_plugins
@@ -268,12 +269,15 @@ def _agent(node: Endpoint) -> Finding:
 
 
 def _node(node: Endpoint) -> Finding:
-    """Whether a node answers, as seen from here."""
+    """Whether a node answers, as seen from here, to what the router sends it."""
     name = f"node {node.name or shown_address(node.url)}"
+    if node.url.startswith(SRV):
+        return Finding(name, "look", "is found by DNS where Open WebUI runs", "see its nodes on /ollama-pack")
+    (row,) = parse_nodes(node.text(0))
     path = "/api/version" if node.kind == "ollama" else "/v1/models"
-    url = node.url.rstrip("/").removesuffix("/v1") + path
+    url = row.url.rstrip("/").removesuffix("/v1") + path
     try:
-        found = _json(fetch("GET", url, key=node.key or "", seconds=TIMEOUT_SECONDS))
+        found = _json(fetch("GET", url, headers=row.way_in.fixed_headers, seconds=TIMEOUT_SECONDS))
         version = _version_in(found, node.kind)
     except (UnreachableError, ValueError) as error:
         remedy = "start it, correct its address in pack.yaml, or look from a machine that reaches it"

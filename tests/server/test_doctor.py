@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness.recording_proxy import RecordingProxy
 from harness.upload_target import FILTER, Target
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "doctor.py"
@@ -103,6 +104,20 @@ def test_everything_else_is_looked_at_when_a_server_is_down(target: Target) -> N
     wrong = {subject for subject, finding in findings(done).items() if finding["state"] == "wrong"}
     assert wrong == {"deployment", f"node {NOBODY}", "Redis"}
     assert all(finding["remedy"] for finding in findings(done).values())
+
+
+def test_a_node_is_asked_as_the_router_asks_it(installed: Target) -> None:
+    """Would catch a node behind a login or a header that is called down, and one of DNS that is fetched."""
+    with RecordingProxy(installed.node.url) as proxy:
+        text = (
+            "plugins: [model_alias_filter]\nmodel_provider:\n  endpoints:\n"
+            f"    - {{url: '{proxy.url.replace('//', '//me:pw@')}', headers: {{X-Team: blue}}}}\n"
+            "    - {name: pool, url: 'dns+srv://_ollama._tcp.example.org'}\n"
+        )
+        found = findings(examine(installed, "--json", text=text))
+    ((_, sent),) = proxy.headers
+    assert (sent["X-Team"], sent["Authorization"]) == ("blue", "Basic bWU6cHc=")
+    assert found["node pool"]["state"] == "look"
 
 
 def test_plain_users_token(target: Target) -> None:
