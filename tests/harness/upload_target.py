@@ -107,9 +107,10 @@ class Target:
         return str(group["id"])
 
     def clear(self) -> None:
-        """Take out functions, rows and groups."""
-        for name in self.api.plugins("functions"):
-            self._delete(f"/api/v1/functions/id/{name}/delete")
+        """Take out functions, tools, rows and groups."""
+        for kind in ("functions", "tools"):
+            for name in self.api.plugins(kind):
+                self._delete(f"/api/v1/{kind}/id/{name}/delete")
         for model in self.rows:
             self.api.post("/api/v1/models/model/delete", {"id": model})
         for group in self.api.group_ids().values():
