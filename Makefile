@@ -23,6 +23,7 @@ check: ## ruff, mypy --strict, no stale generated file
 	@scripts/prepare .venv webui pipelines engine gateways speech bench test lint
 	@$(PYTHON) -m ruff format --check
 	@$(PYTHON) -m ruff check
+	@$(PYTHON) -m ruff check --quiet --isolated --select F401,F811,F821 functions pipelines tools
 	@$(PYTHON) -m mypy
 	@$(PYTHON) scripts/package.py --check
 	@$(PYTHON) scripts/docs.py --check

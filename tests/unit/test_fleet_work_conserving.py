@@ -1,6 +1,6 @@
 """While somebody waits for a model, no free slot of a runner that has it stays empty without a reason."""
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.virtual_world import MODELS, World, resident, steps, take
@@ -23,7 +23,12 @@ def idle_beside_waiting(world: World) -> list[tuple[str, str]]:
     ]
 
 
+ASKS = [("ask", chance) for chance in (0, 1, 296, 1, 1, 0, 0)]
+A_FAILURE = [*[("ask", 0)] * 4, ("title", 0), ("title", 1), ("finish", 1), *ASKS, ("fail", 0)]
+
+
 @settings(deadline=None)
+@example(A_FAILURE, 3, 1)  # whoever has failed somewhere is looked at again at once
 @given(steps, st.integers(1, 4), st.integers(1, 100))
 def test_no_slot_is_free_beside_a_queue(taken: list[tuple[str, int]], slots: int, seed: int) -> None:
     """Would catch a free slot that is kept for a chat that may never come back."""
