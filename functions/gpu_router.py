@@ -1846,7 +1846,7 @@ class RoutingPolicy:
     prewarm_share: float = 0.5
     overtake_limit: int = 16
     overdue_share: float = 0.25
-    most_costs: int = 48
+    most_costs: int = 40
     candidates: int = 8
     probe_requests: int = 64
     unsynced_peers: bool = False
