@@ -215,6 +215,17 @@ def test_the_recipe_s_own_options_count_as_asked_for() -> None:
     assert placed.chosen.quote.load == 4.0
 
 
+def test_who_loaded_a_model_without_options_has_those_of_its_recipe() -> None:
+    """Would catch a model in memory that is thought to need a load, so that chats leave their prefixes."""
+    own = InstalledModel("blob-a", 10, "a", options=(THREADS,))
+    view = replace(node("x", runner(options=None)), models={"a": own})
+    (placed,) = plan([view], ask())
+    assert placed.starts
+    assert not placed.loads
+    (placed,) = plan([view], ask(options=(LAYERS,)))
+    assert placed.loads
+
+
 def test_an_engine_is_not_loaded_again_for_ollama_s_options() -> None:
     """Would catch a vLLM that is believed to load its model for a `num_ctx` that it never sees."""
     fixed = InstalledModel("blob-a", 10, "a", fixed=True)

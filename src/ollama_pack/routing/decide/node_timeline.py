@@ -82,7 +82,10 @@ class VirtualRunner:
 
     def fits(self, request: FleetRequest, model: InstalledModel) -> bool:
         """Whether it answers without being loaded again."""
-        return model.fixed or fits_runner(model.wanted(request), self.context, self.asked, self.options)
+        if model.fixed:
+            return True
+        known = self.context, self.asked, self.options
+        return fits_runner(model.wanted(request), *known, model.options)
 
     @property
     def has_slot(self) -> bool:

@@ -198,7 +198,11 @@ class RunnerView:
 
 
 def fits_runner(
-    wanted: tuple[int, RunnerOptions], context: int, asked: int | None, options: RunnerOptions | None
+    wanted: tuple[int, RunnerOptions],
+    context: int,
+    asked: int | None,
+    options: RunnerOptions | None,
+    usual: RunnerOptions = (),
 ) -> bool:
     """Whether a runner answers without being loaded again: Ollama loads it for any other value.
 
@@ -206,13 +210,14 @@ def fits_runner(
         wanted: the context and the options of a request, as `InstalledModel.wanted` gives them.
         context: of the runner, as in `RunnerView`.
         asked: the same. Where it is unknown, it fits a request that asks for no context.
-        options: the same. Where they are unknown, they fit a request that sets none.
+        options: the same. Where they are unknown, they fit a request that sets none of its own.
+        usual: the options of the model itself, which every request has that sets none.
     """
     tokens, others = wanted
     unknown = asked is None and not context
     same_context = unknown or tokens in {asked, context} if tokens else not asked
     if options is None:
-        return same_context and not others
+        return same_context and others == usual
     asks_layers = any(name == "num_gpu" for name, _ in others)  # any number of layers fits a request without
     return same_context and others == tuple(each for each in options if asks_layers or each[0] != "num_gpu")
 
