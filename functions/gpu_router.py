@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14179, which the server calls.
+# Begin here: `class Pipe`, line 14171, which the server calls.
 # The modules that it uses come first:
 #    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    196  aliases.errors                 What goes wrong with aliases.
@@ -30,90 +30,90 @@ version: 0.1.0
 #   1808  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
 #   1856  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
 #   1904  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2222  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2314  routing.errors                 What goes wrong with routing.
-#   2459  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2471  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2794  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3206  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3330  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3433  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3522  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3620  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3741  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3856  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3964  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4075  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4222  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4278  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4412  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4731  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4953  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5070  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5178  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5236  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5438  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5613  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5963  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6039  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6082  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6187  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6420  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6478  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6575  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6778  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6949  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7278  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7540  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7625  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7795  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7989  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8072  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8153  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8219  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8268  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8697  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8834  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9000  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9224  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9327  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9421  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9582  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9615  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9797  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9832  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10475  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10551  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10697  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10840  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10898  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11277  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11544  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11650  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12116  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12185  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12201  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12335  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12341  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12455  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12502  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12593  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12765  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12855  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  12985  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  13006  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13084  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13148  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13254  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13301  services.pack_valves           What all valves of the pack have in common.
-#  13315  services.router_valves         The valves of the router, wherever it runs.
-#  13409  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13523  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13816  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13848  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13865  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13960  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14116  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2213  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2305  routing.errors                 What goes wrong with routing.
+#   2450  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2462  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2785  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3197  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3321  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3424  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3513  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3611  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3732  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3847  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3955  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4066  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4213  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4269  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4403  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4722  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4944  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5061  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5169  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5227  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5429  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5604  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5954  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6030  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6073  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6178  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6411  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6469  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6566  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6769  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6940  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7269  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7531  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7616  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7786  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7980  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8063  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8144  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8210  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8259  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8688  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8825  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8991  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9215  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9318  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9412  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9573  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9606  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9788  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9823  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10467  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10543  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10689  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10832  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10890  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11269  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11536  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11642  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12108  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12177  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12193  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12327  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12333  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12447  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12494  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12585  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12757  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12847  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  12977  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12998  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13076  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13140  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13246  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13293  services.pack_valves           What all valves of the pack have in common.
+#  13307  services.router_valves         The valves of the router, wherever it runs.
+#  13401  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13515  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13808  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13840  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13857  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13952  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14108  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -2174,15 +2174,6 @@ class NodeView:
     room: int = 0
     rates: Mapping[str, ModelRates] = field(default_factory=dict)
     loads_ahead: bool = False
-
-    def can_begin(self, now: float) -> bool:
-        """Whether a slot is free, or a model could be loaded beside those in memory."""
-        used = 0
-        for runner in self.runners:
-            if len(runner.ends) < runner.slots and runner.ready_at <= now:
-                return True
-            used += runner.size
-        return self.loading_until <= now and (not used or used < self.room)
 
 
 @dataclass(frozen=True, slots=True)
@@ -9844,7 +9835,8 @@ def may_take(load: int, total: int, share: float) -> bool:
 # A decision costs what the event before it touched, not what the fleet and the queue hold. Nodes are found by
 # model: those with a free slot, those that have one next, those that hold the prompt, those that can load.
 # Requests are found by kind: of a kind that cannot begin, as many are passed over as would not change that, and
-# the whole kind until something changes for it. What is left has a bound: then the next decision goes on.
+# the whole kind until something changes for it. (In a small fleet, where looking costs little, every request is
+# looked at.) What is left has a bound: then the next decision goes on.
 
 
 @dataclass(slots=True)

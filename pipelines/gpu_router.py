@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12284, which the server calls.
+# Begin here: `class Pipeline`, line 12276, which the server calls.
 # The modules that it uses come first:
 #    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    189  aliases.errors                 What goes wrong with aliases.
@@ -23,90 +23,90 @@ version: 0.1.0
 #    951  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
 #    999  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
 #   1047  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1365  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1457  routing.errors                 What goes wrong with routing.
-#   1602  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1730  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1742  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2065  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2477  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2601  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2699  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2820  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2935  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3043  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3154  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3301  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3357  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3491  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3810  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4032  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4149  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4257  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4315  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4380  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4483  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4685  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4860  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5210  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5286  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5329  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5434  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5667  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5725  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5822  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6025  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6196  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6525  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6787  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6872  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7019  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7213  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7296  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7377  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7443  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7492  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7921  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8058  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8224  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8448  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8551  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8645  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8806  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8839  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9021  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9056  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9699  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9775  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9921  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10064  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10122  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10501  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10768  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10874  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11340  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11356  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11490  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11619  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11788  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  11918  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  12019  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  12025  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  12060  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  12136  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12254  services.pack_valves           What all valves of the pack have in common.
-#  12268  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12340  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12638  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12684  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12718  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12739  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12817  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12881  services.router_valves         The valves of the router, wherever it runs.
-#  12975  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13337  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13451  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13744  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   1356  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1448  routing.errors                 What goes wrong with routing.
+#   1593  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1721  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1733  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2056  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2468  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2592  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2690  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2811  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2926  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3034  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3145  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3292  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3348  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3482  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3801  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4023  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4140  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4248  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4306  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4371  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4474  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4676  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4851  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5201  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5277  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5320  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5425  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5658  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5716  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5813  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6016  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6187  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6516  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6778  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6863  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7010  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7204  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7287  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7368  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7434  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7483  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7912  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8049  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8215  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8439  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8542  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8636  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8797  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8830  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9012  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9047  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9691  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9767  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9913  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10056  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10114  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10493  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10760  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10866  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11332  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11348  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11482  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11611  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11780  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  11910  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  12011  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  12017  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12052  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12128  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12246  services.pack_valves           What all valves of the pack have in common.
+#  12260  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12332  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12630  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12676  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12710  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12731  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12809  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12873  services.router_valves         The valves of the router, wherever it runs.
+#  12967  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13329  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13443  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13736  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -1317,15 +1317,6 @@ class NodeView:
     room: int = 0
     rates: Mapping[str, ModelRates] = field(default_factory=dict)
     loads_ahead: bool = False
-
-    def can_begin(self, now: float) -> bool:
-        """Whether a slot is free, or a model could be loaded beside those in memory."""
-        used = 0
-        for runner in self.runners:
-            if len(runner.ends) < runner.slots and runner.ready_at <= now:
-                return True
-            used += runner.size
-        return self.loading_until <= now and (not used or used < self.room)
 
 
 @dataclass(frozen=True, slots=True)
@@ -9068,7 +9059,8 @@ def may_take(load: int, total: int, share: float) -> bool:
 # A decision costs what the event before it touched, not what the fleet and the queue hold. Nodes are found by
 # model: those with a free slot, those that have one next, those that hold the prompt, those that can load.
 # Requests are found by kind: of a kind that cannot begin, as many are passed over as would not change that, and
-# the whole kind until something changes for it. What is left has a bound: then the next decision goes on.
+# the whole kind until something changes for it. (In a small fleet, where looking costs little, every request is
+# looked at.) What is left has a bound: then the next decision goes on.
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ holding people back for it has cost more than it saved on every trace.
 A decision costs what the event before it touched, not what the fleet and the queue hold. Nodes are found by
 model: those with a free slot, those that have one next, those that hold the prompt, those that can load.
 Requests are found by kind: of a kind that cannot begin, as many are passed over as would not change that, and
-the whole kind until something changes for it. What is left has a bound: then the next decision goes on.
+the whole kind until something changes for it. (In a small fleet, where looking costs little, every request is
+looked at.) What is left has a bound: then the next decision goes on.
 """
 
 import math

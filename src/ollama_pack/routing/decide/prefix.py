@@ -113,15 +113,6 @@ def _chained(parts: Iterable[_Part], bytes_per_token: float, key: bytes) -> Iter
         yield PromptBlock(int.from_bytes(chain), round(tokens), part.answer)
 
 
-def prefix_hit(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> int:
-    """How many tokens of a prompt a kept prefix covers.
-
-    The answer that followed the kept prompt is held as well: a prompt that goes on with it reuses it.
-    """
-    held = _held(prefix.chains, blocks)
-    return _covered(prefix, blocks, held) if held else 0
-
-
 def _held(chains: Container[int], blocks: Sequence[PromptBlock]) -> int:
     """How many of the first blocks are held: equal beginnings stay equal up to some block."""
     low, high = 0, len(blocks)

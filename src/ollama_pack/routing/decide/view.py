@@ -278,15 +278,6 @@ class NodeView:
     rates: Mapping[str, ModelRates] = field(default_factory=dict)
     loads_ahead: bool = False
 
-    def can_begin(self, now: float) -> bool:
-        """Whether a slot is free, or a model could be loaded beside those in memory."""
-        used = 0
-        for runner in self.runners:
-            if len(runner.ends) < runner.slots and runner.ready_at <= now:
-                return True
-            used += runner.size
-        return self.loading_until <= now and (not used or used < self.room)
-
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
