@@ -18,17 +18,18 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
 MODULES = sorted((SOURCE / "ollama_pack").rglob("*.py"))
 
-# plugins → services → {aliases, routing, cache, speech} → engines, errors.
+# plugins → services → {aliases, routing, cache, speech} → engines, errors → base.
 # webui is reached from the first two alone.
-BASE = {"engines", "errors"}
+BASE = {"engines", "errors", "base"}
 CORE = {"aliases", "routing", "cache", "speech"}
 MAY_IMPORT = {
     "plugins": CORE | BASE | {"services", "webui"},
     "services": CORE | BASE | {"webui"},
     "webui": BASE,
     **dict.fromkeys(CORE, BASE),
-    "engines": {"errors"},
-    "errors": set[str](),
+    "engines": {"errors", "base"},
+    "errors": {"base"},
+    "base": set[str](),
     "__init__": set[str](),
 }
 
