@@ -3,8 +3,8 @@
     uv run --group lint scripts/messages.py [--check]
 
 Sentences are what the code gives to `message(…)` and the pages' scripts to `t(…)`. New ones get an empty
-translation: write it into `locale/zh_CN.po`, then run `scripts/package.py`. With `--check` nothing is written,
-and all that is missing, stale or wrong is listed.
+translation: write it into `locale/zh_CN.po`, then run `scripts/package.py`. With `--check` nothing is
+written, and all that is missing, stale or wrong is listed.
 
 Exit status: 0 complete, 1 something is missing or wrong, 2 bad usage.
 """
