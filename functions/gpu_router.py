@@ -9,111 +9,114 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14192, which the server calls.
+# Begin here: `class Pipe`, line 14530, which the server calls.
 # The modules that it uses come first:
-#    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    196  aliases.errors                 What goes wrong with aliases.
-#    237  engines.errors                 What goes wrong with a node.
-#    379  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    505  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    580  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    641  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    939  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1067  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1113  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1147  cache.errors                   What goes wrong with the cache.
-#   1179  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1541  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1665  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1737  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1743  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1808  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1856  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1904  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2213  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2309  routing.errors                 What goes wrong with routing.
-#   2454  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2466  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2789  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3201  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3325  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3428  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3517  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3615  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3736  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3851  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3959  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4070  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4217  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4273  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4407  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4726  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4948  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5065  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5173  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5231  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5433  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5608  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5958  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6034  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6077  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6182  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6415  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6473  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6570  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6773  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6944  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7273  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7535  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7620  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7790  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7984  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8067  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8148  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8214  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8263  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8692  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8829  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8995  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9219  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9322  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9416  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9577  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9610  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9792  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9827  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10471  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10547  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10693  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10840  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10898  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11287  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11554  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11660  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12126  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12198  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12214  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12348  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12354  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12468  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12515  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12606  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12778  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12868  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  12998  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  13019  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13097  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13161  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13267  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13314  services.pack_valves           What all valves of the pack have in common.
-#  13328  services.router_valves         The valves of the router, wherever it runs.
-#  13422  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13536  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13829  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13861  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13878  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13973  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14129  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    185  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    199  aliases.errors                 What goes wrong with aliases.
+#    240  engines.errors                 What goes wrong with a node.
+#    382  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    508  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    583  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    644  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    942  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    988  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#   1101  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1229  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1285  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1319  cache.errors                   What goes wrong with the cache.
+#   1351  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1713  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1837  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1909  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1915  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1980  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2028  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   2076  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2385  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2497  routing.errors                 What goes wrong with routing.
+#   2642  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2654  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2977  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3389  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3513  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   3669  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3788  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3877  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3975  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   4096  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   4211  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   4319  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4430  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4577  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4633  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4767  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5086  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   5308  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5425  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5483  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5685  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5860  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6210  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6286  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6329  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6434  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6667  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6725  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6822  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7025  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7196  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7525  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7787  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7872  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8042  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8236  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8319  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8400  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8466  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8515  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8944  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9081  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9247  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9471  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9574  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9668  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9829  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9862  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10044  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10079  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10723  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10799  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10945  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11092  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11150  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11557  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11824  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11930  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12410  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12482  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12498  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12648  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12654  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12768  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12815  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12906  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  13078  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  13168  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  13298  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  13319  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13420  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13484  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13590  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13637  services.pack_valves           What all valves of the pack have in common.
+#  13651  services.router_valves         The valves of the router, wherever it runs.
+#  13745  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13859  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  14152  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  14184  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  14201  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14296  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14452  webui.reader                   Who reads what the pack says, and in which language.
+#  14467  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -936,6 +939,165 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(row.line, row.text, reason)
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
+        "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
+        "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
+        "The answer failed unexpectedly. Try again. Admins find the cause in the server's log.": "生成回答时发生意外错误。请重试；管理员可在服务器日志中查看原因。",
+        "The computers that run this model do not answer at the moment. Try again in a minute, or choose another model.": "运行该模型的机器目前没有响应。请稍后再试，或选择其他模型。",
+        "The model cannot answer this request. Change it, or choose another model.": "该模型无法回答此请求。请修改请求，或选择其他模型。",
+        "The model cannot answer this request: {reason}": "该模型无法回答此请求：{reason}",
+        "The model fails at this request every time. Change it, or choose another model.": "该模型每次处理此请求都会失败。请修改请求，或选择其他模型。",
+        "This model did not begin to answer in time. Try again in a minute, or choose another model.": "该模型未能及时开始回答。请稍后再试，或选择其他模型。",
+        "This model failed to answer. Try again in a minute, or choose another model.": "该模型回答失败。请稍后再试，或选择其他模型。",
+        "This model has too much to do. Try again in a minute, or choose another model.": "该模型当前负载过高。请稍后再试，或选择其他模型。",
+        "This model is not installed on any computer here. Choose another model, or ask an admin.": "所有机器上都没有安装该模型。请选择其他模型，或联系管理员。",
+        "Too many questions are waiting, {own} of them yours. Try again in a minute.": "排队的请求过多，其中 {own} 个来自您。请稍后再试。",
+        "Too many questions are waiting. Try again in a minute.": "排队的请求过多。请稍后再试。",
+        "a model is being loaded": "正在加载模型",
+        "about {time}": "约 {time}",
+        "at once": "立即响应",
+        "expected at once": "预计立即响应",
+        "expected in {time}": "预计 {time}",
+        "in {time}": "用时 {time}",
+        "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
+        "on {node}": "节点 {node}",
+        "waited {time} for an answer": "已等待回答 {time}",
+        "waiting for a GPU": "正在等待空闲的 GPU",
+        "you are next": "下一个就是您",
+        "you may not use {model}": "您无权使用 {model}",
+        "{minutes} min": "{minutes} 分钟",
+        "{model} is not installed": "未安装 {model}",
+        "{node} failed": "节点 {node} 出错",
+        "{node} has {model} in memory": "节点 {node} 的显存中已有 {model}",
+        "{node} is loading the model": "节点 {node} 正在加载模型",
+        "{node} loads {model}": "节点 {node} 需要加载 {model}",
+        "{node} passes this on to {model}": "节点 {node} 将请求转给 {model}",
+        "{number} ahead of you": "前面还有 {number} 个请求",
+        "{percent} % of the prompt is cached there": "提示词的 {percent}% 已在该节点缓存",
+        "{seconds} s": "{seconds} 秒",
+        "{time} of about {usual}": "已用 {time}，共约 {usual}",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def joined(parts: Iterable[object], separator: str = " · ") -> Message:
+    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
+
+    Args:
+        parts: messages, exceptions or other values; the empty ones are left out.
+        separator: stands between them; a message is translated, too.
+    """
+    kept = [part for part in parts if part not in ("", None)]
+    names = [f"part{number}" for number in range(len(kept))]
+    template = "{between}".join(f"{{{name}}}" for name in names)
+    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.ollama.names ---
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
@@ -1069,6 +1231,16 @@ def _level(written: str) -> str:
 
 NOT_INSTALLED = "is not installed"
 NOT_PERMITTED = "is not granted to this user"
+NOT_ANSWERING = "does not answer"
+
+
+def why_not(model: str, reason: str) -> Message:
+    """Why a model that the table prefers does not answer: `mixtral:8x7b is not installed`."""
+    if reason == NOT_INSTALLED:
+        return message("{model} is not installed", model=model)
+    if reason == NOT_PERMITTED:
+        return message("you may not use {model}", model=model)
+    return message("no node can answer with {model} now", model=model)
 
 
 def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, AliasRow]]:
@@ -2256,6 +2428,22 @@ class CostTerms:
         return {name: getattr(self, name) for name in names}
 
 
+def slot_wait(ahead: int, left: Sequence[float], free: int, service: Sequence[float]) -> float | None:
+    """Seconds until a request has a slot, roughly; None: there is no slot yet.
+
+    Args:
+        ahead: requests that come before it.
+        left: seconds until each slot that is used becomes free.
+        free: slots that are not used.
+        service: seconds for which a usual request holds a slot, one for each runner.
+    """
+    slots = [0.0] * free + sorted(left)
+    if not slots:
+        return None
+    turns, slot = divmod(ahead, len(slots))
+    return slots[slot] + turns * sum(service) / len(service)
+
+
 def prompt_pace(busy: int, rates: ModelRates) -> float:
     """Seconds for each token of a prompt that is not held.
 
@@ -3322,17 +3510,175 @@ class Assignment:
         return asked
 
 
+# --- ollama_pack.routing.dispatch.explain ---
+# Decisions in words: status lines for people, records for the dashboard.
+
+AT_ONCE_SECONDS = 0.05  # less is shown as no time at all
+_WAITS = (5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900, 1800, 3600)  # what an estimate is rounded up to
+
+
+def answered_line(asked: str, binding: Assignment, seconds: float) -> Message:
+    """What stays above an answer: `gpt-4 → llama3:70b · on gpu1 · in 0.8 s`.
+
+    Args:
+        asked: the name that was asked for.
+        binding: the decision.
+        seconds: from the question to the first token.
+    """
+    time = message("at once") if seconds < AT_ONCE_SECONDS else message("in {time}", time=duration(seconds))
+    return joined([_models(asked, binding), message("on {node}", node=binding.node), time])
+
+
+def waiting_line(asked: str, ahead: int, seconds: float | None, *, loading: bool = False) -> Message:
+    """What somebody reads who waits for a node.
+
+    Args:
+        asked: the name that was asked for.
+        ahead: how many requests come first.
+        seconds: how long it may take; None: nobody knows.
+        loading: a model is being loaded.
+    """
+    place = message("{number} ahead of you", number=ahead) if ahead else message("you are next")
+    load = message("a model is being loaded") if loading else ""
+    time = "" if seconds is None else message("about {time}", time=duration(_rounded(seconds)))
+    return joined([asked, message("waiting for a GPU"), place, load, time])
+
+
+def loading_line(asked: str, binding: Assignment, seconds: float) -> Message:
+    """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
+    rates = binding.chosen.quote.rates
+    usual = duration(rates.load) if rates.load_measured and rates.load > seconds else None
+    so_far = duration(seconds) if seconds >= 1 else None
+    if usual and so_far:
+        time = message("{time} of about {usual}", time=so_far, usual=usual)
+    else:
+        time = message("about {time}", time=usual) if usual else so_far or Message("")
+    load = message("{node} is loading the model", node=binding.node)
+    return joined([_models(asked, binding), load, time])
+
+
+def waited_line(asked: str, seconds: float) -> Message:
+    """What stays where the wait has ended without an answer."""
+    return joined([asked, message("waited {time} for an answer", time=duration(seconds))])
+
+
+def reason(binding: Assignment, before: Iterable[Message] = (), *, figures: bool) -> Message:
+    """Why this node: `gpu1 has llama3:8b in memory · 82 % of the prompt is cached there · expected in 0.8 s`.
+
+    Args:
+        binding: the decision.
+        before: what made the choice smaller, such as models that are not installed.
+        figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
+            time that this saves. They are for admins.
+    """
+    installed = binding.chosen.node.view.models[binding.model]
+    names = {"node": binding.node, "model": binding.model}
+    if binding.loads:
+        parts = [*before, message("{node} loads {model}", **names)]
+    elif installed.remote:
+        parts = [*before, message("{node} passes this on to {model}", **names)]
+    else:
+        parts = [*before, message("{node} has {model} in memory", **names)]
+    if not figures:
+        return joined(parts)
+    if binding.hit and binding.request.tokens:
+        percent = f"{100 * min(1.0, binding.hit / binding.request.tokens):.0f}"
+        parts.append(message("{percent} % of the prompt is cached there", percent=percent))
+    if not binding.loads or binding.chosen.quote.rates.load_measured:
+        seconds = binding.terms.predict_ttft
+        at_once = seconds < AT_ONCE_SECONDS
+        time = message("expected in {time}", time=duration(seconds))
+        parts.append(message("expected at once") if at_once else time)
+    return joined(parts)
+
+
+def duration(seconds: float) -> Message:
+    """Such as `0.8 s`, `12 s`, `3 min`."""
+    if seconds >= 120:  # noqa: PLR2004 - up to two minutes are shown in seconds
+        return message("{minutes} min", minutes=f"{seconds / 60:.0f}")
+    return message("{seconds} s", seconds=f"{seconds:.{1 if seconds < 10 else 0}f}")  # noqa: PLR2004 - from ten on one digit less
+
+
+def _rounded(seconds: float) -> float:
+    """An estimate to the next round figure: more would look as if it was known, and change all the time."""
+    return next((float(one) for one in _WAITS if seconds <= one), seconds)
+
+
+def _models(asked: str, binding: Assignment) -> str:
+    same = fold_name(asked) == fold_name(binding.model)
+    return binding.model if same or not asked else f"{asked} → {binding.model}"
+
+
+@dataclass(slots=True)
+class Decision:
+    """One decision and what came of it. Shows nothing of the conversation and not who asked.
+
+    Attributes:
+        at: Unix time, in seconds.
+        node: the node that was chosen.
+        model: the model that answers there.
+        loads: it had to be loaded.
+        hit: tokens of the prompt that the node held.
+        tokens: tokens of the prompt, as estimated.
+        waited: seconds in the queue.
+        predicted: seconds to the first token at the node, as predicted.
+        actual: seconds that it took; None: not yet, or never.
+        background: it was a background call.
+        considered: computes every node that was looked at, with the terms of its cost, when somebody looks.
+    """
+
+    at: float
+    node: str
+    model: str
+    loads: bool
+    hit: int
+    tokens: int
+    waited: float
+    predicted: float
+    actual: float | None
+    background: bool
+    considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        told = {one.name: getattr(self, one.name) for one in fields(self)}
+        considered = [
+            {"node": node, "model": model, "terms": terms.as_dict()}
+            for node, model, terms in self.considered()
+        ]
+        return {**told, "considered": considered}
+
+
+def explained(assignment: Assignment, at: float) -> Decision:
+    """A decision as it is recorded."""
+    return Decision(
+        at=at,
+        node=assignment.node,
+        model=assignment.model,
+        loads=assignment.loads,
+        hit=assignment.hit,
+        tokens=assignment.request.tokens,
+        waited=assignment.waited,
+        predicted=assignment.terms.predict_ttft,
+        actual=None,
+        background=assignment.request.background,
+        considered=assignment.considered,
+    )
+
+
 # --- ollama_pack.routing.dispatch.pending_chat ---
 # One request on its way through the fleet, and what an admin may set for all of them.
 
+# What made the choice smaller, given the model that answers: such as others that are not installed.
+WhyModel = Callable[[str], Sequence[Message]]
 # The headers for one user's chat at a node, besides those that every request there has.
 NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
 
 
 class Tell(Protocol):
-    """Called with status lines, and whether it is the last."""
+    """Called with status lines, and whether nothing goes on after it."""
 
-    async def __call__(self, line: str, *, done: bool) -> None:
+    async def __call__(self, line: Message, *, done: bool) -> None:
         """Show a line."""
 
 
@@ -3396,6 +3742,8 @@ class PendingChat:
         headers: for its request to a node; None: only those that every request has.
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        why_model: what made the choice of a model smaller.
+        since: when it came, on the loop's clock.
     """
 
     request: FleetRequest
@@ -3411,8 +3759,20 @@ class PendingChat:
     headers: NodeHeaders | None = None
     place: int | None = None
     shown: float | None = None
+    why_model: WhyModel = lambda _model: ()
+    since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
-    async def say(self, line: str, *, done: bool) -> None:
+    @property
+    def asked(self) -> str:
+        """The name that was asked for."""
+        return self.head.model
+
+    def reason(self, binding: Assignment) -> Message:
+        """Why this node and this model."""
+        failed = [message("{node} failed", node=node) for node in self.tried]
+        return reason(binding, [*self.why_model(binding.model), *failed], figures=self.figures)
+
+    async def say(self, line: Message, *, done: bool) -> None:
         """Show a status line, and remember whether it looks as if something went on."""
         if done:
             self.shown = None
@@ -5060,114 +5420,6 @@ def _told(figures: Mapping[str, Any], name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0.0
     return float(value) if 0 < value < math.inf else 0.0
-
-
-# --- ollama_pack.routing.dispatch.explain ---
-# Decisions in words: status lines for people, records for the dashboard.
-
-
-def loading_line(binding: Assignment, seconds: float) -> str:
-    """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
-    rates = binding.chosen.quote.rates
-    usual = f" of about {_seconds(rates.load)}" if rates.load_measured and rates.load > seconds else ""
-    return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
-
-
-def waiting_line(ahead: int, *, loading: bool = False) -> str:
-    """What somebody reads who waits, while a model is loaded perhaps."""
-    place = f"{ahead} ahead of you" if ahead else "you are next"
-    return f"waiting for a GPU: {place}" + (" · a model is being loaded" if loading else "")
-
-
-def waited_line(seconds: float) -> str:
-    """What stays where the wait has ended without an answer."""
-    return f"waited {_seconds(seconds)} for an answer"
-
-
-def reason(binding: Assignment, *, figures: bool) -> str:
-    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
-
-    Args:
-        binding: the decision.
-        figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
-            time that this saves. They are for admins.
-    """
-    parts = [f"loads {binding.model}" if binding.loads else "resident"]
-    if not figures:
-        return parts[0]
-    if binding.hit and binding.request.tokens:
-        parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
-    if not binding.loads or binding.chosen.quote.rates.load_measured:
-        parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
-    return " · ".join(parts)
-
-
-def status_line(binding: Assignment, *, figures: bool) -> str:
-    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
-    return f"{binding.node} · {reason(binding, figures=figures)}"
-
-
-def _seconds(value: float) -> str:
-    if value >= 120:  # noqa: PLR2004 - up to two minutes are shown in seconds
-        return f"{value / 60:.0f} min"
-    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
-
-
-@dataclass(slots=True)
-class Decision:
-    """One decision and what came of it. Shows nothing of the conversation and not who asked.
-
-    Attributes:
-        at: Unix time, in seconds.
-        node: the node that was chosen.
-        model: the model that answers there.
-        loads: it had to be loaded.
-        hit: tokens of the prompt that the node held.
-        tokens: tokens of the prompt, as estimated.
-        waited: seconds in the queue.
-        predicted: seconds to the first token at the node, as predicted.
-        actual: seconds that it took; None: not yet, or never.
-        background: it was a background call.
-        considered: computes every node that was looked at, with the terms of its cost, when somebody looks.
-    """
-
-    at: float
-    node: str
-    model: str
-    loads: bool
-    hit: int
-    tokens: int
-    waited: float
-    predicted: float
-    actual: float | None
-    background: bool
-    considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        told = {one.name: getattr(self, one.name) for one in fields(self)}
-        considered = [
-            {"node": node, "model": model, "terms": terms.as_dict()}
-            for node, model, terms in self.considered()
-        ]
-        return {**told, "considered": considered}
-
-
-def explained(assignment: Assignment, at: float) -> Decision:
-    """A decision as it is recorded."""
-    return Decision(
-        at=at,
-        node=assignment.node,
-        model=assignment.model,
-        loads=assignment.loads,
-        hit=assignment.hit,
-        tokens=assignment.request.tokens,
-        waited=assignment.waited,
-        predicted=assignment.terms.predict_ttft,
-        actual=None,
-        background=assignment.request.background,
-        considered=assignment.considered,
-    )
 
 
 # --- ollama_pack.routing.dispatch.hang_delay ---
@@ -7473,7 +7725,7 @@ def _placement(value: str) -> PlacedBy:
     raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(PlacedBy))}")
 
 
-def _models(value: str) -> tuple[str, ...]:
+def _nodes__models(value: str) -> tuple[str, ...]:
     names = tuple(value.split(","))
     if not all(names) or not value.isprintable():
         raise ValueError(f"models= needs names separated by commas, not {value!r}")
@@ -7514,7 +7766,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "key": _secret,
     "header": _header,
     "placement": _placement,
-    "models": _models,
+    "models": _nodes__models,
 }
 
 
@@ -9111,8 +9363,8 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            why = reason(self.binding, figures=self._pending_chat.figures)
-            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
+            why = self._pending_chat.reason(self.binding)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": str(why)}
             self._figures = chunk
         return chunk
 
@@ -10980,6 +11232,24 @@ class Scheduler:
             if entry.request.id == request_id
         )
 
+    def expected_wait(self, request_id: str) -> float | None:
+        """Seconds until one that waits has a slot, roughly; None: no node has its model in memory."""
+        entry, ahead = self._queue.get(request_id), self.ahead(request_id)
+        if entry is None or ahead is None:
+            return None
+        view = self.cluster.view()
+        left: list[float] = []
+        free = 0
+        service = []
+        for node in view.nodes:
+            blobs = {node.models[model].blob for model in entry.models if model in node.models}
+            for runner in node.runners:
+                if runner.blob in blobs:
+                    left += [max(0.0, end - view.now) for end in runner.ends]
+                    free += max(0, runner.slots - len(runner.ends))
+                    service.append(node.rates[runner.blob].service)
+        return slot_wait(ahead, left, free, service)
+
     # --- requests ---
 
     def submit(self, request: FleetRequest) -> FleetRequest | None:
@@ -11670,8 +11940,12 @@ PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
 DECISIONS_SHOWN = 64
 
 
-async def _tell_nobody(line: str, *, done: bool) -> None:
+async def _tell_nobody(line: Message, *, done: bool) -> None:
     pass
+
+
+def _nothing(_model: str) -> tuple[Message, ...]:
+    return ()
 
 
 class Router:
@@ -11825,22 +12099,24 @@ class Router:
         tell: Tell = _tell_nobody,
         figures: bool = True,
         headers: NodeHeaders | None = None,
+        why_model: WhyModel = _nothing,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
         The chunk that carries the figures also says which node answered, and why that one:
-        `"ollama_pack": {"model": "llama3:8b", "node": "gpu1", "reason": "resident · about 0.8 s"}`.
+        `"ollama_pack": {"model": "llama3:8b", "node": "gpu1", "reason": "gpu1 has llama3:8b in memory"}`.
 
         Args:
             body: whether or not it asks for a stream.
             models: names of the models that may answer, the preferred one first.
-            head: what the chunks have in common.
+            head: what the chunks have in common. Its model is the name that was asked for.
             user: whom fairness counts it for.
             chat: the conversation; empty: none.
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
             headers: for its request to a node; None: only those that every request has.
+            why_model: what made the choice of a model smaller, for the status line.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -11853,7 +12129,7 @@ class Router:
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers)
+        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, why_model=why_model)
         async with self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
@@ -11894,7 +12170,8 @@ class Router:
             if not self._chats:
                 self._idle.set()
             if pending.shown is not None:  # also when its user has left: the line is kept with the chat
-                last = self._loop.create_task(pending.say(waited_line(pending.shown_for()), done=True))
+                line = waited_line(pending.asked, pending.shown_for())
+                last = self._loop.create_task(pending.say(line, done=True))
                 await asyncio.shield(last)
 
     def _displace(self, request: FleetRequest) -> None:
@@ -11956,7 +12233,12 @@ class Router:
         while not pending.bound.done():
             ahead = self.scheduler.ahead(pending.request.id) or 0
             pending.place = ahead if pending.place is None else min(pending.place, ahead)
-            line = waiting_line(pending.place, loading=self._is_loading(pending.request.models))
+            line = waiting_line(
+                pending.asked,
+                pending.place,
+                self.scheduler.expected_wait(pending.request.id),
+                loading=self._is_loading(pending.request.models),
+            )
             if line != told and not pending.request.background:
                 told = line
                 await pending.say(line, done=False)
@@ -12031,7 +12313,9 @@ class Router:
                         self._has_begun(pending, binding, attempt.elapsed)
                         if telling:
                             telling.cancel()
-                            await pending.say(status_line(binding, figures=pending.figures), done=True)
+                        if not pending.request.background:
+                            waited = self._loop.time() - pending.since
+                            await pending.say(answered_line(pending.asked, binding, waited), done=True)
                     yield chunk
         finally:
             if telling:
@@ -12041,12 +12325,12 @@ class Router:
         self.scheduler.finished(identity, spent)
 
     async def _tell_node(self, pending: PendingChat, attempt: Attempt) -> asyncio.Task[None] | None:
-        """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
+        """Show why this node. A load is shown until the answer begins, by a task that is returned."""
         binding = attempt.binding
+        await pending.say(pending.reason(binding), done=False)
         if not binding.loads:
-            await pending.say(status_line(binding, figures=pending.figures), done=True)
             return None
-        await pending.say(status_line(binding, figures=pending.figures), done=False)
+        await pending.say(loading_line(pending.asked, binding, 0.0), done=False)
         return self._loop.create_task(_tell_load(pending, attempt), name="tell of a load")
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
@@ -12119,7 +12403,7 @@ async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
     pause = LOAD_TOLD_SECONDS
     while True:
         await asyncio.sleep(pause)
-        await pending.say(loading_line(attempt.binding, attempt.elapsed), done=False)
+        await pending.say(loading_line(pending.asked, attempt.binding, attempt.elapsed), done=False)
         pause = attempt.elapsed
 
 
@@ -12216,19 +12500,25 @@ class ModelClosedError(PackError):
 
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
-_CHOOSE_OTHER = "Choose another model, or ask an admin."
-_TRY_LATER = "Try again in a minute, or choose another model."
-_NODES_SILENT = f"The computers that run this model do not answer at the moment. {_TRY_LATER}"
-_NOT_HERE = f"This model is not installed on any computer here. {_CHOOSE_OTHER}"
-_NO_ALIAS = f"No model behind this name can be used. {_CHOOSE_OTHER}"
-_TOO_BUSY = f"This model has too much to do. {_TRY_LATER}"
-_TOO_SLOW = f"This model did not begin to answer in time. {_TRY_LATER}"
-_FAILED = f"This model failed to answer. {_TRY_LATER}"
-_UNANSWERABLE = "The model fails at this request every time. Change it, or choose another model."
-_CUT_OFF = "The answer broke off and is incomplete. Generate it again."
-_UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
+_NODES_SILENT = message(
+    "The computers that run this model do not answer at the moment. Try again in a minute, or choose another "
+    "model."
+)
+_NOT_HERE = message(
+    "This model is not installed on any computer here. Choose another model, or ask an admin."
+)
+_NO_ALIAS = message("No model behind this name can be used. Choose another model, or ask an admin.")
+_TOO_BUSY = message("This model has too much to do. Try again in a minute, or choose another model.")
+_TOO_SLOW = message(
+    "This model did not begin to answer in time. Try again in a minute, or choose another model."
+)
+_FAILED = message("This model failed to answer. Try again in a minute, or choose another model.")
+_UNANSWERABLE = message("The model fails at this request every time. Change it, or choose another model.")
+_REFUSED = message("The model cannot answer this request. Change it, or choose another model.")
+_CUT_OFF = message("The answer broke off and is incomplete. Generate it again.")
+_UNFORESEEN = message("The answer failed unexpectedly. Try again. Admins find the cause in the server's log.")
 
-_Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_Meaning = tuple[int, str | None, Message]  # status, code, sentence for people who cannot change the nodes
 _NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
@@ -12250,21 +12540,22 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
         error: one of the pack's, or any other.
         for_admin: the sentence says which node did what, and how to put it right.
+        language: of whoever reads it.
     """
     if not isinstance(error, PackError):
         log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, in_language(_UNFORESEEN, language), "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return Refusal(
         status=status,
-        message=str(error) if for_admin else sentence,
+        message=in_language(error if for_admin else sentence, language),
         code=code,
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
@@ -12281,13 +12572,14 @@ def _param(error: PackError) -> str | None:
 def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each kind
     match error:
         case ChatBodyError():
-            return HTTPStatus.BAD_REQUEST, None, str(error)
+            return HTTPStatus.BAD_REQUEST, None, said_by(error)
+        case RequestRefusedError() if said := error.said.replace("`", "'"):
+            why = message("The model cannot answer this request: {reason}", reason=said)
+            return _client_status(error), None, why
         case RequestRefusedError():
-            said = error.said.replace("`", "'")
-            reason = f": {said}" if said else ". Change it, or choose another model."
-            return _client_status(error), None, f"The model cannot answer this request{reason}"
+            return _client_status(error), None, _REFUSED
         case ModelClosedError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
+            return HTTPStatus.NOT_FOUND, "model_not_found", said_by(error)
         case AliasUnavailableError() | ModelNotFoundError():
             return _NO_CANDIDATE
         case AnswerBrokenError() | LeaderLostError():
@@ -12307,12 +12599,20 @@ def _meaning_of_waiting(error: RoutingError) -> _Meaning:
         case NoNodeError() if error.nodes and not error.silent:
             return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
         case QueueFullError():
-            yours = f", {error.own} of them yours" if error.own else ""
             status = HTTPStatus.TOO_MANY_REQUESTS if error.own else HTTPStatus.SERVICE_UNAVAILABLE
-            sentence = f"Too many questions wait for an answer{yours}. Try again in a minute."
+            sentence = message("Too many questions are waiting. Try again in a minute.")
+            if error.own:
+                sentence = message(
+                    "Too many questions are waiting, {own} of them yours. Try again in a minute.",
+                    own=error.own,
+                )
             return status, "queue_full", sentence
         case WaitedTooLongError():
-            sentence = f"No computer was free for this model within {error.seconds:g} seconds. {_TRY_LATER}"
+            sentence = message(
+                "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or "
+                "choose another model.",
+                seconds=error.seconds,
+            )
             return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", sentence
     return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
 
@@ -13074,6 +13374,29 @@ def models_for(
         refused = [(name, NOT_PERMITTED) for name in without]
         raise AliasUnavailableError(facts.model, tuple(refused or [(name, NOT_INSTALLED) for name in named]))
     return there or (facts.model,)
+
+
+def passed_over(
+    table: AliasTable, facts: RequestFacts, catalogue: Catalogue, denied: AbstractSet[str], chosen: str
+) -> tuple[Message, ...]:
+    """Why none of the models answers that the table prefers to the chosen one.
+
+    Args:
+        table: the aliases.
+        facts: what is known of the request.
+        catalogue: the models that nodes have.
+        denied: names of those that this user may not use.
+        chosen: the one that answers.
+    """
+    found = []
+    families = Families(catalogue.levels)
+    for name, row in candidates(table, facts):
+        model = find_candidate(name, row, catalogue.levels, families=families)
+        if model is not None and fold_name(model) == fold_name(chosen):
+            break
+        reason = NOT_PERMITTED if model in denied else NOT_ANSWERING
+        found.append(why_not(name, NOT_INSTALLED if model is None else reason))
+    return tuple(found)
 
 
 def why_absent(error: AliasUnavailableError, router: Router) -> PackError:
@@ -14126,6 +14449,21 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
     return "prelude"
 
 
+# --- ollama_pack.webui.reader ---
+# Who reads what the pack says, and in which language.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH)
+
+
 # --- ollama_pack.webui.server ---
 # What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 #
@@ -14209,7 +14547,18 @@ class Pipe:
             ),
         )
         show_status: bool = Field(
-            default=True, description="Show above the answer which node gave it, and the place in the queue."
+            default=True,
+            description=(
+                "Show above each answer which model and node gave it, and the place in the queue while the "
+                "chat waits. Default: on."
+            ),
+        )
+        show_figures: bool = Field(
+            default=True,
+            description=(
+                "Show admins in the details of this line how much of the prompt the node had cached, and the "
+                "expected time. Default: on."
+            ),
         )
 
         @field_validator("redis_url")
@@ -14255,12 +14604,20 @@ class Pipe:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
         take_over(__request__.app, ROUTER.rstrip("."), self)
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
+        language = reader_language(__metadata__, __request__)
         chunks = self._chunks(
-            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers
+            body,
+            __user__,
+            __metadata__,
+            str(__chat_id__ or ""),
+            __task__,
+            __event_emitter__,
+            headers,
+            language,
         )
 
         def refused(error: Exception) -> Refusal:
-            refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            refusal = refusal_of(error, for_admin=__user__.get("role") == "admin", language=language)
             note_refusal(__request__, refusal, __metadata__)
             if self._host.current is not None:
                 self._host.current.counts.refuse(error_code(error))
@@ -14283,24 +14640,26 @@ class Pipe:
         task: str | None,
         emitter: Emitter | None,
         headers: NodeHeaders,
+        language: str,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
         try:
-            models = await self._models(router, body, name, user)
+            models, why_model = await self._models(router, body, name, user)
         except AliasUnavailableError as error:
             raise why_absent(error, router) from error
         chunks = router.answer(
             _asked(body, models[0], router, metadata),
             models,
-            ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
+            ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
             user=str(user.get("id") or ""),
             chat=chat,
             background=is_background_task(task),
-            figures=user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None),
+            figures=self.valves.show_figures and user.get("role") == "admin",
+            tell=_teller(emitter if self.valves.show_status and task is None else None, language),
             headers=headers,
+            why_model=why_model,
         )
         async with aclosing(chunks):
             async for chunk in chunks:
@@ -14326,7 +14685,8 @@ class Pipe:
         """The `model` that would answer a chat now, and its `weights`, for the response cache."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        model = router.answering(await self._models(router, body, name, user))
+        models, _ = await self._models(router, body, name, user)
+        model = router.answering(models)
         return {"model": model, "weights": weights_behind(model, router.catalogue())}
 
     async def routed_models(self) -> list[dict[str, Any]]:
@@ -14347,8 +14707,10 @@ class Pipe:
         ]
         return offered_meanwhile(router, named + models)
 
-    async def _models(self, router: Router, body: Body, name: str, user: dict[str, Any]) -> tuple[str, ...]:
-        """The models that may answer this user, the preferred first.
+    async def _models(
+        self, router: Router, body: Body, name: str, user: dict[str, Any]
+    ) -> tuple[tuple[str, ...], WhyModel]:
+        """The models that may answer this user, the preferred first; and why others do not.
 
         Raises:
             AliasUnavailableError: none of an alias's is there, or the user may use none of them.
@@ -14364,7 +14726,7 @@ class Pipe:
             usable = await usable_models(ROUTER + name, list(named.values()), user)
             closed = {model for model, one in named.items() if one.name not in usable}
             if not closed:
-                return models
+                return models, partial(passed_over, table, facts, catalogue, frozenset(denied))
             if models == (name,):  # no alias: nothing else may answer
                 raise ModelClosedError(name)
             denied |= closed
@@ -14402,11 +14764,20 @@ def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> 
     return asked
 
 
-def _teller(emitter: Emitter | None) -> Tell:
-    async def tell(line: str, *, done: bool) -> None:
+def _asked_name(body: Body, metadata: dict[str, Any]) -> str:
+    """The name that the client has asked for: of a published alias, not the router's own id for it."""
+    row = metadata.get("model") or {}
+    base = (row.get("info") or {}).get("base_model_id")
+    asked = str(row["id"]) if base == body["model"] and row.get("id") else str(body["model"])
+    return asked.removeprefix(ROUTER)
+
+
+def _teller(emitter: Emitter | None, language: str) -> Tell:
+    async def tell(line: Message, *, done: bool) -> None:
         if emitter:
             try:
-                await emitter({"type": "status", "data": {"description": line, "done": done}})
+                text = in_language(line, language)
+                await emitter({"type": "status", "data": {"description": text, "done": done}})
             except Exception:
                 log.exception("A status line could not be shown")
 

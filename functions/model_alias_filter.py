@@ -9,22 +9,25 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1164, which the server calls.
+# Begin here: `class Filter`, line 1321, which the server calls.
 # The modules that it uses come first:
-#     47  errors                The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     55  aliases.errors        What goes wrong with aliases.
-#     96  engines.content       The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    105  aliases.facts         What an alias table may ask about a request, read off an OpenAI chat body.
-#    166  aliases.table         An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    464  engines.ollama.names  Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    582  aliases.resolve       Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    684  engines.routed_names  How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    690  engines.refusals      What a client gets instead of an answer, in the form of each API that clients speak.
-#    762  services.answers      An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#    778  services.pack_valves  What all valves of the pack have in common.
-#    792  engines.front_route   A route in front of a server's own, which sees each answer of a chat before its client does.
-#    887  webui.early_errors    The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1029  webui.models          What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#     50  errors                The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     58  aliases.errors        What goes wrong with aliases.
+#     99  engines.content       The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    108  aliases.facts         What an alias table may ask about a request, read off an OpenAI chat body.
+#    169  aliases.table         An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    467  base.translations     The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    480  base.messages         Sentences for people, in English and in the languages of the catalogue.
+#    593  engines.ollama.names  Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    711  aliases.resolve       Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    826  engines.routed_names  How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    832  engines.refusals      What a client gets instead of an answer, in the form of each API that clients speak.
+#    904  services.answers      An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#    920  services.pack_valves  What all valves of the pack have in common.
+#    934  engines.front_route   A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1029  webui.early_errors    The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1171  webui.models          What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1296  webui.reader          Who reads what the pack says, and in which language.
 
 import logging
 import math
@@ -39,7 +42,7 @@ from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from http import HTTPStatus
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -461,6 +464,132 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(row.line, row.text, reason)
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
+        "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
+        "you may not use {model}": "您无权使用 {model}",
+        "{model} is not installed": "未安装 {model}",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def joined(parts: Iterable[object], separator: str = " · ") -> Message:
+    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
+
+    Args:
+        parts: messages, exceptions or other values; the empty ones are left out.
+        separator: stands between them; a message is translated, too.
+    """
+    kept = [part for part in parts if part not in ("", None)]
+    names = [f"part{number}" for number in range(len(kept))]
+    template = "{between}".join(f"{{{name}}}" for name in names)
+    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.ollama.names ---
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
@@ -586,6 +715,15 @@ NOT_INSTALLED = "is not installed"
 NOT_PERMITTED = "is not granted to this user"
 
 
+def why_not(model: str, reason: str) -> Message:
+    """Why a model that the table prefers does not answer: `mixtral:8x7b is not installed`."""
+    if reason == NOT_INSTALLED:
+        return message("{model} is not installed", model=model)
+    if reason == NOT_PERMITTED:
+        return message("you may not use {model}", model=model)
+    return message("no node can answer with {model} now", model=model)
+
+
 @dataclass(frozen=True, slots=True)
 class Resolution:
     """The model that answers, and why it does.
@@ -604,9 +742,13 @@ class Resolution:
 
     @property
     def status(self) -> str:
-        """One line for the user: `gpt-4 → llama3:70b (mixtral:8x7b is not installed)`."""
-        reasons = ", ".join(f"{model} {reason}" for model, reason in self.passed_over)
-        return f"{self.alias} → {self.model}" + (f" ({reasons})" if reasons else "")
+        """One line for the user: `gpt-4 → llama3:70b`."""
+        return f"{self.alias} → {self.model}"
+
+    @property
+    def why(self) -> Message:
+        """Why no other model answers; empty: it is the first choice."""
+        return joined(why_not(model, reason) for model, reason in self.passed_over)
 
 
 def resolve(
@@ -762,17 +904,17 @@ class Refusal:
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
-_CHOOSE_OTHER = "Choose another model, or ask an admin."
-_NO_ALIAS = f"No model behind this name can be used. {_CHOOSE_OTHER}"
+_NO_ALIAS = message("No model behind this name can be used. Choose another model, or ask an admin.")
 
-_Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_Meaning = tuple[int, str | None, Message]  # status, code, sentence for people who cannot change the nodes
 _NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
-def alias_refusal(error: AliasUnavailableError, *, for_admin: bool) -> Refusal:
+def alias_refusal(error: AliasUnavailableError, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
     """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
     status, code, sentence = _NO_CANDIDATE
-    return Refusal(status=status, message=str(error) if for_admin else sentence, code=code, param="model")
+    said = in_language(error if for_admin else sentence, language)
+    return Refusal(status=status, message=said, code=code, param="model")
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -1151,6 +1293,21 @@ async def add_system_prompt(
     await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
 
 
+# --- ollama_pack.webui.reader ---
+# Who reads what the pack says, and in which language.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH)
+
+
 # --- ollama_pack.plugins.functions.model_alias_filter ---
 
 log = logging.getLogger(__name__)
@@ -1235,7 +1392,10 @@ class Filter:
                 if body["model"] != alias and (prompt := await system_prompt(alias)):
                     await add_system_prompt(body, prompt, __metadata__, __user__)
                 if self.valves.show_status and __event_emitter__:
-                    await __event_emitter__(_status(resolution))
+                    language = reader_language(__metadata__, __request__)
+                    # The page shows the last line, and those before it on a click.
+                    for line in filter(None, (resolution.why, resolution.status)):
+                        await __event_emitter__(_status(in_language(line, language)))
         except AliasUnavailableError as error:
             raise _said(error, __user__, __metadata__, __request__) from error
         except Exception:
@@ -1245,7 +1405,8 @@ class Filter:
 
 def _said(error: AliasUnavailableError, user: Body, metadata: Body, request: Any) -> Exception:
     """What is raised where the user has asked for a name to which nothing answers: it says why."""
-    refusal = alias_refusal(error, for_admin=user.get("role") == "admin")
+    language = reader_language(metadata, request)
+    refusal = alias_refusal(error, for_admin=user.get("role") == "admin", language=language)
     note_refusal(request, refusal, metadata)
     return PackError(refusal.message)
 
@@ -1285,5 +1446,5 @@ def _model_id(chosen: Resolution, model_id: str, alias_row: dict[str, Any]) -> s
     return model_id
 
 
-def _status(chosen: Resolution) -> dict[str, Any]:
-    return {"type": "status", "data": {"description": chosen.status, "done": True}}
+def _status(line: str) -> dict[str, Any]:
+    return {"type": "status", "data": {"description": line, "done": True}}

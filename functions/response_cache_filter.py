@@ -9,55 +9,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5135, which the server calls.
+# Begin here: `class Filter`, line 5268, which the server calls.
 # The modules that it uses come first:
-#    112  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    120  cache.errors              What goes wrong with the cache.
-#    168  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    284  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    453  cache.key                 What makes two requests the same: the key of a cached answer.
-#    689  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    882  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1038  cache.entry               An answer as it is kept.
-#   1107  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1188  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
-#   1308  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1314  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1323  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1690  services.pack_valves      What all valves of the pack have in common.
-#   1704  services.cache_valves     The valves of the response cache, wherever it runs.
-#   1765  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1776  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   1851  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   1954  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2109  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2159  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2263  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2584  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2682  cache.joining             Many who ask the same at the same time ask once.
-#   2748  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2773  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2806  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2947  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3233  cache.redis_link          Commands to Redis with a bound on how many run at once, and failures in the store's terms.
-#   3302  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3648  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   3843  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4170  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4373  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4384  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4600  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4636  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4701  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4755  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4811  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4870  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   4884  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4935  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   4969  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4993  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5046  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5074  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    115  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    130  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    230  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    238  cache.errors              What goes wrong with the cache.
+#    286  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    402  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    571  cache.key                 What makes two requests the same: the key of a cached answer.
+#    807  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1000  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1156  cache.entry               An answer as it is kept.
+#   1225  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1306  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
+#   1426  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1432  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1441  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1808  services.pack_valves      What all valves of the pack have in common.
+#   1822  services.cache_valves     The valves of the response cache, wherever it runs.
+#   1883  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1894  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   1969  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2072  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2227  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2277  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2381  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2702  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2800  cache.joining             Many who ask the same at the same time ask once.
+#   2866  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2891  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2924  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3065  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3351  cache.redis_link          Commands to Redis with a bound on how many run at once, and failures in the store's terms.
+#   3420  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3766  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   3961  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4288  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4491  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4502  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4718  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4754  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4819  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4873  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4929  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4988  webui.reader              Who reads what the pack says, and in which language.
+#   5003  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5017  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5068  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5102  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5126  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5179  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5207  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -95,7 +98,7 @@ from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from string import punctuation
 from types import SimpleNamespace
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 import aiohttp
@@ -108,6 +111,121 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
+
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "cached · {age} ago · regenerate for a new answer": "来自缓存 · {age}前生成 · 点击“重新生成”可获得新回答",
+        "shared · being generated for the same question · regenerate for a new answer": "共享回答 · 正在为相同的问题生成 · 点击“重新生成”可获得新回答",
+        "{days} d": "{days} 天",
+        "{hours} h": "{hours} 小时",
+        "{minutes} min": "{minutes} 分钟",
+        "{seconds} s": "{seconds} 秒",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
 
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -4867,6 +4985,21 @@ async def _filled_in(system: str, metadata: Mapping[str, Any], user: Mapping[str
     return "\n".join(str(message["content"]) for message in body["messages"])
 
 
+# --- ollama_pack.webui.reader ---
+# Who reads what the pack says, and in which language.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH)
+
+
 # --- ollama_pack.webui.audience ---
 # Whom published models are for: the words that an admin writes, and the grants that they stand for.
 
@@ -5176,7 +5309,8 @@ class Filter:
             if pending is None:
                 return body
             if self.valves.show_status and __event_emitter__ and (line := _status(pending)):
-                await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
+                text = in_language(line, reader_language(__metadata__, __request__))
+                await __event_emitter__({"type": "status", "data": {"description": text, "done": True}})
         except CacheConfigError as error:
             if self._said != str(error):
                 self._said = str(error)
@@ -5321,19 +5455,22 @@ async def _tag_sites() -> list[TagSite]:
     return [TagSite(*connection) for connection in await prefixed_connections()]
 
 
-def _status(pending: PendingAnswer) -> str:
-    """What a user is told of an answer that is not generated for this question."""
+def _status(pending: PendingAnswer) -> Message | None:
+    """What a user is told of an answer that is not generated for this question; None: it is."""
     match pending.outcome:
         case Hit(age_seconds=age):
-            return f"cached · {age_in_words(age)} ago · regenerate for a new answer"
+            return message("cached · {age} ago · regenerate for a new answer", age=age_in_words(age))
         case Follow():
-            return "shared · being generated for the same question · regenerate for a new answer"
-    return ""
+            return message("shared · being generated for the same question · regenerate for a new answer")
+    return None
 
 
-def age_in_words(seconds: float) -> str:
+def age_in_words(seconds: float) -> Message:
     """Such as `12 min`; one unit is enough."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit}"
-    return f"{int(seconds)} s"
+    if seconds >= 86_400:  # noqa: PLR2004 - of a day
+        return message("{days} d", days=int(seconds // 86_400))
+    if seconds >= 3_600:  # noqa: PLR2004 - of an hour
+        return message("{hours} h", hours=int(seconds // 3_600))
+    if seconds >= 60:  # noqa: PLR2004 - of a minute
+        return message("{minutes} min", minutes=int(seconds // 60))
+    return message("{seconds} s", seconds=int(seconds))

@@ -9,25 +9,28 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1172, which the server calls.
+# Begin here: `class Pipe`, line 1329, which the server calls.
 # The modules that it uses come first:
-#     46  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     54  cache.errors              What goes wrong with the cache.
-#     74  engines.errors            What goes wrong with a node.
-#    182  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    232  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    257  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    274  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    346  aliases.errors            What goes wrong with aliases.
-#    369  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    478  routing.errors            What goes wrong with routing.
-#    590  webui.errors              What goes wrong between the pack and Open WebUI.
-#    618  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#    747  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#    756  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    893  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#    988  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1144  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#     49  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     57  cache.errors              What goes wrong with the cache.
+#     77  engines.errors            What goes wrong with a node.
+#    185  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    235  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    260  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    277  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    349  aliases.errors            What goes wrong with aliases.
+#    372  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    395  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    495  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    604  routing.errors            What goes wrong with routing.
+#    716  webui.errors              What goes wrong between the pack and Open WebUI.
+#    744  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#    889  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#    898  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1035  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1130  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1286  webui.reader              Who reads what the pack says, and in which language.
+#   1301  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import logging
 import re
@@ -38,7 +41,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import uuid4
 
 import orjson
@@ -366,6 +369,129 @@ class AliasUnavailableError(PackError):
         self.passed_over = passed_over
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
+        "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
+        "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
+        "The answer failed unexpectedly. Try again. Admins find the cause in the server's log.": "生成回答时发生意外错误。请重试；管理员可在服务器日志中查看原因。",
+        "The computers that run this model do not answer at the moment. Try again in a minute, or choose another model.": "运行该模型的机器目前没有响应。请稍后再试，或选择其他模型。",
+        "The model cannot answer this request. Change it, or choose another model.": "该模型无法回答此请求。请修改请求，或选择其他模型。",
+        "The model cannot answer this request: {reason}": "该模型无法回答此请求：{reason}",
+        "The model fails at this request every time. Change it, or choose another model.": "该模型每次处理此请求都会失败。请修改请求，或选择其他模型。",
+        "This model did not begin to answer in time. Try again in a minute, or choose another model.": "该模型未能及时开始回答。请稍后再试，或选择其他模型。",
+        "This model failed to answer. Try again in a minute, or choose another model.": "该模型回答失败。请稍后再试，或选择其他模型。",
+        "This model has too much to do. Try again in a minute, or choose another model.": "该模型当前负载过高。请稍后再试，或选择其他模型。",
+        "This model is not installed on any computer here. Choose another model, or ask an admin.": "所有机器上都没有安装该模型。请选择其他模型，或联系管理员。",
+        "Too many questions are waiting, {own} of them yours. Try again in a minute.": "排队的请求过多，其中 {own} 个来自您。请稍后再试。",
+        "Too many questions are waiting. Try again in a minute.": "排队的请求过多。请稍后再试。",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.sse ---
 # Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #
@@ -622,19 +748,25 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
-_CHOOSE_OTHER = "Choose another model, or ask an admin."
-_TRY_LATER = "Try again in a minute, or choose another model."
-_NODES_SILENT = f"The computers that run this model do not answer at the moment. {_TRY_LATER}"
-_NOT_HERE = f"This model is not installed on any computer here. {_CHOOSE_OTHER}"
-_NO_ALIAS = f"No model behind this name can be used. {_CHOOSE_OTHER}"
-_TOO_BUSY = f"This model has too much to do. {_TRY_LATER}"
-_TOO_SLOW = f"This model did not begin to answer in time. {_TRY_LATER}"
-_FAILED = f"This model failed to answer. {_TRY_LATER}"
-_UNANSWERABLE = "The model fails at this request every time. Change it, or choose another model."
-_CUT_OFF = "The answer broke off and is incomplete. Generate it again."
-_UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
+_NODES_SILENT = message(
+    "The computers that run this model do not answer at the moment. Try again in a minute, or choose another "
+    "model."
+)
+_NOT_HERE = message(
+    "This model is not installed on any computer here. Choose another model, or ask an admin."
+)
+_NO_ALIAS = message("No model behind this name can be used. Choose another model, or ask an admin.")
+_TOO_BUSY = message("This model has too much to do. Try again in a minute, or choose another model.")
+_TOO_SLOW = message(
+    "This model did not begin to answer in time. Try again in a minute, or choose another model."
+)
+_FAILED = message("This model failed to answer. Try again in a minute, or choose another model.")
+_UNANSWERABLE = message("The model fails at this request every time. Change it, or choose another model.")
+_REFUSED = message("The model cannot answer this request. Change it, or choose another model.")
+_CUT_OFF = message("The answer broke off and is incomplete. Generate it again.")
+_UNFORESEEN = message("The answer failed unexpectedly. Try again. Admins find the cause in the server's log.")
 
-_Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_Meaning = tuple[int, str | None, Message]  # status, code, sentence for people who cannot change the nodes
 _NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
@@ -656,21 +788,22 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
         error: one of the pack's, or any other.
         for_admin: the sentence says which node did what, and how to put it right.
+        language: of whoever reads it.
     """
     if not isinstance(error, PackError):
         log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, in_language(_UNFORESEEN, language), "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return Refusal(
         status=status,
-        message=str(error) if for_admin else sentence,
+        message=in_language(error if for_admin else sentence, language),
         code=code,
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
@@ -687,13 +820,14 @@ def _param(error: PackError) -> str | None:
 def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each kind
     match error:
         case ChatBodyError():
-            return HTTPStatus.BAD_REQUEST, None, str(error)
+            return HTTPStatus.BAD_REQUEST, None, said_by(error)
+        case RequestRefusedError() if said := error.said.replace("`", "'"):
+            why = message("The model cannot answer this request: {reason}", reason=said)
+            return _client_status(error), None, why
         case RequestRefusedError():
-            said = error.said.replace("`", "'")
-            reason = f": {said}" if said else ". Change it, or choose another model."
-            return _client_status(error), None, f"The model cannot answer this request{reason}"
+            return _client_status(error), None, _REFUSED
         case ModelClosedError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
+            return HTTPStatus.NOT_FOUND, "model_not_found", said_by(error)
         case AliasUnavailableError() | ModelNotFoundError():
             return _NO_CANDIDATE
         case AnswerBrokenError() | LeaderLostError():
@@ -713,12 +847,20 @@ def _meaning_of_waiting(error: RoutingError) -> _Meaning:
         case NoNodeError() if error.nodes and not error.silent:
             return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
         case QueueFullError():
-            yours = f", {error.own} of them yours" if error.own else ""
             status = HTTPStatus.TOO_MANY_REQUESTS if error.own else HTTPStatus.SERVICE_UNAVAILABLE
-            sentence = f"Too many questions wait for an answer{yours}. Try again in a minute."
+            sentence = message("Too many questions are waiting. Try again in a minute.")
+            if error.own:
+                sentence = message(
+                    "Too many questions are waiting, {own} of them yours. Try again in a minute.",
+                    own=error.own,
+                )
             return status, "queue_full", sentence
         case WaitedTooLongError():
-            sentence = f"No computer was free for this model within {error.seconds:g} seconds. {_TRY_LATER}"
+            sentence = message(
+                "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or "
+                "choose another model.",
+                seconds=error.seconds,
+            )
             return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", sentence
     return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
 
@@ -1141,6 +1283,21 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
     return "prelude"
 
 
+# --- ollama_pack.webui.reader ---
+# Who reads what the pack says, and in which language.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH)
+
+
 # --- ollama_pack.webui.server ---
 # What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 #
@@ -1181,7 +1338,8 @@ class Pipe:
         """Answer a chat that the filter has sent. An error here becomes the answer's error."""
 
         def refused(error: Exception) -> Refusal:
-            refusal = _refusal_of(error, for_admin=__user__.get("role") == "admin")
+            language = reader_language(__metadata__, __request__)
+            refusal = _refusal_of(error, for_admin=__user__.get("role") == "admin", language=language)
             note_refusal(__request__, refusal, __metadata__)
             return refusal
 
@@ -1201,12 +1359,12 @@ class Pipe:
             return refused_answer(refused(error))
 
 
-def _refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
+def _refusal_of(error: Exception, *, for_admin: bool, language: str) -> Refusal:
     if isinstance(error, ModelRefusedError):
         return error.refusal
     if type(error).__name__ == LeaderLostError.__name__:  # of the filter, which has a class of its own
         error = LeaderLostError(0)
-    return refusal_of(error, for_admin=for_admin)
+    return refusal_of(error, for_admin=for_admin, language=language)
 
 
 def _claimed(state: Mapping[str, Any], request: Any) -> Any:

@@ -8,105 +8,107 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12294, which the server calls.
+# Begin here: `class Pipeline`, line 12580, which the server calls.
 # The modules that it uses come first:
-#    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    189  aliases.errors                 What goes wrong with aliases.
-#    230  engines.errors                 What goes wrong with a node.
-#    372  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    498  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    573  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    634  cache.errors                   What goes wrong with the cache.
-#    666  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    790  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    862  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#    951  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#    999  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1047  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1356  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1452  routing.errors                 What goes wrong with routing.
-#   1597  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1725  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1737  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2060  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2472  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2596  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2694  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2815  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2930  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3038  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3149  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3296  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3352  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3486  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3805  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4027  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4144  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4252  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4310  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4375  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4478  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4680  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4855  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5205  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5281  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5324  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5429  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5662  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5720  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5817  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6020  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6191  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6520  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6782  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6867  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7014  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7208  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7291  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7372  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7438  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7487  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7916  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8053  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8219  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8443  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8546  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8640  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8801  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8834  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9016  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9051  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9695  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9771  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9917  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10064  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10122  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  10511  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10778  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10884  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11350  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11366  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11500  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11629  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11798  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  11928  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  12029  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  12035  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  12070  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  12146  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12264  services.pack_valves           What all valves of the pack have in common.
-#  12278  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12350  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12648  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12694  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12728  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12749  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12827  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12891  services.router_valves         The valves of the router, wherever it runs.
-#  12985  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13347  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13461  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13754  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    183  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    191  aliases.errors                 What goes wrong with aliases.
+#    232  engines.errors                 What goes wrong with a node.
+#    374  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    500  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    575  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    636  cache.errors                   What goes wrong with the cache.
+#    668  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    792  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    864  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    907  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#   1020  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1109  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1157  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1205  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1514  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1626  routing.errors                 What goes wrong with routing.
+#   1771  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1899  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1911  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2234  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2646  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2770  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2868  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2989  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3104  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3212  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3323  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3470  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3526  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3660  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3979  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4201  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4318  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4376  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4441  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4597  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4716  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4918  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5093  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5443  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5519  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5562  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5667  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5900  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5958  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6055  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6258  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6429  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6758  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7020  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7105  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7252  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7446  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7529  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7610  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7676  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7725  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8154  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8291  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8457  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8681  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8784  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8878  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9039  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9072  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9254  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9289  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9933  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10009  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10155  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10302  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10360  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  10767  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11034  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11140  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11620  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11636  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11786  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11915  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  12084  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  12214  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  12315  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  12321  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12356  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12432  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12550  services.pack_valves           What all valves of the pack have in common.
+#  12564  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12636  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12934  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12980  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  13014  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  13035  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13113  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13177  services.router_valves         The valves of the router, wherever it runs.
+#  13271  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13633  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13747  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  14040  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -859,6 +861,162 @@ class Refusal:
         }
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
+        "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
+        "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
+        "The answer failed unexpectedly. Try again. Admins find the cause in the server's log.": "生成回答时发生意外错误。请重试；管理员可在服务器日志中查看原因。",
+        "The computers that run this model do not answer at the moment. Try again in a minute, or choose another model.": "运行该模型的机器目前没有响应。请稍后再试，或选择其他模型。",
+        "The model cannot answer this request. Change it, or choose another model.": "该模型无法回答此请求。请修改请求，或选择其他模型。",
+        "The model cannot answer this request: {reason}": "该模型无法回答此请求：{reason}",
+        "The model fails at this request every time. Change it, or choose another model.": "该模型每次处理此请求都会失败。请修改请求，或选择其他模型。",
+        "This model did not begin to answer in time. Try again in a minute, or choose another model.": "该模型未能及时开始回答。请稍后再试，或选择其他模型。",
+        "This model failed to answer. Try again in a minute, or choose another model.": "该模型回答失败。请稍后再试，或选择其他模型。",
+        "This model has too much to do. Try again in a minute, or choose another model.": "该模型当前负载过高。请稍后再试，或选择其他模型。",
+        "This model is not installed on any computer here. Choose another model, or ask an admin.": "所有机器上都没有安装该模型。请选择其他模型，或联系管理员。",
+        "Too many questions are waiting, {own} of them yours. Try again in a minute.": "排队的请求过多，其中 {own} 个来自您。请稍后再试。",
+        "Too many questions are waiting. Try again in a minute.": "排队的请求过多。请稍后再试。",
+        "a model is being loaded": "正在加载模型",
+        "about {time}": "约 {time}",
+        "at once": "立即响应",
+        "expected at once": "预计立即响应",
+        "expected in {time}": "预计 {time}",
+        "in {time}": "用时 {time}",
+        "on {node}": "节点 {node}",
+        "waited {time} for an answer": "已等待回答 {time}",
+        "waiting for a GPU": "正在等待空闲的 GPU",
+        "you are next": "下一个就是您",
+        "{minutes} min": "{minutes} 分钟",
+        "{node} failed": "节点 {node} 出错",
+        "{node} has {model} in memory": "节点 {node} 的显存中已有 {model}",
+        "{node} is loading the model": "节点 {node} 正在加载模型",
+        "{node} loads {model}": "节点 {node} 需要加载 {model}",
+        "{node} passes this on to {model}": "节点 {node} 将请求转给 {model}",
+        "{number} ahead of you": "前面还有 {number} 个请求",
+        "{percent} % of the prompt is cached there": "提示词的 {percent}% 已在该节点缓存",
+        "{seconds} s": "{seconds} 秒",
+        "{time} of about {usual}": "已用 {time}，共约 {usual}",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def joined(parts: Iterable[object], separator: str = " · ") -> Message:
+    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
+
+    Args:
+        parts: messages, exceptions or other values; the empty ones are left out.
+        separator: stands between them; a message is translated, too.
+    """
+    kept = [part for part in parts if part not in ("", None)]
+    names = [f"part{number}" for number in range(len(kept))]
+    template = "{between}".join(f"{{{name}}}" for name in names)
+    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.openai.metrics ---
 # How busy an engine is, by the Prometheus metrics that it serves.
 #
@@ -1397,6 +1555,22 @@ class CostTerms:
         """The terms by name, for an explanation or a log."""
         names = ("wait", "load", "prompt", "decode", "evict", "tier")
         return {name: getattr(self, name) for name in names}
+
+
+def slot_wait(ahead: int, left: Sequence[float], free: int, service: Sequence[float]) -> float | None:
+    """Seconds until a request has a slot, roughly; None: there is no slot yet.
+
+    Args:
+        ahead: requests that come before it.
+        left: seconds until each slot that is used becomes free.
+        free: slots that are not used.
+        service: seconds for which a usual request holds a slot, one for each runner.
+    """
+    slots = [0.0] * free + sorted(left)
+    if not slots:
+        return None
+    turns, slot = divmod(ahead, len(slots))
+    return slots[slot] + turns * sum(service) / len(service)
 
 
 def prompt_pace(busy: int, rates: ModelRates) -> float:
@@ -4141,114 +4315,6 @@ def _told(figures: Mapping[str, Any], name: str) -> float:
     return float(value) if 0 < value < math.inf else 0.0
 
 
-# --- ollama_pack.routing.dispatch.explain ---
-# Decisions in words: status lines for people, records for the dashboard.
-
-
-def loading_line(binding: Assignment, seconds: float) -> str:
-    """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
-    rates = binding.chosen.quote.rates
-    usual = f" of about {_seconds(rates.load)}" if rates.load_measured and rates.load > seconds else ""
-    return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
-
-
-def waiting_line(ahead: int, *, loading: bool = False) -> str:
-    """What somebody reads who waits, while a model is loaded perhaps."""
-    place = f"{ahead} ahead of you" if ahead else "you are next"
-    return f"waiting for a GPU: {place}" + (" · a model is being loaded" if loading else "")
-
-
-def waited_line(seconds: float) -> str:
-    """What stays where the wait has ended without an answer."""
-    return f"waited {_seconds(seconds)} for an answer"
-
-
-def reason(binding: Assignment, *, figures: bool) -> str:
-    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
-
-    Args:
-        binding: the decision.
-        figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
-            time that this saves. They are for admins.
-    """
-    parts = [f"loads {binding.model}" if binding.loads else "resident"]
-    if not figures:
-        return parts[0]
-    if binding.hit and binding.request.tokens:
-        parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
-    if not binding.loads or binding.chosen.quote.rates.load_measured:
-        parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
-    return " · ".join(parts)
-
-
-def status_line(binding: Assignment, *, figures: bool) -> str:
-    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
-    return f"{binding.node} · {reason(binding, figures=figures)}"
-
-
-def _seconds(value: float) -> str:
-    if value >= 120:  # noqa: PLR2004 - up to two minutes are shown in seconds
-        return f"{value / 60:.0f} min"
-    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
-
-
-@dataclass(slots=True)
-class Decision:
-    """One decision and what came of it. Shows nothing of the conversation and not who asked.
-
-    Attributes:
-        at: Unix time, in seconds.
-        node: the node that was chosen.
-        model: the model that answers there.
-        loads: it had to be loaded.
-        hit: tokens of the prompt that the node held.
-        tokens: tokens of the prompt, as estimated.
-        waited: seconds in the queue.
-        predicted: seconds to the first token at the node, as predicted.
-        actual: seconds that it took; None: not yet, or never.
-        background: it was a background call.
-        considered: computes every node that was looked at, with the terms of its cost, when somebody looks.
-    """
-
-    at: float
-    node: str
-    model: str
-    loads: bool
-    hit: int
-    tokens: int
-    waited: float
-    predicted: float
-    actual: float | None
-    background: bool
-    considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        told = {one.name: getattr(self, one.name) for one in fields(self)}
-        considered = [
-            {"node": node, "model": model, "terms": terms.as_dict()}
-            for node, model, terms in self.considered()
-        ]
-        return {**told, "considered": considered}
-
-
-def explained(assignment: Assignment, at: float) -> Decision:
-    """A decision as it is recorded."""
-    return Decision(
-        at=at,
-        node=assignment.node,
-        model=assignment.model,
-        loads=assignment.loads,
-        hit=assignment.hit,
-        tokens=assignment.request.tokens,
-        waited=assignment.waited,
-        predicted=assignment.terms.predict_ttft,
-        actual=None,
-        background=assignment.request.background,
-        considered=assignment.considered,
-    )
-
-
 # --- ollama_pack.routing.dispatch.hang_delay ---
 # How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
 #
@@ -4372,17 +4438,175 @@ def split_login(url: str) -> tuple[str, str]:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
 
 
+# --- ollama_pack.routing.dispatch.explain ---
+# Decisions in words: status lines for people, records for the dashboard.
+
+AT_ONCE_SECONDS = 0.05  # less is shown as no time at all
+_WAITS = (5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900, 1800, 3600)  # what an estimate is rounded up to
+
+
+def answered_line(asked: str, binding: Assignment, seconds: float) -> Message:
+    """What stays above an answer: `gpt-4 → llama3:70b · on gpu1 · in 0.8 s`.
+
+    Args:
+        asked: the name that was asked for.
+        binding: the decision.
+        seconds: from the question to the first token.
+    """
+    time = message("at once") if seconds < AT_ONCE_SECONDS else message("in {time}", time=duration(seconds))
+    return joined([_models(asked, binding), message("on {node}", node=binding.node), time])
+
+
+def waiting_line(asked: str, ahead: int, seconds: float | None, *, loading: bool = False) -> Message:
+    """What somebody reads who waits for a node.
+
+    Args:
+        asked: the name that was asked for.
+        ahead: how many requests come first.
+        seconds: how long it may take; None: nobody knows.
+        loading: a model is being loaded.
+    """
+    place = message("{number} ahead of you", number=ahead) if ahead else message("you are next")
+    load = message("a model is being loaded") if loading else ""
+    time = "" if seconds is None else message("about {time}", time=duration(_rounded(seconds)))
+    return joined([asked, message("waiting for a GPU"), place, load, time])
+
+
+def loading_line(asked: str, binding: Assignment, seconds: float) -> Message:
+    """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
+    rates = binding.chosen.quote.rates
+    usual = duration(rates.load) if rates.load_measured and rates.load > seconds else None
+    so_far = duration(seconds) if seconds >= 1 else None
+    if usual and so_far:
+        time = message("{time} of about {usual}", time=so_far, usual=usual)
+    else:
+        time = message("about {time}", time=usual) if usual else so_far or Message("")
+    load = message("{node} is loading the model", node=binding.node)
+    return joined([_models(asked, binding), load, time])
+
+
+def waited_line(asked: str, seconds: float) -> Message:
+    """What stays where the wait has ended without an answer."""
+    return joined([asked, message("waited {time} for an answer", time=duration(seconds))])
+
+
+def reason(binding: Assignment, before: Iterable[Message] = (), *, figures: bool) -> Message:
+    """Why this node: `gpu1 has llama3:8b in memory · 82 % of the prompt is cached there · expected in 0.8 s`.
+
+    Args:
+        binding: the decision.
+        before: what made the choice smaller, such as models that are not installed.
+        figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
+            time that this saves. They are for admins.
+    """
+    installed = binding.chosen.node.view.models[binding.model]
+    names = {"node": binding.node, "model": binding.model}
+    if binding.loads:
+        parts = [*before, message("{node} loads {model}", **names)]
+    elif installed.remote:
+        parts = [*before, message("{node} passes this on to {model}", **names)]
+    else:
+        parts = [*before, message("{node} has {model} in memory", **names)]
+    if not figures:
+        return joined(parts)
+    if binding.hit and binding.request.tokens:
+        percent = f"{100 * min(1.0, binding.hit / binding.request.tokens):.0f}"
+        parts.append(message("{percent} % of the prompt is cached there", percent=percent))
+    if not binding.loads or binding.chosen.quote.rates.load_measured:
+        seconds = binding.terms.predict_ttft
+        at_once = seconds < AT_ONCE_SECONDS
+        time = message("expected in {time}", time=duration(seconds))
+        parts.append(message("expected at once") if at_once else time)
+    return joined(parts)
+
+
+def duration(seconds: float) -> Message:
+    """Such as `0.8 s`, `12 s`, `3 min`."""
+    if seconds >= 120:  # noqa: PLR2004 - up to two minutes are shown in seconds
+        return message("{minutes} min", minutes=f"{seconds / 60:.0f}")
+    return message("{seconds} s", seconds=f"{seconds:.{1 if seconds < 10 else 0}f}")  # noqa: PLR2004 - from ten on one digit less
+
+
+def _rounded(seconds: float) -> float:
+    """An estimate to the next round figure: more would look as if it was known, and change all the time."""
+    return next((float(one) for one in _WAITS if seconds <= one), seconds)
+
+
+def _models(asked: str, binding: Assignment) -> str:
+    same = fold_name(asked) == fold_name(binding.model)
+    return binding.model if same or not asked else f"{asked} → {binding.model}"
+
+
+@dataclass(slots=True)
+class Decision:
+    """One decision and what came of it. Shows nothing of the conversation and not who asked.
+
+    Attributes:
+        at: Unix time, in seconds.
+        node: the node that was chosen.
+        model: the model that answers there.
+        loads: it had to be loaded.
+        hit: tokens of the prompt that the node held.
+        tokens: tokens of the prompt, as estimated.
+        waited: seconds in the queue.
+        predicted: seconds to the first token at the node, as predicted.
+        actual: seconds that it took; None: not yet, or never.
+        background: it was a background call.
+        considered: computes every node that was looked at, with the terms of its cost, when somebody looks.
+    """
+
+    at: float
+    node: str
+    model: str
+    loads: bool
+    hit: int
+    tokens: int
+    waited: float
+    predicted: float
+    actual: float | None
+    background: bool
+    considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        told = {one.name: getattr(self, one.name) for one in fields(self)}
+        considered = [
+            {"node": node, "model": model, "terms": terms.as_dict()}
+            for node, model, terms in self.considered()
+        ]
+        return {**told, "considered": considered}
+
+
+def explained(assignment: Assignment, at: float) -> Decision:
+    """A decision as it is recorded."""
+    return Decision(
+        at=at,
+        node=assignment.node,
+        model=assignment.model,
+        loads=assignment.loads,
+        hit=assignment.hit,
+        tokens=assignment.request.tokens,
+        waited=assignment.waited,
+        predicted=assignment.terms.predict_ttft,
+        actual=None,
+        background=assignment.request.background,
+        considered=assignment.considered,
+    )
+
+
 # --- ollama_pack.routing.dispatch.pending_chat ---
 # One request on its way through the fleet, and what an admin may set for all of them.
 
+# What made the choice smaller, given the model that answers: such as others that are not installed.
+WhyModel = Callable[[str], Sequence[Message]]
 # The headers for one user's chat at a node, besides those that every request there has.
 NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
 
 
 class Tell(Protocol):
-    """Called with status lines, and whether it is the last."""
+    """Called with status lines, and whether nothing goes on after it."""
 
-    async def __call__(self, line: str, *, done: bool) -> None:
+    async def __call__(self, line: Message, *, done: bool) -> None:
         """Show a line."""
 
 
@@ -4446,6 +4670,8 @@ class PendingChat:
         headers: for its request to a node; None: only those that every request has.
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        why_model: what made the choice of a model smaller.
+        since: when it came, on the loop's clock.
     """
 
     request: FleetRequest
@@ -4461,8 +4687,20 @@ class PendingChat:
     headers: NodeHeaders | None = None
     place: int | None = None
     shown: float | None = None
+    why_model: WhyModel = lambda _model: ()
+    since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
-    async def say(self, line: str, *, done: bool) -> None:
+    @property
+    def asked(self) -> str:
+        """The name that was asked for."""
+        return self.head.model
+
+    def reason(self, binding: Assignment) -> Message:
+        """Why this node and this model."""
+        failed = [message("{node} failed", node=node) for node in self.tried]
+        return reason(binding, [*self.why_model(binding.model), *failed], figures=self.figures)
+
+    async def say(self, line: Message, *, done: bool) -> None:
         """Show a status line, and remember whether it looks as if something went on."""
         if done:
             self.shown = None
@@ -6720,7 +6958,7 @@ def _placement(value: str) -> PlacedBy:
     raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(PlacedBy))}")
 
 
-def _models(value: str) -> tuple[str, ...]:
+def _nodes__models(value: str) -> tuple[str, ...]:
     names = tuple(value.split(","))
     if not all(names) or not value.isprintable():
         raise ValueError(f"models= needs names separated by commas, not {value!r}")
@@ -6761,7 +6999,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "key": _secret,
     "header": _header,
     "placement": _placement,
-    "models": _models,
+    "models": _nodes__models,
 }
 
 
@@ -8335,8 +8573,8 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            why = reason(self.binding, figures=self._pending_chat.figures)
-            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
+            why = self._pending_chat.reason(self.binding)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": str(why)}
             self._figures = chunk
         return chunk
 
@@ -10204,6 +10442,24 @@ class Scheduler:
             if entry.request.id == request_id
         )
 
+    def expected_wait(self, request_id: str) -> float | None:
+        """Seconds until one that waits has a slot, roughly; None: no node has its model in memory."""
+        entry, ahead = self._queue.get(request_id), self.ahead(request_id)
+        if entry is None or ahead is None:
+            return None
+        view = self.cluster.view()
+        left: list[float] = []
+        free = 0
+        service = []
+        for node in view.nodes:
+            blobs = {node.models[model].blob for model in entry.models if model in node.models}
+            for runner in node.runners:
+                if runner.blob in blobs:
+                    left += [max(0.0, end - view.now) for end in runner.ends]
+                    free += max(0, runner.slots - len(runner.ends))
+                    service.append(node.rates[runner.blob].service)
+        return slot_wait(ahead, left, free, service)
+
     # --- requests ---
 
     def submit(self, request: FleetRequest) -> FleetRequest | None:
@@ -10894,8 +11150,12 @@ PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
 DECISIONS_SHOWN = 64
 
 
-async def _tell_nobody(line: str, *, done: bool) -> None:
+async def _tell_nobody(line: Message, *, done: bool) -> None:
     pass
+
+
+def _nothing(_model: str) -> tuple[Message, ...]:
+    return ()
 
 
 class Router:
@@ -11049,22 +11309,24 @@ class Router:
         tell: Tell = _tell_nobody,
         figures: bool = True,
         headers: NodeHeaders | None = None,
+        why_model: WhyModel = _nothing,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
         The chunk that carries the figures also says which node answered, and why that one:
-        `"ollama_pack": {"model": "llama3:8b", "node": "gpu1", "reason": "resident · about 0.8 s"}`.
+        `"ollama_pack": {"model": "llama3:8b", "node": "gpu1", "reason": "gpu1 has llama3:8b in memory"}`.
 
         Args:
             body: whether or not it asks for a stream.
             models: names of the models that may answer, the preferred one first.
-            head: what the chunks have in common.
+            head: what the chunks have in common. Its model is the name that was asked for.
             user: whom fairness counts it for.
             chat: the conversation; empty: none.
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
             headers: for its request to a node; None: only those that every request has.
+            why_model: what made the choice of a model smaller, for the status line.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -11077,7 +11339,7 @@ class Router:
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers)
+        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, why_model=why_model)
         async with self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
@@ -11118,7 +11380,8 @@ class Router:
             if not self._chats:
                 self._idle.set()
             if pending.shown is not None:  # also when its user has left: the line is kept with the chat
-                last = self._loop.create_task(pending.say(waited_line(pending.shown_for()), done=True))
+                line = waited_line(pending.asked, pending.shown_for())
+                last = self._loop.create_task(pending.say(line, done=True))
                 await asyncio.shield(last)
 
     def _displace(self, request: FleetRequest) -> None:
@@ -11180,7 +11443,12 @@ class Router:
         while not pending.bound.done():
             ahead = self.scheduler.ahead(pending.request.id) or 0
             pending.place = ahead if pending.place is None else min(pending.place, ahead)
-            line = waiting_line(pending.place, loading=self._is_loading(pending.request.models))
+            line = waiting_line(
+                pending.asked,
+                pending.place,
+                self.scheduler.expected_wait(pending.request.id),
+                loading=self._is_loading(pending.request.models),
+            )
             if line != told and not pending.request.background:
                 told = line
                 await pending.say(line, done=False)
@@ -11255,7 +11523,9 @@ class Router:
                         self._has_begun(pending, binding, attempt.elapsed)
                         if telling:
                             telling.cancel()
-                            await pending.say(status_line(binding, figures=pending.figures), done=True)
+                        if not pending.request.background:
+                            waited = self._loop.time() - pending.since
+                            await pending.say(answered_line(pending.asked, binding, waited), done=True)
                     yield chunk
         finally:
             if telling:
@@ -11265,12 +11535,12 @@ class Router:
         self.scheduler.finished(identity, spent)
 
     async def _tell_node(self, pending: PendingChat, attempt: Attempt) -> asyncio.Task[None] | None:
-        """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
+        """Show why this node. A load is shown until the answer begins, by a task that is returned."""
         binding = attempt.binding
+        await pending.say(pending.reason(binding), done=False)
         if not binding.loads:
-            await pending.say(status_line(binding, figures=pending.figures), done=True)
             return None
-        await pending.say(status_line(binding, figures=pending.figures), done=False)
+        await pending.say(loading_line(pending.asked, binding, 0.0), done=False)
         return self._loop.create_task(_tell_load(pending, attempt), name="tell of a load")
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
@@ -11343,7 +11613,7 @@ async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
     pause = LOAD_TOLD_SECONDS
     while True:
         await asyncio.sleep(pause)
-        await pending.say(loading_line(attempt.binding, attempt.elapsed), done=False)
+        await pending.say(loading_line(pending.asked, attempt.binding, attempt.elapsed), done=False)
         pause = attempt.elapsed
 
 
@@ -11368,19 +11638,25 @@ class ModelClosedError(PackError):
 
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
-_CHOOSE_OTHER = "Choose another model, or ask an admin."
-_TRY_LATER = "Try again in a minute, or choose another model."
-_NODES_SILENT = f"The computers that run this model do not answer at the moment. {_TRY_LATER}"
-_NOT_HERE = f"This model is not installed on any computer here. {_CHOOSE_OTHER}"
-_NO_ALIAS = f"No model behind this name can be used. {_CHOOSE_OTHER}"
-_TOO_BUSY = f"This model has too much to do. {_TRY_LATER}"
-_TOO_SLOW = f"This model did not begin to answer in time. {_TRY_LATER}"
-_FAILED = f"This model failed to answer. {_TRY_LATER}"
-_UNANSWERABLE = "The model fails at this request every time. Change it, or choose another model."
-_CUT_OFF = "The answer broke off and is incomplete. Generate it again."
-_UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
+_NODES_SILENT = message(
+    "The computers that run this model do not answer at the moment. Try again in a minute, or choose another "
+    "model."
+)
+_NOT_HERE = message(
+    "This model is not installed on any computer here. Choose another model, or ask an admin."
+)
+_NO_ALIAS = message("No model behind this name can be used. Choose another model, or ask an admin.")
+_TOO_BUSY = message("This model has too much to do. Try again in a minute, or choose another model.")
+_TOO_SLOW = message(
+    "This model did not begin to answer in time. Try again in a minute, or choose another model."
+)
+_FAILED = message("This model failed to answer. Try again in a minute, or choose another model.")
+_UNANSWERABLE = message("The model fails at this request every time. Change it, or choose another model.")
+_REFUSED = message("The model cannot answer this request. Change it, or choose another model.")
+_CUT_OFF = message("The answer broke off and is incomplete. Generate it again.")
+_UNFORESEEN = message("The answer failed unexpectedly. Try again. Admins find the cause in the server's log.")
 
-_Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_Meaning = tuple[int, str | None, Message]  # status, code, sentence for people who cannot change the nodes
 _NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
@@ -11402,21 +11678,22 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
         error: one of the pack's, or any other.
         for_admin: the sentence says which node did what, and how to put it right.
+        language: of whoever reads it.
     """
     if not isinstance(error, PackError):
         log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, in_language(_UNFORESEEN, language), "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return Refusal(
         status=status,
-        message=str(error) if for_admin else sentence,
+        message=in_language(error if for_admin else sentence, language),
         code=code,
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
@@ -11433,13 +11710,14 @@ def _param(error: PackError) -> str | None:
 def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each kind
     match error:
         case ChatBodyError():
-            return HTTPStatus.BAD_REQUEST, None, str(error)
+            return HTTPStatus.BAD_REQUEST, None, said_by(error)
+        case RequestRefusedError() if said := error.said.replace("`", "'"):
+            why = message("The model cannot answer this request: {reason}", reason=said)
+            return _client_status(error), None, why
         case RequestRefusedError():
-            said = error.said.replace("`", "'")
-            reason = f": {said}" if said else ". Change it, or choose another model."
-            return _client_status(error), None, f"The model cannot answer this request{reason}"
+            return _client_status(error), None, _REFUSED
         case ModelClosedError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
+            return HTTPStatus.NOT_FOUND, "model_not_found", said_by(error)
         case AliasUnavailableError() | ModelNotFoundError():
             return _NO_CANDIDATE
         case AnswerBrokenError() | LeaderLostError():
@@ -11459,12 +11737,20 @@ def _meaning_of_waiting(error: RoutingError) -> _Meaning:
         case NoNodeError() if error.nodes and not error.silent:
             return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
         case QueueFullError():
-            yours = f", {error.own} of them yours" if error.own else ""
             status = HTTPStatus.TOO_MANY_REQUESTS if error.own else HTTPStatus.SERVICE_UNAVAILABLE
-            sentence = f"Too many questions wait for an answer{yours}. Try again in a minute."
+            sentence = message("Too many questions are waiting. Try again in a minute.")
+            if error.own:
+                sentence = message(
+                    "Too many questions are waiting, {own} of them yours. Try again in a minute.",
+                    own=error.own,
+                )
             return status, "queue_full", sentence
         case WaitedTooLongError():
-            sentence = f"No computer was free for this model within {error.seconds:g} seconds. {_TRY_LATER}"
+            sentence = message(
+                "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or "
+                "choose another model.",
+                seconds=error.seconds,
+            )
             return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", sentence
     return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
 

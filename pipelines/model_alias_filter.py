@@ -8,18 +8,20 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 772, which the server calls.
+# Begin here: `class Pipeline`, line 912, which the server calls.
 # The modules that it uses come first:
-#     43  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     51  aliases.errors            What goes wrong with aliases.
-#     92  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    101  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
-#    162  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    460  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    578  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    680  engines.ollama.tags       Which models a set of Ollama nodes has, remembered for a while.
-#    740  services.pack_valves      What all valves of the pack have in common.
-#    754  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
+#     45  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     53  aliases.errors            What goes wrong with aliases.
+#     94  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    103  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
+#    164  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    462  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    474  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    587  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    705  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    820  engines.ollama.tags       Which models a set of Ollama nodes has, remembered for a while.
+#    880  services.pack_valves      What all valves of the pack have in common.
+#    894  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -35,7 +37,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -457,6 +459,131 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(row.line, row.text, reason)
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
+        "you may not use {model}": "您无权使用 {model}",
+        "{model} is not installed": "未安装 {model}",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def joined(parts: Iterable[object], separator: str = " · ") -> Message:
+    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
+
+    Args:
+        parts: messages, exceptions or other values; the empty ones are left out.
+        separator: stands between them; a message is translated, too.
+    """
+    kept = [part for part in parts if part not in ("", None)]
+    names = [f"part{number}" for number in range(len(kept))]
+    template = "{between}".join(f"{{{name}}}" for name in names)
+    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.ollama.names ---
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
@@ -582,6 +709,15 @@ NOT_INSTALLED = "is not installed"
 NOT_PERMITTED = "is not granted to this user"
 
 
+def why_not(model: str, reason: str) -> Message:
+    """Why a model that the table prefers does not answer: `mixtral:8x7b is not installed`."""
+    if reason == NOT_INSTALLED:
+        return message("{model} is not installed", model=model)
+    if reason == NOT_PERMITTED:
+        return message("you may not use {model}", model=model)
+    return message("no node can answer with {model} now", model=model)
+
+
 @dataclass(frozen=True, slots=True)
 class Resolution:
     """The model that answers, and why it does.
@@ -600,9 +736,13 @@ class Resolution:
 
     @property
     def status(self) -> str:
-        """One line for the user: `gpt-4 → llama3:70b (mixtral:8x7b is not installed)`."""
-        reasons = ", ".join(f"{model} {reason}" for model, reason in self.passed_over)
-        return f"{self.alias} → {self.model}" + (f" ({reasons})" if reasons else "")
+        """One line for the user: `gpt-4 → llama3:70b`."""
+        return f"{self.alias} → {self.model}"
+
+    @property
+    def why(self) -> Message:
+        """Why no other model answers; empty: it is the first choice."""
+        return joined(why_not(model, reason) for model, reason in self.passed_over)
 
 
 def resolve(

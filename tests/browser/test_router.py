@@ -28,10 +28,37 @@ def ask(page: Page, text: str) -> None:
 
 
 def test_the_answer_and_who_gave_it(page: Page) -> None:
-    """Would catch an answer without the line that names the node and why, or with figures about others."""
+    """Would catch an answer without the line that names the model and the node, or without its reason."""
     ask(page, "hello from a browser")
     expect(page.get_by_text("You said: hello from a browser")).to_be_visible(timeout=SLOW)
-    expect(page.get_by_text(re.compile(r"^gpu[01] · (resident|loads llama3:8b)$"))).to_be_visible()
+    line = page.get_by_text(re.compile(r"^gpt-4 → llama3:8b · on gpu[01] · (in [\d.]+ s|at once)$"))
+    expect(line).to_be_visible(timeout=SLOW)
+    expect(page.locator(".shimmer")).to_have_count(0)
+    line.click()
+    why = r"^mixtral:8x7b is not installed · gpu[01] (has llama3:8b in memory|loads llama3:8b)$"
+    expect(page.get_by_text(re.compile(why))).to_be_visible()
+
+
+def test_the_line_is_in_the_user_s_language(open_routed: Open, routed: RoutedWebUI) -> None:
+    """Would catch English above an answer, or as an error, for somebody who has set Open WebUI to Chinese."""
+    page = open_routed(routed.account, "/")
+    page.evaluate("localStorage.setItem('locale', 'zh-CN')")
+    page.goto(f"{routed.webui.url}/?models=gpt-4")
+    ask(page, "hello in Chinese")
+    line = page.get_by_text(re.compile(r"^gpt-4 → llama3:8b · 节点 gpu[01] · (用时 [\d.]+ 秒|立即响应)$"))
+    expect(line).to_be_visible(timeout=SLOW)
+    line.click()
+    expect(page.get_by_text(re.compile("^未安装 mixtral:8x7b · 节点 gpu[01] "))).to_be_visible()
+    for node in routed.nodes:
+        node.enqueue(*[Answer(refusal=(400, "the prompt is too long"))] * 4)
+    ask(page, "hello again")
+    try:
+        expect(page.get_by_text("该模型无法回答此请求：the prompt is too long").first).to_be_visible(
+            timeout=SLOW
+        )
+    finally:
+        for node in routed.nodes:
+            node._server.state.answers.clear()  # noqa: SLF001 - the node offers no way to take answers back
 
 
 def test_an_error_is_one_sentence(page: Page, routed: RoutedWebUI) -> None:

@@ -95,7 +95,7 @@ def test_a_node_without_ps_keeps_its_runner(gateway: RecordingProxy) -> None:
             await router.nodes["gpu0"].looked.wait()
             return str((await Chat(router).run()).routed["reason"])
 
-    assert run(scenario).startswith("resident · ")
+    assert run(scenario).startswith("gpu0 has llama3:8b in memory · ")
 
 
 def test_what_is_passed_over_is_logged_once(

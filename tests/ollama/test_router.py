@@ -1,6 +1,7 @@
 """The router over scripted nodes: who answers, what a failing node does, and what is left afterwards."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import Random
@@ -62,9 +63,12 @@ def test_the_answer_says_who_gave_it_and_why(nodes: list[OllamaNode]) -> None:
 
     chat = run(scenario)
     assert chat.routed["node"] == "gpu1"
-    assert chat.routed["reason"].startswith("resident · ")
+    assert chat.routed["reason"].startswith("gpu1 has mistral:7b in memory · ")
     assert sum("ollama_pack" in chunk for chunk in chat.chunks) == 1
-    assert chat.told[-1] == (f"gpu1 · {chat.routed['reason']}", True)
+    (why, why_done), (line, line_done) = chat.told
+    assert (why, why_done) == (chat.routed["reason"], False)
+    assert re.fullmatch(r"llama3:8b → mistral:7b · on gpu1 · (in \d+\.\d s|at once)", line)
+    assert line_done
 
 
 async def home(router: Router, nodes: list[OllamaNode]) -> tuple[OllamaNode, OllamaNode]:
@@ -246,8 +250,9 @@ def test_who_leaves_while_waiting_leaves_the_queue(nodes: list[OllamaNode]) -> N
 
     told, asked = run(scenario)
     (first, first_done), (last, last_done) = told
-    assert (first, first_done) == ("waiting for a GPU: you are next", False)
-    assert last.startswith("waited ")
+    assert first.startswith("llama3:8b · waiting for a GPU · you are next · about ")
+    assert not first_done
+    assert last.startswith("llama3:8b · waited ")
     assert last_done
     assert asked == 1
 
@@ -416,7 +421,7 @@ def test_nobody_s_options_reach_another_chat(nodes: list[OllamaNode], where: str
 
 
 def test_a_reload_for_other_options_is_predicted(nodes: list[OllamaNode]) -> None:
-    """Would catch a status line that says `resident` while the node loads the model again."""
+    """Would catch a status line that says "in memory" while the node loads the model again."""
 
     async def scenario() -> list[bool]:
         async with routing(nodes[1:]) as router:

@@ -195,7 +195,8 @@ def test_a_load_longer_than_the_limit_is_waited_for(case: str) -> None:
             assert sum(map(asked, nodes)) == 1
             lines = [line for line, done in chat.told if not done]
             assert lines[0].endswith("loads llama3:8b")
-            told = [int(line.rpartition(" · ")[2].removesuffix(" s")) for line in lines[1:]]
+            assert lines[1].endswith("is loading the model")
+            told = [int(line.rpartition(" · ")[2].removesuffix(" s")) for line in lines[2:]]
             assert len(told) >= 2
             assert told == sorted(told)
             assert told[-1] >= IMPATIENT.first_token_seconds

@@ -97,6 +97,7 @@ def test_an_alias_is_answered(user: OpenWebUI) -> None:
     assert answer["usage"]["completion_tokens"] == 3
     assert answer["ollama_pack"]["node"] in {"gpu0", "gpu1"}
     assert answer["ollama_pack"]["reason"]
+    assert (answer["model"], answer["ollama_pack"]["model"]) == ("gpt-4", "llama3:8b")
 
 
 def test_an_alias_is_streamed(routed: RoutedWebUI, user: OpenWebUI) -> None:

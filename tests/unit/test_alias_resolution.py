@@ -114,9 +114,8 @@ def test_denied_models_are_passed_over() -> None:
         row=table.rows[0],
         passed_over=(("nothing", NOT_INSTALLED), ("llama3:70b", NOT_PERMITTED)),
     )
-    assert chosen.status == (
-        "gpt-4 → llama3:8b (nothing is not installed, llama3:70b is not granted to this user)"
-    )
+    assert chosen.status == "gpt-4 → llama3:8b"
+    assert chosen.why == "nothing is not installed · you may not use llama3:70b"
 
 
 def test_denied_variant_gives_way_to_the_model_itself() -> None:

@@ -26,7 +26,7 @@ def spoken(text: str) -> SpeechSegment:
         ("Yes. | No! (Really?) Well", ["Yes.", "No!", "(Really?)", "Well"]),
         ("so on || and on", ["so on", "and on"]),
         ("so on | and on", ["so on and on"]),
-        ("好。 再见！ 吗", ["好。", "再见！", "吗"]),  # noqa: RUF001 - the full-width mark is meant
+        ("好。 再见！ 吗", ["好。", "再见！", "吗"]),
         ("3.14 is pi", ["3.14 is pi"]),
     ],
 )

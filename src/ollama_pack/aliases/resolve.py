@@ -7,10 +7,21 @@ from dataclasses import dataclass
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.table import AliasRow, AliasTable
+from ollama_pack.base.messages import Message, joined, message
 from ollama_pack.engines.ollama.names import Families, find_model, find_variant
 
 NOT_INSTALLED = "is not installed"
 NOT_PERMITTED = "is not granted to this user"
+NOT_ANSWERING = "does not answer"
+
+
+def why_not(model: str, reason: str) -> Message:
+    """Why a model that the table prefers does not answer: `mixtral:8x7b is not installed`."""
+    if reason == NOT_INSTALLED:
+        return message("{model} is not installed", model=model)
+    if reason == NOT_PERMITTED:
+        return message("you may not use {model}", model=model)
+    return message("no node can answer with {model} now", model=model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +42,13 @@ class Resolution:
 
     @property
     def status(self) -> str:
-        """One line for the user: `gpt-4 → llama3:70b (mixtral:8x7b is not installed)`."""
-        reasons = ", ".join(f"{model} {reason}" for model, reason in self.passed_over)
-        return f"{self.alias} → {self.model}" + (f" ({reasons})" if reasons else "")
+        """One line for the user: `gpt-4 → llama3:70b`."""
+        return f"{self.alias} → {self.model}"
+
+    @property
+    def why(self) -> Message:
+        """Why no other model answers; empty: it is the first choice."""
+        return joined(why_not(model, reason) for model, reason in self.passed_over)
 
 
 def resolve(

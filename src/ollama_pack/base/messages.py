@@ -73,9 +73,7 @@ def in_language(thing: object, language: str) -> str:
         language: as `known_language` reads it.
     """
     if isinstance(thing, BaseException):
-        if not (thing.args and isinstance(thing.args[0], Message)):
-            return str(thing)
-        thing = thing.args[0]
+        thing = said_by(thing)
     known = known_language(language)
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
@@ -83,6 +81,14 @@ def in_language(thing: object, language: str) -> str:
     if known == ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
 
 
 def known_language(wanted: str) -> str:

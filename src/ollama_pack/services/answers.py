@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from ollama_pack.aliases.errors import AliasUnavailableError
+from ollama_pack.base.messages import ENGLISH, Message, in_language, message, said_by
 from ollama_pack.cache.errors import LeaderLostError
 from ollama_pack.engines.errors import (
     ChatBodyError,
@@ -35,19 +36,25 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
-_CHOOSE_OTHER = "Choose another model, or ask an admin."
-_TRY_LATER = "Try again in a minute, or choose another model."
-_NODES_SILENT = f"The computers that run this model do not answer at the moment. {_TRY_LATER}"
-_NOT_HERE = f"This model is not installed on any computer here. {_CHOOSE_OTHER}"
-_NO_ALIAS = f"No model behind this name can be used. {_CHOOSE_OTHER}"
-_TOO_BUSY = f"This model has too much to do. {_TRY_LATER}"
-_TOO_SLOW = f"This model did not begin to answer in time. {_TRY_LATER}"
-_FAILED = f"This model failed to answer. {_TRY_LATER}"
-_UNANSWERABLE = "The model fails at this request every time. Change it, or choose another model."
-_CUT_OFF = "The answer broke off and is incomplete. Generate it again."
-_UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
+_NODES_SILENT = message(
+    "The computers that run this model do not answer at the moment. Try again in a minute, or choose another "
+    "model."
+)
+_NOT_HERE = message(
+    "This model is not installed on any computer here. Choose another model, or ask an admin."
+)
+_NO_ALIAS = message("No model behind this name can be used. Choose another model, or ask an admin.")
+_TOO_BUSY = message("This model has too much to do. Try again in a minute, or choose another model.")
+_TOO_SLOW = message(
+    "This model did not begin to answer in time. Try again in a minute, or choose another model."
+)
+_FAILED = message("This model failed to answer. Try again in a minute, or choose another model.")
+_UNANSWERABLE = message("The model fails at this request every time. Change it, or choose another model.")
+_REFUSED = message("The model cannot answer this request. Change it, or choose another model.")
+_CUT_OFF = message("The answer broke off and is incomplete. Generate it again.")
+_UNFORESEEN = message("The answer failed unexpectedly. Try again. Admins find the cause in the server's log.")
 
-_Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_Meaning = tuple[int, str | None, Message]  # status, code, sentence for people who cannot change the nodes
 _NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
@@ -69,31 +76,33 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
         error: one of the pack's, or any other.
         for_admin: the sentence says which node did what, and how to put it right.
+        language: of whoever reads it.
     """
     if not isinstance(error, PackError):
         log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, in_language(_UNFORESEEN, language), "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return Refusal(
         status=status,
-        message=str(error) if for_admin else sentence,
+        message=in_language(error if for_admin else sentence, language),
         code=code,
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
     )
 
 
-def alias_refusal(error: AliasUnavailableError, *, for_admin: bool) -> Refusal:
+def alias_refusal(error: AliasUnavailableError, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
     """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
     status, code, sentence = _NO_CANDIDATE
-    return Refusal(status=status, message=str(error) if for_admin else sentence, code=code, param="model")
+    said = in_language(error if for_admin else sentence, language)
+    return Refusal(status=status, message=said, code=code, param="model")
 
 
 def _param(error: PackError) -> str | None:
@@ -106,13 +115,14 @@ def _param(error: PackError) -> str | None:
 def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each kind
     match error:
         case ChatBodyError():
-            return HTTPStatus.BAD_REQUEST, None, str(error)
+            return HTTPStatus.BAD_REQUEST, None, said_by(error)
+        case RequestRefusedError() if said := error.said.replace("`", "'"):
+            why = message("The model cannot answer this request: {reason}", reason=said)
+            return _client_status(error), None, why
         case RequestRefusedError():
-            said = error.said.replace("`", "'")
-            reason = f": {said}" if said else ". Change it, or choose another model."
-            return _client_status(error), None, f"The model cannot answer this request{reason}"
+            return _client_status(error), None, _REFUSED
         case ModelClosedError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
+            return HTTPStatus.NOT_FOUND, "model_not_found", said_by(error)
         case AliasUnavailableError() | ModelNotFoundError():
             return _NO_CANDIDATE
         case AnswerBrokenError() | LeaderLostError():
@@ -132,12 +142,20 @@ def _meaning_of_waiting(error: RoutingError) -> _Meaning:
         case NoNodeError() if error.nodes and not error.silent:
             return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
         case QueueFullError():
-            yours = f", {error.own} of them yours" if error.own else ""
             status = HTTPStatus.TOO_MANY_REQUESTS if error.own else HTTPStatus.SERVICE_UNAVAILABLE
-            sentence = f"Too many questions wait for an answer{yours}. Try again in a minute."
+            sentence = message("Too many questions are waiting. Try again in a minute.")
+            if error.own:
+                sentence = message(
+                    "Too many questions are waiting, {own} of them yours. Try again in a minute.",
+                    own=error.own,
+                )
             return status, "queue_full", sentence
         case WaitedTooLongError():
-            sentence = f"No computer was free for this model within {error.seconds:g} seconds. {_TRY_LATER}"
+            sentence = message(
+                "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or "
+                "choose another model.",
+                seconds=error.seconds,
+            )
             return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", sentence
     return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
 

@@ -6,10 +6,20 @@ from typing import Any
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.published import answering_models, concrete_names, models_behind
-from ollama_pack.aliases.resolve import NOT_INSTALLED, NOT_PERMITTED, candidates
+from ollama_pack.aliases.resolve import (
+    NOT_ANSWERING,
+    NOT_INSTALLED,
+    NOT_PERMITTED,
+    candidates,
+    find_candidate,
+    why_not,
+)
 from ollama_pack.aliases.table import AliasTable
+from ollama_pack.base.messages import Message
+from ollama_pack.engines.ollama.names import Families
 from ollama_pack.errors import PackError
 from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.probe.catalogue import Catalogue
 from ollama_pack.speech.process import process_wide
 
@@ -68,6 +78,29 @@ def models_for(
         refused = [(name, NOT_PERMITTED) for name in without]
         raise AliasUnavailableError(facts.model, tuple(refused or [(name, NOT_INSTALLED) for name in named]))
     return there or (facts.model,)
+
+
+def passed_over(
+    table: AliasTable, facts: RequestFacts, catalogue: Catalogue, denied: AbstractSet[str], chosen: str
+) -> tuple[Message, ...]:
+    """Why none of the models answers that the table prefers to the chosen one.
+
+    Args:
+        table: the aliases.
+        facts: what is known of the request.
+        catalogue: the models that nodes have.
+        denied: names of those that this user may not use.
+        chosen: the one that answers.
+    """
+    found = []
+    families = Families(catalogue.levels)
+    for name, row in candidates(table, facts):
+        model = find_candidate(name, row, catalogue.levels, families=families)
+        if model is not None and fold_name(model) == fold_name(chosen):
+            break
+        reason = NOT_PERMITTED if model in denied else NOT_ANSWERING
+        found.append(why_not(name, NOT_INSTALLED if model is None else reason))
+    return tuple(found)
 
 
 def why_absent(error: AliasUnavailableError, router: Router) -> PackError:

@@ -21,12 +21,13 @@ from pydantic import Field, field_validator
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.published import models_behind
+from ollama_pack.base.messages import Message, in_language
 from ollama_pack.cache.redis_url import check_redis_url
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import error_code
-from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Tell
+from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Tell, WhyModel
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow
@@ -37,6 +38,7 @@ from ollama_pack.services.routed import (
     catalogue_for,
     models_for,
     offered_meanwhile,
+    passed_over,
     routed_aliases,
     weights_behind,
     why_absent,
@@ -58,6 +60,7 @@ from ollama_pack.webui.connections import (
 from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
 from ollama_pack.webui.errors import ModelClosedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
+from ollama_pack.webui.reader import reader_language
 from ollama_pack.webui.server import event_stream, server_secret, take_over
 
 log = logging.getLogger(__name__)
@@ -88,7 +91,18 @@ class Pipe:
             ),
         )
         show_status: bool = Field(
-            default=True, description="Show above the answer which node gave it, and the place in the queue."
+            default=True,
+            description=(
+                "Show above each answer which model and node gave it, and the place in the queue while the "
+                "chat waits. Default: on."
+            ),
+        )
+        show_figures: bool = Field(
+            default=True,
+            description=(
+                "Show admins in the details of this line how much of the prompt the node had cached, and the "
+                "expected time. Default: on."
+            ),
         )
 
         @field_validator("redis_url")
@@ -134,12 +148,20 @@ class Pipe:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
         take_over(__request__.app, ROUTER.rstrip("."), self)
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
+        language = reader_language(__metadata__, __request__)
         chunks = self._chunks(
-            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers
+            body,
+            __user__,
+            __metadata__,
+            str(__chat_id__ or ""),
+            __task__,
+            __event_emitter__,
+            headers,
+            language,
         )
 
         def refused(error: Exception) -> Refusal:
-            refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            refusal = refusal_of(error, for_admin=__user__.get("role") == "admin", language=language)
             note_refusal(__request__, refusal, __metadata__)
             if self._host.current is not None:
                 self._host.current.counts.refuse(error_code(error))
@@ -162,24 +184,26 @@ class Pipe:
         task: str | None,
         emitter: Emitter | None,
         headers: NodeHeaders,
+        language: str,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
         try:
-            models = await self._models(router, body, name, user)
+            models, why_model = await self._models(router, body, name, user)
         except AliasUnavailableError as error:
             raise why_absent(error, router) from error
         chunks = router.answer(
             _asked(body, models[0], router, metadata),
             models,
-            ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
+            ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
             user=str(user.get("id") or ""),
             chat=chat,
             background=is_background_task(task),
-            figures=user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None),
+            figures=self.valves.show_figures and user.get("role") == "admin",
+            tell=_teller(emitter if self.valves.show_status and task is None else None, language),
             headers=headers,
+            why_model=why_model,
         )
         async with aclosing(chunks):
             async for chunk in chunks:
@@ -205,7 +229,8 @@ class Pipe:
         """The `model` that would answer a chat now, and its `weights`, for the response cache."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        model = router.answering(await self._models(router, body, name, user))
+        models, _ = await self._models(router, body, name, user)
+        model = router.answering(models)
         return {"model": model, "weights": weights_behind(model, router.catalogue())}
 
     async def routed_models(self) -> list[dict[str, Any]]:
@@ -226,8 +251,10 @@ class Pipe:
         ]
         return offered_meanwhile(router, named + models)
 
-    async def _models(self, router: Router, body: Body, name: str, user: dict[str, Any]) -> tuple[str, ...]:
-        """The models that may answer this user, the preferred first.
+    async def _models(
+        self, router: Router, body: Body, name: str, user: dict[str, Any]
+    ) -> tuple[tuple[str, ...], WhyModel]:
+        """The models that may answer this user, the preferred first; and why others do not.
 
         Raises:
             AliasUnavailableError: none of an alias's is there, or the user may use none of them.
@@ -243,7 +270,7 @@ class Pipe:
             usable = await usable_models(ROUTER + name, list(named.values()), user)
             closed = {model for model, one in named.items() if one.name not in usable}
             if not closed:
-                return models
+                return models, partial(passed_over, table, facts, catalogue, frozenset(denied))
             if models == (name,):  # no alias: nothing else may answer
                 raise ModelClosedError(name)
             denied |= closed
@@ -281,11 +308,20 @@ def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> 
     return asked
 
 
-def _teller(emitter: Emitter | None) -> Tell:
-    async def tell(line: str, *, done: bool) -> None:
+def _asked_name(body: Body, metadata: dict[str, Any]) -> str:
+    """The name that the client has asked for: of a published alias, not the router's own id for it."""
+    row = metadata.get("model") or {}
+    base = (row.get("info") or {}).get("base_model_id")
+    asked = str(row["id"]) if base == body["model"] and row.get("id") else str(body["model"])
+    return asked.removeprefix(ROUTER)
+
+
+def _teller(emitter: Emitter | None, language: str) -> Tell:
+    async def tell(line: Message, *, done: bool) -> None:
         if emitter:
             try:
-                await emitter({"type": "status", "data": {"description": line, "done": done}})
+                text = in_language(line, language)
+                await emitter({"type": "status", "data": {"description": text, "done": done}})
             except Exception:
                 log.exception("A status line could not be shown")
 

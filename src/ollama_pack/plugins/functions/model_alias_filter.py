@@ -17,6 +17,7 @@ from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable, parse_table
+from ollama_pack.base.messages import in_language
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import PackError
 from ollama_pack.services.answers import alias_refusal
@@ -31,6 +32,7 @@ from ollama_pack.webui.models import (
     system_prompt,
     takes_builtin_tools,
 )
+from ollama_pack.webui.reader import reader_language
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +116,10 @@ class Filter:
                 if body["model"] != alias and (prompt := await system_prompt(alias)):
                     await add_system_prompt(body, prompt, __metadata__, __user__)
                 if self.valves.show_status and __event_emitter__:
-                    await __event_emitter__(_status(resolution))
+                    language = reader_language(__metadata__, __request__)
+                    # The page shows the last line, and those before it on a click.
+                    for line in filter(None, (resolution.why, resolution.status)):
+                        await __event_emitter__(_status(in_language(line, language)))
         except AliasUnavailableError as error:
             raise _said(error, __user__, __metadata__, __request__) from error
         except Exception:
@@ -124,7 +129,8 @@ class Filter:
 
 def _said(error: AliasUnavailableError, user: Body, metadata: Body, request: Any) -> Exception:
     """What is raised where the user has asked for a name to which nothing answers: it says why."""
-    refusal = alias_refusal(error, for_admin=user.get("role") == "admin")
+    language = reader_language(metadata, request)
+    refusal = alias_refusal(error, for_admin=user.get("role") == "admin", language=language)
     note_refusal(request, refusal, metadata)
     return PackError(refusal.message)
 
@@ -164,5 +170,5 @@ def _model_id(chosen: Resolution, model_id: str, alias_row: dict[str, Any]) -> s
     return model_id
 
 
-def _status(chosen: Resolution) -> dict[str, Any]:
-    return {"type": "status", "data": {"description": chosen.status, "done": True}}
+def _status(line: str) -> dict[str, Any]:
+    return {"type": "status", "data": {"description": line, "done": True}}

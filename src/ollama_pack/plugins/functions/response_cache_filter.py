@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
+from ollama_pack.base.messages import Message, in_language, message
 from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
@@ -28,6 +29,7 @@ from ollama_pack.webui.chats import wants_another
 from ollama_pack.webui.connections import prefixed_connections
 from ollama_pack.webui.models import group_ids_of, may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
+from ollama_pack.webui.reader import reader_language
 from ollama_pack.webui.replay_model import ReplayModel
 from ollama_pack.webui.replay_row import REPLAY
 from ollama_pack.webui.router_digest import routed_weights
@@ -86,7 +88,8 @@ class Filter:
             if pending is None:
                 return body
             if self.valves.show_status and __event_emitter__ and (line := _status(pending)):
-                await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
+                text = in_language(line, reader_language(__metadata__, __request__))
+                await __event_emitter__({"type": "status", "data": {"description": text, "done": True}})
         except CacheConfigError as error:
             if self._said != str(error):
                 self._said = str(error)
@@ -231,19 +234,22 @@ async def _tag_sites() -> list[TagSite]:
     return [TagSite(*connection) for connection in await prefixed_connections()]
 
 
-def _status(pending: PendingAnswer) -> str:
-    """What a user is told of an answer that is not generated for this question."""
+def _status(pending: PendingAnswer) -> Message | None:
+    """What a user is told of an answer that is not generated for this question; None: it is."""
     match pending.outcome:
         case Hit(age_seconds=age):
-            return f"cached · {age_in_words(age)} ago · regenerate for a new answer"
+            return message("cached · {age} ago · regenerate for a new answer", age=age_in_words(age))
         case Follow():
-            return "shared · being generated for the same question · regenerate for a new answer"
-    return ""
+            return message("shared · being generated for the same question · regenerate for a new answer")
+    return None
 
 
-def age_in_words(seconds: float) -> str:
+def age_in_words(seconds: float) -> Message:
     """Such as `12 min`; one unit is enough."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit}"
-    return f"{int(seconds)} s"
+    if seconds >= 86_400:  # noqa: PLR2004 - of a day
+        return message("{days} d", days=int(seconds // 86_400))
+    if seconds >= 3_600:  # noqa: PLR2004 - of an hour
+        return message("{hours} h", hours=int(seconds // 3_600))
+    if seconds >= 60:  # noqa: PLR2004 - of a minute
+        return message("{minutes} min", minutes=int(seconds // 60))
+    return message("{seconds} s", seconds=int(seconds))

@@ -22,6 +22,7 @@ from ollama_pack.services.cache_state import STATE
 from ollama_pack.webui.calling import ModelCall
 from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
 from ollama_pack.webui.errors import ModelRefusedError
+from ollama_pack.webui.reader import reader_language
 from ollama_pack.webui.server import event_stream
 
 NOT_A_MODEL = Refusal(
@@ -46,7 +47,8 @@ class Pipe:
         """Answer a chat that the filter has sent. An error here becomes the answer's error."""
 
         def refused(error: Exception) -> Refusal:
-            refusal = _refusal_of(error, for_admin=__user__.get("role") == "admin")
+            language = reader_language(__metadata__, __request__)
+            refusal = _refusal_of(error, for_admin=__user__.get("role") == "admin", language=language)
             note_refusal(__request__, refusal, __metadata__)
             return refusal
 
@@ -66,12 +68,12 @@ class Pipe:
             return refused_answer(refused(error))
 
 
-def _refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
+def _refusal_of(error: Exception, *, for_admin: bool, language: str) -> Refusal:
     if isinstance(error, ModelRefusedError):
         return error.refusal
     if type(error).__name__ == LeaderLostError.__name__:  # of the filter, which has a class of its own
         error = LeaderLostError(0)
-    return refusal_of(error, for_admin=for_admin)
+    return refusal_of(error, for_admin=for_admin, language=language)
 
 
 def _claimed(state: Mapping[str, Any], request: Any) -> Any:

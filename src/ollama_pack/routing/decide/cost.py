@@ -51,6 +51,22 @@ class CostTerms:
         return {name: getattr(self, name) for name in names}
 
 
+def slot_wait(ahead: int, left: Sequence[float], free: int, service: Sequence[float]) -> float | None:
+    """Seconds until a request has a slot, roughly; None: there is no slot yet.
+
+    Args:
+        ahead: requests that come before it.
+        left: seconds until each slot that is used becomes free.
+        free: slots that are not used.
+        service: seconds for which a usual request holds a slot, one for each runner.
+    """
+    slots = [0.0] * free + sorted(left)
+    if not slots:
+        return None
+    turns, slot = divmod(ahead, len(slots))
+    return slots[slot] + turns * sum(service) / len(service)
+
+
 def prompt_pace(busy: int, rates: ModelRates) -> float:
     """Seconds for each token of a prompt that is not held.
 

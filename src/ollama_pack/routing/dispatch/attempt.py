@@ -24,7 +24,6 @@ from ollama_pack.engines.ollama.to_ollama import Thinking
 from ollama_pack.engines.transport import NO_HEADERS
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.dispatch.durations import Elapsed, spent_on
-from ollama_pack.routing.dispatch.explain import reason
 from ollama_pack.routing.dispatch.hang_delay import longest_load
 from ollama_pack.routing.dispatch.pending_chat import PendingChat, RouterSettings
 from ollama_pack.routing.dispatch.request import with_conversation, with_model
@@ -147,8 +146,8 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            why = reason(self.binding, figures=self._pending_chat.figures)
-            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
+            why = self._pending_chat.reason(self.binding)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": str(why)}
             self._figures = chunk
         return chunk
 

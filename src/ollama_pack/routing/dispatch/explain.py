@@ -1,57 +1,107 @@
 """Decisions in words: status lines for people, records for the dashboard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ollama_pack.base.messages import Message, joined, message
 from ollama_pack.routing.decide.assignment import Assignment, ConsideredNode
+from ollama_pack.routing.naming import fold_name
+
+AT_ONCE_SECONDS = 0.05  # less is shown as no time at all
+_WAITS = (5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900, 1800, 3600)  # what an estimate is rounded up to
 
 
-def loading_line(binding: Assignment, seconds: float) -> str:
+def answered_line(asked: str, binding: Assignment, seconds: float) -> Message:
+    """What stays above an answer: `gpt-4 → llama3:70b · on gpu1 · in 0.8 s`.
+
+    Args:
+        asked: the name that was asked for.
+        binding: the decision.
+        seconds: from the question to the first token.
+    """
+    time = message("at once") if seconds < AT_ONCE_SECONDS else message("in {time}", time=duration(seconds))
+    return joined([_models(asked, binding), message("on {node}", node=binding.node), time])
+
+
+def waiting_line(asked: str, ahead: int, seconds: float | None, *, loading: bool = False) -> Message:
+    """What somebody reads who waits for a node.
+
+    Args:
+        asked: the name that was asked for.
+        ahead: how many requests come first.
+        seconds: how long it may take; None: nobody knows.
+        loading: a model is being loaded.
+    """
+    place = message("{number} ahead of you", number=ahead) if ahead else message("you are next")
+    load = message("a model is being loaded") if loading else ""
+    time = "" if seconds is None else message("about {time}", time=duration(_rounded(seconds)))
+    return joined([asked, message("waiting for a GPU"), place, load, time])
+
+
+def loading_line(asked: str, binding: Assignment, seconds: float) -> Message:
     """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
     rates = binding.chosen.quote.rates
-    usual = f" of about {_seconds(rates.load)}" if rates.load_measured and rates.load > seconds else ""
-    return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
+    usual = duration(rates.load) if rates.load_measured and rates.load > seconds else None
+    so_far = duration(seconds) if seconds >= 1 else None
+    if usual and so_far:
+        time = message("{time} of about {usual}", time=so_far, usual=usual)
+    else:
+        time = message("about {time}", time=usual) if usual else so_far or Message("")
+    load = message("{node} is loading the model", node=binding.node)
+    return joined([_models(asked, binding), load, time])
 
 
-def waiting_line(ahead: int, *, loading: bool = False) -> str:
-    """What somebody reads who waits, while a model is loaded perhaps."""
-    place = f"{ahead} ahead of you" if ahead else "you are next"
-    return f"waiting for a GPU: {place}" + (" · a model is being loaded" if loading else "")
-
-
-def waited_line(seconds: float) -> str:
+def waited_line(asked: str, seconds: float) -> Message:
     """What stays where the wait has ended without an answer."""
-    return f"waited {_seconds(seconds)} for an answer"
+    return joined([asked, message("waited {time} for an answer", time=duration(seconds))])
 
 
-def reason(binding: Assignment, *, figures: bool) -> str:
-    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
+def reason(binding: Assignment, before: Iterable[Message] = (), *, figures: bool) -> Message:
+    """Why this node: `gpu1 has llama3:8b in memory · 82 % of the prompt is cached there · expected in 0.8 s`.
 
     Args:
         binding: the decision.
+        before: what made the choice smaller, such as models that are not installed.
         figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
             time that this saves. They are for admins.
     """
-    parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    installed = binding.chosen.node.view.models[binding.model]
+    names = {"node": binding.node, "model": binding.model}
+    if binding.loads:
+        parts = [*before, message("{node} loads {model}", **names)]
+    elif installed.remote:
+        parts = [*before, message("{node} passes this on to {model}", **names)]
+    else:
+        parts = [*before, message("{node} has {model} in memory", **names)]
     if not figures:
-        return parts[0]
+        return joined(parts)
     if binding.hit and binding.request.tokens:
-        parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
+        percent = f"{100 * min(1.0, binding.hit / binding.request.tokens):.0f}"
+        parts.append(message("{percent} % of the prompt is cached there", percent=percent))
     if not binding.loads or binding.chosen.quote.rates.load_measured:
-        parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
-    return " · ".join(parts)
+        seconds = binding.terms.predict_ttft
+        at_once = seconds < AT_ONCE_SECONDS
+        time = message("expected in {time}", time=duration(seconds))
+        parts.append(message("expected at once") if at_once else time)
+    return joined(parts)
 
 
-def status_line(binding: Assignment, *, figures: bool) -> str:
-    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
-    return f"{binding.node} · {reason(binding, figures=figures)}"
+def duration(seconds: float) -> Message:
+    """Such as `0.8 s`, `12 s`, `3 min`."""
+    if seconds >= 120:  # noqa: PLR2004 - up to two minutes are shown in seconds
+        return message("{minutes} min", minutes=f"{seconds / 60:.0f}")
+    return message("{seconds} s", seconds=f"{seconds:.{1 if seconds < 10 else 0}f}")  # noqa: PLR2004 - from ten on one digit less
 
 
-def _seconds(value: float) -> str:
-    if value >= 120:  # noqa: PLR2004 - up to two minutes are shown in seconds
-        return f"{value / 60:.0f} min"
-    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
+def _rounded(seconds: float) -> float:
+    """An estimate to the next round figure: more would look as if it was known, and change all the time."""
+    return next((float(one) for one in _WAITS if seconds <= one), seconds)
+
+
+def _models(asked: str, binding: Assignment) -> str:
+    same = fold_name(asked) == fold_name(binding.model)
+    return binding.model if same or not asked else f"{asked} → {binding.model}"
 
 
 @dataclass(slots=True)

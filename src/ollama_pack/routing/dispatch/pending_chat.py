@@ -1,24 +1,28 @@
 """One request on its way through the fleet, and what an admin may set for all of them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ollama_pack.base.messages import Message, message
 from ollama_pack.engines.errors import NodeError
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.way_in import WayIn
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest
+from ollama_pack.routing.dispatch.explain import reason
 
+# What made the choice smaller, given the model that answers: such as others that are not installed.
+WhyModel = Callable[[str], Sequence[Message]]
 # The headers for one user's chat at a node, besides those that every request there has.
 NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
 
 
 class Tell(Protocol):
-    """Called with status lines, and whether it is the last."""
+    """Called with status lines, and whether nothing goes on after it."""
 
-    async def __call__(self, line: str, *, done: bool) -> None:
+    async def __call__(self, line: Message, *, done: bool) -> None:
         """Show a line."""
 
 
@@ -82,6 +86,8 @@ class PendingChat:
         headers: for its request to a node; None: only those that every request has.
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        why_model: what made the choice of a model smaller.
+        since: when it came, on the loop's clock.
     """
 
     request: FleetRequest
@@ -97,8 +103,20 @@ class PendingChat:
     headers: NodeHeaders | None = None
     place: int | None = None
     shown: float | None = None
+    why_model: WhyModel = lambda _model: ()
+    since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
-    async def say(self, line: str, *, done: bool) -> None:
+    @property
+    def asked(self) -> str:
+        """The name that was asked for."""
+        return self.head.model
+
+    def reason(self, binding: Assignment) -> Message:
+        """Why this node and this model."""
+        failed = [message("{node} failed", node=node) for node in self.tried]
+        return reason(binding, [*self.why_model(binding.model), *failed], figures=self.figures)
+
+    async def say(self, line: Message, *, done: bool) -> None:
         """Show a status line, and remember whether it looks as if something went on."""
         if done:
             self.shown = None

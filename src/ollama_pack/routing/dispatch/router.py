@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import aiohttp
 
+from ollama_pack.base.messages import Message
 from ollama_pack.engines.errors import (
     ModelNotFoundError,
     NodeBusyError,
@@ -41,9 +42,9 @@ from ollama_pack.routing.dispatch.attempt import (
 from ollama_pack.routing.dispatch.counts import RouterCounts
 from ollama_pack.routing.dispatch.explain import (
     Decision,
+    answered_line,
     explained,
     loading_line,
-    status_line,
     waited_line,
     waiting_line,
 )
@@ -54,6 +55,7 @@ from ollama_pack.routing.dispatch.pending_chat import (
     RouterSettings,
     Tell,
     UnexplainedFailure,
+    WhyModel,
 )
 from ollama_pack.routing.dispatch.request import fleet_request, load_options
 from ollama_pack.routing.errors import (
@@ -83,8 +85,12 @@ PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
 DECISIONS_SHOWN = 64
 
 
-async def _tell_nobody(line: str, *, done: bool) -> None:
+async def _tell_nobody(line: Message, *, done: bool) -> None:
     pass
+
+
+def _nothing(_model: str) -> tuple[Message, ...]:
+    return ()
 
 
 class Router:
@@ -238,22 +244,24 @@ class Router:
         tell: Tell = _tell_nobody,
         figures: bool = True,
         headers: NodeHeaders | None = None,
+        why_model: WhyModel = _nothing,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
         The chunk that carries the figures also says which node answered, and why that one:
-        `"ollama_pack": {"model": "llama3:8b", "node": "gpu1", "reason": "resident · about 0.8 s"}`.
+        `"ollama_pack": {"model": "llama3:8b", "node": "gpu1", "reason": "gpu1 has llama3:8b in memory"}`.
 
         Args:
             body: whether or not it asks for a stream.
             models: names of the models that may answer, the preferred one first.
-            head: what the chunks have in common.
+            head: what the chunks have in common. Its model is the name that was asked for.
             user: whom fairness counts it for.
             chat: the conversation; empty: none.
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
             headers: for its request to a node; None: only those that every request has.
+            why_model: what made the choice of a model smaller, for the status line.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -266,7 +274,7 @@ class Router:
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers)
+        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, why_model=why_model)
         async with self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
@@ -307,7 +315,8 @@ class Router:
             if not self._chats:
                 self._idle.set()
             if pending.shown is not None:  # also when its user has left: the line is kept with the chat
-                last = self._loop.create_task(pending.say(waited_line(pending.shown_for()), done=True))
+                line = waited_line(pending.asked, pending.shown_for())
+                last = self._loop.create_task(pending.say(line, done=True))
                 await asyncio.shield(last)
 
     def _displace(self, request: FleetRequest) -> None:
@@ -369,7 +378,12 @@ class Router:
         while not pending.bound.done():
             ahead = self.scheduler.ahead(pending.request.id) or 0
             pending.place = ahead if pending.place is None else min(pending.place, ahead)
-            line = waiting_line(pending.place, loading=self._is_loading(pending.request.models))
+            line = waiting_line(
+                pending.asked,
+                pending.place,
+                self.scheduler.expected_wait(pending.request.id),
+                loading=self._is_loading(pending.request.models),
+            )
             if line != told and not pending.request.background:
                 told = line
                 await pending.say(line, done=False)
@@ -444,7 +458,9 @@ class Router:
                         self._has_begun(pending, binding, attempt.elapsed)
                         if telling:
                             telling.cancel()
-                            await pending.say(status_line(binding, figures=pending.figures), done=True)
+                        if not pending.request.background:
+                            waited = self._loop.time() - pending.since
+                            await pending.say(answered_line(pending.asked, binding, waited), done=True)
                     yield chunk
         finally:
             if telling:
@@ -454,12 +470,12 @@ class Router:
         self.scheduler.finished(identity, spent)
 
     async def _tell_node(self, pending: PendingChat, attempt: Attempt) -> asyncio.Task[None] | None:
-        """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
+        """Show why this node. A load is shown until the answer begins, by a task that is returned."""
         binding = attempt.binding
+        await pending.say(pending.reason(binding), done=False)
         if not binding.loads:
-            await pending.say(status_line(binding, figures=pending.figures), done=True)
             return None
-        await pending.say(status_line(binding, figures=pending.figures), done=False)
+        await pending.say(loading_line(pending.asked, binding, 0.0), done=False)
         return self._loop.create_task(_tell_load(pending, attempt), name="tell of a load")
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
@@ -532,5 +548,5 @@ async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
     pause = LOAD_TOLD_SECONDS
     while True:
         await asyncio.sleep(pause)
-        await pending.say(loading_line(attempt.binding, attempt.elapsed), done=False)
+        await pending.say(loading_line(pending.asked, attempt.binding, attempt.elapsed), done=False)
         pause = attempt.elapsed

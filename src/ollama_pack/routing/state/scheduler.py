@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from random import Random
 
 from ollama_pack.routing.decide.assignment import Assignment
-from ollama_pack.routing.decide.cost import predict_output
+from ollama_pack.routing.decide.cost import predict_output, slot_wait
 from ollama_pack.routing.decide.fair_queue import FairQueue
 from ollama_pack.routing.decide.planner import Planner
 from ollama_pack.routing.decide.policy import RoutingPolicy
@@ -113,6 +113,24 @@ class Scheduler:
             for place, entry in enumerate(self._queue.order(self._clock()))
             if entry.request.id == request_id
         )
+
+    def expected_wait(self, request_id: str) -> float | None:
+        """Seconds until one that waits has a slot, roughly; None: no node has its model in memory."""
+        entry, ahead = self._queue.get(request_id), self.ahead(request_id)
+        if entry is None or ahead is None:
+            return None
+        view = self.cluster.view()
+        left: list[float] = []
+        free = 0
+        service = []
+        for node in view.nodes:
+            blobs = {node.models[model].blob for model in entry.models if model in node.models}
+            for runner in node.runners:
+                if runner.blob in blobs:
+                    left += [max(0.0, end - view.now) for end in runner.ends]
+                    free += max(0, runner.slots - len(runner.ends))
+                    service.append(node.rates[runner.blob].service)
+        return slot_wait(ahead, left, free, service)
 
     # --- requests ---
 
