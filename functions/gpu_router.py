@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14530, which the server calls.
+# Begin here: `class Pipe`, line 14558, which the server calls.
 # The modules that it uses come first:
 #    185  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    199  aliases.errors                 What goes wrong with aliases.
@@ -109,14 +109,14 @@ version: 0.1.0
 #  13590  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
 #  13637  services.pack_valves           What all valves of the pack have in common.
 #  13651  services.router_valves         The valves of the router, wherever it runs.
-#  13745  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13859  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  14152  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  14184  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  14201  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  14296  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14452  webui.reader                   Who reads what the pack says, and in which language.
-#  14467  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  13773  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13887  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  14180  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  14212  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  14229  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14324  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14480  webui.reader                   Who reads what the pack says, and in which language.
+#  14495  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -13652,10 +13652,11 @@ class PackValves(BaseModel):
 # The valves of the router, wherever it runs.
 
 NODES_NOTE = (
-    "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
-    'kind=openai (vLLM and the like), key=…, header="Name: value", slots=…, weight=…, tier=…, '
-    "models=a,b, placement=own (a gateway that chooses the engine), agent=http://gpu0:9400. "
-    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. A # starts a comment."
+    "One node per line: name, address, settings. Example: `gpu0 http://gpu0:11434 slots=2`. "
+    'Settings: `kind=openai` (vLLM and similar engines), `key=…`, `header="Name: value"`, '
+    "`slots=…`, `weight=…`, `tier=…`, `models=a,b`, `placement=own` (a gateway that chooses the "
+    "engine itself), `agent=http://gpu0:9400`. With `dns+srv://_ollama._tcp.example.org` as the "
+    "address, every server that DNS names is a node. `#` starts a comment."
 )
 
 
@@ -13664,43 +13665,70 @@ class RouterValves(PackValves):
 
     knows_groups: ClassVar[bool] = True  # whether conditions on the user's groups can be looked at
 
-    nodes: str = Field(default="", description=f"{NODES_NOTE} Empty: Open WebUI's own Ollama connections.")
+    nodes: str = Field(
+        default="",
+        title="Nodes",
+        description=f"{NODES_NOTE} Default: empty, which means Open WebUI's own Ollama connections.",
+    )
     aliases: str = Field(
         default="",
+        title="Aliases",
         description=(
-            "A row a line: alias = model, model [condition, …], as in the alias filter. Each alias is "
-            "offered as a model; the first of its models that a node has answers, then the next."
+            "One alias per line: `alias = model, model [condition, …]`, as in the alias filter. Each "
+            "alias appears as a model. The first of its models that a node has answers; the next ones "
+            "are the fallback. Default: empty."
         ),
     )
     strategy: Literal["predicted_ttft", "least_busy", "random"] = Field(
         default="predicted_ttft",
-        description="predicted_ttft is the one to use; the others are there to compare with.",
+        title="Strategy",
+        description=(
+            "How a node is chosen. `predicted_ttft` chooses the node that will answer first; "
+            "`least_busy` and `random` are there for comparison. Default: `predicted_ttft`."
+        ),
     )
-    probe_seconds: float = Field(default=5.0, ge=0.5, le=300, description="Between two looks at a node.")
+    probe_seconds: float = Field(
+        default=5.0,
+        ge=0.5,
+        le=300,
+        title="Probe interval, seconds",
+        description="How often each node is checked, in seconds. Default: 5.",
+    )
     first_token_timeout_seconds: float = Field(
         default=120.0,
         ge=1,
         le=3600,
+        title="First token timeout, seconds",
         description=(
-            "Seconds that a chat waits for a free node, and then, once the model is loaded, for the first "
-            "token. A node that hangs is left earlier, if another can answer."
+            "How long a chat waits for a free node, and then again for the first token once the model is "
+            "loaded, in seconds. A node that hangs is given up earlier if another one can answer. "
+            "Default: 120."
         ),
     )
     load_timeout_seconds: float = Field(
         default=7200.0,
         ge=10,
         le=86_400,
+        title="Load timeout, seconds",
         description=(
-            "The longest that a model may take to load, in seconds. Less for small models: ten minutes, "
-            "or what reading them at 5 MB/s takes."
+            "The longest time that a model may take to load, in seconds. Small models get less: ten "
+            "minutes, or the time it takes to read them at 5 MB/s. Default: 7200."
         ),
     )
     max_queue: int = Field(
-        default=64, ge=1, le=10_000, description="Chats that may wait; the next one is told so."
+        default=64,
+        ge=1,
+        le=10_000,
+        title="Queue limit",
+        description="How many chats may wait at the same time. Further chats get an error. Default: 64.",
     )
     keep_alive: str = Field(
         default="",
-        description="How long models stay in memory: 30m, or -1 for ever. Empty: as the nodes have it.",
+        title="Keep models in memory",
+        description=(
+            "How long a model stays in memory after its last answer, such as `30m`; `-1` means forever. "
+            "Default: empty, which means the node's own setting."
+        ),
     )
 
     @field_validator("nodes")
@@ -14533,21 +14561,26 @@ class Pipe:
     class Valves(RouterValves):
         redis_url: str = Field(
             default="",
+            title="Redis address",
             description=(
-                "redis://[:password@]host:6379/0, or a Valkey: workers and replicas of Open WebUI share what "
-                "they know of the nodes, and never use a slot twice. Empty: each for itself. Without an "
-                "answer from it chats go on."
+                "Address of a Redis or Valkey server, such as `redis://:password@host:6379/0`. With it, all "
+                "workers and replicas of Open WebUI share what they know about the nodes, and no slot is "
+                "used twice. If it does not answer, chats go on without it. Default: empty, so each worker "
+                "works alone."
             ),
             json_schema_extra={"input": {"type": "password"}},
         )
         several_workers: bool = Field(
             default=False,
+            title="Several workers without Redis",
             description=(
-                "Several workers or replicas, and no redis_url: by hashing they agree on where a chat goes."
+                "Switch this on when several workers or replicas use the same nodes without Redis. They then "
+                "agree by hashing on the node for each chat. Default: off."
             ),
         )
         show_status: bool = Field(
             default=True,
+            title="Show status line",
             description=(
                 "Show above each answer which model and node gave it, and the place in the queue while the "
                 "chat waits. Default: on."
@@ -14555,9 +14588,10 @@ class Pipe:
         )
         show_figures: bool = Field(
             default=True,
+            title="Show figures to admins",
             description=(
-                "Show admins in the details of this line how much of the prompt the node had cached, and the "
-                "expected time. Default: on."
+                "Show admins, in the details of the status line, how much of the prompt the node had cached "
+                "and the expected time. Default: on."
             ),
         )
 

@@ -1322,16 +1322,26 @@ class Filter:
     """Rewrites `model` to what the alias table says, before the request reaches a model."""
 
     class Valves(PackValves):
-        priority: int = Field(default=0, description="Filters run from the lowest number to the highest.")
+        priority: int = Field(
+            default=0,
+            title="Priority",
+            description="Filters run in order of this number, lowest first. Default: 0.",
+        )
         aliases: str = Field(
             default="",
+            title="Aliases",
             description=(
-                "A row a line: alias = model, model [condition, …]. The first model that is installed and "
-                "granted to the user answers. A * in an alias stands for any text. Conditions: vision, "
-                "tools, context>=8k, group=staff|teachers, quant=q8_0>q4_K_M. A # starts a comment."
+                "One alias per line: `alias = model, model [condition, …]`. The first model that is "
+                "installed and that the user may use answers. `*` in an alias stands for any text. "
+                "Conditions: `vision`, `tools`, `context>=8k`, `group=staff|teachers`, `quant=q8_0>q4_K_M`. "
+                "`#` starts a comment. Default: empty."
             ),
         )
-        show_status: bool = Field(default=True, description="Show above the answer which model gave it.")
+        show_status: bool = Field(
+            default=True,
+            title="Show status line",
+            description="Show above each answer which model gave it. Default: on.",
+        )
 
         @field_validator("aliases")
         @classmethod

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8341, which the server calls.
+# Begin here: `class Event`, line 8373, which the server calls.
 # The modules that it uses come first:
 #    141  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
 #    156  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
@@ -58,29 +58,29 @@ version: 0.1.0
 #   4537  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
 #   4715  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
 #   4943  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5065  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5149  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5238  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5402  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   5992  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6080  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6154  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6422  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6472  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6619  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   6885  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   6915  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7028  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7166  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7320  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7498  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7722  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7764  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7825  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8142  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8228  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8262  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-#   8316  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   5097  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5181  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5270  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5434  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6024  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6112  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6186  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6454  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6504  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6651  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   6917  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   6947  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7060  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7198  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7352  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7530  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7754  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7796  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7857  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8174  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8260  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8294  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
+#   8348  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -4952,47 +4952,79 @@ class VoiceSettings(PackValves):
 
     engine: Literal["faster_whisper", "openai_http", "speech_recognition"] = Field(
         default="faster_whisper",
+        title="Engine",
         description=(
-            "What listens: faster_whisper (Whisper in this process), openai_http (a server with OpenAI's "
-            "/v1/audio/transcriptions) or speech_recognition (the recognizers of that package)."
+            "`faster_whisper`: Whisper in this process. `openai_http`: a server with OpenAI's "
+            "`/v1/audio/transcriptions`. `speech_recognition`: the recognizers of that Python package. "
+            "Default: `faster_whisper`."
         ),
     )
     model: str = Field(
         default="",
+        title="Model",
         description=(
-            "For faster_whisper a size (tiny, base, small, medium, large-v3, turbo), a repository or a "
-            "folder; for openai_http the server's name of it; for speech_recognition sphinx, vosk, google, "
-            "wit or azure. Empty: base, whisper-1 or sphinx."
+            "For `faster_whisper` a size (`tiny`, `base`, `small`, `medium`, `large-v3`, `turbo`), a "
+            "repository or a folder. For `openai_http` the model's name on that server. For "
+            "`speech_recognition` one of `sphinx`, `vosk`, `google`, `wit`, `azure`. Default: empty, "
+            "which means `base`, `whisper-1` or `sphinx`."
         ),
     )
     model_dir: str = Field(
         default="",
-        description="Folder with Whisper models, looked at before Open WebUI's own one.",
+        title="Model folder",
+        description=(
+            "Folder with Whisper models. It is searched before Open WebUI's own folder. Default: empty."
+        ),
     )
     base_url: str = Field(
-        default="", description="For openai_http, the server's address, such as http://speaches:8000/v1."
+        default="",
+        title="Server address",
+        description=(
+            "Address of the transcription server for `openai_http`, such as `http://speaches:8000/v1`. "
+            "Default: empty."
+        ),
     )
     api_key: str = Field(
         default="",
-        description="Key of that server, or of a cloud recognizer.",
+        title="API key",
+        description="Key of that server, or of a cloud recognizer. Default: empty.",
         json_schema_extra={"input": {"type": "password"}},
     )
     language: str = Field(
         default="auto",
+        title="Language",
         description=(
-            "Language that is spoken where nobody says otherwise: auto, or a tag such as en or zh-CN "
-            "(Mandarin, written in Simplified script)."
+            "Spoken language if the user names none: `auto`, or a tag such as `en` or `zh-CN` (Mandarin, "
+            "in Simplified characters). Default: `auto`."
         ),
     )
-    max_megabytes: int = Field(default=200, ge=1, le=4096, description="Largest recording, in megabytes.")
-    max_minutes: int = Field(default=240, ge=1, le=1440, description="Longest recording, in minutes.")
+    max_megabytes: int = Field(
+        default=200,
+        ge=1,
+        le=4096,
+        title="Largest recording, MB",
+        description="Larger recordings are refused. In megabytes. Default: 200.",
+    )
+    max_minutes: int = Field(
+        default=240,
+        ge=1,
+        le=1440,
+        title="Longest recording, minutes",
+        description="Longer recordings are refused. In minutes. Default: 240.",
+    )
     allow_download: bool = Field(
         default=False,
-        description="Fetch a Whisper model that is not on this machine from huggingface.co.",
+        title="Allow download",
+        description=(
+            "Download a Whisper model from huggingface.co if it is not on this machine. Default: off."
+        ),
     )
     allow_cloud: bool = Field(
         default=False,
-        description="Let speech_recognition send recordings to cloud services (google, wit, azure).",
+        title="Allow cloud services",
+        description=(
+            "Let `speech_recognition` send recordings to cloud services (Google, Wit, Azure). Default: off."
+        ),
     )
 
     @field_validator("language")
@@ -8466,49 +8498,59 @@ class Event:
     class Valves(PackValves):
         publish_aliases: bool = Field(
             default=True,
+            title="Publish models and aliases",
             description=(
-                "Publish the router's models and aliases, and the alias filter's names, so that plain users "
-                "and OpenAI clients can use them. Off: what was published is taken away."
+                "Publish the router's models and aliases and the alias filter's names, so that users and API "
+                "clients can use them. When this is switched off, everything that was published is removed. "
+                "Default: on."
             ),
         )
         audience: str = Field(
             default="",
+            title="Audience",
             description=(
-                "Who may use the published aliases: public (every signed-in user), admin, or group:NAME; "
-                "several with commas between them. This opens the models behind them, through the alias, "
-                "unless an admin has set who may use such a model. Empty: those who may use a model behind."
+                "Who may use the published aliases: `public` (every signed-in user), `admin`, or "
+                "`group:NAME`; separate several with commas. An alias also opens the models behind it, "
+                "unless an admin has set who may use them. Default: empty, which means everybody who may use "
+                "one of the models behind the alias."
             ),
         )
         routes: bool = Field(
             default=True,
+            title="Routes",
             description=(
-                "Answer GET /api/system/load and /api/voice/…, the router's names at /ollama/api/chat and "
-                "/ollama/api/tags, show admins the dashboard at /ollama-pack, and Prometheus the metrics."
+                "Serve `GET /api/system/load`, `/api/voice/…`, the router's names at `/ollama/api/chat` and "
+                "`/ollama/api/tags`, the dashboard at `/ollama-pack` for admins, and metrics for Prometheus. "
+                "Default: on."
             ),
         )
         microphone_key: str = Field(
             default="",
+            title="Microphone key",
             description=(
-                "Open WebUI's microphone sends one key for all users. This one opens POST "
-                "/api/voice/v1/audio/transcriptions alone. 16 characters or more; upload.py sets it."
+                "Key with which Open WebUI's microphone sends recordings for all users. It opens only `POST "
+                "/api/voice/v1/audio/transcriptions`. 16 characters or more; `upload.py` sets it. Default: "
+                "empty."
             ),
             json_schema_extra={"input": {"type": "password"}},
         )
 
         microphone_before: str = Field(
             default="",
+            title="Earlier microphone settings",
             description=(
-                "What Open WebUI's speech-to-text was set to before upload.py pointed it at the pack. "
-                "`upload.py --remove` and `voice: {microphone: false}` set it back. Leave it as it is."
+                "Open WebUI's speech-to-text settings from before `upload.py` changed them. `upload.py "
+                "--remove` and `voice: {microphone: false}` restore them. Do not edit."
             ),
             json_schema_extra={"input": {"type": "password"}},
         )
 
         metrics_token: str = Field(
             default="",
+            title="Metrics token",
             description=(
-                "The bearer token with which Prometheus reads GET /ollama-pack/metrics, and nothing else. "
-                "16 characters or more. Empty: only admins read it."
+                "Bearer token for Prometheus. It opens only `GET /ollama-pack/metrics`. 16 characters or "
+                "more. Default: empty, which means only admins can read the metrics."
             ),
             json_schema_extra={"input": {"type": "password"}},
         )

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5268, which the server calls.
+# Begin here: `class Filter`, line 5288, which the server calls.
 # The modules that it uses come first:
 #    115  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    130  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -28,39 +28,39 @@ version: 0.1.0
 #   1441  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
 #   1808  services.pack_valves      What all valves of the pack have in common.
 #   1822  services.cache_valves     The valves of the response cache, wherever it runs.
-#   1883  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1894  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   1969  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2072  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2227  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2277  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2381  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2702  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2800  cache.joining             Many who ask the same at the same time ask once.
-#   2866  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2891  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2924  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3065  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3351  cache.redis_link          Commands to Redis with a bound on how many run at once, and failures in the store's terms.
-#   3420  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3766  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   3961  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4288  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4491  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4502  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4718  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4754  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4819  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4873  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4929  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4988  webui.reader              Who reads what the pack says, and in which language.
-#   5003  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5017  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5068  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5102  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5126  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5179  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5207  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1903  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1914  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   1989  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2092  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2247  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2297  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2401  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2722  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2820  cache.joining             Many who ask the same at the same time ask once.
+#   2886  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2911  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2944  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3085  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3371  cache.redis_link          Commands to Redis with a bound on how many run at once, and failures in the store's terms.
+#   3440  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3786  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   3981  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4308  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4511  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4522  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4738  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4774  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4839  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4893  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4949  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5008  webui.reader              Who reads what the pack says, and in which language.
+#   5023  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5037  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5088  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5122  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5146  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5199  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5227  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -1828,43 +1828,63 @@ class CacheValves(PackValves):
 
     priority: int = Field(
         default=100,
+        title="Priority",
         description=(
-            "Filters run from the lowest number to the highest. This one comes last: what another filter "
-            "changes after it would be changed for the model, and not for the cache."
+            "Filters run in order of this number, lowest first. The cache should run last, so that it "
+            "sees what the other filters changed. Default: 100."
         ),
     )
-    enabled: bool = Field(default=True, description="Off: every request goes to its model.")
+    enabled: bool = Field(
+        default=True, title="Enabled", description="Off: every request goes to its model. Default: on."
+    )
     redis_url: str = Field(
         default="",
+        title="Redis address",
         description=(
-            "Where all workers and replicas keep answers: redis://…, rediss://…, unix://…, "
-            "redis+sentinel://… or redis+cluster://…. Empty: a SQLite file beside Open WebUI's data, for "
-            "the workers of one machine."
+            "Where all workers and replicas keep answers: `redis://…`, `rediss://…`, `unix://…`, "
+            "`redis+sentinel://…` or `redis+cluster://…`. Default: empty, which means a SQLite file in "
+            "Open WebUI's data folder, shared by the workers of one machine."
         ),
         json_schema_extra={"input": {"type": "password"}},
     )
     ttl_seconds: int = Field(
-        default=3600, ge=1, le=30 * 24 * 3600, description="How long an answer is kept, used or not."
+        default=3600,
+        ge=1,
+        le=30 * 24 * 3600,
+        title="Time to live, seconds",
+        description="How long an answer is kept, in seconds. Default: 3600 (one hour).",
     )
     scope: Literal["user", "group", "global"] = Field(
         default="user",
+        title="Who shares answers",
         description=(
-            "Who shares answers: user (nobody), group (members of the same groups), global (everybody). "
-            "What draws on files, knowledge, memory or tools stays with the user."
+            "`user`: nobody shares. `group`: members of the same groups share. `global`: everybody "
+            "shares. Answers that use files, knowledge, memory or tools always stay with their user. "
+            "Default: `user`."
         ),
     )
     cache_when: Literal["always", "deterministic"] = Field(
         default="always",
-        description="deterministic: only requests with temperature 0 or a seed.",
+        title="What is cached",
+        description=(
+            "`always`: every request. `deterministic`: only requests with temperature 0 or a seed. "
+            "Default: `always`."
+        ),
     )
     max_entry_kb: int = Field(
-        default=256, ge=1, le=16_384, description="A longer answer is not kept, in KiB."
+        default=256,
+        ge=1,
+        le=16_384,
+        title="Largest answer, KiB",
+        description="Longer answers are not kept. In KiB. Default: 256.",
     )
     secret: str = Field(
         default="",
+        title="Encryption secret",
         description=(
-            "Answers are encrypted with keys made of it: 16 characters or more, the same on all "
-            "replicas. Empty: made of Open WebUI's own WEBUI_SECRET_KEY. A new one empties the cache."
+            "Answers are encrypted with keys derived from this text. Use 16 characters or more, the same "
+            "on all replicas. A new secret empties the cache. Default: empty, which means Open WebUI's "
+            "own `WEBUI_SECRET_KEY`."
         ),
         json_schema_extra={"input": {"type": "password"}},
     )
@@ -5270,12 +5290,16 @@ class Filter:
 
     class Valves(CacheValves):
         show_status: bool = Field(
-            default=True, description="Show above an answer that it is not new, and how old it is."
+            default=True,
+            title="Show status line",
+            description="Show above a cached answer that it is cached, and how old it is. Default: on.",
         )
 
     class UserValves(PackValves):
         use_cache: bool = Field(
-            default=True, description="Off: your questions are always answered anew, and nothing is kept."
+            default=True,
+            title="Use the cache",
+            description="Off: your questions always get a new answer, and nothing is kept. Default: on.",
         )
 
     def __init__(self) -> None:

@@ -105,10 +105,10 @@ version: 0.1.0
 #  13035  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
 #  13113  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
 #  13177  services.router_valves         The valves of the router, wherever it runs.
-#  13271  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13633  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13747  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  14040  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13299  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13661  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13775  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  14068  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -12565,7 +12565,7 @@ class PackValves(BaseModel):
 # Valves on the Pipelines server: what all of our pipelines have in common there.
 
 DIGEST_LENGTH = 16
-CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
+CODE_DIGEST_NOTE = "Written by the server, so that `upload.py` sees which code runs here. Do not edit."
 
 
 def _own_digest() -> str:
@@ -13178,10 +13178,11 @@ class RouterHost:
 # The valves of the router, wherever it runs.
 
 NODES_NOTE = (
-    "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
-    'kind=openai (vLLM and the like), key=…, header="Name: value", slots=…, weight=…, tier=…, '
-    "models=a,b, placement=own (a gateway that chooses the engine), agent=http://gpu0:9400. "
-    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. A # starts a comment."
+    "One node per line: name, address, settings. Example: `gpu0 http://gpu0:11434 slots=2`. "
+    'Settings: `kind=openai` (vLLM and similar engines), `key=…`, `header="Name: value"`, '
+    "`slots=…`, `weight=…`, `tier=…`, `models=a,b`, `placement=own` (a gateway that chooses the "
+    "engine itself), `agent=http://gpu0:9400`. With `dns+srv://_ollama._tcp.example.org` as the "
+    "address, every server that DNS names is a node. `#` starts a comment."
 )
 
 
@@ -13190,43 +13191,70 @@ class RouterValves(PackValves):
 
     knows_groups: ClassVar[bool] = True  # whether conditions on the user's groups can be looked at
 
-    nodes: str = Field(default="", description=f"{NODES_NOTE} Empty: Open WebUI's own Ollama connections.")
+    nodes: str = Field(
+        default="",
+        title="Nodes",
+        description=f"{NODES_NOTE} Default: empty, which means Open WebUI's own Ollama connections.",
+    )
     aliases: str = Field(
         default="",
+        title="Aliases",
         description=(
-            "A row a line: alias = model, model [condition, …], as in the alias filter. Each alias is "
-            "offered as a model; the first of its models that a node has answers, then the next."
+            "One alias per line: `alias = model, model [condition, …]`, as in the alias filter. Each "
+            "alias appears as a model. The first of its models that a node has answers; the next ones "
+            "are the fallback. Default: empty."
         ),
     )
     strategy: Literal["predicted_ttft", "least_busy", "random"] = Field(
         default="predicted_ttft",
-        description="predicted_ttft is the one to use; the others are there to compare with.",
+        title="Strategy",
+        description=(
+            "How a node is chosen. `predicted_ttft` chooses the node that will answer first; "
+            "`least_busy` and `random` are there for comparison. Default: `predicted_ttft`."
+        ),
     )
-    probe_seconds: float = Field(default=5.0, ge=0.5, le=300, description="Between two looks at a node.")
+    probe_seconds: float = Field(
+        default=5.0,
+        ge=0.5,
+        le=300,
+        title="Probe interval, seconds",
+        description="How often each node is checked, in seconds. Default: 5.",
+    )
     first_token_timeout_seconds: float = Field(
         default=120.0,
         ge=1,
         le=3600,
+        title="First token timeout, seconds",
         description=(
-            "Seconds that a chat waits for a free node, and then, once the model is loaded, for the first "
-            "token. A node that hangs is left earlier, if another can answer."
+            "How long a chat waits for a free node, and then again for the first token once the model is "
+            "loaded, in seconds. A node that hangs is given up earlier if another one can answer. "
+            "Default: 120."
         ),
     )
     load_timeout_seconds: float = Field(
         default=7200.0,
         ge=10,
         le=86_400,
+        title="Load timeout, seconds",
         description=(
-            "The longest that a model may take to load, in seconds. Less for small models: ten minutes, "
-            "or what reading them at 5 MB/s takes."
+            "The longest time that a model may take to load, in seconds. Small models get less: ten "
+            "minutes, or the time it takes to read them at 5 MB/s. Default: 7200."
         ),
     )
     max_queue: int = Field(
-        default=64, ge=1, le=10_000, description="Chats that may wait; the next one is told so."
+        default=64,
+        ge=1,
+        le=10_000,
+        title="Queue limit",
+        description="How many chats may wait at the same time. Further chats get an error. Default: 64.",
     )
     keep_alive: str = Field(
         default="",
-        description="How long models stay in memory: 30m, or -1 for ever. Empty: as the nodes have it.",
+        title="Keep models in memory",
+        description=(
+            "How long a model stays in memory after its last answer, such as `30m`; `-1` means forever. "
+            "Default: empty, which means the node's own setting."
+        ),
     )
 
     @field_validator("nodes")
@@ -14102,19 +14130,23 @@ class Pipeline:
         knows_groups: ClassVar[bool] = False
 
         nodes: str = Field(
-            default="", description=f"{NODES_NOTE} All may stand on one line with ; between them."
+            default="",
+            title="Nodes",
+            description=f"{NODES_NOTE} All may be on one line with `;` between them. Default: empty.",
         )
         redis_url: str = Field(
             default="",
+            title="Redis address",
             description=(
-                "redis://[:password@]host:6379/0, or a Valkey: Pipelines servers, and routers of Open WebUI, "
-                "share what they know of the nodes, and never use a slot twice. Without an answer from it "
-                "chats go on. Needs the package redis, which the server's minimal image lacks. Empty: what "
-                "GPU_ROUTER_REDIS_URL says, else each for itself."
+                "Address of a Redis or Valkey server, such as `redis://:password@host:6379/0`. With it, "
+                "Pipelines servers and routers of Open WebUI share what they know about the nodes, and no "
+                "slot is used twice. If it does not answer, chats go on without it. Needs the package redis, "
+                "which the server's minimal image lacks. Default: empty, which means the variable "
+                "`GPU_ROUTER_REDIS_URL`."
             ),
             json_schema_extra={"input": {"type": "password"}},
         )
-        code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
+        code_digest: str = Field(default=CODE_DIGEST, title="Code digest", description=CODE_DIGEST_NOTE)
 
         @classmethod
         def lines(cls, text: str) -> str:

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 657, which the server calls.
+# Begin here: `class Pipeline`, line 677, which the server calls.
 # The modules that it uses come first:
 #     43  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     51  cache.errors                What goes wrong with the cache.
@@ -17,12 +17,12 @@ version: 0.1.0
 #     94  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
 #    456  services.pack_valves        What all valves of the pack have in common.
 #    470  services.cache_valves       The valves of the response cache, wherever it runs.
-#    531  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    542  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    565  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    571  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    588  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#    639  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    551  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    562  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    585  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    591  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    608  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#    659  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -476,43 +476,63 @@ class CacheValves(PackValves):
 
     priority: int = Field(
         default=100,
+        title="Priority",
         description=(
-            "Filters run from the lowest number to the highest. This one comes last: what another filter "
-            "changes after it would be changed for the model, and not for the cache."
+            "Filters run in order of this number, lowest first. The cache should run last, so that it "
+            "sees what the other filters changed. Default: 100."
         ),
     )
-    enabled: bool = Field(default=True, description="Off: every request goes to its model.")
+    enabled: bool = Field(
+        default=True, title="Enabled", description="Off: every request goes to its model. Default: on."
+    )
     redis_url: str = Field(
         default="",
+        title="Redis address",
         description=(
-            "Where all workers and replicas keep answers: redis://…, rediss://…, unix://…, "
-            "redis+sentinel://… or redis+cluster://…. Empty: a SQLite file beside Open WebUI's data, for "
-            "the workers of one machine."
+            "Where all workers and replicas keep answers: `redis://…`, `rediss://…`, `unix://…`, "
+            "`redis+sentinel://…` or `redis+cluster://…`. Default: empty, which means a SQLite file in "
+            "Open WebUI's data folder, shared by the workers of one machine."
         ),
         json_schema_extra={"input": {"type": "password"}},
     )
     ttl_seconds: int = Field(
-        default=3600, ge=1, le=30 * 24 * 3600, description="How long an answer is kept, used or not."
+        default=3600,
+        ge=1,
+        le=30 * 24 * 3600,
+        title="Time to live, seconds",
+        description="How long an answer is kept, in seconds. Default: 3600 (one hour).",
     )
     scope: Literal["user", "group", "global"] = Field(
         default="user",
+        title="Who shares answers",
         description=(
-            "Who shares answers: user (nobody), group (members of the same groups), global (everybody). "
-            "What draws on files, knowledge, memory or tools stays with the user."
+            "`user`: nobody shares. `group`: members of the same groups share. `global`: everybody "
+            "shares. Answers that use files, knowledge, memory or tools always stay with their user. "
+            "Default: `user`."
         ),
     )
     cache_when: Literal["always", "deterministic"] = Field(
         default="always",
-        description="deterministic: only requests with temperature 0 or a seed.",
+        title="What is cached",
+        description=(
+            "`always`: every request. `deterministic`: only requests with temperature 0 or a seed. "
+            "Default: `always`."
+        ),
     )
     max_entry_kb: int = Field(
-        default=256, ge=1, le=16_384, description="A longer answer is not kept, in KiB."
+        default=256,
+        ge=1,
+        le=16_384,
+        title="Largest answer, KiB",
+        description="Longer answers are not kept. In KiB. Default: 256.",
     )
     secret: str = Field(
         default="",
+        title="Encryption secret",
         description=(
-            "Answers are encrypted with keys made of it: 16 characters or more, the same on all "
-            "replicas. Empty: made of Open WebUI's own WEBUI_SECRET_KEY. A new one empties the cache."
+            "Answers are encrypted with keys derived from this text. Use 16 characters or more, the same "
+            "on all replicas. A new secret empties the cache. Default: empty, which means Open WebUI's "
+            "own `WEBUI_SECRET_KEY`."
         ),
         json_schema_extra={"input": {"type": "password"}},
     )
@@ -640,7 +660,7 @@ def noted(body: dict[str, Any]) -> dict[str, Any]:
 # Valves on the Pipelines server: what all of our pipelines have in common there.
 
 DIGEST_LENGTH = 16
-CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
+CODE_DIGEST_NOTE = "Written by the server, so that `upload.py` sees which code runs here. Do not edit."
 
 log = logging.getLogger(__name__)
 
@@ -724,34 +744,39 @@ class Pipeline:
     class Valves(PipelineValves, CacheValves):
         pipelines: list[str] = Field(
             default=["*"],
-            description="Models that the filter is for; * for all that gpu_router answers.",
+            title="Pipelines",
+            description="Models that this filter handles; `*` means all. Default: `*`.",
         )
         redis_url: str = Field(
             default="",
+            title="Redis address",
             description=(
-                "Where all servers keep answers: redis://…, rediss://…, unix://…, redis+sentinel://… or "
-                "redis+cluster://…. Empty: what RESPONSE_CACHE_REDIS_URL says, else a SQLite file in the "
-                "folder of the pipelines."
+                "Where all servers keep answers: `redis://…`, `rediss://…`, `unix://…`, `redis+sentinel://…` "
+                "or `redis+cluster://…`. Default: empty, which means the variable "
+                "`RESPONSE_CACHE_REDIS_URL`, or else a SQLite file in the folder of the pipelines."
             ),
             json_schema_extra={"input": {"type": "password"}},
         )
         scope: Literal["user", "global"] = Field(
             default="user",
+            title="Who shares answers",
             description=(
-                "Who shares answers: user (nobody), global (everybody). What draws on files, knowledge, "
-                "memory or tools stays with the user."
+                "`user`: nobody shares. `global`: everybody shares. Answers that use files, knowledge, "
+                "memory or tools always stay with their user. Default: `user`."
             ),
         )
         secret: str = Field(
             default="",
+            title="Encryption secret",
             description=(
-                "Answers are encrypted with keys made of it: 16 characters or more, the same on all "
-                "servers. Empty: what RESPONSE_CACHE_SECRET says, else one that is made once and kept in "
-                "the folder of the pipelines. A new one empties the cache."
+                "Answers are encrypted with keys derived from this text. Use 16 characters or more, the same "
+                "on all servers. A new secret empties the cache. Default: empty, which means the variable "
+                "`RESPONSE_CACHE_SECRET`, or else a secret that is made once and kept in the folder of the "
+                "pipelines."
             ),
             json_schema_extra={"input": {"type": "password"}},
         )
-        code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
+        code_digest: str = Field(default=CODE_DIGEST, title="Code digest", description=CODE_DIGEST_NOTE)
 
     def __init__(self) -> None:
         self.type = "filter"

@@ -4277,7 +4277,7 @@ class PackValves(BaseModel):
 # Valves on the Pipelines server: what all of our pipelines have in common there.
 
 DIGEST_LENGTH = 16
-CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
+CODE_DIGEST_NOTE = "Written by the server, so that `upload.py` sees which code runs here. Do not edit."
 
 
 def _own_digest() -> str:

@@ -73,11 +73,11 @@ def _table_lines(plugin: str) -> Iterator[str]:
     valves = load_plugin(ROOT / f"{plugin}.py").valves
     if valves is None:
         raise SystemExit(f"{plugin} has no valves: take its table out of the page")
-    yield "| Valve | Default | What it does |"
+    yield "| Valve | Title | What it does |"
     yield "|---|---|---|"
     for name, field in valves.model_fields.items():
         text = (field.description or "").replace("|", "\\|")
-        yield f"| `{name}` | `{field.get_default(call_default_factory=True)!r}` | {text} |"
+        yield f"| `{name}` | {field.title} | {text} |"
 
 
 if __name__ == "__main__":

@@ -2,15 +2,17 @@
 
     uv run --group lint scripts/messages.py [--check]
 
-Sentences are what the code gives to `message(…)` and the pages' scripts to `t(…)`. New ones get an empty
-translation: write it into `locale/zh_CN.po`, then run `scripts/package.py`. With `--check` nothing is
-written, and all that is missing, stale or wrong is listed.
+Sentences are what the code gives to `message(…)` and the pages' scripts to `t(…)`, and the titles and
+descriptions of plugins and their valves. New ones get an empty translation: write it into `locale/zh_CN.po`,
+then run `scripts/package.py`. With `--check` nothing is written: what is missing, stale or wrong
+is listed.
 
 Exit status: 0 complete, 1 something is missing or wrong, 2 bad usage.
 """
 
 import argparse
 import ast
+import importlib
 import io
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,18 +22,20 @@ from string import Formatter
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 
+from bundle.rules import KINDS, frontmatter_keys
 from bundle.words import LOCALE, module_text, translations
 from bundle.words import sentences as in_nodes
 from package import ROOT, add_version
 
 DICTIONARY = Path("src/ollama_pack/base/translations.py")
+PLUGINS = Path("src/ollama_pack/plugins")
 SOURCES = ("src/ollama_pack", "scripts")
 
 
 def sentences() -> dict[str, set[str]]:
     """English → the files that say it."""
     found: dict[str, set[str]] = {}
-    for english, place in _in_code():
+    for english, place in (*_in_code(), *_of_plugins()):
         found.setdefault(english, set()).add(place)
     return found
 
@@ -40,6 +44,21 @@ def _in_code() -> Iterator[tuple[str, str]]:
     for path in (path for folder in SOURCES for path in sorted((ROOT / folder).rglob("*.py"))):
         tree = ast.parse(path.read_bytes())
         yield from ((english, path.relative_to(ROOT).as_posix()) for english in in_nodes([tree]))
+
+
+def _of_plugins() -> Iterator[tuple[str, str]]:
+    """Titles and descriptions of the plugins, and of their valves."""
+    for kind in KINDS:
+        for path in sorted((ROOT / PLUGINS / kind).glob("[!_]*.py")):
+            module = importlib.import_module(f"ollama_pack.plugins.{kind}.{path.stem}")
+            place = path.relative_to(ROOT).as_posix()
+            keys = {key: value for _, key, value in frontmatter_keys(module.__doc__ or "")}
+            yield keys["title"], place
+            yield keys["description"], place
+            entry = next(getattr(module, name) for name in KINDS[kind] if hasattr(module, name))
+            for group in ("Valves", "UserValves"):
+                for field in getattr(getattr(entry, group, None), "model_fields", {}).values():
+                    yield from ((text, place) for text in (field.title, field.description) if text)
 
 
 def updated(path: Path, found: dict[str, set[str]]) -> bytes:

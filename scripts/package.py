@@ -21,6 +21,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import unified_diff
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from bundle.build import BY, GENERATED, Builder, Plugin
 from bundle.rules import KINDS
 from bundle.source import PACK, SOURCE, PackagingError, Problem
 from bundle.words import LOCALE, TRANSLATIONS, module_text, translations
+from deploy.plugin import AUTHOR, plugin_of
 
 ROOT = Path(__file__).resolve().parents[1]
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
@@ -84,7 +86,15 @@ def _item(plugin: Plugin, *, thin: bool) -> dict[str, Any]:
     }
     content = plugin.thin if thin else plugin.text
     meta = {"description": manifest["description"], "manifest": manifest}
+    if manifest.get("author") == AUTHOR:
+        meta["i18n"] = _i18n(plugin.path, plugin.text)
     return {"id": plugin.id, "name": manifest["title"], "content": content, "meta": meta}
+
+
+@cache
+def _i18n(path: str, text: str) -> dict[str, dict[str, str]]:
+    """The words of one of the pack's plugins in other languages, as Open WebUI's pages read them."""
+    return plugin_of(Path(path), text).i18n(translations(ROOT))
 
 
 def _function(plugin: Plugin, *, thin: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4595, which the server calls.
+# Begin here: `class Tools`, line 4627, which the server calls.
 # The modules that it uses come first:
 #     84  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     98  services.pack_valves     What all valves of the pack have in common.
@@ -28,22 +28,22 @@ version: 0.1.0
 #   1563  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
 #   1741  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
 #   1969  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2090  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2174  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2263  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2427  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3017  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3105  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3179  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3447  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3497  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3644  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   3910  webui.errors             What goes wrong between the pack and Open WebUI.
-#   3926  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4027  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4140  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4278  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4415  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#   2122  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2206  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2295  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2459  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3049  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3137  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3211  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3479  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3529  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3676  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   3942  webui.errors             What goes wrong between the pack and Open WebUI.
+#   3958  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4059  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4172  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4310  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4447  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -1977,47 +1977,79 @@ class VoiceSettings(PackValves):
 
     engine: Literal["faster_whisper", "openai_http", "speech_recognition"] = Field(
         default="faster_whisper",
+        title="Engine",
         description=(
-            "What listens: faster_whisper (Whisper in this process), openai_http (a server with OpenAI's "
-            "/v1/audio/transcriptions) or speech_recognition (the recognizers of that package)."
+            "`faster_whisper`: Whisper in this process. `openai_http`: a server with OpenAI's "
+            "`/v1/audio/transcriptions`. `speech_recognition`: the recognizers of that Python package. "
+            "Default: `faster_whisper`."
         ),
     )
     model: str = Field(
         default="",
+        title="Model",
         description=(
-            "For faster_whisper a size (tiny, base, small, medium, large-v3, turbo), a repository or a "
-            "folder; for openai_http the server's name of it; for speech_recognition sphinx, vosk, google, "
-            "wit or azure. Empty: base, whisper-1 or sphinx."
+            "For `faster_whisper` a size (`tiny`, `base`, `small`, `medium`, `large-v3`, `turbo`), a "
+            "repository or a folder. For `openai_http` the model's name on that server. For "
+            "`speech_recognition` one of `sphinx`, `vosk`, `google`, `wit`, `azure`. Default: empty, "
+            "which means `base`, `whisper-1` or `sphinx`."
         ),
     )
     model_dir: str = Field(
         default="",
-        description="Folder with Whisper models, looked at before Open WebUI's own one.",
+        title="Model folder",
+        description=(
+            "Folder with Whisper models. It is searched before Open WebUI's own folder. Default: empty."
+        ),
     )
     base_url: str = Field(
-        default="", description="For openai_http, the server's address, such as http://speaches:8000/v1."
+        default="",
+        title="Server address",
+        description=(
+            "Address of the transcription server for `openai_http`, such as `http://speaches:8000/v1`. "
+            "Default: empty."
+        ),
     )
     api_key: str = Field(
         default="",
-        description="Key of that server, or of a cloud recognizer.",
+        title="API key",
+        description="Key of that server, or of a cloud recognizer. Default: empty.",
         json_schema_extra={"input": {"type": "password"}},
     )
     language: str = Field(
         default="auto",
+        title="Language",
         description=(
-            "Language that is spoken where nobody says otherwise: auto, or a tag such as en or zh-CN "
-            "(Mandarin, written in Simplified script)."
+            "Spoken language if the user names none: `auto`, or a tag such as `en` or `zh-CN` (Mandarin, "
+            "in Simplified characters). Default: `auto`."
         ),
     )
-    max_megabytes: int = Field(default=200, ge=1, le=4096, description="Largest recording, in megabytes.")
-    max_minutes: int = Field(default=240, ge=1, le=1440, description="Longest recording, in minutes.")
+    max_megabytes: int = Field(
+        default=200,
+        ge=1,
+        le=4096,
+        title="Largest recording, MB",
+        description="Larger recordings are refused. In megabytes. Default: 200.",
+    )
+    max_minutes: int = Field(
+        default=240,
+        ge=1,
+        le=1440,
+        title="Longest recording, minutes",
+        description="Longer recordings are refused. In minutes. Default: 240.",
+    )
     allow_download: bool = Field(
         default=False,
-        description="Fetch a Whisper model that is not on this machine from huggingface.co.",
+        title="Allow download",
+        description=(
+            "Download a Whisper model from huggingface.co if it is not on this machine. Default: off."
+        ),
     )
     allow_cloud: bool = Field(
         default=False,
-        description="Let speech_recognition send recordings to cloud services (google, wit, azure).",
+        title="Allow cloud services",
+        description=(
+            "Let `speech_recognition` send recordings to cloud services (Google, Wit, Azure). Default: off."
+        ),
     )
 
     @field_validator("language")
@@ -4601,10 +4633,18 @@ class Tools:
     class UserValves(PackValves):
         language: str = Field(
             default="",
-            description="Language that is spoken: en, zh-CN …; auto: found out; empty: the admin's choice.",
+            title="Language",
+            description=(
+                "Spoken language: `en`, `zh-CN`, …, or `auto` to detect it. Default: empty, which means the "
+                "admin's choice."
+            ),
         )
         format: Literal["text", "srt", "vtt", "json"] = Field(
-            default="text", description="Of the file that is attached: text, srt or vtt subtitles, or json."
+            default="text",
+            title="Format",
+            description=(
+                "Format of the attached file: `text`, `srt` or `vtt` (subtitles), or `json`. Default: `text`."
+            ),
         )
 
         @field_validator("language")

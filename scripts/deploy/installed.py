@@ -12,6 +12,16 @@ from deploy.plugin import AUTHOR, LocalPlugin
 from deploy.shown import plain
 
 Json = dict[str, Any]
+I18N_VERSION = "0.12"  # of Open WebUI: older ones show no translations, and forget those of tools
+
+
+def _as_text(translations: Json | None) -> str:
+    """One word a line, for a difference that people can read."""
+    return "\n".join(
+        f"{language} {key}: {text}"
+        for language, words in sorted((translations or {}).items())
+        for key, text in sorted(words.items())
+    )
 
 
 def refuse_old_server(server: OpenWebUI, plugin: LocalPlugin) -> None:
@@ -65,8 +75,14 @@ class InstalledPlugin:
             "id": self.plugin.id,
             "name": self.plugin.name,
             "content": self.plugin.content,
-            "meta": {"description": self.plugin.manifest["description"]},
+            "meta": {"description": self.plugin.manifest["description"]} | self._translated({}),
         }
+
+    def _translated(self, current: Json) -> Json:
+        """What the plugin's meta is to have of other languages, those of an admin included."""
+        shows = version_numbers(self.server.version) >= version_numbers(I18N_VERSION)
+        words = self.plugin.i18n()
+        return {"i18n": (current.get("i18n") or {}) | words} if shows and words else {}
 
     def plan_creation(self, *told: str, **more: Any) -> None:
         """Install it.
@@ -126,11 +142,17 @@ class InstalledPlugin:
         return current
 
     def _plan_update(self, current: Json) -> None:
-        """Replace code and name where they differ."""
+        """Replace code, name and translations where they differ."""
         old, new = ({key: form[key] for key in ("name", "content")} for form in (current, self.form))
+        translated = self._translated(current["meta"])
+        if translated:
+            old |= {"translations": _as_text(current["meta"].get("i18n"))}
+            new |= {"translations": _as_text(translated["i18n"])}
+        form = self.form
+        form["meta"] |= translated
         if old != new:
             self.plan.add(
                 f"update {self.plugin.kind} {self.plugin.id}",
                 value_diff(old, new),
-                lambda: self.server.post(f"{self.path}/update", self.form),
+                lambda: self.server.post(f"{self.path}/update", form),
             )

@@ -3,7 +3,7 @@
 import sys
 import traceback
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from bundle.rules import frontmatter_keys
 from deploy.errors import DeployError
 from deploy.shown import HIDDEN, Secrets, plain
+from ollama_pack.base.translations import TRANSLATIONS
 
 AUTHOR = "Open WebUI Ollama Pack"
 TYPES = {
@@ -38,6 +39,7 @@ class LocalPlugin:
         content: the file's text.
         manifest: its frontmatter.
         valves: its Valves class; None when it has none.
+        user_valves: its UserValves class, likewise.
     """
 
     id: str
@@ -45,6 +47,7 @@ class LocalPlugin:
     content: str
     manifest: dict[str, str]
     valves: type[BaseModel] | None
+    user_valves: type[BaseModel] | None = None
 
     @property
     def name(self) -> str:
@@ -65,6 +68,19 @@ class LocalPlugin:
             for name, extra in extras.items()
             if isinstance(extra, dict) and extra.get("input") == {"type": "password"}
         )
+
+    def i18n(self, tables: Mapping[str, Mapping[str, str]] = TRANSLATIONS) -> dict[str, dict[str, str]]:
+        """Name, description and valves in other languages, in the form of Open WebUI's `meta.i18n`."""
+        english = {"name": self.name, "description": self.manifest["description"]}
+        for group, valves in (("valves", self.valves), ("user_valves", self.user_valves)):
+            for name, field in (valves.model_fields if valves else {}).items():
+                english[f"{group}.{name}.title"] = field.title or ""
+                english[f"{group}.{name}.description"] = field.description or ""
+        found = {
+            language: {key: table[text] for key, text in english.items() if text in table}
+            for language, table in tables.items()
+        }
+        return {language: words for language, words in found.items() if words}
 
     def accepts(self, values: dict[str, Any]) -> bool:
         """Whether `check_valves` has nothing against them."""
@@ -114,16 +130,25 @@ def load_plugin(path: Path) -> LocalPlugin:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DeployError(f"{path} cannot be read ({error}): run `make package`") from error
-    kind, valves = _try_out(path, content)
+    return plugin_of(path, content)
+
+
+def plugin_of(path: Path, content: str) -> LocalPlugin:
+    """A plugin that has this text.
+
+    Raises:
+        DeployError: it fails to load: with its own error and line.
+    """
+    kind, valves, user_valves = _try_out(path, content)
     frontmatter = content.partition('"""')[2].partition('"""')[0]
     manifest = {key: value for _, key, value in frontmatter_keys(frontmatter)}
     if missing := KEYS_NEEDED - manifest.keys():
         raise DeployError(f"{path}:1: the frontmatter lacks {', '.join(sorted(missing))}: add it")
-    return LocalPlugin(path.stem, kind, content, manifest, valves)
+    return LocalPlugin(path.stem, kind, content, manifest, valves, user_valves)
 
 
-def _try_out(path: Path, content: str) -> tuple[str, type[BaseModel] | None]:
-    """Run the file and make an instance of its class; return its kind and its Valves."""
+def _try_out(path: Path, content: str) -> tuple[str, type[BaseModel] | None, type[BaseModel] | None]:
+    """Run the file and make an instance of its class; return its kind, its Valves and its UserValves."""
     module = ModuleType(f"{path.stem}_{uuid.uuid4().hex}")
     sys.modules[module.__name__] = module  # pydantic and dataclasses look their module up
     try:
@@ -138,7 +163,7 @@ def _try_out(path: Path, content: str) -> tuple[str, type[BaseModel] | None]:
         del sys.modules[module.__name__]
     if name is None:
         raise DeployError(f"{path}:1: it has none of the classes {', '.join(TYPES)}: is it a plugin?")
-    return TYPES[name], getattr(plugin, "Valves", None)
+    return TYPES[name], getattr(plugin, "Valves", None), getattr(plugin, "UserValves", None)
 
 
 def _line(error: Exception, path: Path) -> int:

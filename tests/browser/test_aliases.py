@@ -63,6 +63,18 @@ def test_admin_edits_the_table(functions_page: Page, admin: OpenWebUI) -> None:
         admin.post("/api/v1/functions/id/model_alias_filter/valves/update", before)
 
 
+def test_valves_in_chinese(functions_page: Page) -> None:
+    """Would catch an admin who has set Open WebUI to Chinese and finds English names and texts of valves."""
+    functions_page.evaluate("localStorage.setItem('locale', 'zh-CN')")
+    functions_page.reload()
+    expect(functions_page.get_by_text("模型别名", exact=True)).to_be_visible(timeout=SLOW)
+    functions_page.get_by_role("button", name="变量").first.click()
+    dialog = functions_page.get_by_role("dialog")
+    expect(dialog.get_by_role("textbox", name="别名")).to_be_visible(timeout=SLOW)
+    expect(dialog.get_by_text("每行一个别名")).to_be_visible()
+    expect(dialog.get_by_text("Default")).to_have_count(0)
+
+
 def test_bad_table_is_not_stored(functions_page: Page, admin: OpenWebUI) -> None:
     """Would catch a bad table that seems to be saved: the page must show an error."""
     before = admin.valves("functions", "model_alias_filter")

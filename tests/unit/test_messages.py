@@ -13,11 +13,14 @@ import orjson
 import pytest
 
 import messages as catalogue
-from bundle.words import read_po
+from bundle.rules import KINDS
+from bundle.words import read_po, translations
+from deploy.plugin import load_plugin
 from ollama_pack.base import messages
 from ollama_pack.base.messages import Message, in_language, joined, known_language, message, script_words
 
 ROOT = Path(__file__).parents[2]
+PLUGINS = sorted(path for kind in KINDS for path in (ROOT / kind).glob("*.py"))
 CODE = sorted(path for folder in catalogue.SOURCES for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -112,6 +115,23 @@ def test_templates_are_literals_with_a_value_for_each_placeholder(path: Path) ->
                     assert catalogue.placeholders(template) == names, f"{path}:{node.lineno}"
             case ast.Call(func=ast.Name(id="message")) if path.name != "messages.py":
                 pytest.fail(f"{path}:{node.lineno}: the template is no literal")
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_valve_has_a_title_and_a_text_in_both_languages(path: Path) -> None:
+    """`Ttl Seconds`, a valve without its default, or one that a Chinese-speaking admin reads in English."""
+    plugin = load_plugin(path)
+    chinese = plugin.i18n(translations(ROOT))["zh-CN"]
+    assert chinese["name"]
+    assert chinese["description"]
+    for group, valves in (("valves", plugin.valves), ("user_valves", plugin.user_valves)):
+        for name, field in (valves.model_fields if valves else {}).items():
+            assert field.title, name
+            assert re.search(r"Default: |Do not edit\.$", field.description or ""), name
+            assert {f"{group}.{name}.title", f"{group}.{name}.description"} <= chinese.keys(), name
+            is_number = field.annotation in {int, float} and name != "priority"
+            has_unit = re.search(r"(seconds|minutes|MB|KiB|[Ll]imit|[Ee]rror|[Pp]ort)\b", field.title)
+            assert has_unit or not is_number, f"{name}: {field.title}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "locale").glob("*.po")), ids=lambda path: path.stem)

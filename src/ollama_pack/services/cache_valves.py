@@ -14,43 +14,63 @@ class CacheValves(PackValves):
 
     priority: int = Field(
         default=100,
+        title="Priority",
         description=(
-            "Filters run from the lowest number to the highest. This one comes last: what another filter "
-            "changes after it would be changed for the model, and not for the cache."
+            "Filters run in order of this number, lowest first. The cache should run last, so that it "
+            "sees what the other filters changed. Default: 100."
         ),
     )
-    enabled: bool = Field(default=True, description="Off: every request goes to its model.")
+    enabled: bool = Field(
+        default=True, title="Enabled", description="Off: every request goes to its model. Default: on."
+    )
     redis_url: str = Field(
         default="",
+        title="Redis address",
         description=(
-            "Where all workers and replicas keep answers: redis://…, rediss://…, unix://…, "
-            "redis+sentinel://… or redis+cluster://…. Empty: a SQLite file beside Open WebUI's data, for "
-            "the workers of one machine."
+            "Where all workers and replicas keep answers: `redis://…`, `rediss://…`, `unix://…`, "
+            "`redis+sentinel://…` or `redis+cluster://…`. Default: empty, which means a SQLite file in "
+            "Open WebUI's data folder, shared by the workers of one machine."
         ),
         json_schema_extra={"input": {"type": "password"}},
     )
     ttl_seconds: int = Field(
-        default=3600, ge=1, le=30 * 24 * 3600, description="How long an answer is kept, used or not."
+        default=3600,
+        ge=1,
+        le=30 * 24 * 3600,
+        title="Time to live, seconds",
+        description="How long an answer is kept, in seconds. Default: 3600 (one hour).",
     )
     scope: Literal["user", "group", "global"] = Field(
         default="user",
+        title="Who shares answers",
         description=(
-            "Who shares answers: user (nobody), group (members of the same groups), global (everybody). "
-            "What draws on files, knowledge, memory or tools stays with the user."
+            "`user`: nobody shares. `group`: members of the same groups share. `global`: everybody "
+            "shares. Answers that use files, knowledge, memory or tools always stay with their user. "
+            "Default: `user`."
         ),
     )
     cache_when: Literal["always", "deterministic"] = Field(
         default="always",
-        description="deterministic: only requests with temperature 0 or a seed.",
+        title="What is cached",
+        description=(
+            "`always`: every request. `deterministic`: only requests with temperature 0 or a seed. "
+            "Default: `always`."
+        ),
     )
     max_entry_kb: int = Field(
-        default=256, ge=1, le=16_384, description="A longer answer is not kept, in KiB."
+        default=256,
+        ge=1,
+        le=16_384,
+        title="Largest answer, KiB",
+        description="Longer answers are not kept. In KiB. Default: 256.",
     )
     secret: str = Field(
         default="",
+        title="Encryption secret",
         description=(
-            "Answers are encrypted with keys made of it: 16 characters or more, the same on all "
-            "replicas. Empty: made of Open WebUI's own WEBUI_SECRET_KEY. A new one empties the cache."
+            "Answers are encrypted with keys derived from this text. Use 16 characters or more, the same "
+            "on all replicas. A new secret empties the cache. Default: empty, which means Open WebUI's "
+            "own `WEBUI_SECRET_KEY`."
         ),
         json_schema_extra={"input": {"type": "password"}},
     )

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator
 from ollama_pack.services.pack_valves import PackValves
 
 DIGEST_LENGTH = 16
-CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
+CODE_DIGEST_NOTE = "Written by the server, so that `upload.py` sees which code runs here. Do not edit."
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ from ollama_pack.routing.nodes import NodeRow, parse_nodes
 from ollama_pack.services.pack_valves import PackValves
 
 NODES_NOTE = (
-    "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
-    'kind=openai (vLLM and the like), key=…, header="Name: value", slots=…, weight=…, tier=…, '
-    "models=a,b, placement=own (a gateway that chooses the engine), agent=http://gpu0:9400. "
-    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. A # starts a comment."
+    "One node per line: name, address, settings. Example: `gpu0 http://gpu0:11434 slots=2`. "
+    'Settings: `kind=openai` (vLLM and similar engines), `key=…`, `header="Name: value"`, '
+    "`slots=…`, `weight=…`, `tier=…`, `models=a,b`, `placement=own` (a gateway that chooses the "
+    "engine itself), `agent=http://gpu0:9400`. With `dns+srv://_ollama._tcp.example.org` as the "
+    "address, every server that DNS names is a node. `#` starts a comment."
 )
 
 
@@ -22,43 +23,70 @@ class RouterValves(PackValves):
 
     knows_groups: ClassVar[bool] = True  # whether conditions on the user's groups can be looked at
 
-    nodes: str = Field(default="", description=f"{NODES_NOTE} Empty: Open WebUI's own Ollama connections.")
+    nodes: str = Field(
+        default="",
+        title="Nodes",
+        description=f"{NODES_NOTE} Default: empty, which means Open WebUI's own Ollama connections.",
+    )
     aliases: str = Field(
         default="",
+        title="Aliases",
         description=(
-            "A row a line: alias = model, model [condition, …], as in the alias filter. Each alias is "
-            "offered as a model; the first of its models that a node has answers, then the next."
+            "One alias per line: `alias = model, model [condition, …]`, as in the alias filter. Each "
+            "alias appears as a model. The first of its models that a node has answers; the next ones "
+            "are the fallback. Default: empty."
         ),
     )
     strategy: Literal["predicted_ttft", "least_busy", "random"] = Field(
         default="predicted_ttft",
-        description="predicted_ttft is the one to use; the others are there to compare with.",
+        title="Strategy",
+        description=(
+            "How a node is chosen. `predicted_ttft` chooses the node that will answer first; "
+            "`least_busy` and `random` are there for comparison. Default: `predicted_ttft`."
+        ),
     )
-    probe_seconds: float = Field(default=5.0, ge=0.5, le=300, description="Between two looks at a node.")
+    probe_seconds: float = Field(
+        default=5.0,
+        ge=0.5,
+        le=300,
+        title="Probe interval, seconds",
+        description="How often each node is checked, in seconds. Default: 5.",
+    )
     first_token_timeout_seconds: float = Field(
         default=120.0,
         ge=1,
         le=3600,
+        title="First token timeout, seconds",
         description=(
-            "Seconds that a chat waits for a free node, and then, once the model is loaded, for the first "
-            "token. A node that hangs is left earlier, if another can answer."
+            "How long a chat waits for a free node, and then again for the first token once the model is "
+            "loaded, in seconds. A node that hangs is given up earlier if another one can answer. "
+            "Default: 120."
         ),
     )
     load_timeout_seconds: float = Field(
         default=7200.0,
         ge=10,
         le=86_400,
+        title="Load timeout, seconds",
         description=(
-            "The longest that a model may take to load, in seconds. Less for small models: ten minutes, "
-            "or what reading them at 5 MB/s takes."
+            "The longest time that a model may take to load, in seconds. Small models get less: ten "
+            "minutes, or the time it takes to read them at 5 MB/s. Default: 7200."
         ),
     )
     max_queue: int = Field(
-        default=64, ge=1, le=10_000, description="Chats that may wait; the next one is told so."
+        default=64,
+        ge=1,
+        le=10_000,
+        title="Queue limit",
+        description="How many chats may wait at the same time. Further chats get an error. Default: 64.",
     )
     keep_alive: str = Field(
         default="",
-        description="How long models stay in memory: 30m, or -1 for ever. Empty: as the nodes have it.",
+        title="Keep models in memory",
+        description=(
+            "How long a model stays in memory after its last answer, such as `30m`; `-1` means forever. "
+            "Default: empty, which means the node's own setting."
+        ),
     )
 
     @field_validator("nodes")

@@ -26,47 +26,79 @@ class VoiceSettings(PackValves):
 
     engine: Literal["faster_whisper", "openai_http", "speech_recognition"] = Field(
         default="faster_whisper",
+        title="Engine",
         description=(
-            "What listens: faster_whisper (Whisper in this process), openai_http (a server with OpenAI's "
-            "/v1/audio/transcriptions) or speech_recognition (the recognizers of that package)."
+            "`faster_whisper`: Whisper in this process. `openai_http`: a server with OpenAI's "
+            "`/v1/audio/transcriptions`. `speech_recognition`: the recognizers of that Python package. "
+            "Default: `faster_whisper`."
         ),
     )
     model: str = Field(
         default="",
+        title="Model",
         description=(
-            "For faster_whisper a size (tiny, base, small, medium, large-v3, turbo), a repository or a "
-            "folder; for openai_http the server's name of it; for speech_recognition sphinx, vosk, google, "
-            "wit or azure. Empty: base, whisper-1 or sphinx."
+            "For `faster_whisper` a size (`tiny`, `base`, `small`, `medium`, `large-v3`, `turbo`), a "
+            "repository or a folder. For `openai_http` the model's name on that server. For "
+            "`speech_recognition` one of `sphinx`, `vosk`, `google`, `wit`, `azure`. Default: empty, "
+            "which means `base`, `whisper-1` or `sphinx`."
         ),
     )
     model_dir: str = Field(
         default="",
-        description="Folder with Whisper models, looked at before Open WebUI's own one.",
+        title="Model folder",
+        description=(
+            "Folder with Whisper models. It is searched before Open WebUI's own folder. Default: empty."
+        ),
     )
     base_url: str = Field(
-        default="", description="For openai_http, the server's address, such as http://speaches:8000/v1."
+        default="",
+        title="Server address",
+        description=(
+            "Address of the transcription server for `openai_http`, such as `http://speaches:8000/v1`. "
+            "Default: empty."
+        ),
     )
     api_key: str = Field(
         default="",
-        description="Key of that server, or of a cloud recognizer.",
+        title="API key",
+        description="Key of that server, or of a cloud recognizer. Default: empty.",
         json_schema_extra={"input": {"type": "password"}},
     )
     language: str = Field(
         default="auto",
+        title="Language",
         description=(
-            "Language that is spoken where nobody says otherwise: auto, or a tag such as en or zh-CN "
-            "(Mandarin, written in Simplified script)."
+            "Spoken language if the user names none: `auto`, or a tag such as `en` or `zh-CN` (Mandarin, "
+            "in Simplified characters). Default: `auto`."
         ),
     )
-    max_megabytes: int = Field(default=200, ge=1, le=4096, description="Largest recording, in megabytes.")
-    max_minutes: int = Field(default=240, ge=1, le=1440, description="Longest recording, in minutes.")
+    max_megabytes: int = Field(
+        default=200,
+        ge=1,
+        le=4096,
+        title="Largest recording, MB",
+        description="Larger recordings are refused. In megabytes. Default: 200.",
+    )
+    max_minutes: int = Field(
+        default=240,
+        ge=1,
+        le=1440,
+        title="Longest recording, minutes",
+        description="Longer recordings are refused. In minutes. Default: 240.",
+    )
     allow_download: bool = Field(
         default=False,
-        description="Fetch a Whisper model that is not on this machine from huggingface.co.",
+        title="Allow download",
+        description=(
+            "Download a Whisper model from huggingface.co if it is not on this machine. Default: off."
+        ),
     )
     allow_cloud: bool = Field(
         default=False,
-        description="Let speech_recognition send recordings to cloud services (google, wit, azure).",
+        title="Allow cloud services",
+        description=(
+            "Let `speech_recognition` send recordings to cloud services (Google, Wit, Azure). Default: off."
+        ),
     )
 
     @field_validator("language")

@@ -77,21 +77,26 @@ class Pipe:
     class Valves(RouterValves):
         redis_url: str = Field(
             default="",
+            title="Redis address",
             description=(
-                "redis://[:password@]host:6379/0, or a Valkey: workers and replicas of Open WebUI share what "
-                "they know of the nodes, and never use a slot twice. Empty: each for itself. Without an "
-                "answer from it chats go on."
+                "Address of a Redis or Valkey server, such as `redis://:password@host:6379/0`. With it, all "
+                "workers and replicas of Open WebUI share what they know about the nodes, and no slot is "
+                "used twice. If it does not answer, chats go on without it. Default: empty, so each worker "
+                "works alone."
             ),
             json_schema_extra={"input": {"type": "password"}},
         )
         several_workers: bool = Field(
             default=False,
+            title="Several workers without Redis",
             description=(
-                "Several workers or replicas, and no redis_url: by hashing they agree on where a chat goes."
+                "Switch this on when several workers or replicas use the same nodes without Redis. They then "
+                "agree by hashing on the node for each chat. Default: off."
             ),
         )
         show_status: bool = Field(
             default=True,
+            title="Show status line",
             description=(
                 "Show above each answer which model and node gave it, and the place in the queue while the "
                 "chat waits. Default: on."
@@ -99,9 +104,10 @@ class Pipe:
         )
         show_figures: bool = Field(
             default=True,
+            title="Show figures to admins",
             description=(
-                "Show admins in the details of this line how much of the prompt the node had cached, and the "
-                "expected time. Default: on."
+                "Show admins, in the details of the status line, how much of the prompt the node had cached "
+                "and the expected time. Default: on."
             ),
         )
 

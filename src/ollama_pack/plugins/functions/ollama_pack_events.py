@@ -49,49 +49,59 @@ class Event:
     class Valves(PackValves):
         publish_aliases: bool = Field(
             default=True,
+            title="Publish models and aliases",
             description=(
-                "Publish the router's models and aliases, and the alias filter's names, so that plain users "
-                "and OpenAI clients can use them. Off: what was published is taken away."
+                "Publish the router's models and aliases and the alias filter's names, so that users and API "
+                "clients can use them. When this is switched off, everything that was published is removed. "
+                "Default: on."
             ),
         )
         audience: str = Field(
             default="",
+            title="Audience",
             description=(
-                "Who may use the published aliases: public (every signed-in user), admin, or group:NAME; "
-                "several with commas between them. This opens the models behind them, through the alias, "
-                "unless an admin has set who may use such a model. Empty: those who may use a model behind."
+                "Who may use the published aliases: `public` (every signed-in user), `admin`, or "
+                "`group:NAME`; separate several with commas. An alias also opens the models behind it, "
+                "unless an admin has set who may use them. Default: empty, which means everybody who may use "
+                "one of the models behind the alias."
             ),
         )
         routes: bool = Field(
             default=True,
+            title="Routes",
             description=(
-                "Answer GET /api/system/load and /api/voice/…, the router's names at /ollama/api/chat and "
-                "/ollama/api/tags, show admins the dashboard at /ollama-pack, and Prometheus the metrics."
+                "Serve `GET /api/system/load`, `/api/voice/…`, the router's names at `/ollama/api/chat` and "
+                "`/ollama/api/tags`, the dashboard at `/ollama-pack` for admins, and metrics for Prometheus. "
+                "Default: on."
             ),
         )
         microphone_key: str = Field(
             default="",
+            title="Microphone key",
             description=(
-                "Open WebUI's microphone sends one key for all users. This one opens POST "
-                "/api/voice/v1/audio/transcriptions alone. 16 characters or more; upload.py sets it."
+                "Key with which Open WebUI's microphone sends recordings for all users. It opens only `POST "
+                "/api/voice/v1/audio/transcriptions`. 16 characters or more; `upload.py` sets it. Default: "
+                "empty."
             ),
             json_schema_extra={"input": {"type": "password"}},
         )
 
         microphone_before: str = Field(
             default="",
+            title="Earlier microphone settings",
             description=(
-                "What Open WebUI's speech-to-text was set to before upload.py pointed it at the pack. "
-                "`upload.py --remove` and `voice: {microphone: false}` set it back. Leave it as it is."
+                "Open WebUI's speech-to-text settings from before `upload.py` changed them. `upload.py "
+                "--remove` and `voice: {microphone: false}` restore them. Do not edit."
             ),
             json_schema_extra={"input": {"type": "password"}},
         )
 
         metrics_token: str = Field(
             default="",
+            title="Metrics token",
             description=(
-                "The bearer token with which Prometheus reads GET /ollama-pack/metrics, and nothing else. "
-                "16 characters or more. Empty: only admins read it."
+                "Bearer token for Prometheus. It opens only `GET /ollama-pack/metrics`. 16 characters or "
+                "more. Default: empty, which means only admins can read the metrics."
             ),
             json_schema_extra={"input": {"type": "password"}},
         )

@@ -49,12 +49,16 @@ class Filter:
 
     class Valves(CacheValves):
         show_status: bool = Field(
-            default=True, description="Show above an answer that it is not new, and how old it is."
+            default=True,
+            title="Show status line",
+            description="Show above a cached answer that it is cached, and how old it is. Default: on.",
         )
 
     class UserValves(PackValves):
         use_cache: bool = Field(
-            default=True, description="Off: your questions are always answered anew, and nothing is kept."
+            default=True,
+            title="Use the cache",
+            description="Off: your questions always get a new answer, and nothing is kept. Default: on.",
         )
 
     def __init__(self) -> None:

@@ -74,19 +74,23 @@ class Pipeline:
         knows_groups: ClassVar[bool] = False
 
         nodes: str = Field(
-            default="", description=f"{NODES_NOTE} All may stand on one line with ; between them."
+            default="",
+            title="Nodes",
+            description=f"{NODES_NOTE} All may be on one line with `;` between them. Default: empty.",
         )
         redis_url: str = Field(
             default="",
+            title="Redis address",
             description=(
-                "redis://[:password@]host:6379/0, or a Valkey: Pipelines servers, and routers of Open WebUI, "
-                "share what they know of the nodes, and never use a slot twice. Without an answer from it "
-                "chats go on. Needs the package redis, which the server's minimal image lacks. Empty: what "
-                "GPU_ROUTER_REDIS_URL says, else each for itself."
+                "Address of a Redis or Valkey server, such as `redis://:password@host:6379/0`. With it, "
+                "Pipelines servers and routers of Open WebUI share what they know about the nodes, and no "
+                "slot is used twice. If it does not answer, chats go on without it. Needs the package redis, "
+                "which the server's minimal image lacks. Default: empty, which means the variable "
+                "`GPU_ROUTER_REDIS_URL`."
             ),
             json_schema_extra={"input": {"type": "password"}},
         )
-        code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
+        code_digest: str = Field(default=CODE_DIGEST, title="Code digest", description=CODE_DIGEST_NOTE)
 
         @classmethod
         def lines(cls, text: str) -> str:

@@ -39,25 +39,35 @@ class Pipeline:
     """
 
     class Valves(PipelineValves):
-        pipelines: list[str] = Field(default=["*"], description="Models that the filter is for; * for all.")
-        priority: int = Field(default=0, description="Filters run from the lowest number to the highest.")
+        pipelines: list[str] = Field(
+            default=["*"],
+            title="Pipelines",
+            description="Models that this filter handles; `*` means all. Default: `*`.",
+        )
+        priority: int = Field(
+            default=0,
+            title="Priority",
+            description="Filters run in order of this number, lowest first. Default: 0.",
+        )
         aliases: str = Field(
             default="",
+            title="Aliases",
             description=(
-                "Rows, each on a line of its own or all on one with ; between them: "
-                "alias = model, model [condition, …]. The first model that is installed answers. "
-                "A * in an alias stands for any text. Conditions: vision, tools, context>=8k, "
-                "quant=q8_0>q4_K_M. A # starts a comment."
+                "One alias per line, or all on one line with `;` between them: `alias = model, model "
+                "[condition, …]`. The first model that is installed answers. `*` in an alias stands for any "
+                "text. Conditions: `vision`, `tools`, `context>=8k`, `quant=q8_0>q4_K_M`. `#` starts a "
+                "comment. Default: empty."
             ),
         )
         ollama_urls: str = Field(
             default="",
+            title="Ollama addresses",
             description=(
-                "Ollama servers, separated by commas, that are asked which models are installed; "
-                "when empty, the first model of a row is taken."
+                "Ollama servers that are asked which models are installed, separated by commas. Default: "
+                "empty, so the first model of a line answers."
             ),
         )
-        code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
+        code_digest: str = Field(default=CODE_DIGEST, title="Code digest", description=CODE_DIGEST_NOTE)
 
         @field_validator("aliases")
         @classmethod

@@ -47,34 +47,39 @@ class Pipeline:
     class Valves(PipelineValves, CacheValves):
         pipelines: list[str] = Field(
             default=["*"],
-            description="Models that the filter is for; * for all that gpu_router answers.",
+            title="Pipelines",
+            description="Models that this filter handles; `*` means all. Default: `*`.",
         )
         redis_url: str = Field(
             default="",
+            title="Redis address",
             description=(
-                "Where all servers keep answers: redis://…, rediss://…, unix://…, redis+sentinel://… or "
-                "redis+cluster://…. Empty: what RESPONSE_CACHE_REDIS_URL says, else a SQLite file in the "
-                "folder of the pipelines."
+                "Where all servers keep answers: `redis://…`, `rediss://…`, `unix://…`, `redis+sentinel://…` "
+                "or `redis+cluster://…`. Default: empty, which means the variable "
+                "`RESPONSE_CACHE_REDIS_URL`, or else a SQLite file in the folder of the pipelines."
             ),
             json_schema_extra={"input": {"type": "password"}},
         )
         scope: Literal["user", "global"] = Field(
             default="user",
+            title="Who shares answers",
             description=(
-                "Who shares answers: user (nobody), global (everybody). What draws on files, knowledge, "
-                "memory or tools stays with the user."
+                "`user`: nobody shares. `global`: everybody shares. Answers that use files, knowledge, "
+                "memory or tools always stay with their user. Default: `user`."
             ),
         )
         secret: str = Field(
             default="",
+            title="Encryption secret",
             description=(
-                "Answers are encrypted with keys made of it: 16 characters or more, the same on all "
-                "servers. Empty: what RESPONSE_CACHE_SECRET says, else one that is made once and kept in "
-                "the folder of the pipelines. A new one empties the cache."
+                "Answers are encrypted with keys derived from this text. Use 16 characters or more, the same "
+                "on all servers. A new secret empties the cache. Default: empty, which means the variable "
+                "`RESPONSE_CACHE_SECRET`, or else a secret that is made once and kept in the folder of the "
+                "pipelines."
             ),
             json_schema_extra={"input": {"type": "password"}},
         )
-        code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
+        code_digest: str = Field(default=CODE_DIGEST, title="Code digest", description=CODE_DIGEST_NOTE)
 
     def __init__(self) -> None:
         self.type = "filter"

@@ -32,10 +32,18 @@ class Tools:
     class UserValves(PackValves):
         language: str = Field(
             default="",
-            description="Language that is spoken: en, zh-CN …; auto: found out; empty: the admin's choice.",
+            title="Language",
+            description=(
+                "Spoken language: `en`, `zh-CN`, …, or `auto` to detect it. Default: empty, which means the "
+                "admin's choice."
+            ),
         )
         format: Literal["text", "srt", "vtt", "json"] = Field(
-            default="text", description="Of the file that is attached: text, srt or vtt subtitles, or json."
+            default="text",
+            title="Format",
+            description=(
+                "Format of the attached file: `text`, `srt` or `vtt` (subtitles), or `json`. Default: `text`."
+            ),
         )
 
         @field_validator("language")
