@@ -9,111 +9,112 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14171, which the server calls.
+# Begin here: `class Pipe`, line 14255, which the server calls.
 # The modules that it uses come first:
-#    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    196  aliases.errors                 What goes wrong with aliases.
-#    237  engines.errors                 What goes wrong with a node.
-#    379  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    505  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    580  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    641  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    939  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1067  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1113  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1147  cache.errors                   What goes wrong with the cache.
-#   1179  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1541  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1665  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1737  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1743  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1808  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1856  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1904  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2213  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2305  routing.errors                 What goes wrong with routing.
-#   2450  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2462  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2785  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3197  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3321  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3424  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3513  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3611  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3732  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3847  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3955  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4066  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4213  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4269  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4403  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4722  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4944  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5061  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5169  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5227  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5429  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5604  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5954  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6030  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6073  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6178  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6411  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6469  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6566  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6769  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6940  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7269  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7531  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7616  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7786  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7980  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8063  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8144  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8210  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8259  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8688  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8825  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8991  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9215  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9318  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9412  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9573  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9606  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9788  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9823  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10467  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10543  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10689  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10832  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10890  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11269  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11536  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11642  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12108  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12177  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12193  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12327  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12333  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12447  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12494  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12585  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12757  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12847  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  12977  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12998  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13076  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13140  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13246  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13293  services.pack_valves           What all valves of the pack have in common.
-#  13307  services.router_valves         The valves of the router, wherever it runs.
-#  13401  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13515  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13808  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13840  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13857  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13952  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14108  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    183  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    197  aliases.errors                 What goes wrong with aliases.
+#    238  engines.errors                 What goes wrong with a node.
+#    380  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    506  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    581  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    642  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    940  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1068  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1114  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1148  cache.errors                   What goes wrong with the cache.
+#   1180  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1542  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1666  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1738  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1744  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1809  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1857  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1905  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2214  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2306  routing.errors                 What goes wrong with routing.
+#   2451  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2463  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2786  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3198  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3322  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3425  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3514  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3612  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3733  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3848  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3956  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4067  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4214  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4270  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4404  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4723  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4945  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5062  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5170  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5228  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5430  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5605  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5955  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6031  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6074  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6179  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6412  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6470  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6567  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6770  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6941  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7270  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7532  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7617  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7787  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7981  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8064  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8145  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8211  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8260  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8689  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8826  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8992  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9216  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9319  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9413  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9574  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9607  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9789  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9824  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10468  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10544  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10690  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10833  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10891  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11270  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11537  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11643  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12109  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12178  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12194  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12328  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12334  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12448  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12495  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12586  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12758  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12848  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  12978  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12999  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13077  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13141  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13247  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13294  services.pack_valves           What all valves of the pack have in common.
+#  13308  services.router_valves         The valves of the router, wherever it runs.
+#  13402  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13516  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13809  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13841  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13858  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13953  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14109  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  14164  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -144,7 +145,7 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
@@ -13872,32 +13873,32 @@ Around = Callable[
 ]
 
 
-def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
-    """Put a route in front of all others, in place of one of this name.
+def put_in_front(app: Any, name: str, paths: Iterable[str], around: Around) -> None:
+    """Put routes in front of all others, in place of those of this name.
 
     Args:
         app: the server's FastAPI application.
-        name: of the route.
-        is_chat: whether a POST of this scope is one.
+        name: of the routes.
+        paths: where chats are posted to. Each has a route of its own, by whose path traces and metrics name it.
         around: called for each chat.
     """
     routes = app.router.routes
-    front = _front_route(app, name, is_chat, around)
+    front = [_front_route(app, name, path, around) for path in paths]
     # in one step: requests look at this very list
-    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+    routes[:] = [*front, *(route for route in routes if getattr(route, "name", "") != name)]
 
 
-def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+def _front_route(app: Any, route_name: str, chat_path: str, around: Around) -> Any:
     from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
 
     class FrontRoute(BaseRoute):
         """Hands a chat on to the route behind this one."""
 
         name = route_name
-        path = "/"
+        path = chat_path
 
         def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) == chat_path
             return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
 
         async def handle(self, scope: Any, receive: Any, send: Any) -> None:
@@ -14004,7 +14005,7 @@ def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
     if app is not None:
-        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, _held_back)
+        put_in_front(app, ROUTE_NAME, _CHAT_FORMS, _held_back)
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
@@ -14160,6 +14161,89 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
             before.retire()
 
 
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class ChatSpan:
+    """The span of one routed chat, from the question to the last chunk.
+
+    Its attributes are those of OpenTelemetry's conventions for generative AI, and `ollama_pack.node`.
+    Its events are the status lines, such as the place in the queue, and the first token.
+    """
+
+    def __init__(self, asked: str, *, background: bool) -> None:
+        """Start it.
+
+        Args:
+            asked: the model or alias that was asked for.
+            background: nobody looks at the answer as it is written.
+        """
+        self._span: Any = None
+        try:
+            from opentelemetry import trace  # noqa: PLC0415 - see `current_span`
+        except ImportError:
+            return
+        self._use_span, self._error = trace.use_span, trace.StatusCode.ERROR
+        self._span = trace.get_tracer(TRACER).start_span(f"chat {asked}", kind=trace.SpanKind.CLIENT)
+        self._span.set_attribute("gen_ai.operation.name", "chat")
+        self._span.set_attribute("gen_ai.request.model", asked)
+        self._span.set_attribute("ollama_pack.background", background)
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+        if self._span is not None:
+            self._span.add_event(name)
+
+    async def around(
+        self, chunks: AsyncGenerator[dict[str, Any], None]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of the answer. Ends the span with them, whoever ends first."""
+        first = True
+        try:
+            async with aclosing(chunks):
+                while True:
+                    with self._current():
+                        chunk = await anext(chunks, None)
+                    if chunk is None:
+                        return
+                    if first:
+                        self.add_event("first token")
+                        first = False
+                    self._note(chunk)
+                    yield chunk
+        except GeneratorExit:
+            self.add_event("the client left")
+            raise
+        except Exception as error:
+            if self._span is not None:
+                self._span.set_status(self._error, type(error).__name__)
+            raise
+        finally:
+            if self._span is not None:
+                self._span.end()
+
+    def _current(self) -> Any:
+        # Not for the whole answer: between two chunks the same task does other things.
+        if self._span is None:
+            return nullcontext()
+        return self._use_span(self._span, record_exception=False, set_status_on_exception=False)
+
+    def _note(self, chunk: Mapping[str, Any]) -> None:
+        answered, usage = chunk.get("ollama_pack"), chunk.get("usage")
+        if self._span is None or not answered:
+            return
+        self._span.set_attribute("gen_ai.response.model", answered["model"])
+        self._span.set_attribute("ollama_pack.node", answered["node"])
+        for key, name in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")):
+            if isinstance(usage, Mapping) and isinstance(usage.get(key), int):
+                self._span.set_attribute(f"gen_ai.usage.{name}", usage[key])
+
+
 # --- ollama_pack.plugins.functions.gpu_router ---
 
 CONNECTION_SECONDS = 15.0  # between two looks at Open WebUI's own connections
@@ -14270,19 +14354,21 @@ class Pipe:
             models = await self._models(router, body, name, user)
         except AliasUnavailableError as error:
             raise why_absent(error, router) from error
+        background = is_background_task(task)
+        span = ChatSpan(name, background=background)
         chunks = router.answer(
             _asked(body, models[0], router, metadata),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
             user=str(user.get("id") or ""),
             chat=chat,
-            background=is_background_task(task),
+            background=background,
             figures=user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None),
+            tell=_teller(emitter if self.valves.show_status and task is None else None, span),
             headers=headers,
         )
-        async with aclosing(chunks):
-            async for chunk in chunks:
+        async with aclosing(span.around(chunks)) as traced:
+            async for chunk in traced:
                 yield chunk
 
     def retire(self) -> None:
@@ -14381,8 +14467,9 @@ def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> 
     return asked
 
 
-def _teller(emitter: Emitter | None) -> Tell:
+def _teller(emitter: Emitter | None, span: ChatSpan) -> Tell:
     async def tell(line: str, *, done: bool) -> None:
+        span.add_event(line)
         if emitter:
             try:
                 await emitter({"type": "status", "data": {"description": line, "done": done}})

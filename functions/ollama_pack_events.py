@@ -9,78 +9,79 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8336, which the server calls.
+# Begin here: `class Event`, line 8377, which the server calls.
 # The modules that it uses come first:
-#    141  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#    156  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#    174  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    181  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#    324  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    430  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    502  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    611  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    625  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    636  webui.errors                What goes wrong between the pack and Open WebUI.
-#    698  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    835  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    841  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#    925  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1064  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1087  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1211  services.pack_valves        What all valves of the pack have in common.
-#   1225  aliases.errors              What goes wrong with aliases.
-#   1247  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1270  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1568  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1686  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1729  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1789  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   1842  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   1956  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2021  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2187  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2238  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2336  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2560  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2821  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   2947  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3087  speech.errors               What goes wrong with transcription.
-#   3449  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3526  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3618  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3654  speech.values               What recordings turn into, and what an engine is.
-#   3911  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4061  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4143  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4327  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#   4350  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4483  speech.sentences            Segments of about a sentence, made from words with times.
-#   4537  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4715  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   4943  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5065  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5149  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5238  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5402  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   5992  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6080  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6154  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6422  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6472  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6614  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   6880  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   6910  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7023  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7161  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7315  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7493  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7717  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7759  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7820  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8137  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8223  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8257  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-#   8311  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    142  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#    157  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#    175  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    182  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#    325  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    431  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    503  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    612  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    626  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    637  webui.errors                What goes wrong between the pack and Open WebUI.
+#    699  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    836  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    842  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#    926  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1065  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1088  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1212  services.pack_valves        What all valves of the pack have in common.
+#   1226  aliases.errors              What goes wrong with aliases.
+#   1248  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1271  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1569  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1687  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1730  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1790  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   1843  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   1957  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2022  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2188  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2239  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2337  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2561  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2822  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   2948  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3088  speech.errors               What goes wrong with transcription.
+#   3450  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3527  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3619  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3655  speech.values               What recordings turn into, and what an engine is.
+#   3912  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4062  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4144  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4328  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#   4351  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4484  speech.sentences            Segments of about a sentence, made from words with times.
+#   4538  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4716  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   4944  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5066  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5150  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5239  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5403  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   5993  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6081  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6155  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6423  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6473  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6615  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   6881  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   6919  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   6949  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7064  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7202  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7356  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7534  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7758  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7800  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7861  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8178  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8264  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8298  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
+#   8352  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -6877,6 +6878,44 @@ async def _no_progress(progress: SpeechProgress) -> None:
     """For callers who want only the result."""
 
 
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class Span(Protocol):
+    """What is used of an OpenTelemetry span."""
+
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Set or replace an attribute."""
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: str | float) -> None:
+        pass
+
+    def add_event(self, name: str) -> None:
+        pass
+
+
+@contextmanager
+def current_span(name: str) -> Iterator[Span]:
+    """A span around some work. Spans made inside, such as those of HTTP clients, become its children."""
+    try:
+        from opentelemetry import trace  # noqa: PLC0415 - Open WebUI brings it, a scratch environment may not
+    except ImportError:
+        yield _NoSpan()
+        return
+    with trace.get_tracer(TRACER).start_as_current_span(name, record_exception=False) as span:
+        yield span
+
+
 # --- ollama_pack.webui.voice_files ---
 # Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
 
@@ -6949,7 +6988,9 @@ async def transcript_of(
     """
     began = time.monotonic()
     try:
-        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+        with current_span("transcribe a recording") as span:
+            transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+            span.set_attribute("ollama_pack.audio_seconds", transcript.duration)
     except PackError as error:
         _count(f"outcome/{error_code(error)}")
         raise

@@ -9,55 +9,56 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5135, which the server calls.
+# Begin here: `class Filter`, line 5174, which the server calls.
 # The modules that it uses come first:
-#    112  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    120  cache.errors              What goes wrong with the cache.
-#    168  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    284  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    453  cache.key                 What makes two requests the same: the key of a cached answer.
-#    689  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    882  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1038  cache.entry               An answer as it is kept.
-#   1107  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1188  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
-#   1308  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1314  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1323  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1690  services.pack_valves      What all valves of the pack have in common.
-#   1704  services.cache_valves     The valves of the response cache, wherever it runs.
-#   1765  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1776  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   1851  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   1954  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2109  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2159  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2263  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2584  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2682  cache.joining             Many who ask the same at the same time ask once.
-#   2748  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2773  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2806  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2947  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3233  cache.redis_link          Commands to Redis with a bound on how many run at once, and failures in the store's terms.
-#   3302  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3648  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   3843  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4170  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4373  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4384  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4600  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4636  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4701  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4755  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4811  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4870  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   4884  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4935  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   4969  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4993  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5046  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5074  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    113  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    121  cache.errors              What goes wrong with the cache.
+#    169  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    285  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    454  cache.key                 What makes two requests the same: the key of a cached answer.
+#    690  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    883  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1039  cache.entry               An answer as it is kept.
+#   1108  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1189  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
+#   1309  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1315  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1324  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1691  services.pack_valves      What all valves of the pack have in common.
+#   1705  services.cache_valves     The valves of the response cache, wherever it runs.
+#   1766  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1777  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   1852  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   1955  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2110  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2160  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2264  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2585  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2683  cache.joining             Many who ask the same at the same time ask once.
+#   2749  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2774  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2807  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2948  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3234  cache.redis_link          Commands to Redis with a bound on how many run at once, and failures in the store's terms.
+#   3303  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3649  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   3844  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4171  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4374  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4385  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4601  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4637  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4702  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4756  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4812  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4871  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   4885  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4936  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   4970  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4994  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5047  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5075  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5127  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -5123,6 +5124,44 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
             before.retire()
 
 
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class Span(Protocol):
+    """What is used of an OpenTelemetry span."""
+
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Set or replace an attribute."""
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: str | float) -> None:
+        pass
+
+    def add_event(self, name: str) -> None:
+        pass
+
+
+@contextmanager
+def current_span(name: str) -> Iterator[Span]:
+    """A span around some work. Spans made inside, such as those of HTTP clients, become its children."""
+    try:
+        from opentelemetry import trace  # noqa: PLC0415 - Open WebUI brings it, a scratch environment may not
+    except ImportError:
+        yield _NoSpan()
+        return
+    with trace.get_tracer(TRACER).start_as_current_span(name, record_exception=False) as span:
+        yield span
+
+
 # --- ollama_pack.plugins.functions.response_cache_filter ---
 
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
@@ -5244,7 +5283,9 @@ class Filter:
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
             return None
-        outcome = await used.cache.lookup(question)
+        with current_span("response cache lookup") as span:
+            outcome = await used.cache.lookup(question)
+            span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
         if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
             used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
