@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14171, which the server calls.
+# Begin here: `class Pipe`, line 14192, which the server calls.
 # The modules that it uses come first:
 #    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    196  aliases.errors                 What goes wrong with aliases.
@@ -31,89 +31,89 @@ version: 0.1.0
 #   1856  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
 #   1904  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
 #   2213  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2305  routing.errors                 What goes wrong with routing.
-#   2450  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2462  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2785  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3197  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3321  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3424  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3513  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3611  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3732  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3847  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3955  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4066  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4213  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4269  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4403  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4722  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4944  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5061  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5169  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5227  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5429  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5604  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5954  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6030  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6073  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6178  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6411  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6469  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6566  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6769  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6940  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7269  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7531  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7616  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7786  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7980  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8063  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8144  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8210  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8259  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8688  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8825  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8991  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9215  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9318  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9412  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9573  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9606  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9788  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9823  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10467  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10543  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10689  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10832  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10890  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11269  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11536  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11642  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12108  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12177  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12193  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12327  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12333  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12447  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12494  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12585  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12757  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12847  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  12977  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12998  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13076  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13140  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13246  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13293  services.pack_valves           What all valves of the pack have in common.
-#  13307  services.router_valves         The valves of the router, wherever it runs.
-#  13401  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13515  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13808  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13840  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13857  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13952  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14108  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2309  routing.errors                 What goes wrong with routing.
+#   2454  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2466  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2789  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3201  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3325  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3428  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3517  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3615  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3736  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3851  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3959  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4070  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4217  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4273  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4407  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4726  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4948  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5065  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5173  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5231  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5433  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5608  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5958  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6034  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6077  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6182  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6415  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6473  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6570  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6773  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6944  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7273  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7535  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7620  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7790  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7984  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8067  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8148  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8214  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8263  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8692  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8829  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8995  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9219  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9322  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9416  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9577  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9610  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9792  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9827  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10471  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10547  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10693  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10840  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10898  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11287  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11554  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11660  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12126  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12198  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12214  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12348  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12354  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12468  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12515  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12606  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12778  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12868  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  12998  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  13019  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13097  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13161  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13267  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13314  services.pack_valves           What all valves of the pack have in common.
+#  13328  services.router_valves         The valves of the router, wherever it runs.
+#  13422  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13536  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13829  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13861  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13878  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13973  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14129  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -2257,7 +2257,11 @@ class CostTerms:
 
 
 def prompt_pace(busy: int, rates: ModelRates) -> float:
-    """Seconds that each further token of a prompt takes."""
+    """Seconds for each token of a prompt that is not held.
+
+    Before the rates are learned, each request that is answered already makes it slower. With `prompt_head` a
+    prompt takes (P - hit + 1) * (b + 1) / pp then.
+    """
     return (1 if rates.learned else busy + 1) / rates.prompt
 
 
@@ -2875,8 +2879,8 @@ class Quote:
         fixed: load + decode + tier: what depends neither on the prompt nor on the moment.
         load, decode: as in `CostTerms`.
         evict: what others lose.
-        pace: seconds for each token of the prompt that is not held, and
-        head: before the first of them: `predict_prompt` in its two parts.
+        pace: seconds for each token of the prompt that is not held.
+        head: seconds before the first of them.
         model: the name by which the node knows the model.
         blob: the weights.
         rates: of the node with these weights.
@@ -4776,8 +4780,8 @@ class Average:
         return self.value if self.count else prior
 
 
-class PairLearner:
-    """The rates of one (node, weights)."""
+class RatesLearner:
+    """The rates at which one node runs one set of weights."""
 
     def __init__(self) -> None:
         self.load = Average()
@@ -8148,7 +8152,7 @@ class Breaker:
 # Each is believed to last a usual service. They never hold back ours for ever: when they have had a node to
 # themselves for long enough, one of ours is sent to stand in the engine's own line.
 
-EXTERNAL_SERVICES = 2.0  # usual services that others may have a runner to themselves while ours wait
+YIELD_SERVICES = 2.0  # usual services that others may have a runner to themselves while ours wait
 STALE_SERVICES = 6.0  # usual services after which what nobody repeats is forgotten
 MAX_EXTERNAL = 1024
 
@@ -8181,7 +8185,7 @@ class ExternalLoad:
             return
         if self.since is None:
             self.since = now
-        self.yields_at = self.since + EXTERNAL_SERVICES * service
+        self.yields_at = self.since + YIELD_SERVICES * service
         self.stale_at = now + STALE_SERVICES * service
         self.ends_at = now + service
 
@@ -8234,7 +8238,7 @@ class ModelStats:
     """What was learned of one node with one set of weights."""
 
     def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
-        self.rates = PairLearner()
+        self.rates = RatesLearner()
         self.slots = SlotLearner(declared_slots, policy.probe_requests)
         self.retention = RetentionLearner()
 
@@ -8357,27 +8361,27 @@ class NodeState:
         self._loads_again_at = -math.inf
         self._policy = policy
         self._priors = priors
-        self._pairs: dict[str, ModelStats] = {}
+        self._stats: dict[str, ModelStats] = {}
         self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
         self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
-    def pair(self, blob: str) -> ModelStats:
-        if blob not in self._pairs:
-            self._pairs[blob] = ModelStats(self.row.slots, self._policy)
-        return self._pairs[blob]
+    def stats(self, blob: str) -> ModelStats:
+        if blob not in self._stats:
+            self._stats[blob] = ModelStats(self.row.slots, self._policy)
+        return self._stats[blob]
 
     def known(self, blob: str) -> ModelRates:
         """The rates of one set of weights."""
-        return self._rates.get(blob) or self.pair(blob).known(self._priors)
+        return self._rates.get(blob) or self.stats(blob).known(self._priors)
 
     def learned(self, blob: str) -> None:
-        """The pair of these weights was told something."""
-        pair = self.pair(blob)
-        self._rates = {**self._rates, blob: pair.known(self._priors)}
+        """Something was learned of these weights."""
+        stats = self.stats(blob)
+        self._rates = {**self._rates, blob: stats.known(self._priors)}
         if runner := self.runners.get(blob):
-            runner.mirror.retain(pair.retention.retention)
+            runner.mirror.retain(stats.retention.retention)
         self.changed()
 
     # --- its breakers: one of the node, and one of each model that has failed ---
@@ -8445,7 +8449,7 @@ class NodeState:
             named = {name: replace(model, name=name) for name, model in models.items()}
             self.listed = named | {fold_name(name): model for name, model in named.items()}
         blobs = {model.blob for model in models.values()}
-        self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
+        self._stats = {blob: stats for blob, stats in self._stats.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
         self._broken_for = {name: user for name, user in self._broken_for.items() if name in models}
@@ -8516,7 +8520,7 @@ class NodeState:
         for runner in self.runners.values():
             runner.counted = True
             runner.external.seen(external, now, self.known(runner.blob).service)
-            self.pair(runner.blob).slots.counted(running, waiting)
+            self.stats(runner.blob).slots.counted(running, waiting)
             self.learned(runner.blob)
 
     def gpu_busy(self, utilization: float, now: float) -> None:
@@ -8536,7 +8540,7 @@ class NodeState:
 
     def _mirror(self, blob: str) -> PrefixMirror:
         """Of a runner that holds nothing yet."""
-        return PrefixMirror(retention=self.pair(blob).retention.retention)
+        return PrefixMirror(retention=self.stats(blob).retention.retention)
 
     def _size(self, blob: str) -> int:
         return next((model.size for model in self.models.values() if model.blob == blob), 0)
@@ -9732,7 +9736,7 @@ class RemoteRequests:
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
         node = self._nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
-            node.pair(event.blob).learn(event.lesson)
+            node.stats(event.blob).learn(event.lesson)
             node.learned(event.blob)
 
     def _leave(self, request_id: str) -> RemoteRequest | None:
@@ -10695,22 +10699,22 @@ MAX_HOLDERS = 4  # nodes that are remembered for a block
 MAX_REMEMBERED = 32768  # blocks
 
 
-class KnownNodes:
+class Cluster:
     """What decisions see. Names are those of the rows; times are seconds on the caller's clock.
 
     Attributes:
-        policy: weights and bounds.
         nodes: by name.
+        demand: how often each set of weights is asked for.
         remote: requests of other workers at these nodes.
+        stale_at: when the first node looks otherwise though nothing happens.
     """
 
     def __init__(
         self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
-        self.policy = policy
         self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
         self._clock = clock
-        self._demand = DemandMeter()
+        self.demand = DemandMeter()
         self._returns: dict[str, ReturnLearner] = {}
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
@@ -10718,10 +10722,10 @@ class KnownNodes:
         self._stale: dict[str, None] = dict.fromkeys(
             self.nodes
         )  # in the order of the rows, as they are shown
-        self._stale_at = -math.inf  # when the first of them looks otherwise though nothing is told
+        self.stale_at = -math.inf
         for node in self.nodes.values():
             node.on_change = self._stale.setdefault
-        self.remote = RemoteRequests(self.nodes, clock, self._demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(self.nodes, clock, self.demand, self._prompt_sent_elsewhere)
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -10772,11 +10776,11 @@ class KnownNodes:
 
     def view(self) -> FleetView:
         """All that a decision goes by, as of now."""
-        return self._view(self._clock())
+        return self.view_at(self._clock())
 
-    def _refresh(self, now: float) -> None:
+    def refresh(self, now: float) -> None:
         """Look at the nodes that may look otherwise than before."""
-        if now >= self._stale_at:
+        if now >= self.stale_at:
             self._stale.update(dict.fromkeys(self.nodes))
         if self._stale:
             for name in self._stale:
@@ -10785,16 +10789,20 @@ class KnownNodes:
                     self._views[name] = seen
                     self._changed.add(name)
             self._stale.clear()
-            self._stale_at = min([node.next_change for node in self.nodes.values()], default=math.inf)
+            self.stale_at = min([node.next_change for node in self.nodes.values()], default=math.inf)
 
-    def _view(self, now: float) -> FleetView:
-        """The same, with the nodes that look otherwise than at the last decision."""
-        self._refresh(now)
+    def view_at(self, now: float) -> FleetView:
+        """The same as of a moment, with the nodes that look otherwise than at the last decision."""
+        self.refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
         return FleetView(
-            now, nodes, self._demand.rates(now), returns, self._changed, self._views, self._holders
+            now, nodes, self.demand.rates(now), returns, self._changed, self._views, self._holders
         )
+
+    def decided(self) -> None:
+        """A decision was made on the last view: changes count from here on."""
+        self._changed.clear()
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.
@@ -10888,11 +10896,13 @@ class RunningRequest:
 
 
 # --- ollama_pack.routing.state.scheduler ---
-# The state that decisions are made on, and the events that change it. No input, no output.
+# The requests that wait and run, and the decisions about them. No input, no output.
 #
-# Tell it what happens, then ask `decide` what begins::
+# What happens to a request goes to the scheduler, what is seen of the nodes to its `cluster`. Then `decide`
+# returns what begins::
 #
-#     scheduler.submit(request)            # or cancel, first_token, finished, failed, probed, unreachable
+#     scheduler.submit(request)            # or cancel, first_token, finished, failed
+#     scheduler.cluster.probed(name, …)    # or unreachable, activity, gpu_busy, drain
 #     for assignment in scheduler.decide():   # send each to its node
 #         ...
 #
@@ -10910,8 +10920,14 @@ STRATEGIES: Mapping[str, type[Planner]] = {
 }
 
 
-class Scheduler(KnownNodes):
-    """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it."""
+class Scheduler:
+    """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it.
+
+    Attributes:
+        cluster: the nodes as they are known.
+        wake_at: when to decide again though nothing happens; None: whenever something does.
+        listener: hears what happens to requests, for other workers.
+    """
 
     def __init__(  # noqa: PLR0913 - what differs from one deployment or test to the next
         self,
@@ -10940,10 +10956,12 @@ class Scheduler(KnownNodes):
         """
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
-        super().__init__(rows, clock, policy or RoutingPolicy(), priors)
+        policy = policy or RoutingPolicy()
+        self.cluster = Cluster(rows, clock, policy, priors)
         self.wake_at: float | None = None
-        self._planner = STRATEGIES[strategy](self.policy, dice)
-        self._queue = FairQueue(max_queue, self.policy.background_wait)
+        self._clock = clock
+        self._planner = STRATEGIES[strategy](policy, dice)
+        self._queue = FairQueue(max_queue, policy.background_wait)
         self._running: dict[str, RunningRequest] = {}
         self.listener: Listener = tell_nobody
 
@@ -10981,7 +10999,7 @@ class Scheduler(KnownNodes):
         blobs, cost = self._expect(request)
         displaced = self._queue.push(request, now, cost).displaced
         for blob, share in blobs.items():
-            self._demand.add(blob, now, share)
+            self.cluster.demand.add(blob, now, share)
         return displaced
 
     def places_of(self, user: str) -> int:
@@ -10991,14 +11009,14 @@ class Scheduler(KnownNodes):
     def _expect(self, request: FleetRequest) -> tuple[Mapping[str, float], float]:
         """The weights that it asks for, by their share, and the seconds of service that it may take."""
         for model in map(fold_name, request.models):
-            having = [node for node in self.nodes.values() if model in node.listed]
+            having = [node for node in self.cluster.nodes.values() if model in node.listed]
             if having:
                 counts = Counter(node.listed[model].blob for node in having)
                 rates = having[0].known(having[0].listed[model].blob)
                 output = predict_output(rates, background=request.background, limit=request.max_output)
                 blobs = {blob: count / len(having) for blob, count in counts.items()}
                 return blobs, request.tokens / rates.prompt + output * rates.token
-        raise NoNodeError(request.models, tuple(self.nodes))
+        raise NoNodeError(request.models, tuple(self.cluster.nodes))
 
     def cancel(self, request_id: str) -> None:
         """Nobody wants the answer any more. An id that is not known is ignored."""
@@ -11054,7 +11072,7 @@ class Scheduler(KnownNodes):
         request, blob = running.assignment.request, running.runner.blob
         if not running.assignment.loads:
             new = max(0, request.tokens - running.assignment.hit)
-            running.node.pair(blob).slots.began(running.beside, now - running.since, new)
+            running.node.stats(blob).slots.began(running.beside, now - running.since, new)
             running.node.learned(blob)
         rates = running.node.known(blob)
         output = predict_output(rates, background=request.background, limit=request.max_output)
@@ -11072,7 +11090,7 @@ class Scheduler(KnownNodes):
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
         blob = running.runner.blob
-        running.node.pair(blob).learn(lesson)
+        running.node.stats(blob).learn(lesson)
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
@@ -11123,13 +11141,13 @@ class Scheduler(KnownNodes):
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
         """A node failed a request that another one has begun to answer: so the fault was the node's."""
-        node = self.nodes[name]
+        node = self.cluster.nodes[name]
         node.failed(model, self._clock(), node_down=False, hung=hung)
         self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
     def _elsewhere(self, running: RunningRequest) -> bool:
         tried = running.entry.tried | {running.node.row.name}
-        others = [node for name, node in self.nodes.items() if name not in tried]
+        others = [node for name, node in self.cluster.nodes.items() if name not in tried]
         return any(model in node.listed for node in others for model in running.entry.models)
 
     def has_another(self, request_id: str) -> bool:
@@ -11141,13 +11159,13 @@ class Scheduler(KnownNodes):
             fold_name(running.assignment.model),
             {running.node.row.name, *running.entry.tried},
         )
-        others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
-        return any(model in node.models for node in others)
+        others = (node for node in self.cluster.view().nodes if node.name not in passed_over)
+        return any(node.weight > 0 and model in node.models for node in others)
 
     def loads(self, models: Iterable[str]) -> Iterator[tuple[str, str, float]]:
         """What nodes that have one of these models load now, as is believed: node, model, since when."""
         names = set(map(fold_name, models))
-        for name, node in self.nodes.items():
+        for name, node in self.cluster.nodes.items():
             if not names.isdisjoint(node.listed):
                 for runner in node.runners.values():
                     if runner.loading:
@@ -11190,12 +11208,12 @@ class Scheduler(KnownNodes):
     def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
         now = self._clock()
-        self.remote.expire(now)
+        self.cluster.remote.expire(now)
         if not len(self._queue):
             self.wake_at = None
             return []
-        planned = self._planner.plan(self._view(now), self._queue.kinds(now))
-        self._changed.clear()
+        planned = self._planner.plan(self.cluster.view_at(now), self._queue.kinds(now))
+        self.cluster.decided()
         started = [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
         self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now)
         return started
@@ -11217,7 +11235,7 @@ class Scheduler(KnownNodes):
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
-        return self.nodes[assignment.node].allows(assignment.model, now)
+        return self.cluster.nodes[assignment.node].allows(assignment.model, now)
 
     def _start(self, assignment: Assignment, now: float) -> Assignment:
         """Let a request take the slot that it was assigned, and remember how to undo it."""
@@ -11225,7 +11243,7 @@ class Scheduler(KnownNodes):
         quote = assignment.chosen.quote
         if not request.load_only:
             self._queue.bound(request.id, now)
-        node = self.nodes[assignment.node]
+        node = self.cluster.nodes[assignment.node]
         node.changed()
         node.passed(assignment.model)
         evicted = {blob: node.runners[blob] for blob in assignment.victims if blob in node.runners}
@@ -11240,7 +11258,7 @@ class Scheduler(KnownNodes):
         output = predict_output(quote.rates, background=request.background, limit=request.max_output)
         answers = 0.0 if request.load_only else output * quote.rates.token
         ends_at = now + assignment.terms.predict_ttft + answers
-        shared, kind = self.prompt_sent(assignment.node, quote.blob, request, now)
+        shared, kind = self.cluster.prompt_sent(assignment.node, quote.blob, request, now)
         runner.begin(request, now, ends_at, shared, kind)
         return assignment
 
@@ -11257,9 +11275,9 @@ class Scheduler(KnownNodes):
         """When to decide again though nothing happens: when a load ends, or a title has waited enough."""
         if not len(self._queue):
             return None
-        self._refresh(now)
-        due = [self._stale_at, self._planner.look_again]
-        if (until := self.remote.expires_at()) is not None:
+        self.cluster.refresh(now)
+        due = [self.cluster.stale_at, self._planner.look_again]
+        if (until := self.cluster.remote.expires_at()) is not None:
             due.append(until)
         if (until := self._queue.ripens_at()) is not None:
             due.append(min(until, now + BACKGROUND_LOOK))
@@ -11389,7 +11407,7 @@ class FleetShare:
         self.connected = False
         self.outbox.clear()
         self._heard_at.clear()
-        self._scheduler.remote.forget_all()
+        self._scheduler.cluster.remote.forget_all()
 
     def say_bye(self) -> None:
         """This worker ends; what it held is free."""
@@ -11422,7 +11440,7 @@ class FleetShare:
         quote = binding.chosen.quote
         claim = SlotClaim(
             request_id=binding.request.id,
-            node=node_key(self._scheduler.nodes[binding.node].row),
+            node=node_key(self._scheduler.cluster.nodes[binding.node].row),
             blob=quote.blob,
             slots=quote.rates.slots,
             loads=binding.loads,
@@ -11450,7 +11468,7 @@ class FleetShare:
         """Somebody else was first: the request waits again, and what kept it out is believed for a while."""
         scheduler, now = self._scheduler, self._clock()
         scheduler.give_back(binding.request.id)
-        node, remote = scheduler.nodes[binding.node], scheduler.remote
+        node, remote = scheduler.cluster.nodes[binding.node], scheduler.cluster.remote
         others = [holder for holder in refusal.holders if not scheduler.is_running(holder)]
         learnt = [remote.hold(node, refusal.blob, holder, now + HOLD_SECONDS) for holder in others]
         if not any(learnt):
@@ -11481,16 +11499,16 @@ class FleetShare:
             case HelloMessage():
                 self._announce()
             case AliveMessage(worker, requests):
-                self._scheduler.remote.forget(worker, requests)
+                self._scheduler.cluster.remote.forget(worker, requests)
             case ByeMessage(worker):
                 self._lose(worker)
             case EventMessage(worker, event):
-                self._scheduler.remote.apply(worker, event)
+                self._scheduler.cluster.remote.apply(worker, event)
         return not isinstance(message, HelloMessage)
 
     def _lose(self, worker: str) -> None:
         self._heard_at.pop(worker, None)
-        self._scheduler.remote.forget(worker)
+        self._scheduler.cluster.remote.forget(worker)
 
     def _send(self, message: FleetMessage) -> None:
         self._put(ShareStep("tell", None, encode_message(message)))
@@ -11718,27 +11736,27 @@ class Router:
         """Told by the poller, as are the two below."""
         name = watch.row.name
         if look is not None:
-            self.scheduler.probed(name, look.installed, look.residents)
+            self.scheduler.cluster.probed(name, look.installed, look.residents)
         elif watch.is_gone:
-            self.scheduler.unreachable(name)
+            self.scheduler.cluster.unreachable(name)
             self._attempts.is_gone(name)
         self._decide()
 
     def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
         """Its engine tells what it does for all clients."""
-        self.scheduler.activity(watch.row.name, activity.running, activity.waiting, asked_at)
+        self.scheduler.cluster.activity(watch.row.name, activity.running, activity.waiting, asked_at)
         self._decide()
 
     def gpus_read(self, watch: NodeWatch) -> None:
         """Its GPUs were looked at. Those that another node has, too, may be at work for that one."""
         sources = [other.gpu_source for other in self.nodes.values()]
         if watch.utilization is not None and sources.count(watch.gpu_source) == 1:
-            self.scheduler.gpu_busy(watch.row.name, watch.utilization)
+            self.scheduler.cluster.gpu_busy(watch.row.name, watch.utilization)
             self._decide()
 
     def answering(self, models: Sequence[str]) -> str:
         """Of the models that may answer, the preferred one first, the one that would now."""
-        return next((model for model in models if self.scheduler.can_answer((model,))), models[0])
+        return next((model for model in models if self.scheduler.cluster.can_answer((model,))), models[0])
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
@@ -11757,7 +11775,7 @@ class Router:
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
-        return self._attempts.at(node) + self.scheduler.remote.at(node)
+        return self._attempts.at(node) + self.scheduler.cluster.remote.at(node)
 
     def queued(self, node: str) -> int:
         """How many of this worker's requests that wait this node could answer; other nodes may, too."""
@@ -11767,7 +11785,7 @@ class Router:
 
     def is_healthy(self, node: str) -> bool:
         """Whether requests are given to it: it answers, and has not just failed one."""
-        breaker = self.scheduler.nodes[node].breaker
+        breaker = self.scheduler.cluster.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
 
     @property
@@ -11982,7 +12000,7 @@ class Router:
     def _faults(self, pending: PendingChat) -> dict[str, str]:
         """What is wrong with each node that has the model; empty when one of them may answer."""
         models = pending.request.models
-        if self.scheduler.can_answer(models):
+        if self.scheduler.cluster.can_answer(models):
             return {}
         return {
             name: watch.known.fault or self._failure(name, models)
@@ -12111,7 +12129,7 @@ async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
 
 def load_report(router: Router) -> dict[str, Any]:
     """The answer of `GET /api/system/load` as an admin gets it, addresses included."""
-    nodes = [_node_load(router, view) for view in router.scheduler.view().nodes]
+    nodes = [_node_load(router, view) for view in router.scheduler.cluster.view().nodes]
     return {**_usage(router), "nodes": nodes}
 
 
@@ -12123,7 +12141,10 @@ def _usage(router: Router) -> dict[str, float | None]:
 
 def dashboard_report(router: Router) -> dict[str, Any]:
     """The same, with what is in memory, what was learned, and the last decisions, the newest first."""
-    nodes = [_node_load(router, view) | _node_details(router, view) for view in router.scheduler.view().nodes]
+    nodes = [
+        _node_load(router, view) | _node_details(router, view)
+        for view in router.scheduler.cluster.view().nodes
+    ]
     decisions = [decision.as_dict() for decision in reversed(router.decisions)]
     told = {"waiting": router.scheduler.waiting, "peers": router.peers, "decisions": decisions}
     return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
@@ -12136,18 +12157,18 @@ def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
         "healthy": router.is_healthy(view.name),
         "in_flight": router.in_flight(view.name),
         "queued": router.queued(view.name),
-        "breakers": router.scheduler.nodes[view.name].shut(router.scheduler.view().now),
+        "breakers": router.scheduler.cluster.nodes[view.name].shut(router.scheduler.cluster.view().now),
         "models": [runner.model for runner in view.runners] if router.is_healthy(view.name) else [],
         "gpus": [gpu_values(gpu) for gpu in router.nodes[view.name].gpus.gpus],
     }
 
 
 def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
-    now = router.scheduler.view().now
+    now = router.scheduler.cluster.view().now
     return {
         "gpu_reason": router.nodes[view.name].gpus.reason,
         "fault": router.nodes[view.name].known.fault,
-        "breaker": router.scheduler.nodes[view.name].breaker.state(now),
+        "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
         "runners": [_runner_details(runner) for runner in view.runners],
         "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
     }

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8336, which the server calls.
+# Begin here: `class Event`, line 8341, which the server calls.
 # The modules that it uses come first:
 #    141  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
 #    156  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
@@ -67,20 +67,20 @@ version: 0.1.0
 #   6154  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
 #   6422  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
 #   6472  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6614  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   6880  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   6910  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7023  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7161  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7315  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7493  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7717  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7759  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7820  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8137  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8223  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8257  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-#   8311  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   6619  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   6885  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   6915  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7028  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7166  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7320  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7498  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7722  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7764  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7825  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8142  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8228  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8262  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
+#   8316  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -6585,7 +6585,12 @@ class SpanCutter:
 def windows_and_pauses(
     heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
 ) -> Iterator[SpeechWindow | None]:
-    """The same with a None after each block, where whoever reads may pause."""
+    """The windows of a recording, in order, with a None after each block, where whoever reads may pause.
+
+    Args:
+        heard: blocks of samples, each with the probabilities of speech of its frames.
+        limit_seconds: the longest window.
+    """
     from numpy import concatenate, zeros  # noqa: PLC0415 - see `Samples`
 
     cutter = SpanCutter(int(limit_seconds * _FRAMES_PER_SECOND))

@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12276, which the server calls.
+# Begin here: `class Pipeline`, line 12294, which the server calls.
 # The modules that it uses come first:
 #    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    189  aliases.errors                 What goes wrong with aliases.
@@ -24,89 +24,89 @@ version: 0.1.0
 #    999  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
 #   1047  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
 #   1356  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1448  routing.errors                 What goes wrong with routing.
-#   1593  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1721  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1733  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2056  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2468  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2592  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2690  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2811  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2926  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3034  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3145  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3292  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3348  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3482  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3801  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4023  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4140  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4248  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4306  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4371  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4474  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4676  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4851  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5201  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5277  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5320  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5425  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5658  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5716  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5813  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6016  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6187  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6516  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6778  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6863  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7010  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7204  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7287  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7368  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7434  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7483  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7912  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8049  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8215  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8439  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8542  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8636  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8797  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8830  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9012  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9047  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9691  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9767  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9913  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10056  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10114  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10493  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10760  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10866  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11332  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11348  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11482  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11611  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11780  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  11910  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  12011  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  12017  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  12052  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  12128  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12246  services.pack_valves           What all valves of the pack have in common.
-#  12260  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12332  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12630  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12676  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12710  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12731  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12809  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12873  services.router_valves         The valves of the router, wherever it runs.
-#  12967  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13329  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13443  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13736  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   1452  routing.errors                 What goes wrong with routing.
+#   1597  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1725  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1737  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2060  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2472  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2596  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2694  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2815  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2930  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3038  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3149  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3296  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3352  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3486  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3805  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4027  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4144  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4252  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4310  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4375  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4478  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4680  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4855  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5205  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5281  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5324  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5429  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5662  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5720  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5817  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6020  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6191  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6520  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6782  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6867  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7014  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7208  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7291  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7372  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7438  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7487  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7916  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8053  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8219  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8443  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8546  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8640  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8801  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8834  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9016  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9051  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9695  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9771  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9917  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10064  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10122  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  10511  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10778  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10884  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11350  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11366  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11500  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11629  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11798  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  11928  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  12029  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  12035  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12070  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12146  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12264  services.pack_valves           What all valves of the pack have in common.
+#  12278  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12350  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12648  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12694  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12728  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12749  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12827  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12891  services.router_valves         The valves of the router, wherever it runs.
+#  12985  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13347  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13461  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13754  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -1400,7 +1400,11 @@ class CostTerms:
 
 
 def prompt_pace(busy: int, rates: ModelRates) -> float:
-    """Seconds that each further token of a prompt takes."""
+    """Seconds for each token of a prompt that is not held.
+
+    Before the rates are learned, each request that is answered already makes it slower. With `prompt_head` a
+    prompt takes (P - hit + 1) * (b + 1) / pp then.
+    """
     return (1 if rates.learned else busy + 1) / rates.prompt
 
 
@@ -2146,8 +2150,8 @@ class Quote:
         fixed: load + decode + tier: what depends neither on the prompt nor on the moment.
         load, decode: as in `CostTerms`.
         evict: what others lose.
-        pace: seconds for each token of the prompt that is not held, and
-        head: before the first of them: `predict_prompt` in its two parts.
+        pace: seconds for each token of the prompt that is not held.
+        head: seconds before the first of them.
         model: the name by which the node knows the model.
         blob: the weights.
         rates: of the node with these weights.
@@ -3855,8 +3859,8 @@ class Average:
         return self.value if self.count else prior
 
 
-class PairLearner:
-    """The rates of one (node, weights)."""
+class RatesLearner:
+    """The rates at which one node runs one set of weights."""
 
     def __init__(self) -> None:
         self.load = Average()
@@ -7372,7 +7376,7 @@ class Breaker:
 # Each is believed to last a usual service. They never hold back ours for ever: when they have had a node to
 # themselves for long enough, one of ours is sent to stand in the engine's own line.
 
-EXTERNAL_SERVICES = 2.0  # usual services that others may have a runner to themselves while ours wait
+YIELD_SERVICES = 2.0  # usual services that others may have a runner to themselves while ours wait
 STALE_SERVICES = 6.0  # usual services after which what nobody repeats is forgotten
 MAX_EXTERNAL = 1024
 
@@ -7405,7 +7409,7 @@ class ExternalLoad:
             return
         if self.since is None:
             self.since = now
-        self.yields_at = self.since + EXTERNAL_SERVICES * service
+        self.yields_at = self.since + YIELD_SERVICES * service
         self.stale_at = now + STALE_SERVICES * service
         self.ends_at = now + service
 
@@ -7458,7 +7462,7 @@ class ModelStats:
     """What was learned of one node with one set of weights."""
 
     def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
-        self.rates = PairLearner()
+        self.rates = RatesLearner()
         self.slots = SlotLearner(declared_slots, policy.probe_requests)
         self.retention = RetentionLearner()
 
@@ -7581,27 +7585,27 @@ class NodeState:
         self._loads_again_at = -math.inf
         self._policy = policy
         self._priors = priors
-        self._pairs: dict[str, ModelStats] = {}
+        self._stats: dict[str, ModelStats] = {}
         self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
         self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
-    def pair(self, blob: str) -> ModelStats:
-        if blob not in self._pairs:
-            self._pairs[blob] = ModelStats(self.row.slots, self._policy)
-        return self._pairs[blob]
+    def stats(self, blob: str) -> ModelStats:
+        if blob not in self._stats:
+            self._stats[blob] = ModelStats(self.row.slots, self._policy)
+        return self._stats[blob]
 
     def known(self, blob: str) -> ModelRates:
         """The rates of one set of weights."""
-        return self._rates.get(blob) or self.pair(blob).known(self._priors)
+        return self._rates.get(blob) or self.stats(blob).known(self._priors)
 
     def learned(self, blob: str) -> None:
-        """The pair of these weights was told something."""
-        pair = self.pair(blob)
-        self._rates = {**self._rates, blob: pair.known(self._priors)}
+        """Something was learned of these weights."""
+        stats = self.stats(blob)
+        self._rates = {**self._rates, blob: stats.known(self._priors)}
         if runner := self.runners.get(blob):
-            runner.mirror.retain(pair.retention.retention)
+            runner.mirror.retain(stats.retention.retention)
         self.changed()
 
     # --- its breakers: one of the node, and one of each model that has failed ---
@@ -7669,7 +7673,7 @@ class NodeState:
             named = {name: replace(model, name=name) for name, model in models.items()}
             self.listed = named | {fold_name(name): model for name, model in named.items()}
         blobs = {model.blob for model in models.values()}
-        self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
+        self._stats = {blob: stats for blob, stats in self._stats.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
         self._broken_for = {name: user for name, user in self._broken_for.items() if name in models}
@@ -7740,7 +7744,7 @@ class NodeState:
         for runner in self.runners.values():
             runner.counted = True
             runner.external.seen(external, now, self.known(runner.blob).service)
-            self.pair(runner.blob).slots.counted(running, waiting)
+            self.stats(runner.blob).slots.counted(running, waiting)
             self.learned(runner.blob)
 
     def gpu_busy(self, utilization: float, now: float) -> None:
@@ -7760,7 +7764,7 @@ class NodeState:
 
     def _mirror(self, blob: str) -> PrefixMirror:
         """Of a runner that holds nothing yet."""
-        return PrefixMirror(retention=self.pair(blob).retention.retention)
+        return PrefixMirror(retention=self.stats(blob).retention.retention)
 
     def _size(self, blob: str) -> int:
         return next((model.size for model in self.models.values() if model.blob == blob), 0)
@@ -8956,7 +8960,7 @@ class RemoteRequests:
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
         node = self._nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
-            node.pair(event.blob).learn(event.lesson)
+            node.stats(event.blob).learn(event.lesson)
             node.learned(event.blob)
 
     def _leave(self, request_id: str) -> RemoteRequest | None:
@@ -9919,22 +9923,22 @@ MAX_HOLDERS = 4  # nodes that are remembered for a block
 MAX_REMEMBERED = 32768  # blocks
 
 
-class KnownNodes:
+class Cluster:
     """What decisions see. Names are those of the rows; times are seconds on the caller's clock.
 
     Attributes:
-        policy: weights and bounds.
         nodes: by name.
+        demand: how often each set of weights is asked for.
         remote: requests of other workers at these nodes.
+        stale_at: when the first node looks otherwise though nothing happens.
     """
 
     def __init__(
         self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
-        self.policy = policy
         self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
         self._clock = clock
-        self._demand = DemandMeter()
+        self.demand = DemandMeter()
         self._returns: dict[str, ReturnLearner] = {}
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
@@ -9942,10 +9946,10 @@ class KnownNodes:
         self._stale: dict[str, None] = dict.fromkeys(
             self.nodes
         )  # in the order of the rows, as they are shown
-        self._stale_at = -math.inf  # when the first of them looks otherwise though nothing is told
+        self.stale_at = -math.inf
         for node in self.nodes.values():
             node.on_change = self._stale.setdefault
-        self.remote = RemoteRequests(self.nodes, clock, self._demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(self.nodes, clock, self.demand, self._prompt_sent_elsewhere)
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -9996,11 +10000,11 @@ class KnownNodes:
 
     def view(self) -> FleetView:
         """All that a decision goes by, as of now."""
-        return self._view(self._clock())
+        return self.view_at(self._clock())
 
-    def _refresh(self, now: float) -> None:
+    def refresh(self, now: float) -> None:
         """Look at the nodes that may look otherwise than before."""
-        if now >= self._stale_at:
+        if now >= self.stale_at:
             self._stale.update(dict.fromkeys(self.nodes))
         if self._stale:
             for name in self._stale:
@@ -10009,16 +10013,20 @@ class KnownNodes:
                     self._views[name] = seen
                     self._changed.add(name)
             self._stale.clear()
-            self._stale_at = min([node.next_change for node in self.nodes.values()], default=math.inf)
+            self.stale_at = min([node.next_change for node in self.nodes.values()], default=math.inf)
 
-    def _view(self, now: float) -> FleetView:
-        """The same, with the nodes that look otherwise than at the last decision."""
-        self._refresh(now)
+    def view_at(self, now: float) -> FleetView:
+        """The same as of a moment, with the nodes that look otherwise than at the last decision."""
+        self.refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
         return FleetView(
-            now, nodes, self._demand.rates(now), returns, self._changed, self._views, self._holders
+            now, nodes, self.demand.rates(now), returns, self._changed, self._views, self._holders
         )
+
+    def decided(self) -> None:
+        """A decision was made on the last view: changes count from here on."""
+        self._changed.clear()
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.
@@ -10112,11 +10120,13 @@ class RunningRequest:
 
 
 # --- ollama_pack.routing.state.scheduler ---
-# The state that decisions are made on, and the events that change it. No input, no output.
+# The requests that wait and run, and the decisions about them. No input, no output.
 #
-# Tell it what happens, then ask `decide` what begins::
+# What happens to a request goes to the scheduler, what is seen of the nodes to its `cluster`. Then `decide`
+# returns what begins::
 #
-#     scheduler.submit(request)            # or cancel, first_token, finished, failed, probed, unreachable
+#     scheduler.submit(request)            # or cancel, first_token, finished, failed
+#     scheduler.cluster.probed(name, …)    # or unreachable, activity, gpu_busy, drain
 #     for assignment in scheduler.decide():   # send each to its node
 #         ...
 #
@@ -10134,8 +10144,14 @@ STRATEGIES: Mapping[str, type[Planner]] = {
 }
 
 
-class Scheduler(KnownNodes):
-    """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it."""
+class Scheduler:
+    """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it.
+
+    Attributes:
+        cluster: the nodes as they are known.
+        wake_at: when to decide again though nothing happens; None: whenever something does.
+        listener: hears what happens to requests, for other workers.
+    """
 
     def __init__(  # noqa: PLR0913 - what differs from one deployment or test to the next
         self,
@@ -10164,10 +10180,12 @@ class Scheduler(KnownNodes):
         """
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
-        super().__init__(rows, clock, policy or RoutingPolicy(), priors)
+        policy = policy or RoutingPolicy()
+        self.cluster = Cluster(rows, clock, policy, priors)
         self.wake_at: float | None = None
-        self._planner = STRATEGIES[strategy](self.policy, dice)
-        self._queue = FairQueue(max_queue, self.policy.background_wait)
+        self._clock = clock
+        self._planner = STRATEGIES[strategy](policy, dice)
+        self._queue = FairQueue(max_queue, policy.background_wait)
         self._running: dict[str, RunningRequest] = {}
         self.listener: Listener = tell_nobody
 
@@ -10205,7 +10223,7 @@ class Scheduler(KnownNodes):
         blobs, cost = self._expect(request)
         displaced = self._queue.push(request, now, cost).displaced
         for blob, share in blobs.items():
-            self._demand.add(blob, now, share)
+            self.cluster.demand.add(blob, now, share)
         return displaced
 
     def places_of(self, user: str) -> int:
@@ -10215,14 +10233,14 @@ class Scheduler(KnownNodes):
     def _expect(self, request: FleetRequest) -> tuple[Mapping[str, float], float]:
         """The weights that it asks for, by their share, and the seconds of service that it may take."""
         for model in map(fold_name, request.models):
-            having = [node for node in self.nodes.values() if model in node.listed]
+            having = [node for node in self.cluster.nodes.values() if model in node.listed]
             if having:
                 counts = Counter(node.listed[model].blob for node in having)
                 rates = having[0].known(having[0].listed[model].blob)
                 output = predict_output(rates, background=request.background, limit=request.max_output)
                 blobs = {blob: count / len(having) for blob, count in counts.items()}
                 return blobs, request.tokens / rates.prompt + output * rates.token
-        raise NoNodeError(request.models, tuple(self.nodes))
+        raise NoNodeError(request.models, tuple(self.cluster.nodes))
 
     def cancel(self, request_id: str) -> None:
         """Nobody wants the answer any more. An id that is not known is ignored."""
@@ -10278,7 +10296,7 @@ class Scheduler(KnownNodes):
         request, blob = running.assignment.request, running.runner.blob
         if not running.assignment.loads:
             new = max(0, request.tokens - running.assignment.hit)
-            running.node.pair(blob).slots.began(running.beside, now - running.since, new)
+            running.node.stats(blob).slots.began(running.beside, now - running.since, new)
             running.node.learned(blob)
         rates = running.node.known(blob)
         output = predict_output(rates, background=request.background, limit=request.max_output)
@@ -10296,7 +10314,7 @@ class Scheduler(KnownNodes):
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
         blob = running.runner.blob
-        running.node.pair(blob).learn(lesson)
+        running.node.stats(blob).learn(lesson)
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
@@ -10347,13 +10365,13 @@ class Scheduler(KnownNodes):
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
         """A node failed a request that another one has begun to answer: so the fault was the node's."""
-        node = self.nodes[name]
+        node = self.cluster.nodes[name]
         node.failed(model, self._clock(), node_down=False, hung=hung)
         self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
     def _elsewhere(self, running: RunningRequest) -> bool:
         tried = running.entry.tried | {running.node.row.name}
-        others = [node for name, node in self.nodes.items() if name not in tried]
+        others = [node for name, node in self.cluster.nodes.items() if name not in tried]
         return any(model in node.listed for node in others for model in running.entry.models)
 
     def has_another(self, request_id: str) -> bool:
@@ -10365,13 +10383,13 @@ class Scheduler(KnownNodes):
             fold_name(running.assignment.model),
             {running.node.row.name, *running.entry.tried},
         )
-        others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
-        return any(model in node.models for node in others)
+        others = (node for node in self.cluster.view().nodes if node.name not in passed_over)
+        return any(node.weight > 0 and model in node.models for node in others)
 
     def loads(self, models: Iterable[str]) -> Iterator[tuple[str, str, float]]:
         """What nodes that have one of these models load now, as is believed: node, model, since when."""
         names = set(map(fold_name, models))
-        for name, node in self.nodes.items():
+        for name, node in self.cluster.nodes.items():
             if not names.isdisjoint(node.listed):
                 for runner in node.runners.values():
                     if runner.loading:
@@ -10414,12 +10432,12 @@ class Scheduler(KnownNodes):
     def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
         now = self._clock()
-        self.remote.expire(now)
+        self.cluster.remote.expire(now)
         if not len(self._queue):
             self.wake_at = None
             return []
-        planned = self._planner.plan(self._view(now), self._queue.kinds(now))
-        self._changed.clear()
+        planned = self._planner.plan(self.cluster.view_at(now), self._queue.kinds(now))
+        self.cluster.decided()
         started = [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
         self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now)
         return started
@@ -10441,7 +10459,7 @@ class Scheduler(KnownNodes):
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
-        return self.nodes[assignment.node].allows(assignment.model, now)
+        return self.cluster.nodes[assignment.node].allows(assignment.model, now)
 
     def _start(self, assignment: Assignment, now: float) -> Assignment:
         """Let a request take the slot that it was assigned, and remember how to undo it."""
@@ -10449,7 +10467,7 @@ class Scheduler(KnownNodes):
         quote = assignment.chosen.quote
         if not request.load_only:
             self._queue.bound(request.id, now)
-        node = self.nodes[assignment.node]
+        node = self.cluster.nodes[assignment.node]
         node.changed()
         node.passed(assignment.model)
         evicted = {blob: node.runners[blob] for blob in assignment.victims if blob in node.runners}
@@ -10464,7 +10482,7 @@ class Scheduler(KnownNodes):
         output = predict_output(quote.rates, background=request.background, limit=request.max_output)
         answers = 0.0 if request.load_only else output * quote.rates.token
         ends_at = now + assignment.terms.predict_ttft + answers
-        shared, kind = self.prompt_sent(assignment.node, quote.blob, request, now)
+        shared, kind = self.cluster.prompt_sent(assignment.node, quote.blob, request, now)
         runner.begin(request, now, ends_at, shared, kind)
         return assignment
 
@@ -10481,9 +10499,9 @@ class Scheduler(KnownNodes):
         """When to decide again though nothing happens: when a load ends, or a title has waited enough."""
         if not len(self._queue):
             return None
-        self._refresh(now)
-        due = [self._stale_at, self._planner.look_again]
-        if (until := self.remote.expires_at()) is not None:
+        self.cluster.refresh(now)
+        due = [self.cluster.stale_at, self._planner.look_again]
+        if (until := self.cluster.remote.expires_at()) is not None:
             due.append(until)
         if (until := self._queue.ripens_at()) is not None:
             due.append(min(until, now + BACKGROUND_LOOK))
@@ -10613,7 +10631,7 @@ class FleetShare:
         self.connected = False
         self.outbox.clear()
         self._heard_at.clear()
-        self._scheduler.remote.forget_all()
+        self._scheduler.cluster.remote.forget_all()
 
     def say_bye(self) -> None:
         """This worker ends; what it held is free."""
@@ -10646,7 +10664,7 @@ class FleetShare:
         quote = binding.chosen.quote
         claim = SlotClaim(
             request_id=binding.request.id,
-            node=node_key(self._scheduler.nodes[binding.node].row),
+            node=node_key(self._scheduler.cluster.nodes[binding.node].row),
             blob=quote.blob,
             slots=quote.rates.slots,
             loads=binding.loads,
@@ -10674,7 +10692,7 @@ class FleetShare:
         """Somebody else was first: the request waits again, and what kept it out is believed for a while."""
         scheduler, now = self._scheduler, self._clock()
         scheduler.give_back(binding.request.id)
-        node, remote = scheduler.nodes[binding.node], scheduler.remote
+        node, remote = scheduler.cluster.nodes[binding.node], scheduler.cluster.remote
         others = [holder for holder in refusal.holders if not scheduler.is_running(holder)]
         learnt = [remote.hold(node, refusal.blob, holder, now + HOLD_SECONDS) for holder in others]
         if not any(learnt):
@@ -10705,16 +10723,16 @@ class FleetShare:
             case HelloMessage():
                 self._announce()
             case AliveMessage(worker, requests):
-                self._scheduler.remote.forget(worker, requests)
+                self._scheduler.cluster.remote.forget(worker, requests)
             case ByeMessage(worker):
                 self._lose(worker)
             case EventMessage(worker, event):
-                self._scheduler.remote.apply(worker, event)
+                self._scheduler.cluster.remote.apply(worker, event)
         return not isinstance(message, HelloMessage)
 
     def _lose(self, worker: str) -> None:
         self._heard_at.pop(worker, None)
-        self._scheduler.remote.forget(worker)
+        self._scheduler.cluster.remote.forget(worker)
 
     def _send(self, message: FleetMessage) -> None:
         self._put(ShareStep("tell", None, encode_message(message)))
@@ -10942,27 +10960,27 @@ class Router:
         """Told by the poller, as are the two below."""
         name = watch.row.name
         if look is not None:
-            self.scheduler.probed(name, look.installed, look.residents)
+            self.scheduler.cluster.probed(name, look.installed, look.residents)
         elif watch.is_gone:
-            self.scheduler.unreachable(name)
+            self.scheduler.cluster.unreachable(name)
             self._attempts.is_gone(name)
         self._decide()
 
     def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
         """Its engine tells what it does for all clients."""
-        self.scheduler.activity(watch.row.name, activity.running, activity.waiting, asked_at)
+        self.scheduler.cluster.activity(watch.row.name, activity.running, activity.waiting, asked_at)
         self._decide()
 
     def gpus_read(self, watch: NodeWatch) -> None:
         """Its GPUs were looked at. Those that another node has, too, may be at work for that one."""
         sources = [other.gpu_source for other in self.nodes.values()]
         if watch.utilization is not None and sources.count(watch.gpu_source) == 1:
-            self.scheduler.gpu_busy(watch.row.name, watch.utilization)
+            self.scheduler.cluster.gpu_busy(watch.row.name, watch.utilization)
             self._decide()
 
     def answering(self, models: Sequence[str]) -> str:
         """Of the models that may answer, the preferred one first, the one that would now."""
-        return next((model for model in models if self.scheduler.can_answer((model,))), models[0])
+        return next((model for model in models if self.scheduler.cluster.can_answer((model,))), models[0])
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
@@ -10981,7 +10999,7 @@ class Router:
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
-        return self._attempts.at(node) + self.scheduler.remote.at(node)
+        return self._attempts.at(node) + self.scheduler.cluster.remote.at(node)
 
     def queued(self, node: str) -> int:
         """How many of this worker's requests that wait this node could answer; other nodes may, too."""
@@ -10991,7 +11009,7 @@ class Router:
 
     def is_healthy(self, node: str) -> bool:
         """Whether requests are given to it: it answers, and has not just failed one."""
-        breaker = self.scheduler.nodes[node].breaker
+        breaker = self.scheduler.cluster.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
 
     @property
@@ -11206,7 +11224,7 @@ class Router:
     def _faults(self, pending: PendingChat) -> dict[str, str]:
         """What is wrong with each node that has the model; empty when one of them may answer."""
         models = pending.request.models
-        if self.scheduler.can_answer(models):
+        if self.scheduler.cluster.can_answer(models):
             return {}
         return {
             name: watch.known.fault or self._failure(name, models)

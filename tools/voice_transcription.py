@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4590, which the server calls.
+# Begin here: `class Tools`, line 4595, which the server calls.
 # The modules that it uses come first:
 #     84  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     98  services.pack_valves     What all valves of the pack have in common.
@@ -37,13 +37,13 @@ version: 0.1.0
 #   3179  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
 #   3447  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
 #   3497  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3639  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   3905  webui.errors             What goes wrong between the pack and Open WebUI.
-#   3921  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4022  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4135  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4273  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4410  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#   3644  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   3910  webui.errors             What goes wrong between the pack and Open WebUI.
+#   3926  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4027  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4140  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4278  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4415  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -3610,7 +3610,12 @@ class SpanCutter:
 def windows_and_pauses(
     heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
 ) -> Iterator[SpeechWindow | None]:
-    """The same with a None after each block, where whoever reads may pause."""
+    """The windows of a recording, in order, with a None after each block, where whoever reads may pause.
+
+    Args:
+        heard: blocks of samples, each with the probabilities of speech of its frames.
+        limit_seconds: the longest window.
+    """
     from numpy import concatenate, zeros  # noqa: PLC0415 - see `Samples`
 
     cutter = SpanCutter(int(limit_seconds * _FRAMES_PER_SECOND))

@@ -18,16 +18,16 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
 MODULES = sorted((SOURCE / "ollama_pack").rglob("*.py"))
 
-# plugins → services → {aliases, routing, cache, speech} → engines → base, errors.
+# plugins → services → {aliases, routing, cache, speech} → engines → base → errors.
 # webui is reached from the first two alone.
-BASE = {"engines", "base", "errors"}
+BASE = {"engines", "errors", "base"}
 CORE = {"aliases", "routing", "cache", "speech"}
 MAY_IMPORT = {
     "plugins": CORE | BASE | {"services", "webui"},
     "services": CORE | BASE | {"webui"},
     "webui": BASE,
     **dict.fromkeys(CORE, BASE),
-    "engines": {"base", "errors"},
+    "engines": {"errors", "base"},
     "base": {"errors"},
     "errors": set[str](),
     "__init__": set[str](),
