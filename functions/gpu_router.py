@@ -9,111 +9,111 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14192, which the server calls.
+# Begin here: `class Pipe`, line 14195, which the server calls.
 # The modules that it uses come first:
 #    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    196  aliases.errors                 What goes wrong with aliases.
-#    237  engines.errors                 What goes wrong with a node.
-#    379  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    505  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    580  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    641  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    939  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1067  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1113  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1147  cache.errors                   What goes wrong with the cache.
-#   1179  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1541  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1665  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1737  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1743  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1808  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1856  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1904  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2213  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2309  routing.errors                 What goes wrong with routing.
-#   2454  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2466  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2789  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3201  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3325  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3428  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3517  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3615  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3736  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3851  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3959  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4070  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4217  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4273  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4407  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4726  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4948  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5065  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5173  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5231  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5433  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5608  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5958  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6034  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6077  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6182  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6415  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6473  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6570  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6773  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6944  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7273  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7535  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7620  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7790  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7984  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8067  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8148  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8214  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8263  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8692  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8829  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8995  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9219  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9322  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9416  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9577  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9610  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9792  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9827  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10471  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10547  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10693  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10840  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10898  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11287  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11554  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11660  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12126  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12198  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12214  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12348  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12354  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12468  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12515  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12606  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12778  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12868  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  12998  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  13019  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13097  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13161  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13267  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13314  services.pack_valves           What all valves of the pack have in common.
-#  13328  services.router_valves         The valves of the router, wherever it runs.
-#  13422  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13536  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13829  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13861  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13878  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13973  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14129  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    208  aliases.errors                 What goes wrong with aliases.
+#    249  engines.errors                 What goes wrong with a node.
+#    391  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    517  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    592  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    653  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    951  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1079  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1125  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1159  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1567  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1691  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1763  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1769  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1834  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1882  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1930  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2239  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2335  routing.errors                 What goes wrong with routing.
+#   2480  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2492  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2815  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3227  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3351  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3454  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3543  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3641  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3762  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3877  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3985  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4096  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4243  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4377  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4690  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4912  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5029  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5137  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5195  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5397  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5572  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5922  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5998  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6041  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6146  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6379  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6437  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6534  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6737  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6908  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7237  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7499  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7584  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7754  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7948  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8031  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8112  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8178  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8227  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8656  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8793  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8959  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9183  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9286  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9380  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9541  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9574  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9756  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9791  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10435  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10511  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10657  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10804  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10862  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11251  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11518  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11624  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12090  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12162  cache.errors                   What goes wrong with the cache.
+#  12182  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12198  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12332  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12338  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12452  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12499  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12590  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12753  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12843  base.single_flight             Many who ask the same at the same time ask once.
+#  12916  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  13041  base.process                   One object for all plugins of a process, which are files that share no code.
+#  13062  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13140  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13204  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13310  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13357  services.pack_valves           What all valves of the pack have in common.
+#  13371  services.router_valves         The valves of the router, wherever it runs.
+#  13465  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13579  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13832  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13864  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13881  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13976  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14132  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -162,7 +162,7 @@ from random import Random
 from ssl import SSLContext
 from string import punctuation
 from types import ModuleType, SimpleNamespace
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
 
@@ -185,6 +185,18 @@ from pydantic import (
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+class SettingError(PackError, ValueError):
+    """A setting cannot be used. It is a `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never a secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def error_code(error: Exception) -> str:
@@ -1144,40 +1156,10 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache.
+# --- ollama_pack.base.redis ---
+# A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
-
-    Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class LeaderLostError(PackError):
-    """The generation that an answer was copied from ended without its end, and part of it is shown already.
-
-    Attributes:
-        chunks: how many had come.
-    """
-
-    def __init__(self, chunks: int) -> None:
-        super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
-        )
-        self.chunks = chunks
-
-
-# --- ollama_pack.cache.redis_url ---
-# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+# Making a client connects nothing.
 #
 # redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
 # redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
@@ -1217,6 +1199,45 @@ def connection_pool_of(client: RedisClient) -> Any:
     return getattr(client, "connection_pool", None)
 
 
+@dataclass(frozen=True, slots=True)
+class LuaScript:
+    """A script, and the name that the server knows it by once it has seen it."""
+
+    text: str
+    sha: str
+
+
+def lua_script(text: str) -> LuaScript:
+    # SHA-1 is what Redis names scripts by
+    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+async def run_script(
+    send: Callable[..., Awaitable[Any]], script: LuaScript, keys: Sequence[str], *values: Any
+) -> Any:
+    """Run a script by its name, and by its text where the server has not seen it, or has restarted.
+
+    Args:
+        send: sends one command, as `RedisClient.execute_command`.
+        script: to run.
+        keys: that it uses.
+        values: its other arguments.
+    """
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
+
+    try:
+        return await send("EVALSHA", script.sha, len(keys), *keys, *values)
+    except NoScriptError:
+        return await send("EVAL", script.text, len(keys), *keys, *values)
+
+
+def redis_faults() -> tuple[type[Exception], ...]:
+    """What is raised when Redis does not answer, or not as it should."""
+    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
+
+    return RedisError, RedisClusterException, OSError, EOFError  # a cluster's is no `RedisError`
+
+
 class _UrlError(ValueError):
     """What is wrong with a URL, in words that may be shown."""
 
@@ -1242,7 +1263,7 @@ def check_redis_url(url: str) -> str:
     """The URL, which is none or can be used.
 
     Raises:
-        CacheConfigError: it is none of the forms.
+        SettingError: it is none of the forms.
         ModuleNotFoundError: there is no redis-py.
     """
     if url:
@@ -1254,22 +1275,27 @@ def redis_client(url: str) -> RedisClient:
     """A client for a URL.
 
     Raises:
-        CacheConfigError: the URL is none of the forms, or has an option that would have no effect.
+        SettingError: the URL is none of the forms, or has an option that would have no effect.
         ModuleNotFoundError: there is no redis-py.
     """
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise CacheConfigError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
-        raise CacheConfigError(
+        raise SettingError(
             f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
             + _HOW_WRITTEN
         ) from None
+
+
+def redis_fault(error: BaseException) -> str:
+    """What redis-py says of a failure, without what was sent: an old server repeats an unknown AUTH whole."""
+    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
 
 
 def _shown_beginning(url: str) -> str:
@@ -4214,62 +4240,6 @@ def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-# --- ollama_pack.engines.silence ---
-# A limit on the silence between two pieces of a stream, with one timer for all of them.
-
-
-class SilenceWatch:
-    """Ends a read of a stream that has waited longer than a limit.
-
-    A timer for each read, as `asyncio.timeout` has one, costs as much as all else that is done for a token.
-
-    Attributes:
-        is_over: it was too long; the read has ended with an error.
-    """
-
-    def __init__(self, stream: aiohttp.StreamReader, seconds: float) -> None:
-        """Watch nothing yet.
-
-        Args:
-            stream: what is read.
-            seconds: the limit.
-        """
-        self.is_over = False
-        self._stream = stream
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> Self:
-        """A read begins."""
-        self._since = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._look)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """It has ended."""
-        self._since = None
-
-    def close(self) -> None:
-        """Watch no longer."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        """End the read, or come again when it will have lasted too long."""
-        self._timer = None
-        if self._since is None:  # the next read sets a new timer
-            return
-        left = self._since + self._seconds - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
-            return
-        self.is_over = True
-        self._stream.set_exception(TimeoutError("silent for too long"))
-
-
 # --- ollama_pack.engines.sse ---
 # Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #
@@ -4578,7 +4548,6 @@ class NodeTransport:
         async with self._within("first byte", first_byte):
             last = {"Connection": "close"} if last_request else {}
             response = await self._open(path, body, {**headers, **last})
-        silence = SilenceWatch(response.content, self.limits.next_line)
         try:
             if last_request and response.connection and response.connection.protocol is not None:
                 response.connection.protocol.force_close()  # also where the node does not repeat `close`
@@ -4587,14 +4556,9 @@ class NodeTransport:
             while pieces:
                 for piece in pieces:
                     yield piece
-                with silence:
+                async with self._within("next line", self.limits.next_line):
                     pieces = await self._next_pieces(response, buffer)
-        except NodeFaultError as error:
-            if silence.is_over:
-                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
-            raise
         finally:
-            silence.close()
             response.close()
 
     async def _open(
@@ -8064,7 +8028,7 @@ class ListedClient:
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
-# --- ollama_pack.routing.state.breaker ---
+# --- ollama_pack.base.breaker ---
 # A breaker: after failures nothing is sent for a while, then one request tries.
 
 BreakerState = Literal["closed", "open", "half-open"]
@@ -12195,6 +12159,26 @@ def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
     }
 
 
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks
+
+
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI.
 
@@ -12646,17 +12630,8 @@ def trusted_certificates() -> SSLContext | bool:
 
 async def ollama_connections() -> list[tuple[str, str]]:
     """Address and key (empty: none) of each Ollama connection that is switched on."""
-    return [(url, key) for url, key, *_ in await prefixed_connections()]
-
-
-async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
-    """Of each that is switched on: address, key, prefix of its models' names (empty: none), and headers."""
-    return [
-        (url, "" if way.auth == "none" or way.needs_user else way.key, prefix, way.own_headers)
-        for url, prefix, way in (
-            (url, str(own.get("prefix_id") or ""), _way_in(url, own)) for url, own in await _connections_on()
-        )
-    ]
+    ways = [(url, _way_in(url, own)) for url, own in await _connections_on()]
+    return [(url, "" if way.auth == "none" or way.needs_user else way.key) for url, way in ways]
 
 
 async def ways_in() -> dict[str, WayIn]:
@@ -12865,6 +12840,79 @@ def _has(listed: ConnectionModels, offered: str) -> bool:
     return listed.id_of(own) == offered
 
 
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    async def _renew(self) -> _Shared:
+        began = self._clock()
+        try:
+            answer = await self._ask()
+            self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            self._task = None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
 # --- ollama_pack.services.discovery ---
 # Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
 
@@ -12915,11 +12963,10 @@ class NodeDiscovery:
             clock: monotonic seconds.
         """
         self._resolve = resolve
-        self._clock = clock
         self._servers: dict[str, Servers] = {}
         self._faults: dict[str, str] = {}
-        self._asked_at = -math.inf
-        self._task: asyncio.Task[None] | None = None
+        self._names: Sequence[str] = ()
+        self._look = SingleFlight(self._ask_all, 0, clock)
         self._made: tuple[tuple[NodeRow, ...], dict[str, Servers], tuple[NodeRow, ...]] = ((), {}, ())
 
     async def rows(self, rows: tuple[NodeRow, ...], seconds: float) -> tuple[NodeRow, ...]:
@@ -12933,21 +12980,17 @@ class NodeDiscovery:
         if not names:
             return rows
         is_news = not self._servers.keys() >= set(names)
-        age = self._clock() - self._asked_at
-        if self._task is None and (is_news or age >= seconds):
-            self._task = asyncio.get_running_loop().create_task(self._ask(names))
-        if self._task is not None and (is_news or age >= 2 * seconds):
-            await asyncio.wait({self._task}, timeout=FIRST_ANSWER_SECONDS)
+        self._names = names
+        if is_news or self._look.age >= seconds:
+            looking = self._look.renew()
+            if is_news or self._look.age >= 2 * seconds:
+                await asyncio.wait({looking}, timeout=FIRST_ANSWER_SECONDS)
         if self._made[:2] != (rows, self._servers):
             self._made = rows, dict(self._servers), expanded(rows, self._servers)
         return self._made[2]
 
-    async def _ask(self, names: Sequence[str]) -> None:
-        try:
-            await asyncio.gather(*map(self._ask_one, names))
-        finally:
-            self._asked_at = self._clock()
-            self._task = None
+    async def _ask_all(self) -> None:
+        await asyncio.gather(*map(self._ask_one, self._names))
 
     async def _ask_one(self, name: str) -> None:
         try:
@@ -12995,8 +13038,8 @@ def _is_ip(host: str) -> bool:
     return True
 
 
-# --- ollama_pack.speech.process ---
-# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
 #
 # Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
 # the server runs leaves objects of its older classes behind.
@@ -13525,19 +13568,16 @@ tell(KEYS[1], ARGV[2], ARGV[3], ARGV[4])
 )
 
 SHARE_SCRIPTS = {
-    "claim": CLAIM_SLOT,
-    "renew": RENEW_SLOT,
-    "release": RELEASE_SLOT,
-    "loaded": LOADED_SLOT,
-    "tell": TELL_ALL,
+    "claim": lua_script(CLAIM_SLOT),
+    "renew": lua_script(RENEW_SLOT),
+    "release": lua_script(RELEASE_SLOT),
+    "loaded": lua_script(LOADED_SLOT),
+    "tell": lua_script(TELL_ALL),
 }
 
 
 # --- ollama_pack.routing.peers.redis ---
 # Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#
-# The errors of redis-py are imported where one has come: the minimal image of the Pipelines server lacks it,
-# and the router runs there without.
 
 share_log = logging.getLogger(__name__)
 
@@ -13548,25 +13588,9 @@ READ_AT_ONCE = 256
 FIRST_RETRY, LAST_RETRY = 0.5, 10.0  # seconds between two tries to join
 UNUSED_SECONDS = 600.0  # after which it leaves, until it is started again
 
-_SHAS = {
-    # SHA-1 is what Redis names scripts by
-    kind: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-    for kind, text in SHARE_SCRIPTS.items()
-}
-
 
 class _UnusedError(Exception):
     """Nobody has used this worker's router for long, perhaps because there is a newer one."""
-
-
-class RedisCommands(Protocol):
-    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
-
-    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """Send a command and return its answer, with bytes for strings."""
-
-    async def aclose(self) -> None:
-        """Close the connections."""
 
 
 class RedisShare:
@@ -13575,8 +13599,8 @@ class RedisShare:
     def __init__(
         self,
         share: FleetShare,
-        client: RedisCommands,
-        waiting: RedisCommands,
+        client: RedisClient,
+        waiting: RedisClient,
         decide: Callable[[], None],
         prefix: str = SHARE_PREFIX,
     ) -> None:
@@ -13618,7 +13642,7 @@ class RedisShare:
                 await self._task
         if self._share.connected:
             self._share.say_bye()
-            with suppress(*_redis_faults()):
+            with suppress(*redis_faults()):
                 async with asyncio.timeout(STEP_SECONDS):
                     await self._empty_outbox()
             self._share.leave()
@@ -13626,7 +13650,7 @@ class RedisShare:
 
     async def _close_clients(self) -> None:
         for client in (self._client, self._waiting):
-            with suppress(*_redis_faults()):
+            with suppress(*redis_faults()):
                 await client.aclose()
 
     async def claim(self, binding: Assignment) -> bool:
@@ -13675,7 +13699,7 @@ class RedisShare:
                         tasks.create_task(work)
             except* _UnusedError:
                 pass  # unless somebody has come meanwhile this was the last time
-            except* _redis_faults() as group:
+            except* redis_faults() as group:
                 self._tell_once(group.exceptions[0])
             except* Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
                 share_log.exception("Something went wrong between workers that share the nodes")
@@ -13693,8 +13717,7 @@ class RedisShare:
 
     def _tell_once(self, fault: Exception) -> None:
         """One line a time that it is down, not one a try."""
-        # an old server repeats an AUTH that it does not know
-        self.fault = f"{type(fault).__name__}: {str(fault).partition(', with args')[0]}"
+        self.fault = redis_fault(fault)
         if not self._told:
             self._told = True
             share_log.warning(
@@ -13774,30 +13797,10 @@ class RedisShare:
             arguments[0] = claim.request_id
             arguments += [claim.slots, CLAIM_MS, int(claim.loads), _blob_key(claim.blob)]
             arguments += [_blob_key(victim) for victim in claim.victims]
-        try:
-            return await self._script("EVALSHA", _SHAS[step.kind], keys, arguments)
-        except _unknown_script():
-            return await self._script("EVAL", SHARE_SCRIPTS[step.kind], keys, arguments)
-
-    def _script(self, command: str, script: str, keys: list[str], arguments: list[Any]) -> Awaitable[Any]:
-        return self._client.execute_command(command, script, len(keys), *keys, *arguments)
+        return await run_script(self._client.execute_command, SHARE_SCRIPTS[step.kind], keys, *arguments)
 
     def _slots(self, claim: SlotClaim, blob: str) -> str:
         return f"{self._prefix}slots:{claim.node}:{_blob_key(blob)}"
-
-
-def _redis_faults() -> tuple[type[Exception], ...]:
-    """What comes of a Redis that does not answer, or not as it should."""
-    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
-
-    return RedisError, RedisClusterException, OSError, TimeoutError
-
-
-def _unknown_script() -> type[Exception]:
-    """What a server says that has not seen a script, or has restarted."""
-    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
-
-    return NoScriptError
 
 
 def _heed_cancelling() -> None:
