@@ -1511,11 +1511,11 @@ async def _listing(session: aiohttp.ClientSession, site: TagSite) -> tuple[TagSi
                     return None
         models = json.loads(body)["models"]
         found = [model for model in models if isinstance(model, dict)]
-        return (site, found) if found or not models else None
     except (aiohttp.ClientError, TimeoutError):
         return None
     except (ValueError, LookupError, TypeError, RecursionError):  # an answer, but not of Ollama's form
         return None
+    return (site, found) if found or not models else None
 
 
 def _named(models: _Models, *keys: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
