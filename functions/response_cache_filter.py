@@ -1510,7 +1510,7 @@ async def _listing(session: aiohttp.ClientSession, site: TagSite) -> tuple[TagSi
                 if len(body) > _LISTING_BYTES:
                     return None
         models = json.loads(body)["models"]
-        found = [model for model in models if isinstance(model, dict)]
+        found: _Models = [model for model in models if isinstance(model, dict)]
     except (aiohttp.ClientError, TimeoutError):
         return None
     except (ValueError, LookupError, TypeError, RecursionError):  # an answer, but not of Ollama's form
