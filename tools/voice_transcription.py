@@ -10,19 +10,19 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4631, which the server calls.
+# Begin here: `class Tools`, line 4636, which the server calls.
 # The modules that it uses come first:
 #     85  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     99  services.pack_valves     What all valves of the pack have in common.
-#    113  speech.errors            What goes wrong with transcription.
-#    476  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    553  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    645  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    681  speech.values            What recordings turn into, and what an engine is.
-#    938  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1088  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1170  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1354  speech.process           What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#    113  base.process             One object for all plugins of a process, which are files that share no code.
+#    136  speech.errors            What goes wrong with transcription.
+#    499  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    576  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    668  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    704  speech.values            What recordings turn into, and what an engine is.
+#    961  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1111  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1193  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
 #   1377  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
 #   1510  speech.sentences         Segments of about a sentence, made from words with times.
 #   1564  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
@@ -37,14 +37,14 @@ version: 0.1.0
 #   3180  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
 #   3448  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
 #   3498  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3640  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   3906  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   3944  webui.errors             What goes wrong between the pack and Open WebUI.
-#   3960  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4061  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4176  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4314  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4451  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#   3645  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   3911  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   3949  webui.errors             What goes wrong between the pack and Open WebUI.
+#   3965  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4066  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4181  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4319  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4456  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -108,6 +108,29 @@ class PackValves(BaseModel):
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+T = TypeVar("T")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
 
 
 # --- ollama_pack.speech.errors ---
@@ -1349,29 +1372,6 @@ def _retry_seconds(header: str) -> float:
         return max(0.0, float(header))
     except ValueError:
         return 1.0
-
-
-# --- ollama_pack.speech.process ---
-# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-T = TypeVar("T")
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
 
 
 # --- ollama_pack.speech.recognizer ---
@@ -3611,7 +3611,12 @@ class SpanCutter:
 def windows_and_pauses(
     heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
 ) -> Iterator[SpeechWindow | None]:
-    """The same with a None after each block, where whoever reads may pause."""
+    """The windows of a recording, in order, with a None after each block, where whoever reads may pause.
+
+    Args:
+        heard: blocks of samples, each with the probabilities of speech of its frames.
+        limit_seconds: the longest window.
+    """
     from numpy import concatenate, zeros  # noqa: PLC0415 - see `Samples`
 
     cutter = SpanCutter(int(limit_seconds * _FRAMES_PER_SECOND))
