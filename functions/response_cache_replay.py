@@ -914,7 +914,7 @@ def put_in_front(app: Any, name: str, paths: Iterable[str], around: Around) -> N
     Args:
         app: the server's FastAPI application.
         name: of the routes.
-        paths: where chats are posted to. Each has a route of its own, by whose path traces and metrics name it.
+        paths: where chats are posted to. Each has a route of its own: traces name a chat by its route's path.
         around: called for each chat.
     """
     routes = app.router.routes
