@@ -9,112 +9,112 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14279, which the server calls.
+# Begin here: `class Pipe`, line 14400, which the server calls.
 # The modules that it uses come first:
-#    183  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    209  aliases.errors                 What goes wrong with aliases.
-#    250  engines.errors                 What goes wrong with a node.
-#    392  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    518  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    593  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    654  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    952  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1080  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1126  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1160  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1568  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1692  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1764  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1770  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1835  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1883  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1931  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2240  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2336  routing.errors                 What goes wrong with routing.
-#   2481  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2493  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2816  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3228  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3352  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3455  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3544  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3642  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3763  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3878  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3986  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4097  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4244  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4378  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4691  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4913  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5030  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5138  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5196  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5398  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5573  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5923  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5999  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6042  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6147  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6380  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6438  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6535  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6738  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6909  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7238  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7500  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7585  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7755  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7949  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8032  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8113  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8179  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8228  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8657  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8794  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8960  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9184  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9287  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9381  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9542  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9575  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9757  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9792  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10436  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10512  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10658  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10805  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10863  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11252  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11519  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11625  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12091  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12163  cache.errors                   What goes wrong with the cache.
-#  12183  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12199  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12333  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12339  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12453  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12500  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12591  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12754  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12844  base.single_flight             Many who ask the same at the same time ask once.
-#  12917  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  13042  base.process                   One object for all plugins of a process, which are files that share no code.
-#  13063  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13141  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13205  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13311  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13358  services.pack_valves           What all valves of the pack have in common.
-#  13372  services.router_valves         The valves of the router, wherever it runs.
-#  13466  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13580  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13833  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13865  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13882  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13977  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14133  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  14188  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    184  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    210  aliases.errors                 What goes wrong with aliases.
+#    251  engines.errors                 What goes wrong with a node.
+#    393  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    519  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    594  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    655  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    953  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1081  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1127  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1161  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1569  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1693  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1765  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1771  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1836  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1884  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1932  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2241  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2337  routing.errors                 What goes wrong with routing.
+#   2482  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2494  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2817  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3229  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3353  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3456  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3545  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3643  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3764  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3879  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3987  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4098  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4245  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4379  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4692  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4914  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5031  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5139  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5197  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5399  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5574  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5924  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6000  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6043  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6148  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6381  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6439  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6536  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6739  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6910  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7239  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7510  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7595  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7765  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7959  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8042  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8123  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8189  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8238  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8667  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8804  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8970  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9194  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9297  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9391  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9552  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9585  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9767  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9802  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10446  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10522  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10668  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10815  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10873  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11262  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11529  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11635  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12101  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12173  cache.errors                   What goes wrong with the cache.
+#  12193  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12209  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12343  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12349  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12463  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12510  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12601  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12764  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12854  base.single_flight             Many who ask the same at the same time ask once.
+#  12927  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13162  base.process                   One object for all plugins of a process, which are files that share no code.
+#  13183  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13261  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13325  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13431  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13478  services.pack_valves           What all valves of the pack have in common.
+#  13492  services.router_valves         The valves of the router, wherever it runs.
+#  13587  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13701  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13954  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13986  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  14003  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14098  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14254  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  14309  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -159,6 +159,7 @@ from ipaddress import ip_address
 from itertools import accumulate, chain, islice
 from math import exp, inf
 from operator import attrgetter
+from pathlib import Path
 from random import Random
 from ssl import SSLContext
 from string import punctuation
@@ -7247,6 +7248,7 @@ def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
 #     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 #     pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
+#     pods  k8s://default/app=ollama:11434                    # each ready pod that has these labels
 
 NodeKind = Literal["ollama", "openai"]
 PlacedBy = Literal["pack", "own"]
@@ -7254,11 +7256,14 @@ PlacedBy = Literal["pack", "own"]
 MAX_NODES = 1024
 MAX_TIER = 9
 SRV = "dns+srv://"
+PODS = "k8s://"
+DISCOVERED = (SRV, PODS)  # addresses that stand for several servers
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
@@ -7373,7 +7378,10 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
+    if address.startswith(DISCOVERED):
+        url, login = _several(address), ""
+    else:
+        url, login = split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -7418,9 +7426,11 @@ def _address(value: str) -> str:
     return value.rstrip("/")
 
 
-def _srv(value: str) -> str:
-    if not _NODE_SRV.fullmatch(value):
+def _several(value: str) -> str:
+    if value.startswith(SRV) and not _NODE_SRV.fullmatch(value):
         raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    if value.startswith(PODS) and not _NODE_PODS.fullmatch(value):
+        raise ValueError(f"{value!r} does not select pods: write it as k8s://NAMESPACE/app=ollama:11434")
     return value
 
 
@@ -12915,14 +12925,41 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
 
 
 # --- ollama_pack.services.discovery ---
-# Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+# Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#
+# `pool dns+srv://_ollama._tcp.example.org` is each server of that record, `pods k8s://default/app=ollama:11434`
+# each ready pod with that label.
 
 discovery_log = logging.getLogger(__name__)
 
 FIRST_ANSWER_SECONDS = 3.0  # that a chat waits where nothing is known of a name yet
-Servers = tuple[tuple[str, int], ...]  # host and port, in order
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where Kubernetes puts a pod's own account
 _NOT_IN_A_NAME = re.compile(r"[^\w.-]")
 _LONGEST_NAME = 64
+_LIST_SECONDS = 5.0
+_LIST_OCTETS = 32 * 1024 * 1024  # a pod's entry has a few kB
+
+
+class Server(NamedTuple):
+    """One of the servers that a row stands for.
+
+    Attributes:
+        host: a name or an IP address.
+        port: its port.
+        label: what the node is called after; empty: after the host.
+    """
+
+    host: str
+    port: int
+    label: str = ""
+
+
+Servers = tuple[Server, ...]  # in order
+
+
+async def resolve(address: str) -> Servers:
+    """The servers of a row now: `resolve_srv` or `resolve_pods`."""
+    return await (resolve_pods(address) if address.startswith(PODS) else resolve_srv(address))
 
 
 async def resolve_srv(address: str) -> Servers:
@@ -12946,21 +12983,96 @@ async def resolve_srv(address: str) -> Servers:
         found = await resolver.query(name, "SRV")
     finally:
         await resolver.close()
-    return tuple(sorted({(str(one.host).rstrip("."), int(one.port)) for one in found}))
+    return tuple(sorted({Server(str(one.host).rstrip("."), int(one.port)) for one in found}))
+
+
+async def resolve_pods(address: str, account: Path = ACCOUNT) -> Servers:
+    """The ready pods with certain labels, asked of the cluster that this process runs in.
+
+    Args:
+        address: `k8s://NAMESPACE/SELECTOR:PORT`, the selector as `kubectl get pods -l` takes it.
+        account: the folder with the token, and with the certificate that the API's is signed with.
+
+    Raises:
+        OSError: this is no pod, the API does not answer, or the account may not list pods there.
+        ValueError: the API's answer is no list of pods.
+    """
+    from aiohttp import ClientSession, ClientTimeout  # noqa: PLC0415 - upload.py loads this and asks nobody
+
+    selected, _, port = address.removeprefix(PODS).rpartition(":")
+    namespace, _, selector = selected.partition("/")
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
+    if not host:
+        raise OSError("this process does not run in Kubernetes: KUBERNETES_SERVICE_HOST is not set")
+    api = f"https://{_in_url(host)}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}"
+    token = (account / "token").read_text().strip()  # Kubernetes replaces it within the hour
+    async with (
+        ClientSession(timeout=ClientTimeout(total=_LIST_SECONDS)) as session,
+        session.get(
+            f"{api}/api/v1/namespaces/{namespace}/pods",
+            params={"labelSelector": selector, "limit": str(MAX_NODES)},
+            headers={"Authorization": f"Bearer {token}"},
+            ssl=ssl.create_default_context(cafile=str(account / "ca.crt")),
+            allow_redirects=False,
+        ) as answer,
+    ):
+        if answer.status in {401, 403}:
+            raise PermissionError(
+                f"the pod's service account may not list pods in {namespace} (HTTP {answer.status}): "
+                "give it a Role with the verb list on pods"
+            )
+        if answer.status != 200:  # noqa: PLR2004 - OK
+            raise OSError(f"the Kubernetes API answered with HTTP {answer.status}")
+        octets = bytearray()
+        async for piece in answer.content.iter_any():
+            octets += piece
+            if len(octets) > _LIST_OCTETS:
+                raise ValueError("the Kubernetes API's list of pods has no end")
+    return ready_pods(orjson.loads(octets), int(port))
+
+
+def ready_pods(listed: Any, port: int) -> Servers:
+    """The pods of a PodList that take requests: those that are not ready, or end, are left out.
+
+    Raises:
+        ValueError: it is no list of pods.
+    """
+    pods = listed.get("items") if isinstance(listed, dict) else None
+    if not isinstance(pods, list):
+        raise ValueError("the Kubernetes API did not answer with a list of pods")  # noqa: TRY004 - not our caller's type
+    found = [
+        Server(str(pod["status"]["podIP"]), port, str(pod["metadata"]["name"]))
+        for pod in pods
+        if isinstance(pod, dict) and _is_ready(pod)
+    ]
+    return tuple(sorted(found))
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    metadata, status = pod.get("metadata"), pod.get("status")
+    if not isinstance(metadata, dict) or not isinstance(status, dict):
+        return False
+    if not metadata.get("name") or metadata.get("deletionTimestamp") or not status.get("podIP"):
+        return False
+    conditions = status.get("conditions")
+    return isinstance(conditions, list) and any(
+        isinstance(one, dict) and (one.get("type"), one.get("status")) == ("Ready", "True")
+        for one in conditions
+    )
 
 
 class NodeDiscovery:
-    """Keeps up what DNS says. What it said last holds while it does not answer. Lives on one event loop."""
+    """Keeps the servers of rows up. Those found last stay while nobody answers. Lives on one event loop."""
 
     def __init__(
         self,
-        resolve: Callable[[str], Awaitable[Servers]] = resolve_srv,
+        resolve: Callable[[str], Awaitable[Servers]] = resolve,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Ask nothing yet.
 
         Args:
-            resolve: as `resolve_srv`.
+            resolve: as the function of this name.
             clock: monotonic seconds.
         """
         self._resolve = resolve
@@ -12975,9 +13087,9 @@ class NodeDiscovery:
 
         Args:
             rows: as the admin wrote them.
-            seconds: between two questions to DNS.
+            seconds: between two looks.
         """
-        names = [row.url for row in rows if row.url.startswith(SRV)]
+        names = [row.url for row in rows if row.url.startswith(DISCOVERED)]
         if not names:
             return rows
         is_news = not self._servers.keys() >= set(names)
@@ -13011,13 +13123,14 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
     names = {row.name for row in rows}
     addresses = {row.url for row in rows}
     for row in rows:
-        if not row.url.startswith(SRV):
+        if not row.url.startswith(DISCOVERED):
             found.append(row)
             continue
-        for host, port in servers.get(row.url, ()):
-            url = f"http://{host}:{port}"
-            name = _node_name(row.name, host, "")
-            name = _node_name(row.name, host, f"-{port}") if name in names else name
+        for server in servers.get(row.url, ()):
+            url = f"http://{_in_url(server.host)}:{server.port}"
+            label = server.label or _label(server.host)
+            name = _node_name(row.name, label, "")
+            name = _node_name(row.name, label, f"-{server.port}") if name in names else name
             if url not in addresses and name not in names and len(found) < MAX_NODES:
                 names.add(name)
                 addresses.add(url)
@@ -13025,10 +13138,17 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
     return tuple(found)
 
 
-def _node_name(row: str, host: str, end: str) -> str:
-    """`gpu-ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
-    label = host if _is_ip(host) else host.partition(".")[0]
+def _node_name(row: str, label: str, end: str) -> str:
     return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+
+
+def _label(host: str) -> str:
+    """`ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
+    return host if _is_ip(host) else host.partition(".")[0]
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_ip(host: str) -> bool:
@@ -13376,7 +13496,8 @@ NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
     'kind=openai (vLLM and the like), key=…, header="Name: value", slots=…, weight=…, tier=…, '
     "models=a,b, placement=own (a gateway that chooses the engine), agent=http://gpu0:9400. "
-    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. A # starts a comment."
+    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. "
+    "k8s://NAMESPACE/app=ollama:11434: each ready pod with that label. A # starts a comment."
 )
 
 

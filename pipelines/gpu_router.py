@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12300, which the server calls.
+# Begin here: `class Pipeline`, line 12419, which the server calls.
 # The modules that it uses come first:
 #    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    201  aliases.errors                 What goes wrong with aliases.
@@ -56,57 +56,57 @@ version: 0.1.0
 #   5938  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
 #   6109  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
 #   6438  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6700  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6785  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6932  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7126  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7209  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   7290  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7356  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7405  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7834  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   7971  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8137  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8361  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8464  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8558  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8719  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8752  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8934  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   8969  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9613  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9689  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9835  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#   9982  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10040  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  10429  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10696  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10802  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11268  cache.errors                   What goes wrong with the cache.
-#  11288  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11304  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11438  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11567  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11736  base.single_flight             Many who ask the same at the same time ask once.
-#  11809  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  11934  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  12035  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  12041  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  12076  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  12152  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12270  services.pack_valves           What all valves of the pack have in common.
-#  12284  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12356  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12654  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12700  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12734  base.process                   One object for all plugins of a process, which are files that share no code.
-#  12755  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12833  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12897  services.router_valves         The valves of the router, wherever it runs.
-#  12991  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  13399  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13513  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13766  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   6709  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6794  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   6941  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7135  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7218  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   7299  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7365  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7414  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7843  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   7980  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8146  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8370  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8473  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8567  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8728  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8761  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   8943  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   8978  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9622  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9698  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9844  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#   9991  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10049  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  10438  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10705  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10811  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11277  cache.errors                   What goes wrong with the cache.
+#  11297  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11313  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11447  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11576  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11745  base.single_flight             Many who ask the same at the same time ask once.
+#  11818  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  12053  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  12154  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  12160  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12195  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12271  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12389  services.pack_valves           What all valves of the pack have in common.
+#  12403  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12475  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12773  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12819  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12853  base.process                   One object for all plugins of a process, which are files that share no code.
+#  12874  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12952  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13016  services.router_valves         The valves of the router, wherever it runs.
+#  13111  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  13519  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13633  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13886  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -6447,6 +6447,7 @@ def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
 #     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 #     pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
+#     pods  k8s://default/app=ollama:11434                    # each ready pod that has these labels
 
 NodeKind = Literal["ollama", "openai"]
 PlacedBy = Literal["pack", "own"]
@@ -6454,11 +6455,14 @@ PlacedBy = Literal["pack", "own"]
 MAX_NODES = 1024
 MAX_TIER = 9
 SRV = "dns+srv://"
+PODS = "k8s://"
+DISCOVERED = (SRV, PODS)  # addresses that stand for several servers
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
@@ -6573,7 +6577,10 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
+    if address.startswith(DISCOVERED):
+        url, login = _several(address), ""
+    else:
+        url, login = split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -6618,9 +6625,11 @@ def _address(value: str) -> str:
     return value.rstrip("/")
 
 
-def _srv(value: str) -> str:
-    if not _NODE_SRV.fullmatch(value):
+def _several(value: str) -> str:
+    if value.startswith(SRV) and not _NODE_SRV.fullmatch(value):
         raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    if value.startswith(PODS) and not _NODE_PODS.fullmatch(value):
+        raise ValueError(f"{value!r} does not select pods: write it as k8s://NAMESPACE/app=ollama:11434")
     return value
 
 
@@ -11807,14 +11816,41 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
 
 
 # --- ollama_pack.services.discovery ---
-# Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+# Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#
+# `pool dns+srv://_ollama._tcp.example.org` is each server of that record, `pods k8s://default/app=ollama:11434`
+# each ready pod with that label.
 
 discovery_log = logging.getLogger(__name__)
 
 FIRST_ANSWER_SECONDS = 3.0  # that a chat waits where nothing is known of a name yet
-Servers = tuple[tuple[str, int], ...]  # host and port, in order
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where Kubernetes puts a pod's own account
 _NOT_IN_A_NAME = re.compile(r"[^\w.-]")
 _LONGEST_NAME = 64
+_LIST_SECONDS = 5.0
+_LIST_OCTETS = 32 * 1024 * 1024  # a pod's entry has a few kB
+
+
+class Server(NamedTuple):
+    """One of the servers that a row stands for.
+
+    Attributes:
+        host: a name or an IP address.
+        port: its port.
+        label: what the node is called after; empty: after the host.
+    """
+
+    host: str
+    port: int
+    label: str = ""
+
+
+Servers = tuple[Server, ...]  # in order
+
+
+async def resolve(address: str) -> Servers:
+    """The servers of a row now: `resolve_srv` or `resolve_pods`."""
+    return await (resolve_pods(address) if address.startswith(PODS) else resolve_srv(address))
 
 
 async def resolve_srv(address: str) -> Servers:
@@ -11838,21 +11874,96 @@ async def resolve_srv(address: str) -> Servers:
         found = await resolver.query(name, "SRV")
     finally:
         await resolver.close()
-    return tuple(sorted({(str(one.host).rstrip("."), int(one.port)) for one in found}))
+    return tuple(sorted({Server(str(one.host).rstrip("."), int(one.port)) for one in found}))
+
+
+async def resolve_pods(address: str, account: Path = ACCOUNT) -> Servers:
+    """The ready pods with certain labels, asked of the cluster that this process runs in.
+
+    Args:
+        address: `k8s://NAMESPACE/SELECTOR:PORT`, the selector as `kubectl get pods -l` takes it.
+        account: the folder with the token, and with the certificate that the API's is signed with.
+
+    Raises:
+        OSError: this is no pod, the API does not answer, or the account may not list pods there.
+        ValueError: the API's answer is no list of pods.
+    """
+    from aiohttp import ClientSession, ClientTimeout  # noqa: PLC0415 - upload.py loads this and asks nobody
+
+    selected, _, port = address.removeprefix(PODS).rpartition(":")
+    namespace, _, selector = selected.partition("/")
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
+    if not host:
+        raise OSError("this process does not run in Kubernetes: KUBERNETES_SERVICE_HOST is not set")
+    api = f"https://{_in_url(host)}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}"
+    token = (account / "token").read_text().strip()  # Kubernetes replaces it within the hour
+    async with (
+        ClientSession(timeout=ClientTimeout(total=_LIST_SECONDS)) as session,
+        session.get(
+            f"{api}/api/v1/namespaces/{namespace}/pods",
+            params={"labelSelector": selector, "limit": str(MAX_NODES)},
+            headers={"Authorization": f"Bearer {token}"},
+            ssl=ssl.create_default_context(cafile=str(account / "ca.crt")),
+            allow_redirects=False,
+        ) as answer,
+    ):
+        if answer.status in {401, 403}:
+            raise PermissionError(
+                f"the pod's service account may not list pods in {namespace} (HTTP {answer.status}): "
+                "give it a Role with the verb list on pods"
+            )
+        if answer.status != 200:  # noqa: PLR2004 - OK
+            raise OSError(f"the Kubernetes API answered with HTTP {answer.status}")
+        octets = bytearray()
+        async for piece in answer.content.iter_any():
+            octets += piece
+            if len(octets) > _LIST_OCTETS:
+                raise ValueError("the Kubernetes API's list of pods has no end")
+    return ready_pods(orjson.loads(octets), int(port))
+
+
+def ready_pods(listed: Any, port: int) -> Servers:
+    """The pods of a PodList that take requests: those that are not ready, or end, are left out.
+
+    Raises:
+        ValueError: it is no list of pods.
+    """
+    pods = listed.get("items") if isinstance(listed, dict) else None
+    if not isinstance(pods, list):
+        raise ValueError("the Kubernetes API did not answer with a list of pods")  # noqa: TRY004 - not our caller's type
+    found = [
+        Server(str(pod["status"]["podIP"]), port, str(pod["metadata"]["name"]))
+        for pod in pods
+        if isinstance(pod, dict) and _is_ready(pod)
+    ]
+    return tuple(sorted(found))
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    metadata, status = pod.get("metadata"), pod.get("status")
+    if not isinstance(metadata, dict) or not isinstance(status, dict):
+        return False
+    if not metadata.get("name") or metadata.get("deletionTimestamp") or not status.get("podIP"):
+        return False
+    conditions = status.get("conditions")
+    return isinstance(conditions, list) and any(
+        isinstance(one, dict) and (one.get("type"), one.get("status")) == ("Ready", "True")
+        for one in conditions
+    )
 
 
 class NodeDiscovery:
-    """Keeps up what DNS says. What it said last holds while it does not answer. Lives on one event loop."""
+    """Keeps the servers of rows up. Those found last stay while nobody answers. Lives on one event loop."""
 
     def __init__(
         self,
-        resolve: Callable[[str], Awaitable[Servers]] = resolve_srv,
+        resolve: Callable[[str], Awaitable[Servers]] = resolve,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Ask nothing yet.
 
         Args:
-            resolve: as `resolve_srv`.
+            resolve: as the function of this name.
             clock: monotonic seconds.
         """
         self._resolve = resolve
@@ -11867,9 +11978,9 @@ class NodeDiscovery:
 
         Args:
             rows: as the admin wrote them.
-            seconds: between two questions to DNS.
+            seconds: between two looks.
         """
-        names = [row.url for row in rows if row.url.startswith(SRV)]
+        names = [row.url for row in rows if row.url.startswith(DISCOVERED)]
         if not names:
             return rows
         is_news = not self._servers.keys() >= set(names)
@@ -11903,13 +12014,14 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
     names = {row.name for row in rows}
     addresses = {row.url for row in rows}
     for row in rows:
-        if not row.url.startswith(SRV):
+        if not row.url.startswith(DISCOVERED):
             found.append(row)
             continue
-        for host, port in servers.get(row.url, ()):
-            url = f"http://{host}:{port}"
-            name = _node_name(row.name, host, "")
-            name = _node_name(row.name, host, f"-{port}") if name in names else name
+        for server in servers.get(row.url, ()):
+            url = f"http://{_in_url(server.host)}:{server.port}"
+            label = server.label or _label(server.host)
+            name = _node_name(row.name, label, "")
+            name = _node_name(row.name, label, f"-{server.port}") if name in names else name
             if url not in addresses and name not in names and len(found) < MAX_NODES:
                 names.add(name)
                 addresses.add(url)
@@ -11917,10 +12029,17 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
     return tuple(found)
 
 
-def _node_name(row: str, host: str, end: str) -> str:
-    """`gpu-ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
-    label = host if _is_ip(host) else host.partition(".")[0]
+def _node_name(row: str, label: str, end: str) -> str:
     return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+
+
+def _label(host: str) -> str:
+    """`ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
+    return host if _is_ip(host) else host.partition(".")[0]
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_ip(host: str) -> bool:
@@ -12901,7 +13020,8 @@ NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
     'kind=openai (vLLM and the like), key=…, header="Name: value", slots=…, weight=…, tier=…, '
     "models=a,b, placement=own (a gateway that chooses the engine), agent=http://gpu0:9400. "
-    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. A # starts a comment."
+    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. "
+    "k8s://NAMESPACE/app=ollama:11434: each ready pod with that label. A # starts a comment."
 )
 
 

@@ -24,7 +24,7 @@ from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
 from ollama_pack.base.redis import check_redis_url
 from ollama_pack.cache.keyring import check_secret
 from ollama_pack.routing.errors import NodeTableError
-from ollama_pack.routing.nodes import SRV, parse_nodes
+from ollama_pack.routing.nodes import DISCOVERED, parse_nodes
 from ollama_pack.speech.language import parse_language
 
 PUBLIC = "public"
@@ -59,7 +59,8 @@ def _check_url(value: str) -> str:
 
 
 def _check_endpoint(value: str) -> str:
-    return value if value.startswith(SRV) else _check_url(value)  # the table's reader checks the other kind
+    # the table's reader checks the other kind
+    return value if value.startswith(DISCOVERED) else _check_url(value)
 
 
 def _check_header(value: str) -> str:
