@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8336, which the server calls.
+# Begin here: `class Event`, line 8389, which the server calls.
 # The modules that it uses come first:
 #    141  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
 #    156  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
@@ -22,65 +22,65 @@ version: 0.1.0
 #    625  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
 #    636  webui.errors                What goes wrong between the pack and Open WebUI.
 #    698  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    835  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    841  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#    925  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1064  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1087  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1211  services.pack_valves        What all valves of the pack have in common.
-#   1225  aliases.errors              What goes wrong with aliases.
-#   1247  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1270  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1568  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1686  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1729  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1789  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   1842  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   1956  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2021  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2187  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2238  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2336  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2560  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2821  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   2947  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3087  speech.errors               What goes wrong with transcription.
-#   3449  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3526  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3618  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3654  speech.values               What recordings turn into, and what an engine is.
-#   3911  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4061  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4143  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4327  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#   4350  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4483  speech.sentences            Segments of about a sentence, made from words with times.
-#   4537  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4715  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   4943  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5065  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5149  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5238  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5402  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   5992  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6080  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6154  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6422  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6472  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6614  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   6880  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   6910  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7023  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7161  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7315  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7493  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7717  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7759  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7820  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8137  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8223  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8257  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-#   8311  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    843  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    849  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#    936  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   1023  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1173  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1198  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1322  services.pack_valves        What all valves of the pack have in common.
+#   1336  aliases.errors              What goes wrong with aliases.
+#   1358  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1381  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1679  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1797  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1840  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1900  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   1953  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2067  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2233  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2284  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2382  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2606  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2867  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   2993  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3133  speech.errors               What goes wrong with transcription.
+#   3495  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3572  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3664  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3700  speech.values               What recordings turn into, and what an engine is.
+#   3957  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4107  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4189  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4373  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#   4396  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4529  speech.sentences            Segments of about a sentence, made from words with times.
+#   4583  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4761  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   4989  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5111  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5195  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5284  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5448  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6038  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6126  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6200  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6468  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6518  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6660  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   6926  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   6956  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7069  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7207  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7361  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7539  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7763  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7805  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7866  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8183  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8269  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8303  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
+#   8364  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -711,12 +711,15 @@ class ModelCall:
         body: OpenAI's chat body, with Open WebUI's metadata.
         user: who asks.
         has_system: the system prompt of the model's row is in it already.
+        is_new: it is a client's, so filters, tools and knowledge are still to come: Open WebUI's own route
+            takes it. Else it is on its way already, and goes to its model alone.
     """
 
     request: Any
     body: Mapping[str, Any]
     user: Mapping[str, Any]
-    has_system: bool
+    has_system: bool = False
+    is_new: bool = False
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer, as it comes. Where the model does not stream, it is one whole body.
@@ -770,13 +773,9 @@ class ModelCall:
         """A whole body, or a response that streams."""
         from fastapi import HTTPException  # noqa: PLC0415 - see the top of this module
         from open_webui.models.users import UserModel  # noqa: PLC0415
-        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
 
-        user = UserModel.model_validate(self.user)
         try:
-            answer = await generate_chat_completion(
-                self.request, dict(self.body), user, bypass_system_prompt=self.has_system
-            )
+            answer = await self._asked(UserModel.model_validate(self.user))
         except HTTPException as error:
             raise ModelRefusedError(refusal_in(error.detail, error.status_code, error.headers)) from error
         except Exception as error:  # Open WebUI's own way to say that it will not
@@ -788,6 +787,15 @@ class ModelCall:
         if answer.status_code >= ERROR_STATUS or not hasattr(answer, "body_iterator"):
             raise ModelRefusedError(refusal_in(_body_of(answer), answer.status_code, answer.headers))
         return answer
+
+    async def _asked(self, user: Any) -> Any:
+        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
+
+        if self.is_new:
+            return await sys.modules["open_webui.main"].chat_completion(self.request, dict(self.body), user)
+        return await generate_chat_completion(
+            self.request, dict(self.body), user, bypass_system_prompt=self.has_system
+        )
 
 
 def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:
@@ -838,6 +846,93 @@ def _header(headers: Mapping[str, str] | None, name: str) -> str:
 ROUTER = "gpu_router."  # begins their ids
 
 
+# --- ollama_pack.webui.models ---
+# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+
+
+class ModelCatalogue(Mapping[str, str]):
+    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
+
+    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
+    round trip, so only what is asked for is looked up.
+    """
+
+    def __init__(self, models: Any) -> None:
+        self._models = models
+        self._ids: tuple[str, ...] | None = None
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._models or f"{ROUTER}{model}" in self._models
+
+    def __getitem__(self, model: str) -> str:
+        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
+        details = (offered.get("ollama") or {}).get("details") or {}
+        return str(details.get("quantization_level") or "")
+
+    def __iter__(self) -> Iterator[str]:
+        if self._ids is None:  # kept: the view lives no longer than the request
+            ids = tuple(self._models.keys())
+            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
+            self._ids = tuple(dict.fromkeys((*ids, *routed)))
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def ids_of(self, model: str) -> list[str]:
+        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
+        return [found for found in (ROUTER + model, model) if found in self._models]
+
+
+def reads_all(user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
+    config = sys.modules.get(
+        "open_webui.config"
+    )  # as the server has it: importing it would open its database
+    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
+
+
+async def offered_models(request: Any, user: Any) -> Any:
+    """What Open WebUI offers, by id, as of its last look at its connections. It looks where it has not."""
+    if not request.app.state.MODELS:
+        from open_webui.utils.models import get_all_models  # noqa: PLC0415 - see the top of this module
+
+        await get_all_models(request, user=user)
+    return request.app.state.MODELS
+
+
+async def visible_models(request: Any, user: Any) -> list[dict[str, Any]]:
+    """The models that a user may ask for and the picker shows, as Open WebUI lists them."""
+    from open_webui.utils.models import get_filtered_models  # noqa: PLC0415
+
+    offered = list((await offered_models(request, user)).values())
+    visible: list[dict[str, Any]] = await get_filtered_models(offered, user)
+    return [model for model in visible if not _is_hidden(model)]
+
+
+def _is_hidden(model: Mapping[str, Any]) -> bool:
+    return bool(((model.get("info") or {}).get("meta") or {}).get("hidden"))
+
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
 # --- ollama_pack.webui.ollama_models ---
 # Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
 
@@ -874,28 +969,31 @@ async def routed_body(form: Mapping[str, Any]) -> dict[str, Any] | None:
 
 async def routed_entries(request: Any, user: Any) -> list[dict[str, Any]]:
     """The router's names that a user may ask for and the picker shows, as `/api/tags` lists models."""
-    from open_webui.utils.models import get_all_models, get_filtered_models  # noqa: PLC0415
-
-    models = request.app.state.MODELS
-    if not models:
-        await get_all_models(request, user=user)
-        models = request.app.state.MODELS
-    routed = [model for model in list(models.values()) if _is_shown(model)]
-    own = getattr(request.app.state, "OLLAMA_MODELS", None) or {}
-    return [_entry(model, own) for model in await get_filtered_models(routed, user)]
+    own = own_ollama_models(request)
+    shown = await visible_models(request, user)
+    return [tags_entry(str(model["id"]), model, own) for model in shown if _is_routed(model)]
 
 
-def _is_shown(model: Mapping[str, Any]) -> bool:
+def _is_routed(model: Mapping[str, Any]) -> bool:
     info = model.get("info") or {}
-    if (info.get("meta") or {}).get("hidden"):
-        return False
     return str(model["id"]).startswith(ROUTER) or str(info.get("base_model_id") or "").startswith(ROUTER)
 
 
-def _entry(model: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """An entry of the list. Of what an Ollama connection offers, too, the figures are known."""
-    name = str(model["id"])
-    known = own.get(name.removeprefix(ROUTER)) or {}
+def own_ollama_models(request: Any) -> Mapping[str, Mapping[str, Any]]:
+    """The models of Open WebUI's own Ollama connections, as these list them."""
+    return getattr(request.app.state, "OLLAMA_MODELS", None) or {}
+
+
+def tags_entry(name: str, model: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """An entry of `/api/tags`. Of what an Ollama connection offers, too, the figures are known.
+
+    Args:
+        name: what clients ask for.
+        model: as Open WebUI lists it.
+        own: those of its Ollama connections.
+    """
+    base = str((model.get("info") or {}).get("base_model_id") or name)
+    known = own.get(base.removeprefix(ROUTER)) or {}
     created = datetime.fromtimestamp(int(model.get("created") or 0), UTC).isoformat()
     return {
         "name": name,
@@ -941,6 +1039,8 @@ class RouteSpec:
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
     """
 
     method: str
@@ -949,6 +1049,7 @@ class RouteSpec:
     answer: Callable[[Any, Any], Awaitable[Any]]
     lets_in: Callable[[Any], bool] | None = None
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
@@ -979,7 +1080,7 @@ def _catches_all(route: Any) -> bool:
 
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:
-    from fastapi import Depends, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
     from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
     from fastapi.routing import APIRoute  # noqa: PLC0415
     from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
@@ -998,9 +1099,17 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
 
             async def handle(request: Any) -> Any:
                 if not (spec.lets_in and spec.lets_in(request)):
-                    return await ask(request)
+                    return await asked(request)
                 answer = await spec.answer(request, None)
                 return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
 
             return handle
 
@@ -1066,22 +1175,24 @@ def text_answer(text: str, media_type: str, headers: dict[str, str] | None = Non
 #
 # Imports Open WebUI and its web framework when called.
 
+EVENTS_TYPE, LINES_TYPE = "text/event-stream", "application/x-ndjson"
 
-def event_stream(events: AsyncIterator[str]) -> Any:
+
+def event_stream(
+    events: AsyncIterator[str], media_type: str = EVENTS_TYPE, headers: Mapping[str, str] | None = None
+) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
 
     Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
     """
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
-    return StreamingResponse(events, media_type="text/event-stream")
+    return StreamingResponse(events, media_type=media_type, headers=headers)
 
 
 def line_stream(lines: AsyncIterator[str]) -> Any:
     """A streamed answer made of lines of JSON, as Ollama streams."""
-    from starlette.responses import StreamingResponse  # noqa: PLC0415
-
-    return StreamingResponse(lines, media_type="application/x-ndjson")
+    return event_stream(lines, LINES_TYPE)
 
 
 # --- ollama_pack.services.ollama_api ---
@@ -1953,71 +2064,6 @@ def tag_names(tags: Any) -> tuple[str, ...]:
     return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
 
 
-# --- ollama_pack.webui.models ---
-# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-
-class ModelCatalogue(Mapping[str, str]):
-    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
-
-    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
-
-    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
-    round trip, so only what is asked for is looked up.
-    """
-
-    def __init__(self, models: Any) -> None:
-        self._models = models
-        self._ids: tuple[str, ...] | None = None
-
-    def __contains__(self, model: object) -> bool:
-        return model in self._models or f"{ROUTER}{model}" in self._models
-
-    def __getitem__(self, model: str) -> str:
-        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
-        details = (offered.get("ollama") or {}).get("details") or {}
-        return str(details.get("quantization_level") or "")
-
-    def __iter__(self) -> Iterator[str]:
-        if self._ids is None:  # kept: the view lives no longer than the request
-            ids = tuple(self._models.keys())
-            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
-            self._ids = tuple(dict.fromkeys((*ids, *routed)))
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def ids_of(self, model: str) -> list[str]:
-        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
-        return [found for found in (ROUTER + model, model) if found in self._models]
-
-
-def reads_all(user: Mapping[str, Any]) -> bool:
-    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-
-    if BYPASS_MODEL_ACCESS_CONTROL:
-        return True
-    config = sys.modules.get(
-        "open_webui.config"
-    )  # as the server has it: importing it would open its database
-    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
-
-
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
 # --- ollama_pack.webui.access ---
 # Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
 #
@@ -2787,12 +2833,12 @@ def withdrawable(
     known = offer.tables.are_known
     gone = frozenset(row.id for row in ours if known and row.alias and row.alias not in offer.tables.names)
     if known and offer.tables.filtered is not None:
-        gone |= {row.id for row in ours if not row.alias and row.id in listed and not _is_routed(row)}
-    unheard = frozenset(row.id for row in ours if offer.fault and _is_routed(row))
+        gone |= {row.id for row in ours if not row.alias and row.id in listed and not _offer__is_routed(row)}
+    unheard = frozenset(row.id for row in ours if offer.fault and _offer__is_routed(row))
     return frozenset(row.id for row in ours) - gone - unheard, gone
 
 
-def _is_routed(row: ExistingRow) -> bool:
+def _offer__is_routed(row: ExistingRow) -> bool:
     return row.id.startswith(ROUTER) or str(row.base or "").startswith(ROUTER)
 
 
@@ -8293,13 +8339,20 @@ class SharedAnswer(Generic[T]):
         """Keep an answer that is known from elsewhere."""
         self._kept = (self._clock() + self._seconds, answer)
 
+    def forget(self) -> None:
+        """Keep nothing, not even what is being asked for."""
+        self._kept, self._task = None, None
+
     async def _renew(self) -> T:
+        task = asyncio.current_task()
         try:
             answer = await self._ask()
-            self.keep(answer)
+            if self._task is task:
+                self.keep(answer)
             return answer
         finally:
-            self._task = None
+            if self._task is task:
+                self._task = None
 
 
 def _retrieve(task: asyncio.Task[T]) -> None:

@@ -16,6 +16,7 @@ PackError
 ├── NodeTableError              a row of the `nodes` valve cannot be used
 ├── RouterUnavailableError      gpu_router cannot be asked
 ├── ModelRefusedError           a model asked through Open WebUI gave an error
+├── ClientLeftError             the client has closed its connection
 ├── ModelClosedError            a user may not use the model that would answer
 ├── StoredFileError             no such file, or none that this user may read
 ├── UploadError                 a request has no file in it that can be taken

@@ -43,13 +43,20 @@ class SharedAnswer(Generic[T]):
         """Keep an answer that is known from elsewhere."""
         self._kept = (self._clock() + self._seconds, answer)
 
+    def forget(self) -> None:
+        """Keep nothing, not even what is being asked for."""
+        self._kept, self._task = None, None
+
     async def _renew(self) -> T:
+        task = asyncio.current_task()
         try:
             answer = await self._ask()
-            self.keep(answer)
+            if self._task is task:
+                self.keep(answer)
             return answer
         finally:
-            self._task = None
+            if self._task is task:
+                self._task = None
 
 
 def _retrieve(task: asyncio.Task[T]) -> None:
