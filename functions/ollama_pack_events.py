@@ -9,78 +9,79 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8389, which the server calls.
+# Begin here: `class Event`, line 8453, which the server calls.
 # The modules that it uses come first:
-#    141  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#    156  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#    174  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    181  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#    324  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    430  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    502  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    611  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    625  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    636  webui.errors                What goes wrong between the pack and Open WebUI.
-#    698  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    843  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    849  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#    936  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   1023  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1173  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1198  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1322  services.pack_valves        What all valves of the pack have in common.
-#   1336  aliases.errors              What goes wrong with aliases.
-#   1358  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1381  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1679  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1797  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1840  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1900  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   1953  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   2067  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2233  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2284  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2382  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2606  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2867  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   2993  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3133  speech.errors               What goes wrong with transcription.
-#   3495  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3572  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3664  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3700  speech.values               What recordings turn into, and what an engine is.
-#   3957  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4107  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4189  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4373  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#   4396  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4529  speech.sentences            Segments of about a sentence, made from words with times.
-#   4583  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4761  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   4989  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5111  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5195  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5284  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5448  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   6038  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6126  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6200  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6468  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6518  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6660  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   6926  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   6956  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7069  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7207  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7361  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7539  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7763  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7805  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7866  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8183  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8269  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8303  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-#   8364  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    142  base.single_flight          Many who ask the same at the same time ask once.
+#    221  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#    236  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#    254  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    261  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#    404  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    510  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    582  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    691  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    705  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    716  webui.errors                What goes wrong between the pack and Open WebUI.
+#    778  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    923  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    929  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1016  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   1103  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1253  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1278  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1402  services.pack_valves        What all valves of the pack have in common.
+#   1416  aliases.errors              What goes wrong with aliases.
+#   1438  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1461  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1759  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1877  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1920  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1980  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   2033  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2147  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2313  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2364  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2462  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2686  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2947  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   3073  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3213  base.process                One object for all plugins of a process, which are files that share no code.
+#   3236  speech.errors               What goes wrong with transcription.
+#   3598  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3675  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3767  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3803  speech.values               What recordings turn into, and what an engine is.
+#   4060  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4210  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4292  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4476  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4609  speech.sentences            Segments of about a sentence, made from words with times.
+#   4663  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4841  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   5069  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5191  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5275  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5364  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5528  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6118  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6206  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6280  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6548  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6598  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6745  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   7011  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   7049  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   7079  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7194  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7332  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7486  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7664  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7888  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7930  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7991  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8308  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8394  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8428  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -137,6 +138,85 @@ from typing import Any, BinaryIO, Generic, Literal, NamedTuple, Protocol, Self, 
 import aiohttp
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
 
 # --- ollama_pack.webui.chats ---
 # Chats of the running Open WebUI. Imports `open_webui` when called, not before.
@@ -3130,6 +3210,29 @@ def _opened_too(row: WantedRow, opened: WantedRow | None) -> WantedRow:
     return row if opened is None else replace(row, grants=row.grants | opened.grants, opened=True)
 
 
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+T = TypeVar("T")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
 # --- ollama_pack.speech.errors ---
 # What goes wrong with transcription.
 
@@ -4368,29 +4471,6 @@ def _retry_seconds(header: str) -> float:
         return max(0.0, float(header))
     except ValueError:
         return 1.0
-
-
-# --- ollama_pack.speech.process ---
-# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-T = TypeVar("T")
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
 
 
 # --- ollama_pack.speech.recognizer ---
@@ -6631,7 +6711,12 @@ class SpanCutter:
 def windows_and_pauses(
     heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
 ) -> Iterator[SpeechWindow | None]:
-    """The same with a None after each block, where whoever reads may pause."""
+    """The windows of a recording, in order, with a None after each block, where whoever reads may pause.
+
+    Args:
+        heard: blocks of samples, each with the probabilities of speech of its frames.
+        limit_seconds: the longest window.
+    """
     from numpy import concatenate, zeros  # noqa: PLC0415 - see `Samples`
 
     cutter = SpanCutter(int(limit_seconds * _FRAMES_PER_SECOND))
@@ -6923,6 +7008,44 @@ async def _no_progress(progress: SpeechProgress) -> None:
     """For callers who want only the result."""
 
 
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class Span(Protocol):
+    """What is used of an OpenTelemetry span."""
+
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Set or replace an attribute."""
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: str | float) -> None:
+        pass
+
+    def add_event(self, name: str) -> None:
+        pass
+
+
+@contextmanager
+def current_span(name: str) -> Iterator[Span]:
+    """A span around some work. Spans made inside, such as those of HTTP clients, become its children."""
+    try:
+        from opentelemetry import trace  # noqa: PLC0415 - Open WebUI brings it, a scratch environment may not
+    except ImportError:
+        yield _NoSpan()
+        return
+    with trace.get_tracer(TRACER).start_as_current_span(name, record_exception=False) as span:
+        yield span
+
+
 # --- ollama_pack.webui.voice_files ---
 # Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
 
@@ -6995,7 +7118,9 @@ async def transcript_of(
     """
     began = time.monotonic()
     try:
-        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+        with current_span("transcribe a recording") as span:
+            transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+            span.set_attribute("ollama_pack.audio_seconds", transcript.duration)
     except PackError as error:
         _count(f"outcome/{error_code(error)}")
         raise
@@ -8300,67 +8425,6 @@ async def _make_row(state: FunctionState) -> None:
     await Models.insert_new_model(form, state.owner)  # None: another worker was faster
 
 
-# --- ollama_pack.webui.shared ---
-# One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-
-
-class SharedAnswer(Generic[T]):
-    """However many ask, the source is asked at most once at a time and once in so many seconds."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[T]],
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Ask nothing yet.
-
-        Args:
-            ask: gives the answer; what it raises reaches those who wait, and is not kept.
-            seconds: how long an answer is kept, on the clock.
-            clock: monotonic seconds.
-        """
-        self._ask = ask
-        self._seconds = seconds
-        self._clock = clock
-        self._kept: tuple[float, T] | None = None
-        self._task: asyncio.Task[T] | None = None
-
-    async def get(self) -> T:
-        """The answer, at most so many seconds old."""
-        if self._kept is not None and self._clock() < self._kept[0]:
-            return self._kept[1]
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(_retrieve)
-        return await asyncio.shield(self._task)  # one who gives up takes nothing from the others
-
-    def keep(self, answer: T) -> None:
-        """Keep an answer that is known from elsewhere."""
-        self._kept = (self._clock() + self._seconds, answer)
-
-    def forget(self) -> None:
-        """Keep nothing, not even what is being asked for."""
-        self._kept, self._task = None, None
-
-    async def _renew(self) -> T:
-        task = asyncio.current_task()
-        try:
-            answer = await self._ask()
-            if self._task is task:
-                self.keep(answer)
-            return answer
-        finally:
-            if self._task is task:
-                self._task = None
-
-
-def _retrieve(task: asyncio.Task[T]) -> None:
-    """Look at the error even when all who waited have left, or asyncio complains of it."""
-    if not task.cancelled():
-        task.exception()
-
-
 # --- ollama_pack.webui.service ---
 # What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 #
@@ -8411,7 +8475,7 @@ class EventService:
         self._specs: tuple[RouteSpec, ...] | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._alive = SharedAnswer(self._is_on, ALIVE_SECONDS)
+        self._alive = SingleFlight(self._is_on, ALIVE_SECONDS)
 
     def start(self, specs: tuple[RouteSpec, ...]) -> None:
         """Place the routes and begin to look, in place of older code of the same function."""
@@ -8597,10 +8661,10 @@ class Event:
         self._router = RouterContact(app)
         self._publisher = Publisher(app, self._router)
         self._cache = CacheContact(app)
-        self._load = SharedAnswer(self._ask_load, LOAD_SECONDS)
-        self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
-        self._cached = SharedAnswer(self._cache.report, LOAD_SECONDS)
-        self._router_metrics = SharedAnswer(self._ask_metrics, LOAD_SECONDS)
+        self._load = SingleFlight(self._ask_load, LOAD_SECONDS)
+        self._details = SingleFlight(self._ask_details, LOAD_SECONDS)
+        self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
+        self._router_metrics = SingleFlight(self._ask_metrics, LOAD_SECONDS)
         self._all_routes = (
             RouteSpec("GET", "/api/system/load", "user", self._system_load),
             RouteSpec("GET", "/ollama-pack", "admin", self._page),

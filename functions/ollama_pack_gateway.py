@@ -9,44 +9,44 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 2881, which the server calls.
+# Begin here: `class Event`, line 2899, which the server calls.
 # The modules that it uses come first:
-#     86  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     94  engines.errors                 What goes wrong with a node.
-#    202  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    289  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    412  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    484  aliases.errors                 What goes wrong with aliases.
-#    525  cache.errors                   What goes wrong with the cache.
-#    545  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    654  routing.errors                 What goes wrong with routing.
-#    766  webui.errors                   What goes wrong between the pack and Open WebUI.
-#    798  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#    909  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1015  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1076  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1096  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1238  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1247  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1308  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1606  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1724  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1826  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1860  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1866  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1982  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2007  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2058  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2064  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2105  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   2193  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2338  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2358  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2472  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   2551  webui.shared                   One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-#   2612  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   2842  services.pack_valves           What all valves of the pack have in common.
-#   2856  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#     86  base.single_flight             Many who ask the same at the same time ask once.
+#    165  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    173  engines.errors                 What goes wrong with a node.
+#    281  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    368  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    491  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    563  aliases.errors                 What goes wrong with aliases.
+#    604  cache.errors                   What goes wrong with the cache.
+#    624  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    733  routing.errors                 What goes wrong with routing.
+#    845  webui.errors                   What goes wrong between the pack and Open WebUI.
+#    877  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#    988  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1094  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1155  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1175  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1317  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1326  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1387  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1685  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1803  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1905  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1939  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1945  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2061  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2086  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2137  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2143  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2184  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   2272  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2417  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2437  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2551  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   2630  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   2860  services.pack_valves           What all valves of the pack have in common.
+#   2874  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import json
@@ -82,6 +82,85 @@ from uuid import uuid4
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
+
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
 
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -2548,67 +2627,6 @@ async def _until_gone(request: Any) -> None:
         pass
 
 
-# --- ollama_pack.webui.shared ---
-# One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-
-
-class SharedAnswer(Generic[T]):
-    """However many ask, the source is asked at most once at a time and once in so many seconds."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[T]],
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Ask nothing yet.
-
-        Args:
-            ask: gives the answer; what it raises reaches those who wait, and is not kept.
-            seconds: how long an answer is kept, on the clock.
-            clock: monotonic seconds.
-        """
-        self._ask = ask
-        self._seconds = seconds
-        self._clock = clock
-        self._kept: tuple[float, T] | None = None
-        self._task: asyncio.Task[T] | None = None
-
-    async def get(self) -> T:
-        """The answer, at most so many seconds old."""
-        if self._kept is not None and self._clock() < self._kept[0]:
-            return self._kept[1]
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(_retrieve)
-        return await asyncio.shield(self._task)  # one who gives up takes nothing from the others
-
-    def keep(self, answer: T) -> None:
-        """Keep an answer that is known from elsewhere."""
-        self._kept = (self._clock() + self._seconds, answer)
-
-    def forget(self) -> None:
-        """Keep nothing, not even what is being asked for."""
-        self._kept, self._task = None, None
-
-    async def _renew(self) -> T:
-        task = asyncio.current_task()
-        try:
-            answer = await self._ask()
-            if self._task is task:
-                self.keep(answer)
-            return answer
-        finally:
-            if self._task is task:
-                self._task = None
-
-
-def _retrieve(task: asyncio.Task[T]) -> None:
-    """Look at the error even when all who waited have left, or asyncio complains of it."""
-    if not task.cancelled():
-        task.exception()
-
-
 # --- ollama_pack.services.gateway ---
 # The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
 #
@@ -2668,7 +2686,7 @@ class Gateway:
 
     def __init__(self) -> None:
         """Ask nothing yet."""
-        self._tables = SharedAnswer(stored_tables, TABLE_SECONDS)
+        self._tables = SingleFlight(stored_tables, TABLE_SECONDS)
         self.specs = (
             self._chat_route("/v1/chat/completions", OPENAI_CHAT),
             self._chat_route("/v1/completions", OPENAI_PROMPT),
@@ -2903,7 +2921,7 @@ class EventService:
         self._specs: tuple[RouteSpec, ...] | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._alive = SharedAnswer(self._is_on, ALIVE_SECONDS)
+        self._alive = SingleFlight(self._is_on, ALIVE_SECONDS)
 
     def start(self, specs: tuple[RouteSpec, ...]) -> None:
         """Place the routes and begin to look, in place of older code of the same function."""

@@ -11,14 +11,14 @@ from harness.fixtures_routing import RoutedWebUI
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-def api_key(routed: RoutedWebUI, api: OpenWebUI) -> str:
+def api_key(api: OpenWebUI) -> str:
     """A key of Open WebUI's own for a user."""
     return str(api.post("/api/v1/auths/api_key", {})["api_key"])
 
 
 @pytest.fixture(scope="module")
 def keys(routed: RoutedWebUI) -> dict[str, str]:
-    return {"admin": api_key(routed, routed.admin), "student": api_key(routed, routed.student)}
+    return {"admin": api_key(routed.admin), "student": api_key(routed.student)}
 
 
 @pytest.fixture
@@ -42,7 +42,8 @@ def test_openai_chats(client: openai.OpenAI) -> None:
     completion = answer.parse()
     assert completion.choices[0].message.content == "You said: hello"
     assert completion.model == "gpt-4"
-    assert completion.usage and completion.usage.completion_tokens == 3
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == 3
     assert answer.headers["x-request-id"].startswith("req_")
 
 
@@ -53,7 +54,7 @@ def test_openai_streams(client: openai.OpenAI) -> None:
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
-def test_openai_errors_are_typed(client: openai.OpenAI, routed: RoutedWebUI) -> None:
+def test_openai_errors_are_typed(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as refused:
         client.chat.completions.create(model="gpt-admin", messages=HELLO)
     assert refused.value.code == "model_not_found"

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.ollama.client_request import fitted_settings
 from ollama_pack.engines.refusals import ApiForm, Refusal
@@ -37,7 +38,6 @@ from ollama_pack.webui.gateway_request import (
 )
 from ollama_pack.webui.routes import RouteSpec, json_answer
 from ollama_pack.webui.server import event_stream
-from ollama_pack.webui.shared import SharedAnswer
 
 TABLE_SECONDS = 5.0  # that alias tables are kept, where no event says that they have changed
 PREFIX = "/ollama-pack"
@@ -92,7 +92,7 @@ class Gateway:
 
     def __init__(self) -> None:
         """Ask nothing yet."""
-        self._tables = SharedAnswer(stored_tables, TABLE_SECONDS)
+        self._tables = SingleFlight(stored_tables, TABLE_SECONDS)
         self.specs = (
             self._chat_route("/v1/chat/completions", OPENAI_CHAT),
             self._chat_route("/v1/completions", OPENAI_PROMPT),
