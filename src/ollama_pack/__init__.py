@@ -6,7 +6,7 @@ PackError
 ├── AliasTableError             a row of an alias table cannot be used
 ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
 ├── GGUFError                   a file is not a GGUF file that can be read
-├── CacheConfigError            the cache cannot be used as it is configured
+├── SettingError                a setting cannot be used
 ├── StoreError                  a store of the cache did not do what it was asked
 │   ├── StoreDownError              it cannot be reached, or failed
 │   └── StoreFullError              it takes no more, and still answers
