@@ -9,112 +9,113 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14294, which the server calls.
+# Begin here: `class Pipe`, line 14355, which the server calls.
 # The modules that it uses come first:
-#    183  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    209  aliases.errors                 What goes wrong with aliases.
-#    250  engines.errors                 What goes wrong with a node.
-#    392  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    518  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    593  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    654  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    952  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1080  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1126  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1160  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1568  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1692  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1764  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1770  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1835  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1883  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1931  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2240  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2336  routing.errors                 What goes wrong with routing.
-#   2481  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2493  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2816  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3228  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3352  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3455  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3544  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3642  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3763  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3878  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3986  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4097  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4244  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4378  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4691  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4913  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5030  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5138  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5196  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5398  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5573  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5923  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5999  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6042  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6147  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6380  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6438  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6535  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6738  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6909  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7238  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7500  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7585  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7755  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7949  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8032  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8113  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8179  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8228  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8657  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8794  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8960  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9184  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9287  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9381  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9542  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9575  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9757  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9792  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10436  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10512  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10658  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10805  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10863  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11252  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11519  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11625  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12091  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12163  cache.errors                   What goes wrong with the cache.
-#  12183  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12199  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12333  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12339  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12453  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12500  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12591  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12754  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12844  base.single_flight             Many who ask the same at the same time ask once.
-#  12923  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  13048  base.process                   One object for all plugins of a process, which are files that share no code.
-#  13069  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13147  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13211  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13317  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13364  services.pack_valves           What all valves of the pack have in common.
-#  13378  services.router_valves         The valves of the router, wherever it runs.
-#  13472  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13586  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13839  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13871  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13888  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13983  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14144  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  14203  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    184  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    210  aliases.errors                 What goes wrong with aliases.
+#    251  engines.errors                 What goes wrong with a node.
+#    393  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    519  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    594  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    655  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    953  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1081  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1127  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1161  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1569  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1693  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1765  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1771  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1836  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1884  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1932  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2241  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2337  routing.errors                 What goes wrong with routing.
+#   2482  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2494  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2817  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3229  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3353  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3456  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3545  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3643  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3764  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3879  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3987  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4098  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4245  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4379  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4692  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4914  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5031  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5139  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5197  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5252  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5458  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5633  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5983  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6059  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6102  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6207  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6440  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6498  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6595  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6798  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6969  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7298  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7560  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7645  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7815  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8009  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8092  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8173  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8239  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8288  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8717  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8855  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9021  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9245  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9348  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9442  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9603  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9636  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9818  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9853  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10497  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10573  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10719  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10866  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10924  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11313  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11580  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11686  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12152  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12224  cache.errors                   What goes wrong with the cache.
+#  12244  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12260  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12394  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12400  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12514  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12561  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12652  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12815  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12905  base.single_flight             Many who ask the same at the same time ask once.
+#  12984  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  13109  base.process                   One object for all plugins of a process, which are files that share no code.
+#  13130  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13208  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13272  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13378  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13425  services.pack_valves           What all valves of the pack have in common.
+#  13439  services.router_valves         The valves of the router, wherever it runs.
+#  13533  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13647  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13900  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13932  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13949  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14044  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14205  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  14264  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -157,7 +158,7 @@ from importlib import import_module
 from inspect import signature
 from ipaddress import ip_address
 from itertools import accumulate, chain, islice
-from math import exp, inf
+from math import exp, inf, prod
 from operator import attrgetter
 from random import Random
 from ssl import SSLContext
@@ -5193,6 +5194,61 @@ def _load(quote: Quote, assignment: Assignment) -> float:
     return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
 
 
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# GGML's types of tensors: values in a block, and bytes of a block.
+TENSOR_TYPES: dict[str, tuple[int, int]] = {
+    "F64": (1, 8),
+    "I64": (1, 8),
+    "F32": (1, 4),
+    "I32": (1, 4),
+    "F16": (1, 2),
+    "BF16": (1, 2),
+    "I16": (1, 2),
+    "I8": (1, 1),
+    "Q4_0": (32, 18),
+    "Q4_1": (32, 20),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q8_0": (32, 34),
+    "Q8_1": (32, 36),
+    "Q2_K": (256, 84),
+    "Q3_K": (256, 110),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+    "Q8_K": (256, 292),
+    "IQ1_S": (256, 50),
+    "IQ1_M": (256, 56),
+    "IQ2_XXS": (256, 66),
+    "IQ2_XS": (256, 74),
+    "IQ2_S": (256, 82),
+    "IQ3_XXS": (256, 98),
+    "IQ3_S": (256, 110),
+    "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136),
+    "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66),
+    "MXFP4": (32, 17),
+    "NVFP4": (64, 36),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a model: its name, its type as GGML calls it, and its dimensions, the innermost first."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        values, size = TENSOR_TYPES.get(self.type.upper(), (1, 2))
+        return prod(self.shape) // values * size
+
+
 # --- ollama_pack.engines.ollama.values ---
 # What a node reports of its models. A field that is missing, null or not of its type has its default.
 
@@ -5315,6 +5371,8 @@ class ShownModel(NodeValue):
         model_info: facts from the weights file, such as `llama.block_count`.
         modelfile: the recipe, which names the weights blob.
         parameters: the recipe's own options, one on a line.
+        tensors: of the weights; empty: the node is too old to list them.
+        projector_info: facts of a separate vision encoder, such as its `general.parameter_count`.
     """
 
     capabilities: tuple[str, ...] = ()
@@ -5322,6 +5380,8 @@ class ShownModel(NodeValue):
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
     parameters: str = ""
+    tensors: tuple[Tensor, ...] = Field(default=(), repr=False)
+    projector_info: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("capabilities", mode="before")
     @classmethod
@@ -8749,7 +8809,8 @@ class NodeProbe:
         async def show(model: ListedModel) -> None:
             async with at_once:
                 try:
-                    self._shown[_shown_key(model)] = await self._client.show(model.name)
+                    shown = await self._client.show(model.name)
+                    self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
                 except RetryableNodeError as error:  # asked again at the next look, where that may help
                     if error.status in _NOT_THERE:
                         self._shown[_shown_key(model)] = ShownModel()
