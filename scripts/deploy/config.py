@@ -245,6 +245,12 @@ class Voice(Section):
         return "audience" in self.model_fields_set
 
 
+class Gateway(Section):
+    """Valves of `ollama_pack_gateway`."""
+
+    mode: Literal["full", "direct"] = "full"
+
+
 class PackConfig(Section):
     """The whole file. Everything is optional."""
 
@@ -253,6 +259,7 @@ class PackConfig(Section):
     cache: Cache | None = None
     router: Router | None = None
     voice: Voice | None = None
+    gateway: Gateway | None = None
     plugins: list[str] | None = None
     pipelines: list[str] | None = None
 
@@ -301,6 +308,11 @@ class PackConfig(Section):
         names = {"url": "redis_url", "ttl": "ttl_seconds", "when": "cache_when"}
         said = self.cache.model_dump(exclude_unset=True) if self.cache else {}
         return {names.get(name, name): value for name, value in said.items()}
+
+    @property
+    def gateway_valves(self) -> dict[str, Any]:
+        """The valves of `ollama_pack_gateway` that the file says something about."""
+        return self.gateway.model_dump(exclude_unset=True) if self.gateway else {}
 
     def audience(self, name: str) -> set[str]:
         """Who may use a published alias: everybody that one of its entries names."""
