@@ -9,112 +9,113 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14400, which the server calls.
+# Begin here: `class Pipe`, line 14476, which the server calls.
 # The modules that it uses come first:
-#    184  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    210  aliases.errors                 What goes wrong with aliases.
-#    251  engines.errors                 What goes wrong with a node.
-#    393  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    519  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    594  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    655  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    953  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1081  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1127  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1161  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1569  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1693  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1765  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1771  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1836  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1884  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1932  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2241  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2337  routing.errors                 What goes wrong with routing.
-#   2482  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2494  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2817  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3229  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3353  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3456  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3545  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3643  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3764  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3879  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3987  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4098  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4245  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4379  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4692  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4914  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5031  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5139  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5197  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5399  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5574  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5924  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6000  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6043  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6148  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6381  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6439  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6536  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6739  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6910  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7239  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7510  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7595  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7765  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7959  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8042  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8123  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8189  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8238  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8667  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8804  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8970  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9194  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9297  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9391  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9552  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9585  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9767  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9802  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10446  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10522  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10668  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10815  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10873  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11262  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11529  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11635  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12101  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12173  cache.errors                   What goes wrong with the cache.
-#  12193  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12209  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12343  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12349  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12463  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12510  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12601  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12764  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12854  base.single_flight             Many who ask the same at the same time ask once.
-#  12927  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  13162  base.process                   One object for all plugins of a process, which are files that share no code.
-#  13183  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13261  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13325  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13431  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13478  services.pack_valves           What all valves of the pack have in common.
-#  13492  services.router_valves         The valves of the router, wherever it runs.
-#  13587  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13701  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13954  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13986  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  14003  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  14098  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14254  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  14309  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    185  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    211  aliases.errors                 What goes wrong with aliases.
+#    252  engines.errors                 What goes wrong with a node.
+#    394  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    520  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    595  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    656  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    954  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1082  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1128  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1162  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1570  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1694  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1766  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1772  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1837  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1885  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1933  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2242  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2338  routing.errors                 What goes wrong with routing.
+#   2483  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2495  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2818  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3230  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3354  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3457  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3546  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3644  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3765  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3880  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3988  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4099  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4246  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4380  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4693  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4915  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5032  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5140  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5198  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5253  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5459  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5634  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5984  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6060  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6103  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6208  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6441  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6499  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6596  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6799  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6970  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7299  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7570  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7655  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7825  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8019  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8102  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8183  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8249  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8298  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8727  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8865  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9031  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9255  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9358  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9452  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9613  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9646  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9828  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9863  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10507  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10583  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10729  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10876  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10934  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11323  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11590  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11696  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12162  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12234  cache.errors                   What goes wrong with the cache.
+#  12254  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12270  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12404  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12410  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12524  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12571  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12662  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12825  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12915  base.single_flight             Many who ask the same at the same time ask once.
+#  12994  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13229  base.process                   One object for all plugins of a process, which are files that share no code.
+#  13250  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13328  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13392  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13498  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13545  services.pack_valves           What all valves of the pack have in common.
+#  13559  services.router_valves         The valves of the router, wherever it runs.
+#  13654  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13768  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  14021  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  14053  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  14070  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14165  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14326  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  14385  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -157,7 +158,7 @@ from importlib import import_module
 from inspect import signature
 from ipaddress import ip_address
 from itertools import accumulate, chain, islice
-from math import exp, inf
+from math import exp, inf, prod
 from operator import attrgetter
 from pathlib import Path
 from random import Random
@@ -5194,6 +5195,61 @@ def _load(quote: Quote, assignment: Assignment) -> float:
     return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
 
 
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# GGML's types of tensors: values in a block, and bytes of a block.
+TENSOR_TYPES: dict[str, tuple[int, int]] = {
+    "F64": (1, 8),
+    "I64": (1, 8),
+    "F32": (1, 4),
+    "I32": (1, 4),
+    "F16": (1, 2),
+    "BF16": (1, 2),
+    "I16": (1, 2),
+    "I8": (1, 1),
+    "Q4_0": (32, 18),
+    "Q4_1": (32, 20),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q8_0": (32, 34),
+    "Q8_1": (32, 36),
+    "Q2_K": (256, 84),
+    "Q3_K": (256, 110),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+    "Q8_K": (256, 292),
+    "IQ1_S": (256, 50),
+    "IQ1_M": (256, 56),
+    "IQ2_XXS": (256, 66),
+    "IQ2_XS": (256, 74),
+    "IQ2_S": (256, 82),
+    "IQ3_XXS": (256, 98),
+    "IQ3_S": (256, 110),
+    "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136),
+    "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66),
+    "MXFP4": (32, 17),
+    "NVFP4": (64, 36),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a model: its name, its type as GGML calls it, and its dimensions, the innermost first."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        values, size = TENSOR_TYPES.get(self.type.upper(), (1, 2))
+        return prod(self.shape) // values * size
+
+
 # --- ollama_pack.engines.ollama.values ---
 # What a node reports of its models. A field that is missing, null or not of its type has its default.
 
@@ -5316,6 +5372,8 @@ class ShownModel(NodeValue):
         model_info: facts from the weights file, such as `llama.block_count`.
         modelfile: the recipe, which names the weights blob.
         parameters: the recipe's own options, one on a line.
+        tensors: of the weights; empty: the node is too old to list them.
+        projector_info: facts of a separate vision encoder, such as its `general.parameter_count`.
     """
 
     capabilities: tuple[str, ...] = ()
@@ -5323,6 +5381,8 @@ class ShownModel(NodeValue):
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
     parameters: str = ""
+    tensors: tuple[Tensor, ...] = Field(default=(), repr=False)
+    projector_info: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("capabilities", mode="before")
     @classmethod
@@ -8759,7 +8819,8 @@ class NodeProbe:
         async def show(model: ListedModel) -> None:
             async with at_once:
                 try:
-                    self._shown[_shown_key(model)] = await self._client.show(model.name)
+                    shown = await self._client.show(model.name)
+                    self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
                 except RetryableNodeError as error:  # asked again at the next look, where that may help
                     if error.status in _NOT_THERE:
                         self._shown[_shown_key(model)] = ShownModel()
@@ -12908,14 +12969,20 @@ class SingleFlight(Generic[_Shared]):
         """Keep an answer that is known from elsewhere."""
         self._kept, self._asked_at = answer, self._clock()
 
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
     async def _renew(self) -> _Shared:
-        began = self._clock()
+        began, task = self._clock(), asyncio.current_task()
         try:
             answer = await self._ask()
-            self._kept, self._asked_at = answer, began
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
             return answer
         finally:
-            self._task = None
+            if self._task is task:
+                self._task = None
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:
@@ -14132,6 +14199,12 @@ def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) ->
         setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
 
 
+def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
+    """What a plugin has noted on a request, by the state in its scope; None: nothing."""
+    noted = state.get(REFUSAL_NOTE)
+    return Refusal(**noted) if noted else None
+
+
 def refused_answer(refusal: Refusal) -> Any:
     """What a pipe returns where no stream is wanted: the one form in which Open WebUI passes a status on.
 
@@ -14206,8 +14279,7 @@ class HeldBack:
 
     @property
     def _noted(self) -> Refusal | None:
-        noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
-        return Refusal(**noted) if noted else None
+        return noted_refusal(self._scope.get("state") or {})
 
     def _with_error(self, message: AsgiMessage, refusal: Refusal) -> AsgiMessage:
         """The end of an answer that broke off, with its error.
@@ -14256,6 +14328,8 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
 #
 # Imports Open WebUI and its web framework when called.
 
+EVENTS_TYPE, LINES_TYPE = "text/event-stream", "application/x-ndjson"
+
 
 def server_secret(purpose: str) -> str:
     """A secret of this Open WebUI for one purpose, from its WEBUI_SECRET_KEY; empty where it has none.
@@ -14268,14 +14342,16 @@ def server_secret(purpose: str) -> str:
     return sha256(named.encode()).hexdigest() if WEBUI_SECRET_KEY else ""
 
 
-def event_stream(events: AsyncIterator[str]) -> Any:
+def event_stream(
+    events: AsyncIterator[str], media_type: str = EVENTS_TYPE, headers: Mapping[str, str] | None = None
+) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
 
     Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
     """
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
-    return StreamingResponse(events, media_type="text/event-stream")
+    return StreamingResponse(events, media_type=media_type, headers=headers)
 
 
 RUNNING = "OLLAMA_PACK_RUNNING"  # on `app.state`: function id → the instance, also of older code

@@ -8,105 +8,106 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12419, which the server calls.
+# Begin here: `class Pipeline`, line 12486, which the server calls.
 # The modules that it uses come first:
-#    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    201  aliases.errors                 What goes wrong with aliases.
-#    242  engines.errors                 What goes wrong with a node.
-#    384  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    510  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    585  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    646  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    770  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    842  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#    931  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#    979  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1027  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1336  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1432  routing.errors                 What goes wrong with routing.
-#   1577  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1705  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1717  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2040  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2452  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2576  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2674  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2795  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2910  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3018  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3129  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3276  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3410  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3723  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   3945  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4062  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4170  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4228  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4293  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4396  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4598  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4773  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5123  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5199  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5242  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5347  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5580  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5638  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5735  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   5938  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6109  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6438  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6709  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6794  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6941  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7135  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7218  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   7299  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7365  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7414  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7843  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   7980  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8146  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8370  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8473  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8567  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8728  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8761  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8943  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   8978  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9622  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9698  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9844  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#   9991  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10049  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  10438  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10705  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10811  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11277  cache.errors                   What goes wrong with the cache.
-#  11297  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11313  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11447  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11576  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11745  base.single_flight             Many who ask the same at the same time ask once.
-#  11818  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  12053  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  12154  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  12160  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  12195  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  12271  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12389  services.pack_valves           What all valves of the pack have in common.
-#  12403  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12475  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12773  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12819  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12853  base.process                   One object for all plugins of a process, which are files that share no code.
-#  12874  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12952  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13016  services.router_valves         The valves of the router, wherever it runs.
-#  13111  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  13519  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13633  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13886  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    202  aliases.errors                 What goes wrong with aliases.
+#    243  engines.errors                 What goes wrong with a node.
+#    385  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    511  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    586  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    647  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    771  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    843  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#    932  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#    980  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1028  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1337  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1433  routing.errors                 What goes wrong with routing.
+#   1578  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1706  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1718  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2041  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2453  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2577  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2675  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2796  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2911  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3019  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3130  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3277  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3411  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3724  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   3946  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4063  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4171  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4229  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4294  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4397  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   4452  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4658  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4833  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5183  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5259  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5302  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5407  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5640  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5698  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5795  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   5998  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6169  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6498  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6769  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6854  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7001  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7195  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7278  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   7359  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7425  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7474  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7903  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8041  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8207  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8431  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8534  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8628  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8789  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8822  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9004  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9039  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9683  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9759  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9905  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10052  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10110  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  10499  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10766  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10872  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11338  cache.errors                   What goes wrong with the cache.
+#  11358  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11374  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11508  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11637  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11806  base.single_flight             Many who ask the same at the same time ask once.
+#  11885  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  12120  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  12221  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  12227  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12262  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12338  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12456  services.pack_valves           What all valves of the pack have in common.
+#  12470  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12542  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12840  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12886  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12920  base.process                   One object for all plugins of a process, which are files that share no code.
+#  12941  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13019  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13083  services.router_valves         The valves of the router, wherever it runs.
+#  13178  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  13586  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13700  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13953  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -152,7 +153,7 @@ from importlib import import_module
 from inspect import signature
 from ipaddress import ip_address
 from itertools import chain, islice
-from math import exp, inf
+from math import exp, inf, prod
 from operator import attrgetter
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -4393,6 +4394,61 @@ class PendingChat:
         return 0.0 if self.shown is None else asyncio.get_running_loop().time() - self.shown
 
 
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# GGML's types of tensors: values in a block, and bytes of a block.
+TENSOR_TYPES: dict[str, tuple[int, int]] = {
+    "F64": (1, 8),
+    "I64": (1, 8),
+    "F32": (1, 4),
+    "I32": (1, 4),
+    "F16": (1, 2),
+    "BF16": (1, 2),
+    "I16": (1, 2),
+    "I8": (1, 1),
+    "Q4_0": (32, 18),
+    "Q4_1": (32, 20),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q8_0": (32, 34),
+    "Q8_1": (32, 36),
+    "Q2_K": (256, 84),
+    "Q3_K": (256, 110),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+    "Q8_K": (256, 292),
+    "IQ1_S": (256, 50),
+    "IQ1_M": (256, 56),
+    "IQ2_XXS": (256, 66),
+    "IQ2_XS": (256, 74),
+    "IQ2_S": (256, 82),
+    "IQ3_XXS": (256, 98),
+    "IQ3_S": (256, 110),
+    "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136),
+    "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66),
+    "MXFP4": (32, 17),
+    "NVFP4": (64, 36),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a model: its name, its type as GGML calls it, and its dimensions, the innermost first."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        values, size = TENSOR_TYPES.get(self.type.upper(), (1, 2))
+        return prod(self.shape) // values * size
+
+
 # --- ollama_pack.engines.ollama.values ---
 # What a node reports of its models. A field that is missing, null or not of its type has its default.
 
@@ -4515,6 +4571,8 @@ class ShownModel(NodeValue):
         model_info: facts from the weights file, such as `llama.block_count`.
         modelfile: the recipe, which names the weights blob.
         parameters: the recipe's own options, one on a line.
+        tensors: of the weights; empty: the node is too old to list them.
+        projector_info: facts of a separate vision encoder, such as its `general.parameter_count`.
     """
 
     capabilities: tuple[str, ...] = ()
@@ -4522,6 +4580,8 @@ class ShownModel(NodeValue):
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
     parameters: str = ""
+    tensors: tuple[Tensor, ...] = Field(default=(), repr=False)
+    projector_info: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("capabilities", mode="before")
     @classmethod
@@ -7935,7 +7995,8 @@ class NodeProbe:
         async def show(model: ListedModel) -> None:
             async with at_once:
                 try:
-                    self._shown[_shown_key(model)] = await self._client.show(model.name)
+                    shown = await self._client.show(model.name)
+                    self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
                 except RetryableNodeError as error:  # asked again at the next look, where that may help
                     if error.status in _NOT_THERE:
                         self._shown[_shown_key(model)] = ShownModel()
@@ -11799,14 +11860,20 @@ class SingleFlight(Generic[_Shared]):
         """Keep an answer that is known from elsewhere."""
         self._kept, self._asked_at = answer, self._clock()
 
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
     async def _renew(self) -> _Shared:
-        began = self._clock()
+        began, task = self._clock(), asyncio.current_task()
         try:
             answer = await self._ask()
-            self._kept, self._asked_at = answer, began
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
             return answer
         finally:
-            self._task = None
+            if self._task is task:
+                self._task = None
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:
