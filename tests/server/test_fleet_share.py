@@ -13,7 +13,7 @@ from harness.fleet_peers import peers, run
 from harness.valkey import Valkey
 from harness.virtual_share import SharedPlace
 from harness.virtual_world import MODELS, World, resident
-from ollama_pack.cache.redis_url import redis_client
+from ollama_pack.base.redis import redis_client
 from ollama_pack.routing.dispatch.request import fleet_request
 from ollama_pack.routing.peers import redis as share_redis
 from ollama_pack.routing.peers.redis import RedisShare

@@ -463,7 +463,7 @@ def test_sharing_is_worth_it() -> None:
 
 
 def test_four_workers_do_as_well_as_one_when_all_slots_are_taken() -> None:
-    """Would catch requests that wait behind younger ones of another worker: the mean was 2.3 times as long."""
+    """Would catch requests that wait behind younger ones of other workers (2.3 times as long)."""
 
     def mean(workers: int) -> float:
         clock, _, made, _ = fleet(workers, NodeShape(prefixes=4), nodes=4)
