@@ -9,114 +9,117 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14558, which the server calls.
+# Begin here: `class Pipe`, line 15133, which the server calls.
 # The modules that it uses come first:
-#    185  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    199  aliases.errors                 What goes wrong with aliases.
-#    240  engines.errors                 What goes wrong with a node.
-#    382  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    508  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    583  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    644  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    942  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    988  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#   1101  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1229  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1285  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1319  cache.errors                   What goes wrong with the cache.
-#   1351  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1713  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1837  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1909  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1915  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1980  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2028  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   2076  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2385  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2497  routing.errors                 What goes wrong with routing.
-#   2642  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2654  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2977  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3389  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3513  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   3669  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3788  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3877  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3975  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   4096  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   4211  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   4319  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4430  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4577  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4633  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4767  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5086  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   5308  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5425  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5483  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5685  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5860  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6210  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6286  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6329  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6434  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6667  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6725  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6822  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7025  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7196  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7525  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7787  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7872  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8042  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8236  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8319  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8400  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8466  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8515  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8944  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9081  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9247  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9471  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9574  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9668  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9829  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9862  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10044  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10079  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10723  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10799  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10945  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11092  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11150  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11557  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11824  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11930  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12410  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12482  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12498  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12648  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12654  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12768  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12815  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12906  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  13078  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  13168  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  13298  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  13319  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13420  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13484  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13590  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13637  services.pack_valves           What all valves of the pack have in common.
-#  13651  services.router_valves         The valves of the router, wherever it runs.
-#  13773  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13887  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  14180  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  14212  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  14229  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  14324  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14480  webui.reader                   Who reads what the pack says, and in which language.
-#  14495  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    189  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    215  aliases.errors                 What goes wrong with aliases.
+#    256  engines.errors                 What goes wrong with a node.
+#    398  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    524  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    599  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    660  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    958  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   1004  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#   1117  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1245  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1301  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1335  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1743  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1867  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1939  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1945  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   2010  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2058  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   2106  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2415  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2527  routing.errors                 What goes wrong with routing.
+#   2672  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2684  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   3040  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3452  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3576  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   3732  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3851  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3940  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4038  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   4159  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   4274  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   4382  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4493  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4640  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4774  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5087  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   5309  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5426  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5484  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5539  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5745  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5920  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6270  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6349  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6392  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6497  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6730  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6788  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6885  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7088  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7259  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7588  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7859  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7944  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8114  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8308  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8391  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8472  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8538  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8587  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9016  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9154  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9320  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9544  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9647  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9764  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9948  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9981  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10163  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10198  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10842  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10918  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11064  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11211  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11351  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11411  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11882  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12151  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12257  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12737  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12809  cache.errors                   What goes wrong with the cache.
+#  12829  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12845  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12995  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  13001  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  13115  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  13162  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  13253  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  13416  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  13506  base.single_flight             Many who ask the same at the same time ask once.
+#  13585  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13820  base.process                   One object for all plugins of a process, which are files that share no code.
+#  13841  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13942  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  14006  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  14112  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  14159  services.pack_valves           What all valves of the pack have in common.
+#  14173  services.router_valves         The valves of the router, wherever it runs.
+#  14296  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  14410  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  14663  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  14695  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  14712  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14807  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14968  webui.reader                   Who reads what the pack says, and in which language.
+#  14983  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  15042  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -147,7 +150,7 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
@@ -159,13 +162,14 @@ from importlib import import_module
 from inspect import signature
 from ipaddress import ip_address
 from itertools import accumulate, chain, islice
-from math import exp, inf
+from math import exp, inf, prod
 from operator import attrgetter
+from pathlib import Path
 from random import Random
 from ssl import SSLContext
 from string import punctuation
 from types import ModuleType, SimpleNamespace
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
 
@@ -188,6 +192,18 @@ from pydantic import (
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+class SettingError(PackError, ValueError):
+    """A setting cannot be used. It is a `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never a secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def error_code(error: Exception) -> str:
@@ -1316,40 +1332,10 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache.
+# --- ollama_pack.base.redis ---
+# A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
-
-    Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class LeaderLostError(PackError):
-    """The generation that an answer was copied from ended without its end, and part of it is shown already.
-
-    Attributes:
-        chunks: how many had come.
-    """
-
-    def __init__(self, chunks: int) -> None:
-        super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
-        )
-        self.chunks = chunks
-
-
-# --- ollama_pack.cache.redis_url ---
-# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+# Making a client connects nothing.
 #
 # redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
 # redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
@@ -1389,6 +1375,45 @@ def connection_pool_of(client: RedisClient) -> Any:
     return getattr(client, "connection_pool", None)
 
 
+@dataclass(frozen=True, slots=True)
+class LuaScript:
+    """A script, and the name that the server knows it by once it has seen it."""
+
+    text: str
+    sha: str
+
+
+def lua_script(text: str) -> LuaScript:
+    # SHA-1 is what Redis names scripts by
+    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+async def run_script(
+    send: Callable[..., Awaitable[Any]], script: LuaScript, keys: Sequence[str], *values: Any
+) -> Any:
+    """Run a script by its name, and by its text where the server has not seen it, or has restarted.
+
+    Args:
+        send: sends one command, as `RedisClient.execute_command`.
+        script: to run.
+        keys: that it uses.
+        values: its other arguments.
+    """
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
+
+    try:
+        return await send("EVALSHA", script.sha, len(keys), *keys, *values)
+    except NoScriptError:
+        return await send("EVAL", script.text, len(keys), *keys, *values)
+
+
+def redis_faults() -> tuple[type[Exception], ...]:
+    """What is raised when Redis does not answer, or not as it should."""
+    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
+
+    return RedisError, RedisClusterException, OSError, EOFError  # a cluster's is no `RedisError`
+
+
 class _UrlError(ValueError):
     """What is wrong with a URL, in words that may be shown."""
 
@@ -1414,7 +1439,7 @@ def check_redis_url(url: str) -> str:
     """The URL, which is none or can be used.
 
     Raises:
-        CacheConfigError: it is none of the forms.
+        SettingError: it is none of the forms.
         ModuleNotFoundError: there is no redis-py.
     """
     if url:
@@ -1426,22 +1451,27 @@ def redis_client(url: str) -> RedisClient:
     """A client for a URL.
 
     Raises:
-        CacheConfigError: the URL is none of the forms, or has an option that would have no effect.
+        SettingError: the URL is none of the forms, or has an option that would have no effect.
         ModuleNotFoundError: there is no redis-py.
     """
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise CacheConfigError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
-        raise CacheConfigError(
+        raise SettingError(
             f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
             + _HOW_WRITTEN
         ) from None
+
+
+def redis_fault(error: BaseException) -> str:
+    """What redis-py says of a failure, without what was sent: an old server repeats an unknown AUTH whole."""
+    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
 
 
 def _shown_beginning(url: str) -> str:
@@ -2103,8 +2133,8 @@ class FleetRequest:
 
     Attributes:
         id: unique among the requests that wait or run.
-        user: whom fairness counts it for.
-        chat: the conversation it belongs to; empty: none.
+        user: whom fairness counts it for; in the router a hash, the same at all workers.
+        chat: the conversation it belongs to, likewise; empty: none.
         models: names of the models that may answer, the preferred one first.
         blocks: the prompt; empty: length unknown, nothing to reuse.
         max_output: the limit on its output in tokens that the client set; 0: none.
@@ -2698,6 +2728,8 @@ class WaitingRequest:
         pushed: the queue's virtual time when it came.
         spare_turns, grace: of its turn and its start tag, what is no more than a crowd of others has as well.
         displaced: the request that lost its place to this one; None: there was room.
+        peer: it waits at another worker.
+        shared: other workers know that it waits.
     """
 
     request: FleetRequest
@@ -2715,6 +2747,8 @@ class WaitingRequest:
     pushed: float = 0.0
     spare_turns: int = 0
     grace: float = 0.0
+    peer: bool = False
+    shared: bool = False
 
     @property
     def place(self) -> Place:
@@ -2732,7 +2766,10 @@ class WaitingRequest:
 
 
 class FairQueue:
-    """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait."""
+    """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait.
+
+    Requests that wait at other workers (`push_peer`) are in the order, and take no place.
+    """
 
     def __init__(self, limit: int, background_wait: float) -> None:
         self.limit = limit
@@ -2748,9 +2785,10 @@ class FairQueue:
         self._virtual = 0.0
         self._empty_since = 0.0
         self._count = 0
+        self._places = 0  # that are taken
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return self._places
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._by_id
@@ -2776,6 +2814,19 @@ class FairQueue:
             if displaced is None:
                 raise QueueFullError(self.limit, len(self), own)
             self.cancel(displaced.id)
+        entry = self._enter(request, now, now, cost)
+        entry.displaced = displaced
+        self._insert(entry)
+        return entry
+
+    def push_peer(self, request: FleetRequest, came: float, now: float, cost: float) -> WaitingRequest:
+        """Take in a request that waits at another worker, since `came`."""
+        entry = self._enter(request, came, now, cost)
+        entry.peer = True
+        self._insert(entry)
+        return entry
+
+    def _enter(self, request: FleetRequest, came: float, now: float, cost: float) -> WaitingRequest:
         if not self._by_id:  # meanwhile everybody could have had what they wanted
             self._virtual += max(0.0, now - self._empty_since)
         self._count += 1
@@ -2783,10 +2834,9 @@ class FairQueue:
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
-        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
+        entry = WaitingRequest(request, models, start, cost, self._count, came, kind=kind)
         entry.pushed = self._virtual
         entry.spare_turns, entry.grace = self._leeway(entry.owner)
-        self._insert(entry)
         return entry
 
     def _leeway(self, owner: Owner) -> tuple[int, float]:
@@ -2822,17 +2872,21 @@ class FairQueue:
         """
         places = self._waiting_of
         if request.background:
-            places = {user: len(held) for (user, background), held in self._own.items() if background}
+            places = {user: len(_at_home(held)) for (user, behind), held in self._own.items() if behind}
             own = places.get(request.user, 0)
         user = max(places, key=places.__getitem__, default="")
         if places.get(user, 0) > own + 1:  # of one user, what nobody looks at goes first
-            found = self._own.get((user, True)) or self._own[user, False]
+            found = _at_home(self._own.get((user, True), ())) or _at_home(self._own.get((user, False), ()))
         else:
             held = () if own or request.background else self._order
-            found = [entry for entry in held if entry.request.background]
+            found = [entry for entry in _at_home(held) if entry.request.background]
             if not found:
                 return None
         return found[-1].request
+
+    def step_aside(self, entry: WaitingRequest) -> None:
+        """Take a request out of the order until it is put back."""
+        self._remove(entry)
 
     def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
         """Take a request in again, at the place that it had: a node has failed it, or it was never sent."""
@@ -2843,8 +2897,10 @@ class FairQueue:
 
     def _insert(self, entry: WaitingRequest) -> None:
         self._by_id[entry.request.id] = entry
-        user = entry.request.user
-        self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+        if not entry.peer:
+            user = entry.request.user
+            self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+            self._places += 1
         own = self._own.setdefault(entry.owner, [])
         before = bisect_left(own, _start_place(entry), key=_start_place)
         entry.turn = min(MAX_TURN, self._serving.get(entry.owner, 0) + before)
@@ -2945,7 +3001,6 @@ class FairQueue:
             self._ends[entry.request.user] -= entry.cost
 
     def _remove(self, entry: WaitingRequest) -> None:
-        user = entry.request.user
         del self._by_id[entry.request.id]
         self._step_out(entry)
         own = self._own[entry.owner]
@@ -2953,17 +3008,25 @@ class FairQueue:
         if not own:
             del self._own[entry.owner]
         self._renew_turns(entry.owner)
-        self._waiting_of[user] -= 1
-        if not self._waiting_of[user]:
-            del self._waiting_of[user]
+        if not entry.peer:
+            user = entry.request.user
+            self._waiting_of[user] -= 1
+            if not self._waiting_of[user]:
+                del self._waiting_of[user]
+            self._places -= 1
         self._forget_past()
 
     def _forget_past(self) -> None:
         """Tags of the past mean nothing; of too many others the least is lost."""
-        most = 2 * len(self._waiting_of) + MAX_TAGS
+        most = 2 * len(self._own) + MAX_TAGS
         if len(self._ends) > most:
             ahead = [(end, name) for name, end in self._ends.items() if end > self._virtual]
             self._ends = {name: end for end, name in nlargest(most, ahead)}
+
+
+def _at_home(entries: Sequence[WaitingRequest]) -> list[WaitingRequest]:
+    """Those that wait at this worker."""
+    return [entry for entry in entries if not entry.peer]
 
 
 def _fair_place(entry: WaitingRequest) -> Place:
@@ -4574,62 +4637,6 @@ def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-# --- ollama_pack.engines.silence ---
-# A limit on the silence between two pieces of a stream, with one timer for all of them.
-
-
-class SilenceWatch:
-    """Ends a read of a stream that has waited longer than a limit.
-
-    A timer for each read, as `asyncio.timeout` has one, costs as much as all else that is done for a token.
-
-    Attributes:
-        is_over: it was too long; the read has ended with an error.
-    """
-
-    def __init__(self, stream: aiohttp.StreamReader, seconds: float) -> None:
-        """Watch nothing yet.
-
-        Args:
-            stream: what is read.
-            seconds: the limit.
-        """
-        self.is_over = False
-        self._stream = stream
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> Self:
-        """A read begins."""
-        self._since = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._look)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """It has ended."""
-        self._since = None
-
-    def close(self) -> None:
-        """Watch no longer."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        """End the read, or come again when it will have lasted too long."""
-        self._timer = None
-        if self._since is None:  # the next read sets a new timer
-            return
-        left = self._since + self._seconds - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
-            return
-        self.is_over = True
-        self._stream.set_exception(TimeoutError("silent for too long"))
-
-
 # --- ollama_pack.engines.sse ---
 # Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #
@@ -4938,7 +4945,6 @@ class NodeTransport:
         async with self._within("first byte", first_byte):
             last = {"Connection": "close"} if last_request else {}
             response = await self._open(path, body, {**headers, **last})
-        silence = SilenceWatch(response.content, self.limits.next_line)
         try:
             if last_request and response.connection and response.connection.protocol is not None:
                 response.connection.protocol.force_close()  # also where the node does not repeat `close`
@@ -4947,14 +4953,9 @@ class NodeTransport:
             while pieces:
                 for piece in pieces:
                     yield piece
-                with silence:
+                async with self._within("next line", self.limits.next_line):
                     pieces = await self._next_pieces(response, buffer)
-        except NodeFaultError as error:
-            if silence.is_over:
-                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
-            raise
         finally:
-            silence.close()
             response.close()
 
     async def _open(
@@ -5480,6 +5481,61 @@ def _load(quote: Quote, assignment: Assignment) -> float:
     return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
 
 
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# GGML's types of tensors: values in a block, and bytes of a block.
+TENSOR_TYPES: dict[str, tuple[int, int]] = {
+    "F64": (1, 8),
+    "I64": (1, 8),
+    "F32": (1, 4),
+    "I32": (1, 4),
+    "F16": (1, 2),
+    "BF16": (1, 2),
+    "I16": (1, 2),
+    "I8": (1, 1),
+    "Q4_0": (32, 18),
+    "Q4_1": (32, 20),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q8_0": (32, 34),
+    "Q8_1": (32, 36),
+    "Q2_K": (256, 84),
+    "Q3_K": (256, 110),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+    "Q8_K": (256, 292),
+    "IQ1_S": (256, 50),
+    "IQ1_M": (256, 56),
+    "IQ2_XXS": (256, 66),
+    "IQ2_XS": (256, 74),
+    "IQ2_S": (256, 82),
+    "IQ3_XXS": (256, 98),
+    "IQ3_S": (256, 110),
+    "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136),
+    "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66),
+    "MXFP4": (32, 17),
+    "NVFP4": (64, 36),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a model: its name, its type as GGML calls it, and its dimensions, the innermost first."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        values, size = TENSOR_TYPES.get(self.type.upper(), (1, 2))
+        return prod(self.shape) // values * size
+
+
 # --- ollama_pack.engines.ollama.values ---
 # What a node reports of its models. A field that is missing, null or not of its type has its default.
 
@@ -5602,6 +5658,8 @@ class ShownModel(NodeValue):
         model_info: facts from the weights file, such as `llama.block_count`.
         modelfile: the recipe, which names the weights blob.
         parameters: the recipe's own options, one on a line.
+        tensors: of the weights; empty: the node is too old to list them.
+        projector_info: facts of a separate vision encoder, such as its `general.parameter_count`.
     """
 
     capabilities: tuple[str, ...] = ()
@@ -5609,6 +5667,8 @@ class ShownModel(NodeValue):
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
     parameters: str = ""
+    tensors: tuple[Tensor, ...] = Field(default=(), repr=False)
+    projector_info: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("capabilities", mode="before")
     @classmethod
@@ -6230,7 +6290,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
-        key: as `prompt_blocks` takes it.
+        key: of the hashes that other workers see instead of the user, the conversation and the prompt.
 
     Raises:
         ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -6238,8 +6298,8 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     options = ollama_options(body)
     return FleetRequest(
         id=request_id,
-        user=user,
-        chat=chat,
+        user=_hashed(user, key),
+        chat=_hashed(f"{user}\0{chat}") if chat else "",
         models=tuple(models),
         blocks=prompt_blocks(
             objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools"), key=key
@@ -6279,8 +6339,11 @@ def with_conversation(body: Mapping[str, Any], request: FleetRequest) -> dict[st
     """
     if not request.chat or body.get(CACHE_KEY):
         return dict(body)
-    written = f"{request.user}\0{request.chat}".encode(errors="replace")
-    return {**body, CACHE_KEY: blake2b(written, digest_size=16).hexdigest()}
+    return {**body, CACHE_KEY: request.chat}
+
+
+def _hashed(name: str, key: bytes = b"") -> str:
+    return blake2b(name.encode(errors="replace"), digest_size=16, key=key).hexdigest()
 
 
 # --- ollama_pack.engines.model_ids ---
@@ -7534,6 +7597,7 @@ def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
 #     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 #     pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
+#     pods  k8s://default/app=ollama:11434                    # each ready pod that has these labels
 
 NodeKind = Literal["ollama", "openai"]
 PlacedBy = Literal["pack", "own"]
@@ -7541,11 +7605,14 @@ PlacedBy = Literal["pack", "own"]
 MAX_NODES = 1024
 MAX_TIER = 9
 SRV = "dns+srv://"
+PODS = "k8s://"
+DISCOVERED = (SRV, PODS)  # addresses that stand for several servers
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
@@ -7660,7 +7727,10 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
+    if address.startswith(DISCOVERED):
+        url, login = _several(address), ""
+    else:
+        url, login = split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -7705,9 +7775,11 @@ def _address(value: str) -> str:
     return value.rstrip("/")
 
 
-def _srv(value: str) -> str:
-    if not _NODE_SRV.fullmatch(value):
+def _several(value: str) -> str:
+    if value.startswith(SRV) and not _NODE_SRV.fullmatch(value):
         raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    if value.startswith(PODS) and not _NODE_PODS.fullmatch(value):
+        raise ValueError(f"{value!r} does not select pods: write it as k8s://NAMESPACE/app=ollama:11434")
     return value
 
 
@@ -8316,7 +8388,7 @@ class ListedClient:
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
-# --- ollama_pack.routing.state.breaker ---
+# --- ollama_pack.base.breaker ---
 # A breaker: after failures nothing is sent for a while, then one request tries.
 
 BreakerState = Literal["closed", "open", "half-open"]
@@ -9036,7 +9108,8 @@ class NodeProbe:
         async def show(model: ListedModel) -> None:
             async with at_once:
                 try:
-                    self._shown[_shown_key(model)] = await self._client.show(model.name)
+                    shown = await self._client.show(model.name)
+                    self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
                 except RetryableNodeError as error:  # asked again at the next look, where that may help
                     if error.status in _NOT_THERE:
                         self._shown[_shown_key(model)] = ShownModel()
@@ -9591,6 +9664,8 @@ class BoundEvent:
         ready: when it is loaded.
         left: when the request is predicted to end.
         blocks: its prompt.
+        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
+        background: as in `FleetRequest`.
     """
 
     request_id: str
@@ -9604,6 +9679,27 @@ class BoundEvent:
     ready: float
     left: float
     blocks: tuple[PromptBlock, ...]
+    user: str = ""
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingEvent:
+    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
+
+    Attributes:
+        waited: seconds since it came.
+    """
+
+    request_id: str
+    user: str
+    models: tuple[str, ...]
+    blocks: tuple[PromptBlock, ...]
+    max_output: int
+    context: int
+    options: RunnerOptions
+    background: bool
+    waited: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -9626,7 +9722,7 @@ class FinishedEvent:
 
 @dataclass(frozen=True, slots=True)
 class EndedEvent:
-    """It ended and tells nothing: cancelled, refused, or never sent."""
+    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
 
     request_id: str
 
@@ -9657,7 +9753,7 @@ class FailedEvent:
     hung: bool = False
 
 
-FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
+FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
 Listener = Callable[[FleetEvent], None]
 
 
@@ -9682,7 +9778,7 @@ class HelloMessage:
 
 @dataclass(frozen=True, slots=True)
 class AliveMessage:
-    """A worker is there, and so are these requests of its own."""
+    """A worker is there, and so are these requests of its own, at nodes or waiting."""
 
     worker: str
     requests: tuple[str, ...]
@@ -9706,6 +9802,7 @@ class EventMessage:
 FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
 
 _EVENTS: dict[str, type[FleetEvent]] = {
+    "waiting": WaitingEvent,
     "bound": BoundEvent,
     "begun": BegunEvent,
     "finished": FinishedEvent,
@@ -9732,7 +9829,7 @@ def encode_message(message: FleetMessage) -> bytes:
 
 def _event_fields(event: FleetEvent) -> dict[str, Any]:
     fields = asdict(event)
-    if isinstance(event, BoundEvent):
+    if isinstance(event, BoundEvent | WaitingEvent):
         fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
     return fields
 
@@ -9759,8 +9856,8 @@ def decode_message(payload: bytes) -> FleetMessage | None:
 def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
     request_id = str(fields["request_id"])
     match kind:
-        case "bound":
-            return _bound_event(request_id, fields)
+        case "waiting" | "bound":
+            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
         case "begun":
             return BegunEvent(request_id, float(fields["left"]))
         case "finished":
@@ -9784,13 +9881,35 @@ def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
         loads=bool(fields["loads"]),
         victims=_strings(fields["victims"]),
         context=int(fields["context"]),
-        options=tuple((str(name), value) for name, value in fields["options"]),
+        options=_options(fields["options"]),
         ready=float(fields["ready"]),
         left=float(fields["left"]),
-        blocks=tuple(
-            PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in fields["blocks"]
-        ),
+        blocks=_blocks(fields["blocks"]),
+        user=str(fields.get("user", "")),
+        background=bool(fields.get("background")),
     )
+
+
+def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
+    return WaitingEvent(
+        request_id=request_id,
+        user=str(fields["user"]),
+        models=_strings(fields["models"]),
+        blocks=_blocks(fields["blocks"]),
+        max_output=int(fields["max_output"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        background=bool(fields["background"]),
+        waited=float(fields["waited"]),
+    )
+
+
+def _options(written: Collection[Any]) -> RunnerOptions:
+    return tuple((str(name), value) for name, value in written)
+
+
+def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
+    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
 
 
 def _lesson(fields: dict[str, Any]) -> Lesson:
@@ -10441,7 +10560,7 @@ class Planner:
         """
         if not self._timelines.roomy:
             return []
-        asked = {one.entry.kind: one for one in found if not one.request.background}
+        asked = {one.entry.kind: one for one in found if not one.request.background and not one.entry.peer}
         return [load for one in asked.values() for load in self._loads_for(one)]
 
     def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:
@@ -11089,6 +11208,146 @@ class Cluster:
         return any(not names.isdisjoint(node.models) for node in self.view().nodes)
 
 
+# --- ollama_pack.routing.state.peer_line ---
+# Requests that wait at other workers stand in this worker's queue, too.
+#
+# So a free slot goes to the request that is first, wherever it waits, and what a user has elsewhere counts.
+# A slot that comes free for another worker's request is left to that worker for a moment. If it is not taken
+# then, the request steps aside for a while: its worker may see things otherwise, or may be gone.
+
+MAX_PEER_ENTRIES = 4096
+LEFT_SECONDS = 0.1  # for which a free slot is left to another worker's request
+ASIDE_SECONDS = 1.0  # until a request whose worker did not take its slot is in line again
+
+
+@dataclass(slots=True)
+class PeerEntry:
+    """A request of another worker.
+
+    Attributes:
+        worker: where it waits, or was sent from.
+        entry: its place in our queue.
+        serving: it is at a node.
+        aside_until: it is out of line until then; None: it is not.
+    """
+
+    worker: str
+    entry: WaitingRequest
+    serving: bool = False
+    aside_until: float | None = None
+
+
+class PeerLine:
+    """Applies what other workers tell of their requests to our queue. Bounded."""
+
+    def __init__(self, queue: FairQueue, expect: Callable[[FleetRequest], float]) -> None:
+        """Begin without any.
+
+        Args:
+            queue: the scheduler's own.
+            expect: the seconds of service that a request may take. Raises NoNodeError: no node has its model.
+        """
+        self._queue = queue
+        self._expect = expect
+        self._there: dict[str, PeerEntry] = {}
+        self._left: dict[str, float] = {}  # request → since when a free slot is left to it
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def apply(self, worker: str, event: FleetEvent, now: float) -> None:
+        """Take in what a worker tells."""
+        match event:
+            case WaitingEvent():
+                self._waits(worker, _waiting_request(event), now - event.waited, now)
+            case BoundEvent() if event.user:
+                self._waits(worker, _bound_request(event), now, now)
+                self._bound(event.request_id, now)
+            case FinishedEvent(request_id, lesson=lesson):
+                self._leave(request_id, max(0.0, lesson.spent.total - lesson.spent.load))
+            case EndedEvent(request_id) | FailedEvent(request_id):
+                self._leave(request_id)
+
+    def _waits(self, worker: str, request: FleetRequest, came: float, now: float) -> None:
+        if request.id in self._there or request.id in self._queue or len(self._there) >= MAX_PEER_ENTRIES:
+            return
+        try:
+            cost = self._expect(request)
+        except NoNodeError:
+            return
+        self._there[request.id] = PeerEntry(worker, self._queue.push_peer(request, came, now, cost))
+
+    def _bound(self, request_id: str, now: float) -> None:
+        peer = self._there.get(request_id)
+        if peer and not peer.serving:
+            self._back_in_line(peer)
+            peer.serving = True
+            self._queue.bound(request_id, now)
+
+    def _leave(self, request_id: str, seconds: float | None = None) -> None:
+        peer = self._there.pop(request_id, None)
+        if peer is None:
+            return
+        if peer.serving:
+            self._queue.ended(peer.entry, seconds)
+        else:
+            self._back_in_line(peer)
+            self._queue.cancel(request_id)
+
+    def _back_in_line(self, peer: PeerEntry) -> None:
+        if peer.aside_until is not None:
+            peer.aside_until = None
+            self._queue.put_back(peer.entry)
+
+    def forget(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these are still there."""
+        gone = [key for key, peer in self._there.items() if peer.worker == worker and key not in but]
+        for request_id in gone:
+            self._leave(request_id)
+
+    def forget_all(self) -> None:
+        """Nobody tells any more."""
+        for request_id in list(self._there):
+            self._leave(request_id)
+
+    # --- slots that are left to them ---
+
+    def refresh(self, now: float) -> None:
+        """Before a decision: requests that did not take their slot step aside, others step back in line."""
+        for request_id, since in list(self._left.items()):
+            peer = self._there.get(request_id)
+            if peer and not peer.serving and peer.aside_until is None and since + LEFT_SECONDS <= now:
+                self._queue.step_aside(peer.entry)
+                peer.aside_until = now + ASIDE_SECONDS
+        for peer in self._there.values():
+            if peer.aside_until is not None and peer.aside_until <= now:
+                self._back_in_line(peer)
+
+    def leave_slots(self, request_ids: Iterable[str], now: float) -> float:
+        """After a decision: these could begin now. Returns when to decide again if they have not."""
+        self._left = {request_id: self._left.get(request_id, now) for request_id in request_ids}
+        return min(self._left.values(), default=math.inf) + LEFT_SECONDS
+
+
+def _waiting_request(event: WaitingEvent) -> FleetRequest:
+    return FleetRequest(
+        event.request_id,
+        event.user,
+        event.models,
+        blocks=event.blocks,
+        max_output=event.max_output,
+        context=event.context,
+        options=event.options,
+        background=event.background,
+    )
+
+
+def _bound_request(event: BoundEvent) -> FleetRequest:
+    return FleetRequest(
+        event.request_id, event.user, (event.model,), blocks=event.blocks, background=event.background
+    )
+
+
 # --- ollama_pack.routing.state.running ---
 # A request at a node, as the scheduler remembers it until it ends.
 
@@ -11134,6 +11393,8 @@ class RunningRequest:
             ready=max(0.0, runner.ready_at - now) if loading else 0.0,
             left=max(0.0, runner.ends.get(assignment.request.id, now) - now),
             blocks=assignment.request.blocks,
+            user=assignment.request.user,
+            background=assignment.request.background,
         )
 
     def lesson(self, spent: Durations) -> Lesson:
@@ -11216,6 +11477,8 @@ class Scheduler:
         self._queue = FairQueue(max_queue, policy.background_wait)
         self._running: dict[str, RunningRequest] = {}
         self.listener: Listener = tell_nobody
+        self._line = PeerLine(self._queue, lambda request: self._expect(request)[1])
+        self._unheard: list[WaitingRequest] = []  # that may wait, and other workers do not know it
 
     @property
     def waiting(self) -> int:
@@ -11267,7 +11530,11 @@ class Scheduler:
             raise ValueError(f"request {request.id!r} is already here")
         now = self._clock()
         blobs, cost = self._expect(request)
-        displaced = self._queue.push(request, now, cost).displaced
+        entry = self._queue.push(request, now, cost)
+        self._unheard.append(entry)
+        displaced = entry.displaced
+        if displaced:
+            self.listener(EndedEvent(displaced.id))
         for blob, share in blobs.items():
             self.cluster.demand.add(blob, now, share)
         return displaced
@@ -11290,8 +11557,10 @@ class Scheduler:
 
     def cancel(self, request_id: str) -> None:
         """Nobody wants the answer any more. An id that is not known is ignored."""
-        if request_id in self._queue:
+        if entry := self._queue.get(request_id):
             self._queue.cancel(request_id)
+            if entry.shared:
+                self.listener(EndedEvent(request_id))
         elif running := self._running.pop(request_id, None):
             self._leave(running)
             self._ended(running, self._clock() - running.since if running.answering else None)
@@ -11314,12 +11583,21 @@ class Scheduler:
         self._ended(running)
         if not running.entry.request.load_only:
             self._queue.put_back(running.entry)
-        self.listener(EndedEvent(request_id))
+            self._unheard.append(running.entry)
 
     def running(self) -> Iterable[BoundEvent]:
         """What is at nodes now, to be told to a worker that has just come."""
         now = self._clock()
         return [running.event(now) for running in self._running.values()]
+
+    def waiting_events(self) -> Iterator[WaitingEvent]:
+        """What waits at this worker, for one that has just come."""
+        return map(self._waiting_event, [entry for entry in self._queue if not entry.peer])
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """All requests of this worker, at nodes or waiting."""
+        return (*self._running, *(entry.request.id for entry in self._queue if not entry.peer))
 
     def is_running(self, request_id: str) -> bool:
         """Whether it is at a node, as far as is known."""
@@ -11407,6 +11685,8 @@ class Scheduler:
         )
         if again:
             self._queue.put_back(running.entry, running.node.row.name)
+            running.entry.shared = False
+            self._unheard.append(running.entry)
         return again
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
@@ -11473,19 +11753,64 @@ class Scheduler:
         if running.assignment.loads and not running.answering:  # whether it was loaded, the next probe tells
             running.node.loaded(running.runner, self._clock())
 
+    # --- other workers ---
+
+    def hear(self, worker: str, event: FleetEvent) -> None:
+        """Another worker tells what happens to a request of its own."""
+        self.cluster.remote.apply(worker, event)
+        self._line.apply(worker, event, self._clock())
+
+    def forget_peer(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these requests are still there."""
+        self.cluster.remote.forget(worker, but)
+        self._line.forget(worker, but)
+
+    def forget_peers(self) -> None:
+        """Nobody tells any more."""
+        self.cluster.remote.forget_all()
+        self._line.forget_all()
+
+    def _share_waiting(self) -> None:
+        """Tell other workers of the requests that no node could begin at once."""
+        for entry in self._unheard:
+            if not entry.shared and self._queue.get(entry.request.id) is entry:
+                entry.shared = True
+                self.listener(self._waiting_event(entry))
+        self._unheard.clear()
+
+    def _waiting_event(self, entry: WaitingRequest) -> WaitingEvent:
+        request = entry.request
+        return WaitingEvent(
+            request_id=request.id,
+            user=request.user,
+            models=request.models,
+            blocks=request.blocks,
+            max_output=request.max_output,
+            context=request.context,
+            options=request.options,
+            background=request.background,
+            waited=max(0.0, self._clock() - entry.came),
+        )
+
     # --- decisions ---
 
     def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
         now = self._clock()
         self.cluster.remote.expire(now)
+        self._line.refresh(now)
         if not len(self._queue):
+            self._unheard.clear()
+            self._line.leave_slots((), now)
             self.wake_at = None
             return []
         planned = self._planner.plan(self.cluster.view_at(now), self._queue.kinds(now))
         self.cluster.decided()
-        started = [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
-        self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now)
+        starting = [one for one in planned if one.starts]
+        started = [self._start(one, now) for one in starting if not one.entry.peer and self._allows(one, now)]
+        left_until = self._line.leave_slots([one.request.id for one in starting if one.entry.peer], now)
+        self._share_waiting()
+        self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now, left_until)
         return started
 
     def load_ahead(self) -> list[Assignment]:
@@ -11541,12 +11866,12 @@ class Scheduler:
             return node.runners[quote.blob]
         return node.load(assignment.model, wanted, quote.victims, now)
 
-    def _next_wake(self, now: float) -> float | None:
+    def _next_wake(self, now: float, left_until: float) -> float | None:
         """When to decide again though nothing happens: when a load ends, or a title has waited enough."""
         if not len(self._queue):
             return None
         self.cluster.refresh(now)
-        due = [self.cluster.stale_at, self._planner.look_again]
+        due = [self.cluster.stale_at, self._planner.look_again, left_until]
         if (until := self.cluster.remote.expires_at()) is not None:
             due.append(until)
         if (until := self._queue.ripens_at()) is not None:
@@ -11677,7 +12002,7 @@ class FleetShare:
         self.connected = False
         self.outbox.clear()
         self._heard_at.clear()
-        self._scheduler.cluster.remote.forget_all()
+        self._scheduler.forget_peers()
 
     def say_bye(self) -> None:
         """This worker ends; what it held is free."""
@@ -11692,7 +12017,7 @@ class FleetShare:
         for worker, heard in list(self._heard_at.items()):
             if now - heard > SILENT_SECONDS:
                 self._lose(worker)
-        self._send(AliveMessage(self._worker, tuple(event.request_id for event in self._scheduler.running())))
+        self._send(AliveMessage(self._worker, self._scheduler.request_ids))
         self._renew()
 
     def _renew(self) -> None:
@@ -11700,7 +12025,8 @@ class FleetShare:
             self._put(ShareStep("renew", claim))
 
     def _announce(self) -> None:
-        for event in self._scheduler.running():
+        there: list[FleetEvent] = [*self._scheduler.running(), *self._scheduler.waiting_events()]
+        for event in there:
             self._send(EventMessage(self._worker, event))
 
     # --- claiming ---
@@ -11769,16 +12095,17 @@ class FleetShare:
             case HelloMessage():
                 self._announce()
             case AliveMessage(worker, requests):
-                self._scheduler.cluster.remote.forget(worker, requests)
+                self._scheduler.forget_peer(worker, requests)
             case ByeMessage(worker):
                 self._lose(worker)
             case EventMessage(worker, event):
-                self._scheduler.cluster.remote.apply(worker, event)
-        return not isinstance(message, HelloMessage)
+                self._scheduler.hear(worker, event)
+        is_waiting = isinstance(message, EventMessage) and isinstance(message.event, WaitingEvent)
+        return not (is_waiting or isinstance(message, HelloMessage))
 
     def _lose(self, worker: str) -> None:
         self._heard_at.pop(worker, None)
-        self._scheduler.cluster.remote.forget(worker)
+        self._scheduler.forget_peer(worker)
 
     def _send(self, message: FleetMessage) -> None:
         self._put(ShareStep("tell", None, encode_message(message)))
@@ -12479,6 +12806,26 @@ def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
     }
 
 
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks
+
+
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI.
 
@@ -12946,17 +13293,8 @@ def trusted_certificates() -> SSLContext | bool:
 
 async def ollama_connections() -> list[tuple[str, str]]:
     """Address and key (empty: none) of each Ollama connection that is switched on."""
-    return [(url, key) for url, key, *_ in await prefixed_connections()]
-
-
-async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
-    """Of each that is switched on: address, key, prefix of its models' names (empty: none), and headers."""
-    return [
-        (url, "" if way.auth == "none" or way.needs_user else way.key, prefix, way.own_headers)
-        for url, prefix, way in (
-            (url, str(own.get("prefix_id") or ""), _way_in(url, own)) for url, own in await _connections_on()
-        )
-    ]
+    ways = [(url, _way_in(url, own)) for url, own in await _connections_on()]
+    return [(url, "" if way.auth == "none" or way.needs_user else way.key) for url, way in ways]
 
 
 async def ways_in() -> dict[str, WayIn]:
@@ -13165,15 +13503,121 @@ def _has(listed: ConnectionModels, offered: str) -> bool:
     return listed.id_of(own) == offered
 
 
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
 # --- ollama_pack.services.discovery ---
-# Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+# Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#
+# `pool dns+srv://_ollama._tcp.example.org` is each server of that record, `pods k8s://default/app=ollama:11434`
+# each ready pod with that label.
 
 discovery_log = logging.getLogger(__name__)
 
 FIRST_ANSWER_SECONDS = 3.0  # that a chat waits where nothing is known of a name yet
-Servers = tuple[tuple[str, int], ...]  # host and port, in order
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where Kubernetes puts a pod's own account
 _NOT_IN_A_NAME = re.compile(r"[^\w.-]")
 _LONGEST_NAME = 64
+_LIST_SECONDS = 5.0
+_LIST_OCTETS = 32 * 1024 * 1024  # a pod's entry has a few kB
+
+
+class Server(NamedTuple):
+    """One of the servers that a row stands for.
+
+    Attributes:
+        host: a name or an IP address.
+        port: its port.
+        label: what the node is called after; empty: after the host.
+    """
+
+    host: str
+    port: int
+    label: str = ""
+
+
+Servers = tuple[Server, ...]  # in order
+
+
+async def resolve(address: str) -> Servers:
+    """The servers of a row now: `resolve_srv` or `resolve_pods`."""
+    return await (resolve_pods(address) if address.startswith(PODS) else resolve_srv(address))
 
 
 async def resolve_srv(address: str) -> Servers:
@@ -13197,29 +13641,103 @@ async def resolve_srv(address: str) -> Servers:
         found = await resolver.query(name, "SRV")
     finally:
         await resolver.close()
-    return tuple(sorted({(str(one.host).rstrip("."), int(one.port)) for one in found}))
+    return tuple(sorted({Server(str(one.host).rstrip("."), int(one.port)) for one in found}))
+
+
+async def resolve_pods(address: str, account: Path = ACCOUNT) -> Servers:
+    """The ready pods with certain labels, asked of the cluster that this process runs in.
+
+    Args:
+        address: `k8s://NAMESPACE/SELECTOR:PORT`, the selector as `kubectl get pods -l` takes it.
+        account: the folder with the token, and with the certificate that the API's is signed with.
+
+    Raises:
+        OSError: this is no pod, the API does not answer, or the account may not list pods there.
+        ValueError: the API's answer is no list of pods.
+    """
+    from aiohttp import ClientSession, ClientTimeout  # noqa: PLC0415 - upload.py loads this and asks nobody
+
+    selected, _, port = address.removeprefix(PODS).rpartition(":")
+    namespace, _, selector = selected.partition("/")
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
+    if not host:
+        raise OSError("this process does not run in Kubernetes: KUBERNETES_SERVICE_HOST is not set")
+    api = f"https://{_in_url(host)}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}"
+    token = (account / "token").read_text().strip()  # Kubernetes replaces it within the hour
+    async with (
+        ClientSession(timeout=ClientTimeout(total=_LIST_SECONDS)) as session,
+        session.get(
+            f"{api}/api/v1/namespaces/{namespace}/pods",
+            params={"labelSelector": selector, "limit": str(MAX_NODES)},
+            headers={"Authorization": f"Bearer {token}"},
+            ssl=ssl.create_default_context(cafile=str(account / "ca.crt")),
+            allow_redirects=False,
+        ) as answer,
+    ):
+        if answer.status in {401, 403}:
+            raise PermissionError(
+                f"the pod's service account may not list pods in {namespace} (HTTP {answer.status}): "
+                "give it a Role with the verb list on pods"
+            )
+        if answer.status != 200:  # noqa: PLR2004 - OK
+            raise OSError(f"the Kubernetes API answered with HTTP {answer.status}")
+        octets = bytearray()
+        async for piece in answer.content.iter_any():
+            octets += piece
+            if len(octets) > _LIST_OCTETS:
+                raise ValueError("the Kubernetes API's list of pods has no end")
+    return ready_pods(orjson.loads(octets), int(port))
+
+
+def ready_pods(listed: Any, port: int) -> Servers:
+    """The pods of a PodList that take requests: those that are not ready, or end, are left out.
+
+    Raises:
+        ValueError: it is no list of pods.
+    """
+    pods = listed.get("items") if isinstance(listed, dict) else None
+    if not isinstance(pods, list):
+        raise ValueError("the Kubernetes API did not answer with a list of pods")  # noqa: TRY004 - not our caller's type
+    found = [
+        Server(str(pod["status"]["podIP"]), port, str(pod["metadata"]["name"]))
+        for pod in pods
+        if isinstance(pod, dict) and _is_ready(pod)
+    ]
+    return tuple(sorted(found))
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    metadata, status = pod.get("metadata"), pod.get("status")
+    if not isinstance(metadata, dict) or not isinstance(status, dict):
+        return False
+    if not metadata.get("name") or metadata.get("deletionTimestamp") or not status.get("podIP"):
+        return False
+    conditions = status.get("conditions")
+    return isinstance(conditions, list) and any(
+        isinstance(one, dict) and (one.get("type"), one.get("status")) == ("Ready", "True")
+        for one in conditions
+    )
 
 
 class NodeDiscovery:
-    """Keeps up what DNS says. What it said last holds while it does not answer. Lives on one event loop."""
+    """Keeps the servers of rows up. Those found last stay while nobody answers. Lives on one event loop."""
 
     def __init__(
         self,
-        resolve: Callable[[str], Awaitable[Servers]] = resolve_srv,
+        resolve: Callable[[str], Awaitable[Servers]] = resolve,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Ask nothing yet.
 
         Args:
-            resolve: as `resolve_srv`.
+            resolve: as the function of this name.
             clock: monotonic seconds.
         """
         self._resolve = resolve
-        self._clock = clock
         self._servers: dict[str, Servers] = {}
         self._faults: dict[str, str] = {}
-        self._asked_at = -math.inf
-        self._task: asyncio.Task[None] | None = None
+        self._names: Sequence[str] = ()
+        self._look = SingleFlight(self._ask_all, 0, clock)
         self._made: tuple[tuple[NodeRow, ...], dict[str, Servers], tuple[NodeRow, ...]] = ((), {}, ())
 
     async def rows(self, rows: tuple[NodeRow, ...], seconds: float) -> tuple[NodeRow, ...]:
@@ -13227,27 +13745,23 @@ class NodeDiscovery:
 
         Args:
             rows: as the admin wrote them.
-            seconds: between two questions to DNS.
+            seconds: between two looks.
         """
-        names = [row.url for row in rows if row.url.startswith(SRV)]
+        names = [row.url for row in rows if row.url.startswith(DISCOVERED)]
         if not names:
             return rows
         is_news = not self._servers.keys() >= set(names)
-        age = self._clock() - self._asked_at
-        if self._task is None and (is_news or age >= seconds):
-            self._task = asyncio.get_running_loop().create_task(self._ask(names))
-        if self._task is not None and (is_news or age >= 2 * seconds):
-            await asyncio.wait({self._task}, timeout=FIRST_ANSWER_SECONDS)
+        self._names = names
+        if is_news or self._look.age >= seconds:
+            looking = self._look.renew()
+            if is_news or self._look.age >= 2 * seconds:
+                await asyncio.wait({looking}, timeout=FIRST_ANSWER_SECONDS)
         if self._made[:2] != (rows, self._servers):
             self._made = rows, dict(self._servers), expanded(rows, self._servers)
         return self._made[2]
 
-    async def _ask(self, names: Sequence[str]) -> None:
-        try:
-            await asyncio.gather(*map(self._ask_one, names))
-        finally:
-            self._asked_at = self._clock()
-            self._task = None
+    async def _ask_all(self) -> None:
+        await asyncio.gather(*map(self._ask_one, self._names))
 
     async def _ask_one(self, name: str) -> None:
         try:
@@ -13267,13 +13781,14 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
     names = {row.name for row in rows}
     addresses = {row.url for row in rows}
     for row in rows:
-        if not row.url.startswith(SRV):
+        if not row.url.startswith(DISCOVERED):
             found.append(row)
             continue
-        for host, port in servers.get(row.url, ()):
-            url = f"http://{host}:{port}"
-            name = _node_name(row.name, host, "")
-            name = _node_name(row.name, host, f"-{port}") if name in names else name
+        for server in servers.get(row.url, ()):
+            url = f"http://{_in_url(server.host)}:{server.port}"
+            label = server.label or _label(server.host)
+            name = _node_name(row.name, label, "")
+            name = _node_name(row.name, label, f"-{server.port}") if name in names else name
             if url not in addresses and name not in names and len(found) < MAX_NODES:
                 names.add(name)
                 addresses.add(url)
@@ -13281,10 +13796,17 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
     return tuple(found)
 
 
-def _node_name(row: str, host: str, end: str) -> str:
-    """`gpu-ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
-    label = host if _is_ip(host) else host.partition(".")[0]
+def _node_name(row: str, label: str, end: str) -> str:
     return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+
+
+def _label(host: str) -> str:
+    """`ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
+    return host if _is_ip(host) else host.partition(".")[0]
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_ip(host: str) -> bool:
@@ -13295,8 +13817,8 @@ def _is_ip(host: str) -> bool:
     return True
 
 
-# --- ollama_pack.speech.process ---
-# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
 #
 # Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
 # the server runs leaves objects of its older classes behind.
@@ -13656,7 +14178,8 @@ NODES_NOTE = (
     'Settings: `kind=openai` (vLLM and similar engines), `key=…`, `header="Name: value"`, '
     "`slots=…`, `weight=…`, `tier=…`, `models=a,b`, `placement=own` (a gateway that chooses the "
     "engine itself), `agent=http://gpu0:9400`. With `dns+srv://_ollama._tcp.example.org` as the "
-    "address, every server that DNS names is a node. `#` starts a comment."
+    "address, every server that DNS names is a node; with `k8s://NAMESPACE/app=ollama:11434`, every ready "
+    "pod with that label. `#` starts a comment."
 )
 
 
@@ -13782,7 +14305,7 @@ class RouterValves(PackValves):
 # | `slots:<node>:<weights>` | sorted set | the requests that hold a slot, by when they are forgotten |
 # | `load:<node>` | hash | who may load there: `id`, `blob`, `victims`, separated by spaces |
 #
-# Nodes and weights are named by hashes, prompts appear as hashes alone, and users and chats not at all.
+# Nodes and weights are named by hashes, prompts and users appear as hashes alone, and chats not at all.
 
 SHARE_PREFIX = "ollama_pack:{fleet}:1:"
 EVENTS_KEPT = 512
@@ -13876,19 +14399,16 @@ tell(KEYS[1], ARGV[2], ARGV[3], ARGV[4])
 )
 
 SHARE_SCRIPTS = {
-    "claim": CLAIM_SLOT,
-    "renew": RENEW_SLOT,
-    "release": RELEASE_SLOT,
-    "loaded": LOADED_SLOT,
-    "tell": TELL_ALL,
+    "claim": lua_script(CLAIM_SLOT),
+    "renew": lua_script(RENEW_SLOT),
+    "release": lua_script(RELEASE_SLOT),
+    "loaded": lua_script(LOADED_SLOT),
+    "tell": lua_script(TELL_ALL),
 }
 
 
 # --- ollama_pack.routing.peers.redis ---
 # Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#
-# The errors of redis-py are imported where one has come: the minimal image of the Pipelines server lacks it,
-# and the router runs there without.
 
 share_log = logging.getLogger(__name__)
 
@@ -13899,25 +14419,9 @@ READ_AT_ONCE = 256
 FIRST_RETRY, LAST_RETRY = 0.5, 10.0  # seconds between two tries to join
 UNUSED_SECONDS = 600.0  # after which it leaves, until it is started again
 
-_SHAS = {
-    # SHA-1 is what Redis names scripts by
-    kind: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-    for kind, text in SHARE_SCRIPTS.items()
-}
-
 
 class _UnusedError(Exception):
     """Nobody has used this worker's router for long, perhaps because there is a newer one."""
-
-
-class RedisCommands(Protocol):
-    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
-
-    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """Send a command and return its answer, with bytes for strings."""
-
-    async def aclose(self) -> None:
-        """Close the connections."""
 
 
 class RedisShare:
@@ -13926,8 +14430,8 @@ class RedisShare:
     def __init__(
         self,
         share: FleetShare,
-        client: RedisCommands,
-        waiting: RedisCommands,
+        client: RedisClient,
+        waiting: RedisClient,
         decide: Callable[[], None],
         prefix: str = SHARE_PREFIX,
     ) -> None:
@@ -13969,7 +14473,7 @@ class RedisShare:
                 await self._task
         if self._share.connected:
             self._share.say_bye()
-            with suppress(*_redis_faults()):
+            with suppress(*redis_faults()):
                 async with asyncio.timeout(STEP_SECONDS):
                     await self._empty_outbox()
             self._share.leave()
@@ -13977,7 +14481,7 @@ class RedisShare:
 
     async def _close_clients(self) -> None:
         for client in (self._client, self._waiting):
-            with suppress(*_redis_faults()):
+            with suppress(*redis_faults()):
                 await client.aclose()
 
     async def claim(self, binding: Assignment) -> bool:
@@ -14026,7 +14530,7 @@ class RedisShare:
                         tasks.create_task(work)
             except* _UnusedError:
                 pass  # unless somebody has come meanwhile this was the last time
-            except* _redis_faults() as group:
+            except* redis_faults() as group:
                 self._tell_once(group.exceptions[0])
             except* Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
                 share_log.exception("Something went wrong between workers that share the nodes")
@@ -14044,8 +14548,7 @@ class RedisShare:
 
     def _tell_once(self, fault: Exception) -> None:
         """One line a time that it is down, not one a try."""
-        # an old server repeats an AUTH that it does not know
-        self.fault = f"{type(fault).__name__}: {str(fault).partition(', with args')[0]}"
+        self.fault = redis_fault(fault)
         if not self._told:
             self._told = True
             share_log.warning(
@@ -14125,30 +14628,10 @@ class RedisShare:
             arguments[0] = claim.request_id
             arguments += [claim.slots, CLAIM_MS, int(claim.loads), _blob_key(claim.blob)]
             arguments += [_blob_key(victim) for victim in claim.victims]
-        try:
-            return await self._script("EVALSHA", _SHAS[step.kind], keys, arguments)
-        except _unknown_script():
-            return await self._script("EVAL", SHARE_SCRIPTS[step.kind], keys, arguments)
-
-    def _script(self, command: str, script: str, keys: list[str], arguments: list[Any]) -> Awaitable[Any]:
-        return self._client.execute_command(command, script, len(keys), *keys, *arguments)
+        return await run_script(self._client.execute_command, SHARE_SCRIPTS[step.kind], keys, *arguments)
 
     def _slots(self, claim: SlotClaim, blob: str) -> str:
         return f"{self._prefix}slots:{claim.node}:{_blob_key(blob)}"
-
-
-def _redis_faults() -> tuple[type[Exception], ...]:
-    """What comes of a Redis that does not answer, or not as it should."""
-    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
-
-    return RedisError, RedisClusterException, OSError, TimeoutError
-
-
-def _unknown_script() -> type[Exception]:
-    """What a server says that has not seen a script, or has restarted."""
-    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
-
-    return NoScriptError
 
 
 def _heed_cancelling() -> None:
@@ -14244,32 +14727,32 @@ Around = Callable[
 ]
 
 
-def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
-    """Put a route in front of all others, in place of one of this name.
+def put_in_front(app: Any, name: str, paths: Iterable[str], around: Around) -> None:
+    """Put routes in front of all others, in place of those of this name.
 
     Args:
         app: the server's FastAPI application.
-        name: of the route.
-        is_chat: whether a POST of this scope is one.
+        name: of the routes.
+        paths: where chats are posted to. Each has a route of its own: traces name a chat by its route's path.
         around: called for each chat.
     """
     routes = app.router.routes
-    front = _front_route(app, name, is_chat, around)
+    front = [_front_route(app, name, path, around) for path in paths]
     # in one step: requests look at this very list
-    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+    routes[:] = [*front, *(route for route in routes if getattr(route, "name", "") != name)]
 
 
-def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+def _front_route(app: Any, route_name: str, chat_path: str, around: Around) -> Any:
     from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
 
     class FrontRoute(BaseRoute):
         """Hands a chat on to the route behind this one."""
 
         name = route_name
-        path = "/"
+        path = chat_path
 
         def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) == chat_path
             return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
 
         async def handle(self, scope: Any, receive: Any, send: Any) -> None:
@@ -14358,6 +14841,12 @@ def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) ->
         setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
 
 
+def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
+    """What a plugin has noted on a request, by the state in its scope; None: nothing."""
+    noted = state.get(REFUSAL_NOTE)
+    return Refusal(**noted) if noted else None
+
+
 def refused_answer(refusal: Refusal) -> Any:
     """What a pipe returns where no stream is wanted: the one form in which Open WebUI passes a status on.
 
@@ -14376,7 +14865,7 @@ def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
     if app is not None:
-        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, _held_back)
+        put_in_front(app, ROUTE_NAME, _CHAT_FORMS, _held_back)
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
@@ -14432,8 +14921,7 @@ class HeldBack:
 
     @property
     def _noted(self) -> Refusal | None:
-        noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
-        return Refusal(**noted) if noted else None
+        return noted_refusal(self._scope.get("state") or {})
 
     def _with_error(self, message: AsgiMessage, refusal: Refusal) -> AsgiMessage:
         """The end of an answer that broke off, with its error.
@@ -14497,6 +14985,8 @@ def accepted_language(request: Any) -> str:
 #
 # Imports Open WebUI and its web framework when called.
 
+EVENTS_TYPE, LINES_TYPE = "text/event-stream", "application/x-ndjson"
+
 
 def server_secret(purpose: str) -> str:
     """A secret of this Open WebUI for one purpose, from its WEBUI_SECRET_KEY; empty where it has none.
@@ -14509,14 +14999,16 @@ def server_secret(purpose: str) -> str:
     return sha256(named.encode()).hexdigest() if WEBUI_SECRET_KEY else ""
 
 
-def event_stream(events: AsyncIterator[str]) -> Any:
+def event_stream(
+    events: AsyncIterator[str], media_type: str = EVENTS_TYPE, headers: Mapping[str, str] | None = None
+) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
 
     Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
     """
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
-    return StreamingResponse(events, media_type="text/event-stream")
+    return StreamingResponse(events, media_type=media_type, headers=headers)
 
 
 RUNNING = "OLLAMA_PACK_RUNNING"  # on `app.state`: function id → the instance, also of older code
@@ -14545,6 +15037,89 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
         running[function_id] = instance
         if before is not None:
             before.retire()
+
+
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class ChatSpan:
+    """The span of one routed chat, from the question to the last chunk.
+
+    Its attributes are those of OpenTelemetry's conventions for generative AI, and `ollama_pack.node`.
+    Its events are the status lines, such as the place in the queue, and the first token.
+    """
+
+    def __init__(self, asked: str, *, background: bool) -> None:
+        """Start it.
+
+        Args:
+            asked: the model or alias that was asked for.
+            background: nobody looks at the answer as it is written.
+        """
+        self._span: Any = None
+        try:
+            from opentelemetry import trace  # noqa: PLC0415 - see `current_span`
+        except ImportError:
+            return
+        self._use_span, self._error = trace.use_span, trace.StatusCode.ERROR
+        self._span = trace.get_tracer(TRACER).start_span(f"chat {asked}", kind=trace.SpanKind.CLIENT)
+        self._span.set_attribute("gen_ai.operation.name", "chat")
+        self._span.set_attribute("gen_ai.request.model", asked)
+        self._span.set_attribute("ollama_pack.background", background)
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+        if self._span is not None:
+            self._span.add_event(name)
+
+    async def around(
+        self, chunks: AsyncGenerator[dict[str, Any], None]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of the answer. Ends the span with them, whoever ends first."""
+        first = True
+        try:
+            async with aclosing(chunks):
+                while True:
+                    with self._current():
+                        chunk = await anext(chunks, None)
+                    if chunk is None:
+                        return
+                    if first:
+                        self.add_event("first token")
+                        first = False
+                    self._note(chunk)
+                    yield chunk
+        except GeneratorExit:
+            self.add_event("the client left")
+            raise
+        except Exception as error:
+            if self._span is not None:
+                self._span.set_status(self._error, type(error).__name__)
+            raise
+        finally:
+            if self._span is not None:
+                self._span.end()
+
+    def _current(self) -> Any:
+        # Not for the whole answer: between two chunks the same task does other things.
+        if self._span is None:
+            return nullcontext()
+        return self._use_span(self._span, record_exception=False, set_status_on_exception=False)
+
+    def _note(self, chunk: Mapping[str, Any]) -> None:
+        answered, usage = chunk.get("ollama_pack"), chunk.get("usage")
+        if self._span is None or not answered:
+            return
+        self._span.set_attribute("gen_ai.response.model", answered["model"])
+        self._span.set_attribute("ollama_pack.node", answered["node"])
+        for key, name in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")):
+            if isinstance(usage, Mapping) and isinstance(usage.get(key), int):
+                self._span.set_attribute(f"gen_ai.usage.{name}", usage[key])
 
 
 # --- ollama_pack.plugins.functions.gpu_router ---
@@ -14683,20 +15258,22 @@ class Pipe:
             models, why_model = await self._models(router, body, name, user)
         except AliasUnavailableError as error:
             raise why_absent(error, router) from error
+        background = is_background_task(task)
+        span = ChatSpan(name, background=background)
         chunks = router.answer(
             _asked(body, models[0], router, metadata),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
             user=str(user.get("id") or ""),
             chat=chat,
-            background=is_background_task(task),
+            background=background,
             figures=self.valves.show_figures and user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None, language),
+            tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
             headers=headers,
             why_model=why_model,
         )
-        async with aclosing(chunks):
-            async for chunk in chunks:
+        async with aclosing(span.around(chunks)) as traced:
+            async for chunk in traced:
                 yield chunk
 
     def retire(self) -> None:
@@ -14806,8 +15383,9 @@ def _asked_name(body: Body, metadata: dict[str, Any]) -> str:
     return asked.removeprefix(ROUTER)
 
 
-def _teller(emitter: Emitter | None, language: str) -> Tell:
+def _teller(emitter: Emitter | None, language: str, span: ChatSpan) -> Tell:
     async def tell(line: Message, *, done: bool) -> None:
+        span.add_event(str(line))
         if emitter:
             try:
                 text = in_language(line, language)

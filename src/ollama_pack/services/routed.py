@@ -16,12 +16,12 @@ from ollama_pack.aliases.resolve import (
 )
 from ollama_pack.aliases.table import AliasTable
 from ollama_pack.base.messages import Message
+from ollama_pack.base.process import process_wide
 from ollama_pack.engines.ollama.names import Families
 from ollama_pack.errors import PackError
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.probe.catalogue import Catalogue
-from ollama_pack.speech.process import process_wide
 
 LATE_LOOK_SECONDS = 10.0  # that a chat waits for nodes which nobody has looked at yet
 

@@ -14,7 +14,8 @@ NODES_NOTE = (
     'Settings: `kind=openai` (vLLM and similar engines), `key=…`, `header="Name: value"`, '
     "`slots=…`, `weight=…`, `tier=…`, `models=a,b`, `placement=own` (a gateway that chooses the "
     "engine itself), `agent=http://gpu0:9400`. With `dns+srv://_ollama._tcp.example.org` as the "
-    "address, every server that DNS names is a node. `#` starts a comment."
+    "address, every server that DNS names is a node; with `k8s://NAMESPACE/app=ollama:11434`, every ready "
+    "pod with that label. `#` starts a comment."
 )
 
 

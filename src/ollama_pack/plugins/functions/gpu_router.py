@@ -22,7 +22,7 @@ from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.published import models_behind
 from ollama_pack.base.messages import Message, in_language
-from ollama_pack.cache.redis_url import check_redis_url
+from ollama_pack.base.redis import check_redis_url
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.routed_names import ROUTER
@@ -62,6 +62,7 @@ from ollama_pack.webui.errors import ModelClosedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.reader import reader_language
 from ollama_pack.webui.server import event_stream, server_secret, take_over
+from ollama_pack.webui.tracing import ChatSpan
 
 log = logging.getLogger(__name__)
 
@@ -199,20 +200,22 @@ class Pipe:
             models, why_model = await self._models(router, body, name, user)
         except AliasUnavailableError as error:
             raise why_absent(error, router) from error
+        background = is_background_task(task)
+        span = ChatSpan(name, background=background)
         chunks = router.answer(
             _asked(body, models[0], router, metadata),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
             user=str(user.get("id") or ""),
             chat=chat,
-            background=is_background_task(task),
+            background=background,
             figures=self.valves.show_figures and user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None, language),
+            tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
             headers=headers,
             why_model=why_model,
         )
-        async with aclosing(chunks):
-            async for chunk in chunks:
+        async with aclosing(span.around(chunks)) as traced:
+            async for chunk in traced:
                 yield chunk
 
     def retire(self) -> None:
@@ -322,8 +325,9 @@ def _asked_name(body: Body, metadata: dict[str, Any]) -> str:
     return asked.removeprefix(ROUTER)
 
 
-def _teller(emitter: Emitter | None, language: str) -> Tell:
+def _teller(emitter: Emitter | None, language: str, span: ChatSpan) -> Tell:
     async def tell(line: Message, *, done: bool) -> None:
+        span.add_event(str(line))
         if emitter:
             try:
                 text = in_language(line, language)

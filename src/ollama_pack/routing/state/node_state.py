@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from ollama_pack.base.breaker import Breaker, BreakerRule, BreakerState
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.prefix import PrefixMirror
 from ollama_pack.routing.decide.view import (
@@ -16,7 +17,6 @@ from ollama_pack.routing.decide.view import (
 )
 from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
-from ollama_pack.routing.state.breaker import Breaker, BreakerRule, BreakerState
 from ollama_pack.routing.state.external_load import ExternalLoad
 from ollama_pack.routing.state.model_stats import ModelStats
 
