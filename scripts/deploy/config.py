@@ -21,6 +21,8 @@ from deploy.errors import ConfigError
 from deploy.shown import HIDDEN, SECRETS, Secrets, is_secret_name, plain, shown_address
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
+from ollama_pack.budgets.errors import BudgetTableError
+from ollama_pack.budgets.table import parse_budgets
 from ollama_pack.cache.keyring import check_secret
 from ollama_pack.cache.redis_url import check_redis_url
 from ollama_pack.routing.errors import NodeTableError
@@ -84,6 +86,12 @@ def _check_microphone(value: object) -> bool | str:
 
 def _check_language(value: str) -> str:
     parse_language(value)  # a LanguageTagError is a ValueError
+    return value
+
+
+def _check_budget(value: str) -> str:
+    if not value.strip() or "\n" in value:
+        raise ValueError("must be one row, such as group=students 120 gpu-minutes/day then=queue-last")
     return value
 
 
@@ -252,6 +260,7 @@ class PackConfig(Section):
     cache: Cache | None = None
     router: Router | None = None
     voice: Voice | None = None
+    budgets: list[Annotated[str, AfterValidator(_check_budget)]] | None = None
     plugins: list[str] | None = None
     pipelines: list[str] | None = None
 
@@ -301,6 +310,11 @@ class PackConfig(Section):
         said = self.cache.model_dump(exclude_unset=True) if self.cache else {}
         return {names.get(name, name): value for name, value in said.items()}
 
+    @property
+    def budget_valves(self) -> dict[str, Any]:
+        """The valves of `usage_budgets` that the file says something about."""
+        return {} if self.budgets is None else {"budgets": "\n".join(self.budgets)}
+
     def audience(self, name: str) -> set[str]:
         """Who may use a published alias: everybody that one of its entries names."""
         return {who for alias in self.aliases if alias.name == name for who in alias.audience}
@@ -326,6 +340,7 @@ def load_config(file: Path) -> PackConfig:
         raise ConfigError(file, [_problem(one, lines) for one in error.errors()]) from None
     _check_aliases(file, config, lines)
     _check_nodes(file, config, lines)
+    _check_budgets(file, config, lines)
     return config
 
 
@@ -556,3 +571,13 @@ def _check_nodes(file: Path, config: PackConfig, lines: dict[Key, int]) -> None:
         key = (single + several)[error.line - 1]
         reason = plain(SECRETS.clean(error.reason), 1000)
         raise ConfigError(file, [(lines[key], ".".join(map(str, key)), reason)]) from None
+
+
+def _check_budgets(file: Path, config: PackConfig, lines: dict[Key, int]) -> None:
+    """Refuse what the budget table would refuse, in terms of the file."""
+    try:
+        parse_budgets("\n".join(config.budgets or ()))
+    except BudgetTableError as error:
+        key: Key = ("budgets", error.line - 1)
+        problem = (lines[key], ".".join(map(str, key)), plain(f"{error.row!r}: {error.reason}", 1000))
+        raise ConfigError(file, [problem]) from None
