@@ -9,78 +9,79 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8336, which the server calls.
+# Begin here: `class Event`, line 8453, which the server calls.
 # The modules that it uses come first:
-#    141  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#    156  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#    174  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    181  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#    324  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    430  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    502  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    611  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    625  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    636  webui.errors                What goes wrong between the pack and Open WebUI.
-#    698  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    835  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    841  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#    925  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1064  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1087  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1211  services.pack_valves        What all valves of the pack have in common.
-#   1225  aliases.errors              What goes wrong with aliases.
-#   1247  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1270  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1568  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1686  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1729  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1789  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   1842  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   1956  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2021  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2187  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2238  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2336  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2560  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2821  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   2947  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3087  speech.errors               What goes wrong with transcription.
-#   3449  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3526  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3618  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3654  speech.values               What recordings turn into, and what an engine is.
-#   3911  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4061  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4143  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4327  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#   4350  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4483  speech.sentences            Segments of about a sentence, made from words with times.
-#   4537  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4715  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   4943  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5065  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5149  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5238  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5402  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   5992  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6080  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6154  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6422  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6472  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6614  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   6880  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   6910  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7023  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7161  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7315  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7493  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7717  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7759  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7820  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8137  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8223  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8257  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-#   8311  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    142  base.single_flight          Many who ask the same at the same time ask once.
+#    221  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#    236  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#    254  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    261  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#    404  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    510  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    582  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    691  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    705  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    716  webui.errors                What goes wrong between the pack and Open WebUI.
+#    778  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    923  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    929  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1016  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   1103  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1253  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1278  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1402  services.pack_valves        What all valves of the pack have in common.
+#   1416  aliases.errors              What goes wrong with aliases.
+#   1438  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1461  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1759  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1877  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1920  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1980  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   2033  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2147  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2313  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2364  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2462  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2686  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2947  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   3073  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3213  base.process                One object for all plugins of a process, which are files that share no code.
+#   3236  speech.errors               What goes wrong with transcription.
+#   3598  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3675  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3767  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3803  speech.values               What recordings turn into, and what an engine is.
+#   4060  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4210  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4292  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4476  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4609  speech.sentences            Segments of about a sentence, made from words with times.
+#   4663  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4841  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   5069  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5191  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5275  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5364  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5528  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6118  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6206  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6280  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6548  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6598  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6745  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   7011  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   7049  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   7079  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7194  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7332  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7486  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7664  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7888  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7930  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7991  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8308  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8394  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8428  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -137,6 +138,85 @@ from typing import Any, BinaryIO, Generic, Literal, NamedTuple, Protocol, Self, 
 import aiohttp
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
 
 # --- ollama_pack.webui.chats ---
 # Chats of the running Open WebUI. Imports `open_webui` when called, not before.
@@ -711,12 +791,15 @@ class ModelCall:
         body: OpenAI's chat body, with Open WebUI's metadata.
         user: who asks.
         has_system: the system prompt of the model's row is in it already.
+        is_new: it is a client's, so filters, tools and knowledge are still to come: Open WebUI's own route
+            takes it. Else it is on its way already, and goes to its model alone.
     """
 
     request: Any
     body: Mapping[str, Any]
     user: Mapping[str, Any]
-    has_system: bool
+    has_system: bool = False
+    is_new: bool = False
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer, as it comes. Where the model does not stream, it is one whole body.
@@ -770,13 +853,9 @@ class ModelCall:
         """A whole body, or a response that streams."""
         from fastapi import HTTPException  # noqa: PLC0415 - see the top of this module
         from open_webui.models.users import UserModel  # noqa: PLC0415
-        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
 
-        user = UserModel.model_validate(self.user)
         try:
-            answer = await generate_chat_completion(
-                self.request, dict(self.body), user, bypass_system_prompt=self.has_system
-            )
+            answer = await self._asked(UserModel.model_validate(self.user))
         except HTTPException as error:
             raise ModelRefusedError(refusal_in(error.detail, error.status_code, error.headers)) from error
         except Exception as error:  # Open WebUI's own way to say that it will not
@@ -788,6 +867,15 @@ class ModelCall:
         if answer.status_code >= ERROR_STATUS or not hasattr(answer, "body_iterator"):
             raise ModelRefusedError(refusal_in(_body_of(answer), answer.status_code, answer.headers))
         return answer
+
+    async def _asked(self, user: Any) -> Any:
+        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
+
+        if self.is_new:
+            return await sys.modules["open_webui.main"].chat_completion(self.request, dict(self.body), user)
+        return await generate_chat_completion(
+            self.request, dict(self.body), user, bypass_system_prompt=self.has_system
+        )
 
 
 def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:
@@ -838,6 +926,93 @@ def _header(headers: Mapping[str, str] | None, name: str) -> str:
 ROUTER = "gpu_router."  # begins their ids
 
 
+# --- ollama_pack.webui.models ---
+# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+
+
+class ModelCatalogue(Mapping[str, str]):
+    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
+
+    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
+    round trip, so only what is asked for is looked up.
+    """
+
+    def __init__(self, models: Any) -> None:
+        self._models = models
+        self._ids: tuple[str, ...] | None = None
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._models or f"{ROUTER}{model}" in self._models
+
+    def __getitem__(self, model: str) -> str:
+        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
+        details = (offered.get("ollama") or {}).get("details") or {}
+        return str(details.get("quantization_level") or "")
+
+    def __iter__(self) -> Iterator[str]:
+        if self._ids is None:  # kept: the view lives no longer than the request
+            ids = tuple(self._models.keys())
+            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
+            self._ids = tuple(dict.fromkeys((*ids, *routed)))
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def ids_of(self, model: str) -> list[str]:
+        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
+        return [found for found in (ROUTER + model, model) if found in self._models]
+
+
+def reads_all(user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
+    config = sys.modules.get(
+        "open_webui.config"
+    )  # as the server has it: importing it would open its database
+    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
+
+
+async def offered_models(request: Any, user: Any) -> Any:
+    """What Open WebUI offers, by id, as of its last look at its connections. It looks where it has not."""
+    if not request.app.state.MODELS:
+        from open_webui.utils.models import get_all_models  # noqa: PLC0415 - see the top of this module
+
+        await get_all_models(request, user=user)
+    return request.app.state.MODELS
+
+
+async def visible_models(request: Any, user: Any) -> list[dict[str, Any]]:
+    """The models that a user may ask for and the picker shows, as Open WebUI lists them."""
+    from open_webui.utils.models import get_filtered_models  # noqa: PLC0415
+
+    offered = list((await offered_models(request, user)).values())
+    visible: list[dict[str, Any]] = await get_filtered_models(offered, user)
+    return [model for model in visible if not _is_hidden(model)]
+
+
+def _is_hidden(model: Mapping[str, Any]) -> bool:
+    return bool(((model.get("info") or {}).get("meta") or {}).get("hidden"))
+
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
 # --- ollama_pack.webui.ollama_models ---
 # Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
 
@@ -874,28 +1049,31 @@ async def routed_body(form: Mapping[str, Any]) -> dict[str, Any] | None:
 
 async def routed_entries(request: Any, user: Any) -> list[dict[str, Any]]:
     """The router's names that a user may ask for and the picker shows, as `/api/tags` lists models."""
-    from open_webui.utils.models import get_all_models, get_filtered_models  # noqa: PLC0415
-
-    models = request.app.state.MODELS
-    if not models:
-        await get_all_models(request, user=user)
-        models = request.app.state.MODELS
-    routed = [model for model in list(models.values()) if _is_shown(model)]
-    own = getattr(request.app.state, "OLLAMA_MODELS", None) or {}
-    return [_entry(model, own) for model in await get_filtered_models(routed, user)]
+    own = own_ollama_models(request)
+    shown = await visible_models(request, user)
+    return [tags_entry(str(model["id"]), model, own) for model in shown if _is_routed(model)]
 
 
-def _is_shown(model: Mapping[str, Any]) -> bool:
+def _is_routed(model: Mapping[str, Any]) -> bool:
     info = model.get("info") or {}
-    if (info.get("meta") or {}).get("hidden"):
-        return False
     return str(model["id"]).startswith(ROUTER) or str(info.get("base_model_id") or "").startswith(ROUTER)
 
 
-def _entry(model: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """An entry of the list. Of what an Ollama connection offers, too, the figures are known."""
-    name = str(model["id"])
-    known = own.get(name.removeprefix(ROUTER)) or {}
+def own_ollama_models(request: Any) -> Mapping[str, Mapping[str, Any]]:
+    """The models of Open WebUI's own Ollama connections, as these list them."""
+    return getattr(request.app.state, "OLLAMA_MODELS", None) or {}
+
+
+def tags_entry(name: str, model: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """An entry of `/api/tags`. Of what an Ollama connection offers, too, the figures are known.
+
+    Args:
+        name: what clients ask for.
+        model: as Open WebUI lists it.
+        own: those of its Ollama connections.
+    """
+    base = str((model.get("info") or {}).get("base_model_id") or name)
+    known = own.get(base.removeprefix(ROUTER)) or {}
     created = datetime.fromtimestamp(int(model.get("created") or 0), UTC).isoformat()
     return {
         "name": name,
@@ -941,6 +1119,8 @@ class RouteSpec:
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
     """
 
     method: str
@@ -949,6 +1129,7 @@ class RouteSpec:
     answer: Callable[[Any, Any], Awaitable[Any]]
     lets_in: Callable[[Any], bool] | None = None
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
@@ -979,7 +1160,7 @@ def _catches_all(route: Any) -> bool:
 
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:
-    from fastapi import Depends, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
     from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
     from fastapi.routing import APIRoute  # noqa: PLC0415
     from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
@@ -998,9 +1179,17 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
 
             async def handle(request: Any) -> Any:
                 if not (spec.lets_in and spec.lets_in(request)):
-                    return await ask(request)
+                    return await asked(request)
                 answer = await spec.answer(request, None)
                 return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
 
             return handle
 
@@ -1066,22 +1255,24 @@ def text_answer(text: str, media_type: str, headers: dict[str, str] | None = Non
 #
 # Imports Open WebUI and its web framework when called.
 
+EVENTS_TYPE, LINES_TYPE = "text/event-stream", "application/x-ndjson"
 
-def event_stream(events: AsyncIterator[str]) -> Any:
+
+def event_stream(
+    events: AsyncIterator[str], media_type: str = EVENTS_TYPE, headers: Mapping[str, str] | None = None
+) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
 
     Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
     """
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
-    return StreamingResponse(events, media_type="text/event-stream")
+    return StreamingResponse(events, media_type=media_type, headers=headers)
 
 
 def line_stream(lines: AsyncIterator[str]) -> Any:
     """A streamed answer made of lines of JSON, as Ollama streams."""
-    from starlette.responses import StreamingResponse  # noqa: PLC0415
-
-    return StreamingResponse(lines, media_type="application/x-ndjson")
+    return event_stream(lines, LINES_TYPE)
 
 
 # --- ollama_pack.services.ollama_api ---
@@ -1953,71 +2144,6 @@ def tag_names(tags: Any) -> tuple[str, ...]:
     return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
 
 
-# --- ollama_pack.webui.models ---
-# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-
-class ModelCatalogue(Mapping[str, str]):
-    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
-
-    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
-
-    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
-    round trip, so only what is asked for is looked up.
-    """
-
-    def __init__(self, models: Any) -> None:
-        self._models = models
-        self._ids: tuple[str, ...] | None = None
-
-    def __contains__(self, model: object) -> bool:
-        return model in self._models or f"{ROUTER}{model}" in self._models
-
-    def __getitem__(self, model: str) -> str:
-        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
-        details = (offered.get("ollama") or {}).get("details") or {}
-        return str(details.get("quantization_level") or "")
-
-    def __iter__(self) -> Iterator[str]:
-        if self._ids is None:  # kept: the view lives no longer than the request
-            ids = tuple(self._models.keys())
-            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
-            self._ids = tuple(dict.fromkeys((*ids, *routed)))
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def ids_of(self, model: str) -> list[str]:
-        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
-        return [found for found in (ROUTER + model, model) if found in self._models]
-
-
-def reads_all(user: Mapping[str, Any]) -> bool:
-    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-
-    if BYPASS_MODEL_ACCESS_CONTROL:
-        return True
-    config = sys.modules.get(
-        "open_webui.config"
-    )  # as the server has it: importing it would open its database
-    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
-
-
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
 # --- ollama_pack.webui.access ---
 # Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
 #
@@ -2787,12 +2913,12 @@ def withdrawable(
     known = offer.tables.are_known
     gone = frozenset(row.id for row in ours if known and row.alias and row.alias not in offer.tables.names)
     if known and offer.tables.filtered is not None:
-        gone |= {row.id for row in ours if not row.alias and row.id in listed and not _is_routed(row)}
-    unheard = frozenset(row.id for row in ours if offer.fault and _is_routed(row))
+        gone |= {row.id for row in ours if not row.alias and row.id in listed and not _offer__is_routed(row)}
+    unheard = frozenset(row.id for row in ours if offer.fault and _offer__is_routed(row))
     return frozenset(row.id for row in ours) - gone - unheard, gone
 
 
-def _is_routed(row: ExistingRow) -> bool:
+def _offer__is_routed(row: ExistingRow) -> bool:
     return row.id.startswith(ROUTER) or str(row.base or "").startswith(ROUTER)
 
 
@@ -3082,6 +3208,29 @@ class Publisher:
 def _opened_too(row: WantedRow, opened: WantedRow | None) -> WantedRow:
     """A row of the router, which an alias of the filter may open wider."""
     return row if opened is None else replace(row, grants=row.grants | opened.grants, opened=True)
+
+
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+T = TypeVar("T")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
 
 
 # --- ollama_pack.speech.errors ---
@@ -4322,29 +4471,6 @@ def _retry_seconds(header: str) -> float:
         return max(0.0, float(header))
     except ValueError:
         return 1.0
-
-
-# --- ollama_pack.speech.process ---
-# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-T = TypeVar("T")
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
 
 
 # --- ollama_pack.speech.recognizer ---
@@ -6585,7 +6711,12 @@ class SpanCutter:
 def windows_and_pauses(
     heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
 ) -> Iterator[SpeechWindow | None]:
-    """The same with a None after each block, where whoever reads may pause."""
+    """The windows of a recording, in order, with a None after each block, where whoever reads may pause.
+
+    Args:
+        heard: blocks of samples, each with the probabilities of speech of its frames.
+        limit_seconds: the longest window.
+    """
     from numpy import concatenate, zeros  # noqa: PLC0415 - see `Samples`
 
     cutter = SpanCutter(int(limit_seconds * _FRAMES_PER_SECOND))
@@ -6877,6 +7008,44 @@ async def _no_progress(progress: SpeechProgress) -> None:
     """For callers who want only the result."""
 
 
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class Span(Protocol):
+    """What is used of an OpenTelemetry span."""
+
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Set or replace an attribute."""
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: str | float) -> None:
+        pass
+
+    def add_event(self, name: str) -> None:
+        pass
+
+
+@contextmanager
+def current_span(name: str) -> Iterator[Span]:
+    """A span around some work. Spans made inside, such as those of HTTP clients, become its children."""
+    try:
+        from opentelemetry import trace  # noqa: PLC0415 - Open WebUI brings it, a scratch environment may not
+    except ImportError:
+        yield _NoSpan()
+        return
+    with trace.get_tracer(TRACER).start_as_current_span(name, record_exception=False) as span:
+        yield span
+
+
 # --- ollama_pack.webui.voice_files ---
 # Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
 
@@ -6949,7 +7118,9 @@ async def transcript_of(
     """
     began = time.monotonic()
     try:
-        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+        with current_span("transcribe a recording") as span:
+            transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+            span.set_attribute("ollama_pack.audio_seconds", transcript.duration)
     except PackError as error:
         _count(f"outcome/{error_code(error)}")
         raise
@@ -8254,60 +8425,6 @@ async def _make_row(state: FunctionState) -> None:
     await Models.insert_new_model(form, state.owner)  # None: another worker was faster
 
 
-# --- ollama_pack.webui.shared ---
-# One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-
-
-class SharedAnswer(Generic[T]):
-    """However many ask, the source is asked at most once at a time and once in so many seconds."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[T]],
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Ask nothing yet.
-
-        Args:
-            ask: gives the answer; what it raises reaches those who wait, and is not kept.
-            seconds: how long an answer is kept, on the clock.
-            clock: monotonic seconds.
-        """
-        self._ask = ask
-        self._seconds = seconds
-        self._clock = clock
-        self._kept: tuple[float, T] | None = None
-        self._task: asyncio.Task[T] | None = None
-
-    async def get(self) -> T:
-        """The answer, at most so many seconds old."""
-        if self._kept is not None and self._clock() < self._kept[0]:
-            return self._kept[1]
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(_retrieve)
-        return await asyncio.shield(self._task)  # one who gives up takes nothing from the others
-
-    def keep(self, answer: T) -> None:
-        """Keep an answer that is known from elsewhere."""
-        self._kept = (self._clock() + self._seconds, answer)
-
-    async def _renew(self) -> T:
-        try:
-            answer = await self._ask()
-            self.keep(answer)
-            return answer
-        finally:
-            self._task = None
-
-
-def _retrieve(task: asyncio.Task[T]) -> None:
-    """Look at the error even when all who waited have left, or asyncio complains of it."""
-    if not task.cancelled():
-        task.exception()
-
-
 # --- ollama_pack.webui.service ---
 # What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 #
@@ -8358,7 +8475,7 @@ class EventService:
         self._specs: tuple[RouteSpec, ...] | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._alive = SharedAnswer(self._is_on, ALIVE_SECONDS)
+        self._alive = SingleFlight(self._is_on, ALIVE_SECONDS)
 
     def start(self, specs: tuple[RouteSpec, ...]) -> None:
         """Place the routes and begin to look, in place of older code of the same function."""
@@ -8544,10 +8661,10 @@ class Event:
         self._router = RouterContact(app)
         self._publisher = Publisher(app, self._router)
         self._cache = CacheContact(app)
-        self._load = SharedAnswer(self._ask_load, LOAD_SECONDS)
-        self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
-        self._cached = SharedAnswer(self._cache.report, LOAD_SECONDS)
-        self._router_metrics = SharedAnswer(self._ask_metrics, LOAD_SECONDS)
+        self._load = SingleFlight(self._ask_load, LOAD_SECONDS)
+        self._details = SingleFlight(self._ask_details, LOAD_SECONDS)
+        self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
+        self._router_metrics = SingleFlight(self._ask_metrics, LOAD_SECONDS)
         self._all_routes = (
             RouteSpec("GET", "/api/system/load", "user", self._system_load),
             RouteSpec("GET", "/ollama-pack", "admin", self._page),

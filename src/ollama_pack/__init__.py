@@ -8,7 +8,8 @@ PackError
 ├── BudgetTableError            a row of the budget table cannot be used
 ├── BudgetStoreError            the store of the budgets did not do what it was asked
 ├── BudgetSpentError            a chat is not answered, as a budget is used up
-├── CacheConfigError            the cache cannot be used as it is configured
+├── GGUFError                   a file is not a GGUF file that can be read
+├── SettingError                a setting cannot be used
 ├── StoreError                  a store of the cache did not do what it was asked
 │   ├── StoreDownError              it cannot be reached, or failed
 │   └── StoreFullError              it takes no more, and still answers
@@ -19,6 +20,7 @@ PackError
 ├── NodeTableError              a row of the `nodes` valve cannot be used
 ├── RouterUnavailableError      gpu_router cannot be asked
 ├── ModelRefusedError           a model asked through Open WebUI gave an error
+├── ClientLeftError             the client has closed its connection
 ├── ModelClosedError            a user may not use the model that would answer
 ├── StoredFileError             no such file, or none that this user may read
 ├── UploadError                 a request has no file in it that can be taken
