@@ -9,25 +9,25 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1660, which the server calls.
+# Begin here: `class Filter`, line 1665, which the server calls.
 # The modules that it uses come first:
-#     56  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     64  budgets.errors         What goes wrong with budgets.
-#     94  budgets.period         Days, weeks and months in the site's time zone.
-#    160  budgets.table          The budget table: a row a line, read once and then only looked up.
-#    441  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
-#    513  budgets.store          What a store of budgets does, and the values that it takes and gives.
-#    627  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
-#    788  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
-#   1101  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   1236  services.cache_state   What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1245  services.pack_valves   What all valves of the pack have in common.
-#   1259  speech.process         What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#     56  base.process           One object for all plugins of a process, which are files that share no code.
+#     79  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     87  budgets.errors         What goes wrong with budgets.
+#    117  budgets.period         Days, weeks and months in the site's time zone.
+#    183  budgets.table          The budget table: a row a line, read once and then only looked up.
+#    464  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#    536  budgets.store          What a store of budgets does, and the values that it takes and gives.
+#    650  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
+#    809  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
+#   1122  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   1257  services.cache_state   What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1266  services.pack_valves   What all valves of the pack have in common.
 #   1280  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
 #   1375  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1517  engines.routed_names   How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1523  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1610  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1522  engines.routed_names   How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1528  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1615  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -52,6 +52,29 @@ from zoneinfo import ZoneInfo
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+T = TypeVar("T")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
 
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -626,8 +649,6 @@ def rolled(start: int | None, used: int, limit: Limit, now: float) -> tuple[int,
 
 # --- ollama_pack.budgets.store_sqlite ---
 # Budgets in one SQLite file, for the workers of one machine.
-
-T = TypeVar("T")
 
 _LOCK_SECONDS = 2.0  # that a step waits for another process
 _TIDY_SECONDS = 60.0
@@ -1256,27 +1277,6 @@ class PackValves(BaseModel):
     model_config = ConfigDict(hide_input_in_errors=True)
 
 
-# --- ollama_pack.speech.process ---
-# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
-
-
 # --- ollama_pack.engines.front_route ---
 # A route in front of a server's own, which sees each answer of a chat before its client does.
 #
@@ -1295,32 +1295,32 @@ Around = Callable[
 ]
 
 
-def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
-    """Put a route in front of all others, in place of one of this name.
+def put_in_front(app: Any, name: str, paths: Iterable[str], around: Around) -> None:
+    """Put routes in front of all others, in place of those of this name.
 
     Args:
         app: the server's FastAPI application.
-        name: of the route.
-        is_chat: whether a POST of this scope is one.
+        name: of the routes.
+        paths: where chats are posted to. Each has a route of its own: traces name a chat by its route's path.
         around: called for each chat.
     """
     routes = app.router.routes
-    front = _front_route(app, name, is_chat, around)
+    front = [_front_route(app, name, path, around) for path in paths]
     # in one step: requests look at this very list
-    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+    routes[:] = [*front, *(route for route in routes if getattr(route, "name", "") != name)]
 
 
-def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+def _front_route(app: Any, route_name: str, chat_path: str, around: Around) -> Any:
     from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
 
     class FrontRoute(BaseRoute):
         """Hands a chat on to the route behind this one."""
 
         name = route_name
-        path = "/"
+        path = chat_path
 
         def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) == chat_path
             return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
 
         async def handle(self, scope: Any, receive: Any, send: Any) -> None:
@@ -1409,11 +1409,17 @@ def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) ->
         setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
 
 
+def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
+    """What a plugin has noted on a request, by the state in its scope; None: nothing."""
+    noted = state.get(REFUSAL_NOTE)
+    return Refusal(**noted) if noted else None
+
+
 def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
     if app is not None:
-        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, _held_back)
+        put_in_front(app, ROUTE_NAME, _CHAT_FORMS, _held_back)
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
@@ -1469,8 +1475,7 @@ class HeldBack:
 
     @property
     def _noted(self) -> Refusal | None:
-        noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
-        return Refusal(**noted) if noted else None
+        return noted_refusal(self._scope.get("state") or {})
 
     def _with_error(self, message: AsgiMessage, refusal: Refusal) -> AsgiMessage:
         """The end of an answer that broke off, with its error.
