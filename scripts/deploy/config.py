@@ -21,9 +21,9 @@ from deploy.errors import ConfigError
 from deploy.shown import HIDDEN, SECRETS, Secrets, is_secret_name, plain, shown_address
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
+from ollama_pack.base.redis import check_redis_url
 from ollama_pack.budgets.errors import BudgetTableError
 from ollama_pack.budgets.table import parse_budgets
-from ollama_pack.base.redis import check_redis_url
 from ollama_pack.cache.keyring import check_secret
 from ollama_pack.routing.errors import NodeTableError
 from ollama_pack.routing.nodes import DISCOVERED, parse_nodes
