@@ -9,22 +9,23 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1164, which the server calls.
+# Begin here: `class Filter`, line 1195, which the server calls.
 # The modules that it uses come first:
-#     47  errors                The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     55  aliases.errors        What goes wrong with aliases.
-#     96  engines.content       The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    105  aliases.facts         What an alias table may ask about a request, read off an OpenAI chat body.
-#    166  aliases.table         An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    464  engines.ollama.names  Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    582  aliases.resolve       Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    684  engines.routed_names  How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    690  engines.refusals      What a client gets instead of an answer, in the form of each API that clients speak.
-#    762  services.answers      An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#    778  services.pack_valves  What all valves of the pack have in common.
-#    792  engines.front_route   A route in front of a server's own, which sees each answer of a chat before its client does.
-#    887  webui.early_errors    The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1029  webui.models          What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#     48  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     56  aliases.errors         What goes wrong with aliases.
+#     97  engines.content        The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    106  aliases.facts          What an alias table may ask about a request, read off an OpenAI chat body.
+#    167  aliases.table          An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    465  engines.ollama.names   Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    583  aliases.resolve        Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    685  engines.routed_names   How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    691  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#    816  services.alias_choice  The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#    841  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#    913  services.answers       An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#    929  services.pack_valves   What all valves of the pack have in common.
+#    943  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1038  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
 
 import logging
 import math
@@ -687,6 +688,156 @@ def find_candidate(
 ROUTER = "gpu_router."  # begins their ids
 
 
+# --- ollama_pack.webui.models ---
+# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+
+
+class ModelCatalogue(Mapping[str, str]):
+    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
+
+    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
+    round trip, so only what is asked for is looked up.
+    """
+
+    def __init__(self, models: Any) -> None:
+        self._models = models
+        self._ids: tuple[str, ...] | None = None
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._models or f"{ROUTER}{model}" in self._models
+
+    def __getitem__(self, model: str) -> str:
+        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
+        details = (offered.get("ollama") or {}).get("details") or {}
+        return str(details.get("quantization_level") or "")
+
+    def __iter__(self) -> Iterator[str]:
+        if self._ids is None:  # kept: the view lives no longer than the request
+            ids = tuple(self._models.keys())
+            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
+            self._ids = tuple(dict.fromkeys((*ids, *routed)))
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def ids_of(self, model: str) -> list[str]:
+        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
+        return [found for found in (ROUTER + model, model) if found in self._models]
+
+
+def catalogue(request: Any) -> ModelCatalogue:
+    """The models of the running Open WebUI, as of its last look at its connections."""
+    return ModelCatalogue(request.app.state.MODELS)
+
+
+def takes_builtin_tools(model_id: str, request: Any) -> bool:
+    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
+    info = request.app.state.MODELS[model_id].get("info") or {}
+    capabilities = (info.get("meta") or {}).get("capabilities") or {}
+    return bool(capabilities.get("builtin_tools", True))
+
+
+def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
+    known = metadata.get("tools") or {}
+    offered = body.pop("tools", None) or []
+    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
+    if chosen:
+        body["tools"] = chosen
+
+
+def _tool_name(tool: Mapping[str, Any]) -> str:
+    return str((tool.get("function") or {}).get("name"))
+
+
+def reads_all(user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
+    config = sys.modules.get(
+        "open_webui.config"
+    )  # as the server has it: importing it would open its database
+    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
+
+
+async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
+    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
+    if reads_all(user):
+        return True
+
+    from open_webui.models.users import UserModel  # noqa: PLC0415 - see the top of this module
+    from open_webui.utils.models import check_model_access  # noqa: PLC0415
+
+    try:
+        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
+    except Exception as error:  # a refusal there is a bare Exception with this one text
+        if str(error) == "Model not found":
+            return False
+        raise
+    return True
+
+
+async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the groups that a user is a member of, inherited ones included."""
+    return frozenset(group.name for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+async def system_prompt(model_id: str) -> str:
+    """The system prompt that an admin wrote into a model's row; empty when there is none."""
+    from open_webui.models.models import Models  # noqa: PLC0415
+
+    row = await Models.get_model_by_id(model_id)
+    return str((row.params.model_dump() if row else {}).get("system") or "")
+
+
+async def add_system_prompt(
+    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
+) -> None:
+    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
+    from open_webui.models.users import UserModel  # noqa: PLC0415
+    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
+
+    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
+
+
+# --- ollama_pack.services.alias_choice ---
+# The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+
+
+async def choose_model(
+    table: AliasTable, body: Mapping[str, Any], alias: str, user: Mapping[str, Any], request: Any
+) -> tuple[Resolution, str] | None:
+    """Resolve, and ask again without each model that Open WebUI would refuse to this user.
+
+    Returns:
+        The resolution and the id of its model: where `gpu_router` offers it, too, it answers over all nodes.
+    """
+    if next(table.matching(alias), None) is None:
+        return None  # most requests: no alias, so nothing to find out
+    facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
+    models = catalogue(request)
+    denied: set[str] = set()
+    while chosen := resolve(table, facts, models, denied):
+        for model_id in models.ids_of(chosen.model):
+            if await may_use(user, model_id, request):
+                return chosen, model_id
+        denied.add(chosen.model)
+    return None
+
+
 # --- ollama_pack.engines.refusals ---
 # What a client gets instead of an answer, in the form of each API that clients speak.
 
@@ -921,6 +1072,12 @@ def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) ->
         setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
 
 
+def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
+    """What a plugin has noted on a request, by the state in its scope; None: nothing."""
+    noted = state.get(REFUSAL_NOTE)
+    return Refusal(**noted) if noted else None
+
+
 def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
@@ -981,8 +1138,7 @@ class HeldBack:
 
     @property
     def _noted(self) -> Refusal | None:
-        noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
-        return Refusal(**noted) if noted else None
+        return noted_refusal(self._scope.get("state") or {})
 
     def _with_error(self, message: AsgiMessage, refusal: Refusal) -> AsgiMessage:
         """The end of an answer that broke off, with its error.
@@ -1024,131 +1180,6 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
         if not events or found.get("choices") or found.get("type") not in {None, "message_start", "ping"}:
             return "answer"
     return "prelude"
-
-
-# --- ollama_pack.webui.models ---
-# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-
-class ModelCatalogue(Mapping[str, str]):
-    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
-
-    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
-
-    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
-    round trip, so only what is asked for is looked up.
-    """
-
-    def __init__(self, models: Any) -> None:
-        self._models = models
-        self._ids: tuple[str, ...] | None = None
-
-    def __contains__(self, model: object) -> bool:
-        return model in self._models or f"{ROUTER}{model}" in self._models
-
-    def __getitem__(self, model: str) -> str:
-        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
-        details = (offered.get("ollama") or {}).get("details") or {}
-        return str(details.get("quantization_level") or "")
-
-    def __iter__(self) -> Iterator[str]:
-        if self._ids is None:  # kept: the view lives no longer than the request
-            ids = tuple(self._models.keys())
-            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
-            self._ids = tuple(dict.fromkeys((*ids, *routed)))
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def ids_of(self, model: str) -> list[str]:
-        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
-        return [found for found in (ROUTER + model, model) if found in self._models]
-
-
-def catalogue(request: Any) -> ModelCatalogue:
-    """The models of the running Open WebUI, as of its last look at its connections."""
-    return ModelCatalogue(request.app.state.MODELS)
-
-
-def takes_builtin_tools(model_id: str, request: Any) -> bool:
-    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
-    info = request.app.state.MODELS[model_id].get("info") or {}
-    capabilities = (info.get("meta") or {}).get("capabilities") or {}
-    return bool(capabilities.get("builtin_tools", True))
-
-
-def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
-    known = metadata.get("tools") or {}
-    offered = body.pop("tools", None) or []
-    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
-    if chosen:
-        body["tools"] = chosen
-
-
-def _tool_name(tool: Mapping[str, Any]) -> str:
-    return str((tool.get("function") or {}).get("name"))
-
-
-def reads_all(user: Mapping[str, Any]) -> bool:
-    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-
-    if BYPASS_MODEL_ACCESS_CONTROL:
-        return True
-    config = sys.modules.get(
-        "open_webui.config"
-    )  # as the server has it: importing it would open its database
-    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
-
-
-async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
-    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
-    if reads_all(user):
-        return True
-
-    from open_webui.models.users import UserModel  # noqa: PLC0415 - see the top of this module
-    from open_webui.utils.models import check_model_access  # noqa: PLC0415
-
-    try:
-        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
-    except Exception as error:  # a refusal there is a bare Exception with this one text
-        if str(error) == "Model not found":
-            return False
-        raise
-    return True
-
-
-async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the groups that a user is a member of, inherited ones included."""
-    return frozenset(group.name for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
-async def system_prompt(model_id: str) -> str:
-    """The system prompt that an admin wrote into a model's row; empty when there is none."""
-    from open_webui.models.models import Models  # noqa: PLC0415
-
-    row = await Models.get_model_by_id(model_id)
-    return str((row.params.model_dump() if row else {}).get("system") or "")
-
-
-async def add_system_prompt(
-    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
-) -> None:
-    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
-
-    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
 
 
 # --- ollama_pack.plugins.functions.model_alias_filter ---
@@ -1199,7 +1230,7 @@ class Filter:
         if not isinstance(alias, str) or __metadata__.get("direct") or _leads_to_router(alias, __model__):
             return body
         try:
-            chosen = await _resolve(parse_table(self.valves.aliases), body, alias, __user__, __request__)
+            chosen = await choose_model(parse_table(self.valves.aliases), body, alias, __user__, __request__)
         except AliasUnavailableError as error:
             raise _said(error, __user__, __metadata__, __request__) from error
         except Exception:
@@ -1226,7 +1257,7 @@ class Filter:
         state["settled"] = True
         alias = state["alias"]
         try:
-            chosen = await _resolve(parse_table(self.valves.aliases), body, alias, __user__, __request__)
+            chosen = await choose_model(parse_table(self.valves.aliases), body, alias, __user__, __request__)
             if chosen is not None:
                 resolution, model_id = chosen
                 body["model"] = _model_id(resolution, model_id, __model__)
@@ -1248,27 +1279,6 @@ def _said(error: AliasUnavailableError, user: Body, metadata: Body, request: Any
     refusal = alias_refusal(error, for_admin=user.get("role") == "admin")
     note_refusal(request, refusal, metadata)
     return PackError(refusal.message)
-
-
-async def _resolve(
-    table: AliasTable, body: Body, alias: str, user: dict[str, Any], request: Any
-) -> tuple[Resolution, str] | None:
-    """Resolve, and ask again without each model that Open WebUI would refuse to this user.
-
-    Returns:
-        The resolution and the id of its model: where `gpu_router` offers it, too, it answers over all nodes.
-    """
-    if next(table.matching(alias), None) is None:
-        return None  # most requests: no alias, so nothing to find out
-    facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
-    models = catalogue(request)
-    denied: set[str] = set()
-    while chosen := resolve(table, facts, models, denied):
-        for model_id in models.ids_of(chosen.model):
-            if await may_use(user, model_id, request):
-                return chosen, model_id
-        denied.add(chosen.model)
-    return None
 
 
 def _leads_to_router(alias: str, model: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5332, which the server calls.
+# Begin here: `class Filter`, line 5338, which the server calls.
 # The modules that it uses come first:
 #    116  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
 #    197  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -22,43 +22,43 @@ version: 0.1.0
 #   1121  cache.entry               An answer as it is kept.
 #   1190  cache.outcome             What a request asks of the cache, and what the cache makes of it.
 #   1271  base.single_flight        Many who ask the same at the same time ask once.
-#   1404  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1529  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1535  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1544  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1952  services.pack_valves      What all valves of the pack have in common.
-#   1966  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2027  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2038  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2113  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2216  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2371  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2421  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2525  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2846  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2944  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2969  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3002  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3143  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3429  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3762  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   3999  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4326  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4529  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4540  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4756  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4792  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4857  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4914  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4970  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5029  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5043  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5094  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5128  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5152  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5205  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5233  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5285  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   1410  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1535  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1541  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1550  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1958  services.pack_valves      What all valves of the pack have in common.
+#   1972  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2033  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2044  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2119  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2222  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2377  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2427  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2531  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2852  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2950  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2975  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3008  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3149  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3435  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3768  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4005  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4332  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4535  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4546  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4762  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4798  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4863  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4920  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4976  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5035  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5049  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5100  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5134  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5158  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5211  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5239  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5291  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -1326,14 +1326,20 @@ class SingleFlight(Generic[_Shared]):
         """Keep an answer that is known from elsewhere."""
         self._kept, self._asked_at = answer, self._clock()
 
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
     async def _renew(self) -> _Shared:
-        began = self._clock()
+        began, task = self._clock(), asyncio.current_task()
         try:
             answer = await self._ask()
-            self._kept, self._asked_at = answer, began
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
             return answer
         finally:
-            self._task = None
+            if self._task is task:
+                self._task = None
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:

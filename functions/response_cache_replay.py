@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1172, which the server calls.
+# Begin here: `class Pipe`, line 1189, which the server calls.
 # The modules that it uses come first:
 #     46  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     54  cache.errors              What goes wrong with the cache.
@@ -25,9 +25,9 @@ version: 0.1.0
 #    618  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 #    747  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
 #    756  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    893  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#    988  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1144  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    901  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#    996  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1157  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import logging
 import re
@@ -769,12 +769,15 @@ class ModelCall:
         body: OpenAI's chat body, with Open WebUI's metadata.
         user: who asks.
         has_system: the system prompt of the model's row is in it already.
+        is_new: it is a client's, so filters, tools and knowledge are still to come: Open WebUI's own route
+            takes it. Else it is on its way already, and goes to its model alone.
     """
 
     request: Any
     body: Mapping[str, Any]
     user: Mapping[str, Any]
-    has_system: bool
+    has_system: bool = False
+    is_new: bool = False
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer, as it comes. Where the model does not stream, it is one whole body.
@@ -828,13 +831,9 @@ class ModelCall:
         """A whole body, or a response that streams."""
         from fastapi import HTTPException  # noqa: PLC0415 - see the top of this module
         from open_webui.models.users import UserModel  # noqa: PLC0415
-        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
 
-        user = UserModel.model_validate(self.user)
         try:
-            answer = await generate_chat_completion(
-                self.request, dict(self.body), user, bypass_system_prompt=self.has_system
-            )
+            answer = await self._asked(UserModel.model_validate(self.user))
         except HTTPException as error:
             raise ModelRefusedError(refusal_in(error.detail, error.status_code, error.headers)) from error
         except Exception as error:  # Open WebUI's own way to say that it will not
@@ -846,6 +845,15 @@ class ModelCall:
         if answer.status_code >= ERROR_STATUS or not hasattr(answer, "body_iterator"):
             raise ModelRefusedError(refusal_in(_body_of(answer), answer.status_code, answer.headers))
         return answer
+
+    async def _asked(self, user: Any) -> Any:
+        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
+
+        if self.is_new:
+            return await sys.modules["open_webui.main"].chat_completion(self.request, dict(self.body), user)
+        return await generate_chat_completion(
+            self.request, dict(self.body), user, bypass_system_prompt=self.has_system
+        )
 
 
 def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:
@@ -1022,6 +1030,12 @@ def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) ->
         setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
 
 
+def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
+    """What a plugin has noted on a request, by the state in its scope; None: nothing."""
+    noted = state.get(REFUSAL_NOTE)
+    return Refusal(**noted) if noted else None
+
+
 def refused_answer(refusal: Refusal) -> Any:
     """What a pipe returns where no stream is wanted: the one form in which Open WebUI passes a status on.
 
@@ -1096,8 +1110,7 @@ class HeldBack:
 
     @property
     def _noted(self) -> Refusal | None:
-        noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
-        return Refusal(**noted) if noted else None
+        return noted_refusal(self._scope.get("state") or {})
 
     def _with_error(self, message: AsgiMessage, refusal: Refusal) -> AsgiMessage:
         """The end of an answer that broke off, with its error.
@@ -1146,15 +1159,19 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
 #
 # Imports Open WebUI and its web framework when called.
 
+EVENTS_TYPE, LINES_TYPE = "text/event-stream", "application/x-ndjson"
 
-def event_stream(events: AsyncIterator[str]) -> Any:
+
+def event_stream(
+    events: AsyncIterator[str], media_type: str = EVENTS_TYPE, headers: Mapping[str, str] | None = None
+) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
 
     Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
     """
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
-    return StreamingResponse(events, media_type="text/event-stream")
+    return StreamingResponse(events, media_type=media_type, headers=headers)
 
 
 # --- ollama_pack.plugins.functions.response_cache_replay ---

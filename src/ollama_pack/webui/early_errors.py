@@ -55,6 +55,12 @@ def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) ->
         setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
 
 
+def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
+    """What a plugin has noted on a request, by the state in its scope; None: nothing."""
+    noted = state.get(REFUSAL_NOTE)
+    return Refusal(**noted) if noted else None
+
+
 def refused_answer(refusal: Refusal) -> Any:
     """What a pipe returns where no stream is wanted: the one form in which Open WebUI passes a status on.
 
@@ -129,8 +135,7 @@ class HeldBack:
 
     @property
     def _noted(self) -> Refusal | None:
-        noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
-        return Refusal(**noted) if noted else None
+        return noted_refusal(self._scope.get("state") or {})
 
     def _with_error(self, message: AsgiMessage, refusal: Refusal) -> AsgiMessage:
         """The end of an answer that broke off, with its error.

@@ -32,7 +32,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
-        key: as `prompt_blocks` takes it.
+        key: of the hashes that other workers see instead of the user, the conversation and the prompt.
 
     Raises:
         ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -41,8 +41,8 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     context = max(0, options.get("num_ctx", 0))
     return FleetRequest(
         id=request_id,
-        user=user,
-        chat=chat,
+        user=_hashed(user, key),
+        chat=_hashed(f"{user}\0{chat}") if chat else "",
         models=tuple(
             auto_name(auto_parts(model)[0], context) if is_auto(model) else model for model in models
         ),
@@ -84,5 +84,8 @@ def with_conversation(body: Mapping[str, Any], request: FleetRequest) -> dict[st
     """
     if not request.chat or body.get(CACHE_KEY):
         return dict(body)
-    written = f"{request.user}\0{request.chat}".encode(errors="replace")
-    return {**body, CACHE_KEY: blake2b(written, digest_size=16).hexdigest()}
+    return {**body, CACHE_KEY: request.chat}
+
+
+def _hashed(name: str, key: bytes = b"") -> str:
+    return blake2b(name.encode(errors="replace"), digest_size=16, key=key).hexdigest()
