@@ -9,113 +9,114 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14476, which the server calls.
+# Begin here: `class Pipe`, line 14767, which the server calls.
 # The modules that it uses come first:
-#    185  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    211  aliases.errors                 What goes wrong with aliases.
-#    252  engines.errors                 What goes wrong with a node.
-#    394  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    520  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    595  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    656  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    954  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1082  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1128  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1162  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1570  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1694  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1766  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1772  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1837  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1885  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1933  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2242  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2338  routing.errors                 What goes wrong with routing.
-#   2483  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2495  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2818  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3230  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3354  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3457  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3546  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3644  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3765  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3880  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3988  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4099  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4246  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4380  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4693  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4915  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5032  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5140  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5198  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5253  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5459  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5634  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5984  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6060  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6103  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6208  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6441  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6499  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6596  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6799  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6970  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7299  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7570  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7655  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7825  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8019  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8102  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8183  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8249  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8298  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8727  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8865  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9031  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9255  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9358  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9452  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9613  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9646  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9828  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9863  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10507  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10583  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10729  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10876  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10934  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11323  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11590  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11696  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12162  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12234  cache.errors                   What goes wrong with the cache.
-#  12254  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12270  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12404  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12410  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12524  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12571  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12662  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12825  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12915  base.single_flight             Many who ask the same at the same time ask once.
-#  12994  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  13229  base.process                   One object for all plugins of a process, which are files that share no code.
-#  13250  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13328  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13392  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13498  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13545  services.pack_valves           What all valves of the pack have in common.
-#  13559  services.router_valves         The valves of the router, wherever it runs.
-#  13654  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13768  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  14021  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  14053  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  14070  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  14165  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14326  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  14385  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    186  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    212  aliases.errors                 What goes wrong with aliases.
+#    253  engines.errors                 What goes wrong with a node.
+#    395  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    521  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    596  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    657  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    955  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1083  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1129  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1163  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1571  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1695  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1767  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1773  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1838  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1886  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1934  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2243  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2339  routing.errors                 What goes wrong with routing.
+#   2484  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2496  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2852  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3264  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3388  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3491  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3580  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3678  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3799  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3914  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   4022  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4133  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4280  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4414  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4727  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4949  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5066  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5174  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5232  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5287  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5493  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5668  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6018  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6097  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6140  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6245  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6478  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6536  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6633  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6836  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7007  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7336  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7607  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7692  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7862  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8056  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8139  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8220  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8286  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8335  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8764  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8902  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9068  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9292  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9395  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9512  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9696  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9729  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9911  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9946  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10590  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10666  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10812  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10959  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11099  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11159  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11612  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11881  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11987  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12453  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12525  cache.errors                   What goes wrong with the cache.
+#  12545  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12561  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12695  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12701  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12815  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12862  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12953  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  13116  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  13206  base.single_flight             Many who ask the same at the same time ask once.
+#  13285  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13520  base.process                   One object for all plugins of a process, which are files that share no code.
+#  13541  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13619  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13683  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13789  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13836  services.pack_valves           What all valves of the pack have in common.
+#  13850  services.router_valves         The valves of the router, wherever it runs.
+#  13945  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  14059  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  14312  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  14344  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  14361  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14456  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14617  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  14676  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -1960,8 +1961,8 @@ class FleetRequest:
 
     Attributes:
         id: unique among the requests that wait or run.
-        user: whom fairness counts it for.
-        chat: the conversation it belongs to; empty: none.
+        user: whom fairness counts it for; in the router a hash, the same at all workers.
+        chat: the conversation it belongs to, likewise; empty: none.
         models: names of the models that may answer, the preferred one first.
         blocks: the prompt; empty: length unknown, nothing to reuse.
         max_output: the limit on its output in tokens that the client set; 0: none.
@@ -2539,6 +2540,8 @@ class WaitingRequest:
         pushed: the queue's virtual time when it came.
         spare_turns, grace: of its turn and its start tag, what is no more than a crowd of others has as well.
         displaced: the request that lost its place to this one; None: there was room.
+        peer: it waits at another worker.
+        shared: other workers know that it waits.
     """
 
     request: FleetRequest
@@ -2556,6 +2559,8 @@ class WaitingRequest:
     pushed: float = 0.0
     spare_turns: int = 0
     grace: float = 0.0
+    peer: bool = False
+    shared: bool = False
 
     @property
     def place(self) -> Place:
@@ -2573,7 +2578,10 @@ class WaitingRequest:
 
 
 class FairQueue:
-    """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait."""
+    """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait.
+
+    Requests that wait at other workers (`push_peer`) are in the order, and take no place.
+    """
 
     def __init__(self, limit: int, background_wait: float) -> None:
         self.limit = limit
@@ -2589,9 +2597,10 @@ class FairQueue:
         self._virtual = 0.0
         self._empty_since = 0.0
         self._count = 0
+        self._places = 0  # that are taken
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return self._places
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._by_id
@@ -2617,6 +2626,19 @@ class FairQueue:
             if displaced is None:
                 raise QueueFullError(self.limit, len(self), own)
             self.cancel(displaced.id)
+        entry = self._enter(request, now, now, cost)
+        entry.displaced = displaced
+        self._insert(entry)
+        return entry
+
+    def push_peer(self, request: FleetRequest, came: float, now: float, cost: float) -> WaitingRequest:
+        """Take in a request that waits at another worker, since `came`."""
+        entry = self._enter(request, came, now, cost)
+        entry.peer = True
+        self._insert(entry)
+        return entry
+
+    def _enter(self, request: FleetRequest, came: float, now: float, cost: float) -> WaitingRequest:
         if not self._by_id:  # meanwhile everybody could have had what they wanted
             self._virtual += max(0.0, now - self._empty_since)
         self._count += 1
@@ -2624,10 +2646,9 @@ class FairQueue:
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
-        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
+        entry = WaitingRequest(request, models, start, cost, self._count, came, kind=kind)
         entry.pushed = self._virtual
         entry.spare_turns, entry.grace = self._leeway(entry.owner)
-        self._insert(entry)
         return entry
 
     def _leeway(self, owner: Owner) -> tuple[int, float]:
@@ -2663,17 +2684,21 @@ class FairQueue:
         """
         places = self._waiting_of
         if request.background:
-            places = {user: len(held) for (user, background), held in self._own.items() if background}
+            places = {user: len(_at_home(held)) for (user, behind), held in self._own.items() if behind}
             own = places.get(request.user, 0)
         user = max(places, key=places.__getitem__, default="")
         if places.get(user, 0) > own + 1:  # of one user, what nobody looks at goes first
-            found = self._own.get((user, True)) or self._own[user, False]
+            found = _at_home(self._own.get((user, True), ())) or _at_home(self._own.get((user, False), ()))
         else:
             held = () if own or request.background else self._order
-            found = [entry for entry in held if entry.request.background]
+            found = [entry for entry in _at_home(held) if entry.request.background]
             if not found:
                 return None
         return found[-1].request
+
+    def step_aside(self, entry: WaitingRequest) -> None:
+        """Take a request out of the order until it is put back."""
+        self._remove(entry)
 
     def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
         """Take a request in again, at the place that it had: a node has failed it, or it was never sent."""
@@ -2684,8 +2709,10 @@ class FairQueue:
 
     def _insert(self, entry: WaitingRequest) -> None:
         self._by_id[entry.request.id] = entry
-        user = entry.request.user
-        self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+        if not entry.peer:
+            user = entry.request.user
+            self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+            self._places += 1
         own = self._own.setdefault(entry.owner, [])
         before = bisect_left(own, _start_place(entry), key=_start_place)
         entry.turn = min(MAX_TURN, self._serving.get(entry.owner, 0) + before)
@@ -2786,7 +2813,6 @@ class FairQueue:
             self._ends[entry.request.user] -= entry.cost
 
     def _remove(self, entry: WaitingRequest) -> None:
-        user = entry.request.user
         del self._by_id[entry.request.id]
         self._step_out(entry)
         own = self._own[entry.owner]
@@ -2794,17 +2820,25 @@ class FairQueue:
         if not own:
             del self._own[entry.owner]
         self._renew_turns(entry.owner)
-        self._waiting_of[user] -= 1
-        if not self._waiting_of[user]:
-            del self._waiting_of[user]
+        if not entry.peer:
+            user = entry.request.user
+            self._waiting_of[user] -= 1
+            if not self._waiting_of[user]:
+                del self._waiting_of[user]
+            self._places -= 1
         self._forget_past()
 
     def _forget_past(self) -> None:
         """Tags of the past mean nothing; of too many others the least is lost."""
-        most = 2 * len(self._waiting_of) + MAX_TAGS
+        most = 2 * len(self._own) + MAX_TAGS
         if len(self._ends) > most:
             ahead = [(end, name) for name, end in self._ends.items() if end > self._virtual]
             self._ends = {name: end for end, name in nlargest(most, ahead)}
+
+
+def _at_home(entries: Sequence[WaitingRequest]) -> list[WaitingRequest]:
+    """Those that wait at this worker."""
+    return [entry for entry in entries if not entry.peer]
 
 
 def _fair_place(entry: WaitingRequest) -> Place:
@@ -6004,7 +6038,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
-        key: as `prompt_blocks` takes it.
+        key: of the hashes that other workers see instead of the user, the conversation and the prompt.
 
     Raises:
         ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -6012,8 +6046,8 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     options = ollama_options(body)
     return FleetRequest(
         id=request_id,
-        user=user,
-        chat=chat,
+        user=_hashed(user, key),
+        chat=_hashed(f"{user}\0{chat}") if chat else "",
         models=tuple(models),
         blocks=prompt_blocks(
             objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools"), key=key
@@ -6053,8 +6087,11 @@ def with_conversation(body: Mapping[str, Any], request: FleetRequest) -> dict[st
     """
     if not request.chat or body.get(CACHE_KEY):
         return dict(body)
-    written = f"{request.user}\0{request.chat}".encode(errors="replace")
-    return {**body, CACHE_KEY: blake2b(written, digest_size=16).hexdigest()}
+    return {**body, CACHE_KEY: request.chat}
+
+
+def _hashed(name: str, key: bytes = b"") -> str:
+    return blake2b(name.encode(errors="replace"), digest_size=16, key=key).hexdigest()
 
 
 # --- ollama_pack.engines.model_ids ---
@@ -9375,6 +9412,8 @@ class BoundEvent:
         ready: when it is loaded.
         left: when the request is predicted to end.
         blocks: its prompt.
+        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
+        background: as in `FleetRequest`.
     """
 
     request_id: str
@@ -9388,6 +9427,27 @@ class BoundEvent:
     ready: float
     left: float
     blocks: tuple[PromptBlock, ...]
+    user: str = ""
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingEvent:
+    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
+
+    Attributes:
+        waited: seconds since it came.
+    """
+
+    request_id: str
+    user: str
+    models: tuple[str, ...]
+    blocks: tuple[PromptBlock, ...]
+    max_output: int
+    context: int
+    options: RunnerOptions
+    background: bool
+    waited: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -9410,7 +9470,7 @@ class FinishedEvent:
 
 @dataclass(frozen=True, slots=True)
 class EndedEvent:
-    """It ended and tells nothing: cancelled, refused, or never sent."""
+    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
 
     request_id: str
 
@@ -9441,7 +9501,7 @@ class FailedEvent:
     hung: bool = False
 
 
-FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
+FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
 Listener = Callable[[FleetEvent], None]
 
 
@@ -9466,7 +9526,7 @@ class HelloMessage:
 
 @dataclass(frozen=True, slots=True)
 class AliveMessage:
-    """A worker is there, and so are these requests of its own."""
+    """A worker is there, and so are these requests of its own, at nodes or waiting."""
 
     worker: str
     requests: tuple[str, ...]
@@ -9490,6 +9550,7 @@ class EventMessage:
 FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
 
 _EVENTS: dict[str, type[FleetEvent]] = {
+    "waiting": WaitingEvent,
     "bound": BoundEvent,
     "begun": BegunEvent,
     "finished": FinishedEvent,
@@ -9516,7 +9577,7 @@ def encode_message(message: FleetMessage) -> bytes:
 
 def _event_fields(event: FleetEvent) -> dict[str, Any]:
     fields = asdict(event)
-    if isinstance(event, BoundEvent):
+    if isinstance(event, BoundEvent | WaitingEvent):
         fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
     return fields
 
@@ -9543,8 +9604,8 @@ def decode_message(payload: bytes) -> FleetMessage | None:
 def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
     request_id = str(fields["request_id"])
     match kind:
-        case "bound":
-            return _bound_event(request_id, fields)
+        case "waiting" | "bound":
+            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
         case "begun":
             return BegunEvent(request_id, float(fields["left"]))
         case "finished":
@@ -9568,13 +9629,35 @@ def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
         loads=bool(fields["loads"]),
         victims=_strings(fields["victims"]),
         context=int(fields["context"]),
-        options=tuple((str(name), value) for name, value in fields["options"]),
+        options=_options(fields["options"]),
         ready=float(fields["ready"]),
         left=float(fields["left"]),
-        blocks=tuple(
-            PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in fields["blocks"]
-        ),
+        blocks=_blocks(fields["blocks"]),
+        user=str(fields.get("user", "")),
+        background=bool(fields.get("background")),
     )
+
+
+def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
+    return WaitingEvent(
+        request_id=request_id,
+        user=str(fields["user"]),
+        models=_strings(fields["models"]),
+        blocks=_blocks(fields["blocks"]),
+        max_output=int(fields["max_output"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        background=bool(fields["background"]),
+        waited=float(fields["waited"]),
+    )
+
+
+def _options(written: Collection[Any]) -> RunnerOptions:
+    return tuple((str(name), value) for name, value in written)
+
+
+def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
+    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
 
 
 def _lesson(fields: dict[str, Any]) -> Lesson:
@@ -10225,7 +10308,7 @@ class Planner:
         """
         if not self._timelines.roomy:
             return []
-        asked = {one.entry.kind: one for one in found if not one.request.background}
+        asked = {one.entry.kind: one for one in found if not one.request.background and not one.entry.peer}
         return [load for one in asked.values() for load in self._loads_for(one)]
 
     def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:
@@ -10873,6 +10956,146 @@ class Cluster:
         return any(not names.isdisjoint(node.models) for node in self.view().nodes)
 
 
+# --- ollama_pack.routing.state.peer_line ---
+# Requests that wait at other workers stand in this worker's queue, too.
+#
+# So a free slot goes to the request that is first, wherever it waits, and what a user has elsewhere counts.
+# A slot that comes free for another worker's request is left to that worker for a moment. If it is not taken
+# then, the request steps aside for a while: its worker may see things otherwise, or may be gone.
+
+MAX_PEER_ENTRIES = 4096
+LEFT_SECONDS = 0.1  # for which a free slot is left to another worker's request
+ASIDE_SECONDS = 1.0  # until a request whose worker did not take its slot is in line again
+
+
+@dataclass(slots=True)
+class PeerEntry:
+    """A request of another worker.
+
+    Attributes:
+        worker: where it waits, or was sent from.
+        entry: its place in our queue.
+        serving: it is at a node.
+        aside_until: it is out of line until then; None: it is not.
+    """
+
+    worker: str
+    entry: WaitingRequest
+    serving: bool = False
+    aside_until: float | None = None
+
+
+class PeerLine:
+    """Applies what other workers tell of their requests to our queue. Bounded."""
+
+    def __init__(self, queue: FairQueue, expect: Callable[[FleetRequest], float]) -> None:
+        """Begin without any.
+
+        Args:
+            queue: the scheduler's own.
+            expect: the seconds of service that a request may take. Raises NoNodeError: no node has its model.
+        """
+        self._queue = queue
+        self._expect = expect
+        self._there: dict[str, PeerEntry] = {}
+        self._left: dict[str, float] = {}  # request → since when a free slot is left to it
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def apply(self, worker: str, event: FleetEvent, now: float) -> None:
+        """Take in what a worker tells."""
+        match event:
+            case WaitingEvent():
+                self._waits(worker, _waiting_request(event), now - event.waited, now)
+            case BoundEvent() if event.user:
+                self._waits(worker, _bound_request(event), now, now)
+                self._bound(event.request_id, now)
+            case FinishedEvent(request_id, lesson=lesson):
+                self._leave(request_id, max(0.0, lesson.spent.total - lesson.spent.load))
+            case EndedEvent(request_id) | FailedEvent(request_id):
+                self._leave(request_id)
+
+    def _waits(self, worker: str, request: FleetRequest, came: float, now: float) -> None:
+        if request.id in self._there or request.id in self._queue or len(self._there) >= MAX_PEER_ENTRIES:
+            return
+        try:
+            cost = self._expect(request)
+        except NoNodeError:
+            return
+        self._there[request.id] = PeerEntry(worker, self._queue.push_peer(request, came, now, cost))
+
+    def _bound(self, request_id: str, now: float) -> None:
+        peer = self._there.get(request_id)
+        if peer and not peer.serving:
+            self._back_in_line(peer)
+            peer.serving = True
+            self._queue.bound(request_id, now)
+
+    def _leave(self, request_id: str, seconds: float | None = None) -> None:
+        peer = self._there.pop(request_id, None)
+        if peer is None:
+            return
+        if peer.serving:
+            self._queue.ended(peer.entry, seconds)
+        else:
+            self._back_in_line(peer)
+            self._queue.cancel(request_id)
+
+    def _back_in_line(self, peer: PeerEntry) -> None:
+        if peer.aside_until is not None:
+            peer.aside_until = None
+            self._queue.put_back(peer.entry)
+
+    def forget(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these are still there."""
+        gone = [key for key, peer in self._there.items() if peer.worker == worker and key not in but]
+        for request_id in gone:
+            self._leave(request_id)
+
+    def forget_all(self) -> None:
+        """Nobody tells any more."""
+        for request_id in list(self._there):
+            self._leave(request_id)
+
+    # --- slots that are left to them ---
+
+    def refresh(self, now: float) -> None:
+        """Before a decision: requests that did not take their slot step aside, others step back in line."""
+        for request_id, since in list(self._left.items()):
+            peer = self._there.get(request_id)
+            if peer and not peer.serving and peer.aside_until is None and since + LEFT_SECONDS <= now:
+                self._queue.step_aside(peer.entry)
+                peer.aside_until = now + ASIDE_SECONDS
+        for peer in self._there.values():
+            if peer.aside_until is not None and peer.aside_until <= now:
+                self._back_in_line(peer)
+
+    def leave_slots(self, request_ids: Iterable[str], now: float) -> float:
+        """After a decision: these could begin now. Returns when to decide again if they have not."""
+        self._left = {request_id: self._left.get(request_id, now) for request_id in request_ids}
+        return min(self._left.values(), default=math.inf) + LEFT_SECONDS
+
+
+def _waiting_request(event: WaitingEvent) -> FleetRequest:
+    return FleetRequest(
+        event.request_id,
+        event.user,
+        event.models,
+        blocks=event.blocks,
+        max_output=event.max_output,
+        context=event.context,
+        options=event.options,
+        background=event.background,
+    )
+
+
+def _bound_request(event: BoundEvent) -> FleetRequest:
+    return FleetRequest(
+        event.request_id, event.user, (event.model,), blocks=event.blocks, background=event.background
+    )
+
+
 # --- ollama_pack.routing.state.running ---
 # A request at a node, as the scheduler remembers it until it ends.
 
@@ -10918,6 +11141,8 @@ class RunningRequest:
             ready=max(0.0, runner.ready_at - now) if loading else 0.0,
             left=max(0.0, runner.ends.get(assignment.request.id, now) - now),
             blocks=assignment.request.blocks,
+            user=assignment.request.user,
+            background=assignment.request.background,
         )
 
     def lesson(self, spent: Durations) -> Lesson:
@@ -11000,6 +11225,8 @@ class Scheduler:
         self._queue = FairQueue(max_queue, policy.background_wait)
         self._running: dict[str, RunningRequest] = {}
         self.listener: Listener = tell_nobody
+        self._line = PeerLine(self._queue, lambda request: self._expect(request)[1])
+        self._unheard: list[WaitingRequest] = []  # that may wait, and other workers do not know it
 
     @property
     def waiting(self) -> int:
@@ -11033,7 +11260,11 @@ class Scheduler:
             raise ValueError(f"request {request.id!r} is already here")
         now = self._clock()
         blobs, cost = self._expect(request)
-        displaced = self._queue.push(request, now, cost).displaced
+        entry = self._queue.push(request, now, cost)
+        self._unheard.append(entry)
+        displaced = entry.displaced
+        if displaced:
+            self.listener(EndedEvent(displaced.id))
         for blob, share in blobs.items():
             self.cluster.demand.add(blob, now, share)
         return displaced
@@ -11056,8 +11287,10 @@ class Scheduler:
 
     def cancel(self, request_id: str) -> None:
         """Nobody wants the answer any more. An id that is not known is ignored."""
-        if request_id in self._queue:
+        if entry := self._queue.get(request_id):
             self._queue.cancel(request_id)
+            if entry.shared:
+                self.listener(EndedEvent(request_id))
         elif running := self._running.pop(request_id, None):
             self._leave(running)
             self._ended(running, self._clock() - running.since if running.answering else None)
@@ -11080,12 +11313,21 @@ class Scheduler:
         self._ended(running)
         if not running.entry.request.load_only:
             self._queue.put_back(running.entry)
-        self.listener(EndedEvent(request_id))
+            self._unheard.append(running.entry)
 
     def running(self) -> Iterable[BoundEvent]:
         """What is at nodes now, to be told to a worker that has just come."""
         now = self._clock()
         return [running.event(now) for running in self._running.values()]
+
+    def waiting_events(self) -> Iterator[WaitingEvent]:
+        """What waits at this worker, for one that has just come."""
+        return map(self._waiting_event, [entry for entry in self._queue if not entry.peer])
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """All requests of this worker, at nodes or waiting."""
+        return (*self._running, *(entry.request.id for entry in self._queue if not entry.peer))
 
     def is_running(self, request_id: str) -> bool:
         """Whether it is at a node, as far as is known."""
@@ -11173,6 +11415,8 @@ class Scheduler:
         )
         if again:
             self._queue.put_back(running.entry, running.node.row.name)
+            running.entry.shared = False
+            self._unheard.append(running.entry)
         return again
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
@@ -11239,19 +11483,64 @@ class Scheduler:
         if running.assignment.loads and not running.answering:  # whether it was loaded, the next probe tells
             running.node.loaded(running.runner, self._clock())
 
+    # --- other workers ---
+
+    def hear(self, worker: str, event: FleetEvent) -> None:
+        """Another worker tells what happens to a request of its own."""
+        self.cluster.remote.apply(worker, event)
+        self._line.apply(worker, event, self._clock())
+
+    def forget_peer(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these requests are still there."""
+        self.cluster.remote.forget(worker, but)
+        self._line.forget(worker, but)
+
+    def forget_peers(self) -> None:
+        """Nobody tells any more."""
+        self.cluster.remote.forget_all()
+        self._line.forget_all()
+
+    def _share_waiting(self) -> None:
+        """Tell other workers of the requests that no node could begin at once."""
+        for entry in self._unheard:
+            if not entry.shared and self._queue.get(entry.request.id) is entry:
+                entry.shared = True
+                self.listener(self._waiting_event(entry))
+        self._unheard.clear()
+
+    def _waiting_event(self, entry: WaitingRequest) -> WaitingEvent:
+        request = entry.request
+        return WaitingEvent(
+            request_id=request.id,
+            user=request.user,
+            models=request.models,
+            blocks=request.blocks,
+            max_output=request.max_output,
+            context=request.context,
+            options=request.options,
+            background=request.background,
+            waited=max(0.0, self._clock() - entry.came),
+        )
+
     # --- decisions ---
 
     def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
         now = self._clock()
         self.cluster.remote.expire(now)
+        self._line.refresh(now)
         if not len(self._queue):
+            self._unheard.clear()
+            self._line.leave_slots((), now)
             self.wake_at = None
             return []
         planned = self._planner.plan(self.cluster.view_at(now), self._queue.kinds(now))
         self.cluster.decided()
-        started = [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
-        self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now)
+        starting = [one for one in planned if one.starts]
+        started = [self._start(one, now) for one in starting if not one.entry.peer and self._allows(one, now)]
+        left_until = self._line.leave_slots([one.request.id for one in starting if one.entry.peer], now)
+        self._share_waiting()
+        self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now, left_until)
         return started
 
     def load_ahead(self) -> list[Assignment]:
@@ -11307,12 +11596,12 @@ class Scheduler:
             return node.runners[quote.blob]
         return node.load(assignment.model, wanted, quote.victims, now)
 
-    def _next_wake(self, now: float) -> float | None:
+    def _next_wake(self, now: float, left_until: float) -> float | None:
         """When to decide again though nothing happens: when a load ends, or a title has waited enough."""
         if not len(self._queue):
             return None
         self.cluster.refresh(now)
-        due = [self.cluster.stale_at, self._planner.look_again]
+        due = [self.cluster.stale_at, self._planner.look_again, left_until]
         if (until := self.cluster.remote.expires_at()) is not None:
             due.append(until)
         if (until := self._queue.ripens_at()) is not None:
@@ -11443,7 +11732,7 @@ class FleetShare:
         self.connected = False
         self.outbox.clear()
         self._heard_at.clear()
-        self._scheduler.cluster.remote.forget_all()
+        self._scheduler.forget_peers()
 
     def say_bye(self) -> None:
         """This worker ends; what it held is free."""
@@ -11458,7 +11747,7 @@ class FleetShare:
         for worker, heard in list(self._heard_at.items()):
             if now - heard > SILENT_SECONDS:
                 self._lose(worker)
-        self._send(AliveMessage(self._worker, tuple(event.request_id for event in self._scheduler.running())))
+        self._send(AliveMessage(self._worker, self._scheduler.request_ids))
         self._renew()
 
     def _renew(self) -> None:
@@ -11466,7 +11755,8 @@ class FleetShare:
             self._put(ShareStep("renew", claim))
 
     def _announce(self) -> None:
-        for event in self._scheduler.running():
+        there: list[FleetEvent] = [*self._scheduler.running(), *self._scheduler.waiting_events()]
+        for event in there:
             self._send(EventMessage(self._worker, event))
 
     # --- claiming ---
@@ -11535,16 +11825,17 @@ class FleetShare:
             case HelloMessage():
                 self._announce()
             case AliveMessage(worker, requests):
-                self._scheduler.cluster.remote.forget(worker, requests)
+                self._scheduler.forget_peer(worker, requests)
             case ByeMessage(worker):
                 self._lose(worker)
             case EventMessage(worker, event):
-                self._scheduler.cluster.remote.apply(worker, event)
-        return not isinstance(message, HelloMessage)
+                self._scheduler.hear(worker, event)
+        is_waiting = isinstance(message, EventMessage) and isinstance(message.event, WaitingEvent)
+        return not (is_waiting or isinstance(message, HelloMessage))
 
     def _lose(self, worker: str) -> None:
         self._heard_at.pop(worker, None)
-        self._scheduler.cluster.remote.forget(worker)
+        self._scheduler.forget_peer(worker)
 
     def _send(self, message: FleetMessage) -> None:
         self._put(ShareStep("tell", None, encode_message(message)))
@@ -13663,7 +13954,7 @@ class RouterValves(PackValves):
 # | `slots:<node>:<weights>` | sorted set | the requests that hold a slot, by when they are forgotten |
 # | `load:<node>` | hash | who may load there: `id`, `blob`, `victims`, separated by spaces |
 #
-# Nodes and weights are named by hashes, prompts appear as hashes alone, and users and chats not at all.
+# Nodes and weights are named by hashes, prompts and users appear as hashes alone, and chats not at all.
 
 SHARE_PREFIX = "ollama_pack:{fleet}:1:"
 EVENTS_KEPT = 512
