@@ -9,79 +9,81 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8453, which the server calls.
+# Begin here: `class Event`, line 8557, which the server calls.
 # The modules that it uses come first:
-#    142  base.single_flight          Many who ask the same at the same time ask once.
-#    221  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#    236  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#    254  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    261  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#    404  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    510  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    582  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    691  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    705  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    716  webui.errors                What goes wrong between the pack and Open WebUI.
-#    778  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    923  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    929  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1016  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   1103  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1253  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1278  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1402  services.pack_valves        What all valves of the pack have in common.
-#   1416  aliases.errors              What goes wrong with aliases.
-#   1438  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1461  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1759  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1877  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1920  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1980  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   2033  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   2147  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2313  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2364  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2462  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2686  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2947  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   3073  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3213  base.process                One object for all plugins of a process, which are files that share no code.
-#   3236  speech.errors               What goes wrong with transcription.
-#   3598  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3675  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3767  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3803  speech.values               What recordings turn into, and what an engine is.
-#   4060  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4210  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4292  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4476  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4609  speech.sentences            Segments of about a sentence, made from words with times.
-#   4663  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4841  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   5069  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5191  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5275  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5364  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5528  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   6118  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6206  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6280  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6548  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6598  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6745  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   7011  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   7049  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   7079  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7194  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7332  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7486  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7664  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7888  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7930  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7991  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8308  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8394  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8428  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    144  base.single_flight          Many who ask the same at the same time ask once.
+#    223  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#    238  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#    256  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    263  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#    406  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    512  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    584  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    693  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    707  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    718  webui.errors                What goes wrong between the pack and Open WebUI.
+#    780  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    925  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    931  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1018  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   1105  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1255  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1280  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1404  services.pack_valves        What all valves of the pack have in common.
+#   1418  aliases.errors              What goes wrong with aliases.
+#   1440  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1463  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1770  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1907  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1944  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1965  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2023  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   2085  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   2138  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2252  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2418  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2469  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2567  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2791  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   3052  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   3178  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3318  base.process                One object for all plugins of a process, which are files that share no code.
+#   3341  speech.errors               What goes wrong with transcription.
+#   3703  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3780  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3871  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3907  speech.values               What recordings turn into, and what an engine is.
+#   4164  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4314  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4396  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4580  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4713  speech.sentences            Segments of about a sentence, made from words with times.
+#   4767  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4945  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   5173  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5295  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5379  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5468  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5632  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6222  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6310  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6384  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6652  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6702  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6849  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   7115  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   7153  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   7183  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7298  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7436  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7590  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7768  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7992  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   8034  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   8095  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8412  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8498  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8532  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -1481,7 +1483,8 @@ _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
 _KILO = 1024
-_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+AUTO = "auto"
+_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL, quant=auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -1495,7 +1498,8 @@ class AliasRow:
         tools: the row asks for tools in the request.
         min_tokens: the row asks for a prompt of at least so many tokens.
         groups: the row asks for a user of one of these groups; empty: anyone.
-        quantizations: preferred levels among the installed variants of a candidate.
+        quantizations: preferred levels among the installed variants of a candidate; `auto` alone: the best
+            that fits each node.
         line: its number in the text, from 1.
     """
 
@@ -1511,6 +1515,11 @@ class AliasRow:
     @property
     def is_wildcard(self) -> bool:
         return "*" in self.alias
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether each node takes the best quantization that fits there."""
+        return self.quantizations == (AUTO,)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -1639,7 +1648,7 @@ def _condition(written: str) -> tuple[str, Any]:
             return "min_tokens", _tokens(value)
         case "group", "=", _:
             return "groups", frozenset(_groups(value))
-        case "quant", "=", _:
+        case "quant" | "quantization", "=", _:
             return "quantizations", _levels(value)
     raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
 
@@ -1663,8 +1672,10 @@ def _groups(value: str) -> list[str]:
 
 def _levels(value: str) -> tuple[str, ...]:
     levels = tuple(level.strip() for level in value.split(">"))
+    if len(levels) > 1 and AUTO in map(str.lower, levels):
+        raise ValueError(f"quant=auto takes no other level next to it, as in {value!r}")
     if all(map(_LEVEL.fullmatch, levels)):
-        return levels
+        return (AUTO,) if levels[0].lower() == AUTO else levels
     raise ValueError(
         f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
     )
@@ -1842,9 +1853,7 @@ def find_variant(
 ) -> str | None:
     """The model that is `name` in the first of the preferred quantization levels that `models` has.
 
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
-    level, `name` itself comes first, then the others by the alphabet.
+    Among several of one level, `name` itself comes first, then the others by the alphabet.
 
     Args:
         name: the model as the alias table names it.
@@ -1852,6 +1861,29 @@ def find_variant(
         models: model id → its quantization level, empty where unknown (then the tag tells).
         denied: ids that are not to be chosen.
         families: those of the models, when several names are looked up.
+    """
+    by_level: dict[str, str] = {}
+    for model, level in variants_of(name, models, denied, families).items():
+        by_level.setdefault(level, model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def variants_of(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> dict[str, str]:
+    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
+
+    Args:
+        name: as in `find_variant`, as are the others.
+        models: of these.
+        denied: without these.
+        families: of the models.
     """
     family = (families or Families(models)).of(name)
     exact = _find_in_family(name, family)
@@ -1862,16 +1894,72 @@ def find_variant(
         if model not in denied and (model == exact or whole.startswith(start))
     ]
     variants.sort(key=lambda model: model != exact)
-    by_level: dict[str, str] = {}
-    for model in variants:  # only these levels are looked up: `models` may be far away
-        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+    # Only these levels are looked up: `models` may be far away.
+    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
 
 
 def _level(written: str) -> str:
     """A quantization level in the form in which levels are compared; empty when it tells nothing."""
     level = written.upper()
     return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+LEVEL_BITS: dict[str, float] = {
+    "F32": 32.0,
+    "F16": 16.0,
+    "BF16": 16.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.6,
+    "Q5_K_M": 5.7,
+    "Q5_1": 6.0,
+    "Q5_K_S": 5.5,
+    "Q5_0": 5.5,
+    "Q4_K_M": 4.84,
+    "Q4_1": 5.0,
+    "Q4_K_S": 4.6,
+    "Q4_0": 4.6,
+    "IQ4_XS": 4.3,
+    "MXFP4": 4.3,
+    "NVFP4": 4.5,
+    "Q3_K_L": 4.3,
+    "Q3_K_M": 3.91,
+    "Q3_K_S": 3.5,
+    "IQ3_XXS": 3.1,
+    "Q2_K": 2.6,
+    "IQ2_XS": 2.4,
+    "IQ2_XXS": 2.1,
+    "IQ1_S": 1.6,
+}
+
+
+def level_bits(level: str) -> float:
+    """Bits of a weight in a quantization level; 0: it is not known."""
+    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+
+
+# --- ollama_pack.fit.choose ---
+# Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+
+LOSSLESS_BITS = 8.5  # with more, answers are no better and take longer
+
+
+def quality_order(names: Sequence[str], levels: Sequence[str]) -> list[str]:
+    """Variants with the best first: 8 bits, then more, which is only slower, then fewer.
+
+    Args:
+        names: of the variants.
+        levels: the quantization level of each; empty: unknown, and last.
+    """
+    by_name = dict(zip(names, map(level_bits, levels), strict=True))
+    return sorted(by_name, key=lambda name: _rank(by_name[name]), reverse=True)
+
+
+def _rank(bits: float) -> float:
+    return min(bits, LOSSLESS_BITS) - (0.001 * bits if bits > LOSSLESS_BITS else 0.0)
 
 
 # --- ollama_pack.aliases.resolve ---
@@ -1913,8 +2001,23 @@ def find_candidate(
     families: Families | None = None,
 ) -> str | None:
     """The id of a candidate among the models: the preferred quantization when the row has a preference."""
+    if row.is_automatic:  # nobody knows here what fits: the model itself, or the variant with fewest bits
+        there = automatic_variants(name, models, denied, families)
+        exact = find_model(name, models, families)
+        return exact if exact in there else there[-1] if there else None
     variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
     return variant or find_model(name, models, families)
+
+
+def automatic_variants(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> list[str]:
+    """The variants of a candidate, the best first: a router lets each node take the one that fits there."""
+    variants = variants_of(name, models, denied, families)
+    return quality_order(list(variants), list(variants.values()))
 
 
 # --- ollama_pack.aliases.published ---
@@ -1947,7 +2050,9 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
     families = Families(models)
     for name, row in candidates(table, facts):
         model = find_candidate(name, row, models, families=families)
-        if model is not None:
+        if row.is_automatic:
+            yield from automatic_variants(name, models, families=families)
+        elif model is not None:
             yield model
 
 
@@ -3675,7 +3780,6 @@ def bcp47_code(code: str) -> str:
 # --- ollama_pack.speech.language ---
 # Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
 
-AUTO = "auto"
 MAX_TAG = 64  # characters; longer ones are none
 CHINESE = frozenset({"zh", "yue"})
 
