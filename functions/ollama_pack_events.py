@@ -9,78 +9,78 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8360, which the server calls.
+# Begin here: `class Event`, line 8362, which the server calls.
 # The modules that it uses come first:
 #    141  base.single_flight          Many who ask the same at the same time ask once.
 #    214  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
 #    229  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
 #    247  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
 #    254  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#    397  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    503  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    575  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    684  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    698  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    709  webui.errors                What goes wrong between the pack and Open WebUI.
-#    771  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    908  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    914  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#    998  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1137  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1160  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1284  services.pack_valves        What all valves of the pack have in common.
-#   1298  aliases.errors              What goes wrong with aliases.
-#   1320  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1343  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1641  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1759  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1802  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1862  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   1915  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   2029  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2094  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2260  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2311  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2409  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2633  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2894  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   3020  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3160  base.process                One object for all plugins of a process, which are files that share no code.
-#   3183  speech.errors               What goes wrong with transcription.
-#   3545  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3622  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3714  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3750  speech.values               What recordings turn into, and what an engine is.
-#   4007  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4157  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4239  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4423  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4556  speech.sentences            Segments of about a sentence, made from words with times.
-#   4610  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4788  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   5016  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5138  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5222  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5311  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5475  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   6065  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6153  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6227  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6495  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6545  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6692  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   6958  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   6988  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7101  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7239  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7393  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7571  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7795  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7837  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7898  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8215  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8301  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8335  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    399  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    505  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    577  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    686  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    700  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    711  webui.errors                What goes wrong between the pack and Open WebUI.
+#    773  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    910  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    916  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   1000  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1139  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1162  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1286  services.pack_valves        What all valves of the pack have in common.
+#   1300  aliases.errors              What goes wrong with aliases.
+#   1322  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1345  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1643  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1761  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1804  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1864  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   1917  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2031  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2096  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2262  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2313  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2411  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2635  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2896  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   3022  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3162  base.process                One object for all plugins of a process, which are files that share no code.
+#   3185  speech.errors               What goes wrong with transcription.
+#   3547  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3624  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3716  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3752  speech.values               What recordings turn into, and what an engine is.
+#   4009  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4159  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4241  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4425  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4558  speech.sentences            Segments of about a sentence, made from words with times.
+#   4612  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4790  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   5018  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5140  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5224  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5313  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5477  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6067  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6155  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6229  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6497  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6547  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6694  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   6960  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   6990  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7103  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7241  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7395  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7573  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7797  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7839  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7900  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8217  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8303  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8337  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -132,7 +132,7 @@ from pathlib import Path
 from secrets import token_urlsafe
 from statistics import median
 from types import ModuleType, SimpleNamespace
-from typing import Any, BinaryIO, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar, get_args
 
 import aiohttp
 import orjson
@@ -259,7 +259,8 @@ LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Metric(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Metric:
     """One family of series.
 
     Attributes:
@@ -275,7 +276,8 @@ class Metric(NamedTuple):
     text: str
 
 
-class Buckets(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Buckets:
     """What a histogram shows.
 
     Attributes:

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5293, which the server calls.
+# Begin here: `class Filter`, line 5303, which the server calls.
 # The modules that it uses come first:
 #    115  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
 #    196  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -17,47 +17,47 @@ version: 0.1.0
 #    252  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
 #    368  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
 #    537  cache.key                 What makes two requests the same: the key of a cached answer.
-#    773  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    966  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1120  cache.entry               An answer as it is kept.
-#   1189  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1270  base.single_flight        Many who ask the same at the same time ask once.
-#   1403  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1528  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1534  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1543  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1951  services.pack_valves      What all valves of the pack have in common.
-#   1965  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2026  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2037  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2112  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2215  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2370  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2420  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2524  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2845  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2943  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2968  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3001  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3142  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3428  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3761  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   3998  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4325  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4528  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4539  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4755  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4791  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4856  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4913  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4969  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5028  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5042  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5093  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5127  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5151  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5204  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5232  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    774  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    971  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1125  cache.entry               An answer as it is kept.
+#   1194  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1280  base.single_flight        Many who ask the same at the same time ask once.
+#   1413  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1538  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1544  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1553  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1961  services.pack_valves      What all valves of the pack have in common.
+#   1975  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2036  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2047  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2122  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2225  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2380  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2430  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2534  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2855  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2953  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2978  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3011  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3152  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3438  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3771  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4008  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4335  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4538  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4549  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4765  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4801  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4866  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4923  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4979  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5038  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5052  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5103  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5137  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5161  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5214  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5242  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -592,7 +592,8 @@ class NotCacheable:
     reason: str
 
 
-class AnswerBasis(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AnswerBasis:
     """All that an answer depends on.
 
     Attributes:
@@ -812,7 +813,8 @@ class Quota:
     octets: int = 64 * 2**20
 
 
-class Lease(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lease:
     """The right to generate an answer.
 
     Attributes:
@@ -830,7 +832,8 @@ class Lease(NamedTuple):
     shared: bool = True
 
 
-class Kept(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Kept:
     """An entry was found.
 
     Attributes:
@@ -844,7 +847,8 @@ class Kept(NamedTuple):
     age: float
 
 
-class Running(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Running:
     """Somebody generates the answer at this moment.
 
     Attributes:
@@ -856,7 +860,8 @@ class Running(NamedTuple):
     token: str
 
 
-class Tail(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tail:
     """A look at a live stream.
 
     Attributes:
@@ -1190,7 +1195,8 @@ def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry
 # What a request asks of the cache, and what the cache makes of it.
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Question:
     """A request whose answer may be kept.
 
     Attributes:
@@ -1212,7 +1218,8 @@ class Question(NamedTuple):
     answerer: str = ""
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hit:
     """The answer is here.
 
     Attributes:
@@ -1226,7 +1233,8 @@ class Hit(NamedTuple):
     age_seconds: float
 
 
-class Lead(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lead:
     """This request is to generate the answer, and others may follow.
 
     Attributes:
@@ -1240,7 +1248,8 @@ class Lead(NamedTuple):
     reason: str
 
 
-class Follow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Follow:
     """Another request generates the answer at this moment.
 
     Attributes:
@@ -1252,7 +1261,8 @@ class Follow(NamedTuple):
     running: Running
 
 
-class Miss(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Miss:
     """The cache cannot help: generate, and nothing is kept.
 
     Attributes:

@@ -32,23 +32,23 @@ version: 0.1.0
 #   2576  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
 #   2674  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
 #   2795  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2910  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3018  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3129  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3276  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3410  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3723  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   3945  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4062  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4170  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4228  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4293  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4396  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4598  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4773  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5123  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5199  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5242  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2912  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3020  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3131  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3278  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3412  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3725  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   3947  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4064  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4172  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4230  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4295  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4398  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4573  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   4923  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   4999  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5042  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5147  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
 #   5347  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
 #   5580  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
 #   5638  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
@@ -2855,6 +2855,8 @@ OPTION_RANGES: dict[str, tuple[float, float]] = {
 _LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
 # Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
 _BESIDE_OPTIONS = ("format", "keep_alive", "think", "reasoning_effort", "response_format", "system")
+# What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
+RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
 _NO_OPTIONS = frozenset((*_BESIDE_OPTIONS, *_LENGTH_NAMES))
 
 
@@ -4393,208 +4395,6 @@ class PendingChat:
         return 0.0 if self.shown is None else asyncio.get_running_loop().time() - self.shown
 
 
-# --- ollama_pack.engines.ollama.values ---
-# What a node reports of its models. A field that is missing, null or not of its type has its default.
-
-_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
-_PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
-# What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
-RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
-_CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
-_CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
-
-_Entry = TypeVar("_Entry", bound="NamedModel")
-
-
-class NodeValue(BaseModel):
-    """Base of what is read from a node's answers."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {name: value for name, value in given.items() if value is not None}
-
-    @field_validator("*", mode="wrap")
-    @classmethod
-    def _odd_is_absent(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """What is not of its type has its default, too: only what is needed is demanded."""
-        try:
-            return read(value)
-        except ValidationError:
-            field = cls.model_fields[str(info.field_name)]
-            if field.is_required():
-                raise
-            return field.get_default(call_default_factory=True)
-
-
-Bytes = Annotated[int, Field(ge=0)]
-
-
-class NamedModel(NodeValue):
-    """An entry of a list of models. Some gateways have its name under `model` alone, as Open WebUI reads it.
-
-    Attributes:
-        name: as the node lists it, with its tag.
-    """
-
-    name: str = Field(min_length=1, max_length=1024)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _model_is_a_name(cls, given: Any) -> Any:
-        if isinstance(given, dict) and not isinstance(given.get("name"), str):
-            return {**given, "name": given.get("model")}
-        return given
-
-
-class ModelDetails(NodeValue):
-    """The make of a model; empty where the node does not tell."""
-
-    family: str = ""
-    parameter_size: str = ""
-    quantization_level: str = ""
-
-
-class ListedModel(NamedModel):
-    """An entry of `/api/tags`.
-
-    Attributes:
-        digest: of the manifest; the same name may have another one on another node.
-        size: bytes on disk.
-        details: its make.
-        remote_model: its name where it really runs, of a cloud model.
-        remote_host: where that is.
-    """
-
-    digest: str = ""
-    size: Bytes = 0
-    details: ModelDetails = ModelDetails()
-    remote_model: str = ""
-    remote_host: str = ""
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether the node only passes requests on: it is never loaded there, and takes no memory."""
-        tagged = bool(_CLOUD_TAG.fullmatch(self.name)) and self.size < _CLOUD_BYTES
-        return bool(self.remote_model or self.remote_host) or tagged
-
-
-class LoadedModel(NamedModel):
-    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
-
-    Attributes:
-        digest: of the manifest.
-        size: bytes that it takes.
-        size_vram: bytes of those that are in GPU memory.
-        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
-        expires_at: when it is unloaded if nobody asks; in the past while it works.
-    """
-
-    digest: str = ""
-    size: Bytes = 0
-    size_vram: Bytes = 0
-    context_length: Bytes = 0
-    expires_at: datetime | None = None
-
-    @field_validator("expires_at")
-    @classmethod
-    def _with_zone(cls, moment: datetime | None) -> datetime | None:
-        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-class ShownModel(NodeValue):
-    """What `/api/show` tells of a model.
-
-    Attributes:
-        capabilities: such as completion, tools, vision, thinking.
-        details: its make.
-        model_info: facts from the weights file, such as `llama.block_count`.
-        modelfile: the recipe, which names the weights blob.
-        parameters: the recipe's own options, one on a line.
-    """
-
-    capabilities: tuple[str, ...] = ()
-    details: ModelDetails = ModelDetails()
-    model_info: dict[str, Any] = Field(default_factory=dict)
-    modelfile: str = ""
-    parameters: str = ""
-
-    @field_validator("capabilities", mode="before")
-    @classmethod
-    def _only_texts(cls, given: Any) -> Any:
-        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
-
-    @property
-    def blob(self) -> str:
-        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
-        found = _BLOB.search(self.modelfile)
-        return found[1] if found else ""
-
-    @property
-    def num_ctx(self) -> int | None:
-        """The context in tokens that the recipe itself asks for."""
-        context = self._own_parameters.get("num_ctx")
-        return context if isinstance(context, int) else None
-
-    @property
-    def runner_options(self) -> tuple[tuple[str, Any], ...]:
-        """The other options for its runner that the recipe asks for, sorted by name."""
-        own = self._own_parameters
-        return tuple((name, own[name]) for name in RUNNER_OPTIONS if name in own)
-
-    @property
-    def _own_parameters(self) -> dict[str, Any]:
-        """Those of the recipe that are a number, true or false; the last of each name counts."""
-        own: dict[str, Any] = {}
-        for name, written in _PARAMETER.findall(self.parameters):
-            with suppress(ValueError):
-                own[name] = json_in(written)
-        return own
-
-    @property
-    def context_length(self) -> int:
-        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
-        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
-        return length if isinstance(length, int) else 0
-
-    @property
-    def is_embedder(self) -> bool:
-        """Whether its weights make vectors, not text. Ollama itself goes by this."""
-        return f"{self.model_info.get('general.architecture')}.pooling_type" in self.model_info
-
-    @property
-    def thinking(self) -> Thinking:
-        """What `think` it takes."""
-        return thinking_of(self.capabilities, self.details.family)
-
-
-def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Entry], int]:
-    """The entries of a list of models, each name once, and how many were passed over as unreadable.
-
-    Ollama 0.40 lists a model once for each kind of runner.
-
-    Raises:
-        ValueError: there is no list.
-    """
-    listed = answer.get("models")
-    if not isinstance(listed, list):
-        raise ValueError("`models` is not a list")  # noqa: TRY004 - of the answer, not of an argument
-    found: dict[str, _Entry] = {}
-    unread = 0
-    for entry in listed:
-        try:
-            model = kind.model_validate(entry)
-        except ValidationError:
-            unread += 1
-        else:
-            found.setdefault(model.name, model)
-    return list(found.values()), unread
-
-
 # --- ollama_pack.engines.openai.request ---
 # An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
 #
@@ -5342,6 +5142,206 @@ async def stream_to_openai(
             state, chunks = line_to_chunks(line, head, state, place)
             for chunk in chunks:
                 yield chunk
+
+
+# --- ollama_pack.engines.ollama.values ---
+# What a node reports of its models. A field that is missing, null or not of its type has its default.
+
+_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
+_CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
+_CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
+
+_Entry = TypeVar("_Entry", bound="NamedModel")
+
+
+class NodeValue(BaseModel):
+    """Base of what is read from a node's answers."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _odd_is_absent(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """What is not of its type has its default, too: only what is needed is demanded."""
+        try:
+            return read(value)
+        except ValidationError:
+            field = cls.model_fields[str(info.field_name)]
+            if field.is_required():
+                raise
+            return field.get_default(call_default_factory=True)
+
+
+Bytes = Annotated[int, Field(ge=0)]
+
+
+class NamedModel(NodeValue):
+    """An entry of a list of models. Some gateways have its name under `model` alone, as Open WebUI reads it.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+    """
+
+    name: str = Field(min_length=1, max_length=1024)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_is_a_name(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not isinstance(given.get("name"), str):
+            return {**given, "name": given.get("model")}
+        return given
+
+
+class ModelDetails(NodeValue):
+    """The make of a model; empty where the node does not tell."""
+
+    family: str = ""
+    parameter_size: str = ""
+    quantization_level: str = ""
+
+
+class ListedModel(NamedModel):
+    """An entry of `/api/tags`.
+
+    Attributes:
+        digest: of the manifest; the same name may have another one on another node.
+        size: bytes on disk.
+        details: its make.
+        remote_model: its name where it really runs, of a cloud model.
+        remote_host: where that is.
+    """
+
+    digest: str = ""
+    size: Bytes = 0
+    details: ModelDetails = ModelDetails()
+    remote_model: str = ""
+    remote_host: str = ""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the node only passes requests on: it is never loaded there, and takes no memory."""
+        tagged = bool(_CLOUD_TAG.fullmatch(self.name)) and self.size < _CLOUD_BYTES
+        return bool(self.remote_model or self.remote_host) or tagged
+
+
+class LoadedModel(NamedModel):
+    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
+
+    Attributes:
+        digest: of the manifest.
+        size: bytes that it takes.
+        size_vram: bytes of those that are in GPU memory.
+        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
+        expires_at: when it is unloaded if nobody asks; in the past while it works.
+    """
+
+    digest: str = ""
+    size: Bytes = 0
+    size_vram: Bytes = 0
+    context_length: Bytes = 0
+    expires_at: datetime | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _with_zone(cls, moment: datetime | None) -> datetime | None:
+        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class ShownModel(NodeValue):
+    """What `/api/show` tells of a model.
+
+    Attributes:
+        capabilities: such as completion, tools, vision, thinking.
+        details: its make.
+        model_info: facts from the weights file, such as `llama.block_count`.
+        modelfile: the recipe, which names the weights blob.
+        parameters: the recipe's own options, one on a line.
+    """
+
+    capabilities: tuple[str, ...] = ()
+    details: ModelDetails = ModelDetails()
+    model_info: dict[str, Any] = Field(default_factory=dict)
+    modelfile: str = ""
+    parameters: str = ""
+
+    @field_validator("capabilities", mode="before")
+    @classmethod
+    def _only_texts(cls, given: Any) -> Any:
+        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
+
+    @property
+    def blob(self) -> str:
+        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
+        found = _BLOB.search(self.modelfile)
+        return found[1] if found else ""
+
+    @property
+    def num_ctx(self) -> int | None:
+        """The context in tokens that the recipe itself asks for."""
+        context = self._own_parameters.get("num_ctx")
+        return context if isinstance(context, int) else None
+
+    @property
+    def runner_options(self) -> tuple[tuple[str, Any], ...]:
+        """The other options for its runner that the recipe asks for, sorted by name."""
+        own = self._own_parameters
+        return tuple((name, own[name]) for name in RUNNER_OPTIONS if name in own)
+
+    @property
+    def _own_parameters(self) -> dict[str, Any]:
+        """Those of the recipe that are a number, true or false; the last of each name counts."""
+        own: dict[str, Any] = {}
+        for name, written in _PARAMETER.findall(self.parameters):
+            with suppress(ValueError):
+                own[name] = json_in(written)
+        return own
+
+    @property
+    def context_length(self) -> int:
+        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
+        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
+        return length if isinstance(length, int) else 0
+
+    @property
+    def is_embedder(self) -> bool:
+        """Whether its weights make vectors, not text. Ollama itself goes by this."""
+        return f"{self.model_info.get('general.architecture')}.pooling_type" in self.model_info
+
+    @property
+    def thinking(self) -> Thinking:
+        """What `think` it takes."""
+        return thinking_of(self.capabilities, self.details.family)
+
+
+def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Entry], int]:
+    """The entries of a list of models, each name once, and how many were passed over as unreadable.
+
+    Ollama 0.40 lists a model once for each kind of runner.
+
+    Raises:
+        ValueError: there is no list.
+    """
+    listed = answer.get("models")
+    if not isinstance(listed, list):
+        raise ValueError("`models` is not a list")  # noqa: TRY004 - of the answer, not of an argument
+    found: dict[str, _Entry] = {}
+    unread = 0
+    for entry in listed:
+        try:
+            model = kind.model_validate(entry)
+        except ValidationError:
+            unread += 1
+        else:
+            found.setdefault(model.name, model)
+    return list(found.values()), unread
 
 
 # --- ollama_pack.engines.ollama.client ---
