@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8362, which the server calls.
+# Begin here: `class Event`, line 8396, which the server calls.
 # The modules that it uses come first:
 #    141  base.single_flight          Many who ask the same at the same time ask once.
 #    214  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
@@ -28,24 +28,24 @@ version: 0.1.0
 #   1000  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
 #   1139  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 #   1162  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1286  services.pack_valves        What all valves of the pack have in common.
-#   1300  aliases.errors              What goes wrong with aliases.
-#   1322  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1345  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1643  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1761  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1804  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1864  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   1917  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   2031  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2096  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2262  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2313  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2411  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2635  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2896  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   3022  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3162  base.process                One object for all plugins of a process, which are files that share no code.
+#   1286  aliases.errors              What goes wrong with aliases.
+#   1308  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1331  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1629  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1747  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1790  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1850  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   1903  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2017  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2082  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2248  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2299  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2397  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2621  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2882  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   3008  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3148  base.process                One object for all plugins of a process, which are files that share no code.
+#   3171  services.pack_valves        What all valves of the pack have in common.
 #   3185  speech.errors               What goes wrong with transcription.
 #   3547  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
 #   3624  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
@@ -75,12 +75,12 @@ version: 0.1.0
 #   7241  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
 #   7395  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
 #   7573  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7797  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7839  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7900  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8217  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8303  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8337  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   7824  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7866  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7927  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8244  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8330  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8364  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -1281,20 +1281,6 @@ def _refused(refusal: Refusal, user: Any, form: ApiForm) -> Any:
     if refusal.message == NOT_FOUND and user.role != "admin":
         refusal = replace(refusal, status=FORBIDDEN)
     return json_answer({**refusal.body(form), "detail": refusal.message}, refusal.status, refusal.headers)
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
 
 
 # --- ollama_pack.aliases.errors ---
@@ -3180,6 +3166,20 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
     kept: T = vars(state).setdefault(name, make())
     return kept
+
+
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
 
 # --- ollama_pack.speech.errors ---
@@ -6377,16 +6377,16 @@ class TurnLine:
         with self._lock:
             waiting = [entry for entry in self._line if entry["state"] == _WAITS]
             own = sum(entry["user"] == user for entry in self._line)
-            reserved = int(self._limit * RESERVED_SHARE) if own else 0
+            reserved = RESERVED_SHARE if own else 0.0
             displaced = None
-            if self._line and len(waiting) >= self._limit - reserved:
+            if self._line and len(waiting) >= self._limit - int(self._limit * reserved):
                 displaced = self._one_to_displace(0 if is_shared else own)
                 if displaced is None:
                     raise SpeechQueueFullError(self._limit, len(waiting))
             if not is_shared and own > max(1, self._limit * OWN_SHARE):
                 raise SpeechShareFullError(self.own_limit, own - 1)
-            if len(self._line) - len(waiting) >= MAX_AWAY:
-                raise SpeechQueueFullError(MAX_AWAY, len(self._line) - len(waiting))
+            if (served := len(self._line) - len(waiting)) >= MAX_AWAY - int(MAX_AWAY * reserved):
+                raise SpeechQueueFullError(MAX_AWAY, served)
             if not own:
                 least = min((self._worked.get(entry["user"], 0.0) for entry in self._line), default=0.0)
                 self._worked[user] = max(self._worked.get(user, 0.0), least)
@@ -7586,6 +7586,33 @@ MAX_PROMPT = 2000  # characters: Whisper looks at the last 224 tokens
 MAX_OF_USER, MAX_OF_SHARED = 8, 64  # requests at the same time: each has its recording on the disk
 
 
+class MicrophoneValves(PackValves):
+    """The valves of a function that has the routes."""
+
+    microphone_key: str = Field(
+        default="",
+        description=(
+            "Open WebUI's microphone sends one key for all users. This one opens POST "
+            "/api/voice/v1/audio/transcriptions alone. 16 characters or more; upload.py sets it."
+        ),
+        json_schema_extra={"input": {"type": "password"}},
+    )
+
+    microphone_before: str = Field(
+        default="",
+        description=(
+            "What Open WebUI's speech-to-text was set to before upload.py pointed it at the pack. "
+            "`upload.py --remove` and `voice: {microphone: false}` set it back. Leave it as it is."
+        ),
+        json_schema_extra={"input": {"type": "password"}},
+    )
+
+    @field_validator("microphone_key", "metrics_token", check_fields=False)
+    @classmethod
+    def _long_key(cls, text: str) -> str:
+        return check_route_key(text)
+
+
 class VoiceRoutes:
     """Answers both routes by the valves of the tool, or by their defaults where it is not installed."""
 
@@ -8346,6 +8373,13 @@ LOOK_SECONDS = 30.0  # between two looks; spread, so that replicas do not all lo
 SETTLE_SECONDS = 5.0  # Open WebUI tells of switching on before it has done so
 ALIVE_SECONDS = 2.0  # a route of a function that was switched off elsewhere may answer so long
 HAND_OVER = "system.startup.completed"
+_OFF = frozenset({"function.disable_started", "system.shutdown.started"})
+
+
+def ends(event: Mapping[str, Any], name: str, function_id: str) -> bool:
+    """Whether an event says that a function is being switched off, or the whole server."""
+    about_us = (event.get("subject") or {}).get("id") == function_id
+    return name in _OFF and (about_us or name.startswith("system."))
 
 
 class ServedPlugin(Protocol):
@@ -8477,14 +8511,14 @@ def _services(app: Any) -> dict[str, Any]:
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
 TELLING = ("config.", "function.", "group.", "model.", "system.startup.")
-OFF = frozenset({"function.disable_started", "system.shutdown.started"})
 ON = "function.enable_started"
+VOICE_FUNCTION = "voice_routes"  # where it is on, it has the routes of voice
 
 
 class Event:
     """Routes and published models, kept up in every process of Open WebUI."""
 
-    class Valves(PackValves):
+    class Valves(MicrophoneValves):
         publish_aliases: bool = Field(
             default=True,
             description=(
@@ -8507,24 +8541,6 @@ class Event:
                 "/ollama/api/tags, show admins the dashboard at /ollama-pack, and Prometheus the metrics."
             ),
         )
-        microphone_key: str = Field(
-            default="",
-            description=(
-                "Open WebUI's microphone sends one key for all users. This one opens POST "
-                "/api/voice/v1/audio/transcriptions alone. 16 characters or more; upload.py sets it."
-            ),
-            json_schema_extra={"input": {"type": "password"}},
-        )
-
-        microphone_before: str = Field(
-            default="",
-            description=(
-                "What Open WebUI's speech-to-text was set to before upload.py pointed it at the pack. "
-                "`upload.py --remove` and `voice: {microphone: false}` set it back. Leave it as it is."
-            ),
-            json_schema_extra={"input": {"type": "password"}},
-        )
-
         metrics_token: str = Field(
             default="",
             description=(
@@ -8540,20 +8556,15 @@ class Event:
             stated_audience(text)  # an AudienceError reaches the admin as the valve's error
             return text
 
-        @field_validator("microphone_key", "metrics_token")
-        @classmethod
-        def _long_key(cls, text: str) -> str:
-            return check_route_key(text)
-
     def __init__(self) -> None:
         self.valves = self.Valves()
         self._service: EventService | None = None
+        self._voice_has_its_own = False
 
     async def event(self, event: Mapping[str, Any], __event_name__: str, __app__: Any, __id__: str) -> None:
         """Begin at whichever event comes first, look again after a change, end when told."""
         try:
-            about_us = (event.get("subject") or {}).get("id") == __id__
-            if __event_name__ in OFF and (about_us or __event_name__.startswith("system.")):
+            if ends(event, __event_name__, __id__):
                 if self._service is not None:
                     self._service.stop()
                 return
@@ -8580,17 +8591,20 @@ class Event:
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
-            *VoiceRoutes(lambda: self.valves.microphone_key).specs,
             *ollama_routes(),
         )
+        self._voice_routes = VoiceRoutes(lambda: self.valves.microphone_key).specs
         return EventService(app, function_id, self, self._look)
 
     @property
     def _specs(self) -> tuple[RouteSpec, ...]:
-        return self._all_routes if self.valves.routes else ()
+        if not self.valves.routes:
+            return ()
+        return self._all_routes if self._voice_has_its_own else (*self._all_routes, *self._voice_routes)
 
     async def _look(self, state: FunctionState) -> None:
         """Look after everything: the valves may have been changed through another replica."""
+        self._voice_has_its_own = (await function_state(VOICE_FUNCTION)).active
         if self._service is not None:
             self._service.start(self._specs)
         await share_replay()

@@ -31,6 +31,7 @@ TYPES = {
     "response_cache_replay": "pipe",
     "gpu_router": "pipe",
     "ollama_pack_events": "event",
+    "voice_routes": "event",
     "voice_transcription": "tools",
 }
 PIPELINE_TYPES = TYPES | {"gpu_router": "manifold"}
