@@ -9,112 +9,115 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14240, which the server calls.
+# Begin here: `class Pipe`, line 14812, which the server calls.
 # The modules that it uses come first:
-#    183  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    209  aliases.errors                 What goes wrong with aliases.
-#    250  engines.errors                 What goes wrong with a node.
-#    392  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    518  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    593  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    654  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    952  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1080  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1126  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1160  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1568  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   1716  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1840  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1912  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1918  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1983  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2031  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   2079  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2388  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2484  routing.errors                 What goes wrong with routing.
-#   2629  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2641  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2964  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3376  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3500  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3603  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3692  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3790  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3911  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   4019  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4130  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4277  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4411  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4724  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4946  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5063  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5171  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5229  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5404  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5754  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5830  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5873  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5978  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6178  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6411  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6469  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6566  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6769  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6940  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7269  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7531  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7616  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7786  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7980  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8063  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8144  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8210  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8259  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8688  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8825  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8991  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9215  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9318  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9412  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9573  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9606  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9788  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9823  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10467  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10543  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10689  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10836  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10894  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11283  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11550  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11656  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12122  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12194  cache.errors                   What goes wrong with the cache.
-#  12214  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12230  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12364  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12370  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12484  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12531  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12622  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12785  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12875  base.single_flight             Many who ask the same at the same time ask once.
-#  12948  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  13073  base.process                   One object for all plugins of a process, which are files that share no code.
-#  13094  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13172  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13236  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13344  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13391  services.pack_valves           What all valves of the pack have in common.
-#  13405  services.router_valves         The valves of the router, wherever it runs.
-#  13499  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13613  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13866  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13898  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13915  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  14010  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14166  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  14177  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    187  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    213  aliases.errors                 What goes wrong with aliases.
+#    254  engines.errors                 What goes wrong with a node.
+#    396  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    522  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    597  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    658  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    956  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1084  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1130  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1164  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1572  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   1720  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1844  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1916  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1922  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1987  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2035  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   2083  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2392  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2488  routing.errors                 What goes wrong with routing.
+#   2633  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2645  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   3001  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3413  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3537  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3640  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3729  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3827  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3948  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   4056  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4167  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4314  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4448  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4761  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4983  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5100  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5208  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5266  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5441  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5791  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5870  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5913  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6018  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6073  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6277  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6510  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6568  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6665  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6868  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7039  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7368  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7639  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7724  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7894  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8088  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8171  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8252  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8318  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8367  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8796  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8934  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9100  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9324  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9427  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9544  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9728  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9761  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9943  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9978  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10622  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10698  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10844  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10991  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11131  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11191  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11644  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11913  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12019  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12485  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12557  cache.errors                   What goes wrong with the cache.
+#  12577  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12593  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12727  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12733  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12847  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12894  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12985  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  13148  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  13238  base.single_flight             Many who ask the same at the same time ask once.
+#  13317  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13552  base.process                   One object for all plugins of a process, which are files that share no code.
+#  13573  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13651  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13715  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13823  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13870  services.pack_valves           What all valves of the pack have in common.
+#  13884  services.router_valves         The valves of the router, wherever it runs.
+#  13979  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  14093  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  14346  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  14378  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  14395  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14490  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14651  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  14662  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  14721  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -145,7 +148,7 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
@@ -157,8 +160,9 @@ from importlib import import_module
 from inspect import signature
 from ipaddress import ip_address
 from itertools import accumulate, chain, islice
-from math import exp, inf
+from math import exp, inf, prod
 from operator import attrgetter
+from pathlib import Path
 from random import Random
 from ssl import SSLContext
 from string import punctuation
@@ -2106,8 +2110,8 @@ class FleetRequest:
 
     Attributes:
         id: unique among the requests that wait or run.
-        user: whom fairness counts it for.
-        chat: the conversation it belongs to; empty: none.
+        user: whom fairness counts it for; in the router a hash, the same at all workers.
+        chat: the conversation it belongs to, likewise; empty: none.
         models: names of the models that may answer, the preferred one first.
         blocks: the prompt; empty: length unknown, nothing to reuse.
         max_output: the limit on its output in tokens that the client set; 0: none.
@@ -2685,6 +2689,8 @@ class WaitingRequest:
         pushed: the queue's virtual time when it came.
         spare_turns, grace: of its turn and its start tag, what is no more than a crowd of others has as well.
         displaced: the request that lost its place to this one; None: there was room.
+        peer: it waits at another worker.
+        shared: other workers know that it waits.
     """
 
     request: FleetRequest
@@ -2702,6 +2708,8 @@ class WaitingRequest:
     pushed: float = 0.0
     spare_turns: int = 0
     grace: float = 0.0
+    peer: bool = False
+    shared: bool = False
 
     @property
     def place(self) -> Place:
@@ -2719,7 +2727,10 @@ class WaitingRequest:
 
 
 class FairQueue:
-    """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait."""
+    """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait.
+
+    Requests that wait at other workers (`push_peer`) are in the order, and take no place.
+    """
 
     def __init__(self, limit: int, background_wait: float) -> None:
         self.limit = limit
@@ -2735,9 +2746,10 @@ class FairQueue:
         self._virtual = 0.0
         self._empty_since = 0.0
         self._count = 0
+        self._places = 0  # that are taken
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return self._places
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._by_id
@@ -2763,6 +2775,19 @@ class FairQueue:
             if displaced is None:
                 raise QueueFullError(self.limit, len(self), own)
             self.cancel(displaced.id)
+        entry = self._enter(request, now, now, cost)
+        entry.displaced = displaced
+        self._insert(entry)
+        return entry
+
+    def push_peer(self, request: FleetRequest, came: float, now: float, cost: float) -> WaitingRequest:
+        """Take in a request that waits at another worker, since `came`."""
+        entry = self._enter(request, came, now, cost)
+        entry.peer = True
+        self._insert(entry)
+        return entry
+
+    def _enter(self, request: FleetRequest, came: float, now: float, cost: float) -> WaitingRequest:
         if not self._by_id:  # meanwhile everybody could have had what they wanted
             self._virtual += max(0.0, now - self._empty_since)
         self._count += 1
@@ -2770,10 +2795,9 @@ class FairQueue:
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
-        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
+        entry = WaitingRequest(request, models, start, cost, self._count, came, kind=kind)
         entry.pushed = self._virtual
         entry.spare_turns, entry.grace = self._leeway(entry.owner)
-        self._insert(entry)
         return entry
 
     def _leeway(self, owner: Owner) -> tuple[int, float]:
@@ -2809,17 +2833,21 @@ class FairQueue:
         """
         places = self._waiting_of
         if request.background:
-            places = {user: len(held) for (user, background), held in self._own.items() if background}
+            places = {user: len(_at_home(held)) for (user, behind), held in self._own.items() if behind}
             own = places.get(request.user, 0)
         user = max(places, key=places.__getitem__, default="")
         if places.get(user, 0) > own + 1:  # of one user, what nobody looks at goes first
-            found = self._own.get((user, True)) or self._own[user, False]
+            found = _at_home(self._own.get((user, True), ())) or _at_home(self._own.get((user, False), ()))
         else:
             held = () if own or request.background else self._order
-            found = [entry for entry in held if entry.request.background]
+            found = [entry for entry in _at_home(held) if entry.request.background]
             if not found:
                 return None
         return found[-1].request
+
+    def step_aside(self, entry: WaitingRequest) -> None:
+        """Take a request out of the order until it is put back."""
+        self._remove(entry)
 
     def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
         """Take a request in again, at the place that it had: a node has failed it, or it was never sent."""
@@ -2830,8 +2858,10 @@ class FairQueue:
 
     def _insert(self, entry: WaitingRequest) -> None:
         self._by_id[entry.request.id] = entry
-        user = entry.request.user
-        self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+        if not entry.peer:
+            user = entry.request.user
+            self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+            self._places += 1
         own = self._own.setdefault(entry.owner, [])
         before = bisect_left(own, _start_place(entry), key=_start_place)
         entry.turn = min(MAX_TURN, self._serving.get(entry.owner, 0) + before)
@@ -2932,7 +2962,6 @@ class FairQueue:
             self._ends[entry.request.user] -= entry.cost
 
     def _remove(self, entry: WaitingRequest) -> None:
-        user = entry.request.user
         del self._by_id[entry.request.id]
         self._step_out(entry)
         own = self._own[entry.owner]
@@ -2940,17 +2969,25 @@ class FairQueue:
         if not own:
             del self._own[entry.owner]
         self._renew_turns(entry.owner)
-        self._waiting_of[user] -= 1
-        if not self._waiting_of[user]:
-            del self._waiting_of[user]
+        if not entry.peer:
+            user = entry.request.user
+            self._waiting_of[user] -= 1
+            if not self._waiting_of[user]:
+                del self._waiting_of[user]
+            self._places -= 1
         self._forget_past()
 
     def _forget_past(self) -> None:
         """Tags of the past mean nothing; of too many others the least is lost."""
-        most = 2 * len(self._waiting_of) + MAX_TAGS
+        most = 2 * len(self._own) + MAX_TAGS
         if len(self._ends) > most:
             ahead = [(end, name) for name, end in self._ends.items() if end > self._virtual]
             self._ends = {name: end for end, name in nlargest(most, ahead)}
+
+
+def _at_home(entries: Sequence[WaitingRequest]) -> list[WaitingRequest]:
+    """Those that wait at this worker."""
+    return [entry for entry in entries if not entry.peer]
 
 
 def _fair_place(entry: WaitingRequest) -> Place:
@@ -5774,7 +5811,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
-        key: as `prompt_blocks` takes it.
+        key: of the hashes that other workers see instead of the user, the conversation and the prompt.
 
     Raises:
         ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -5782,8 +5819,8 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     options = ollama_options(body)
     return FleetRequest(
         id=request_id,
-        user=user,
-        chat=chat,
+        user=_hashed(user, key),
+        chat=_hashed(f"{user}\0{chat}") if chat else "",
         models=tuple(models),
         blocks=prompt_blocks(
             objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools"), key=key
@@ -5823,8 +5860,11 @@ def with_conversation(body: Mapping[str, Any], request: FleetRequest) -> dict[st
     """
     if not request.chat or body.get(CACHE_KEY):
         return dict(body)
-    written = f"{request.user}\0{request.chat}".encode(errors="replace")
-    return {**body, CACHE_KEY: blake2b(written, digest_size=16).hexdigest()}
+    return {**body, CACHE_KEY: request.chat}
+
+
+def _hashed(name: str, key: bytes = b"") -> str:
+    return blake2b(name.encode(errors="replace"), digest_size=16, key=key).hexdigest()
 
 
 # --- ollama_pack.engines.model_ids ---
@@ -5975,6 +6015,61 @@ async def stream_to_openai(
                 yield chunk
 
 
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# GGML's types of tensors: values in a block, and bytes of a block.
+TENSOR_TYPES: dict[str, tuple[int, int]] = {
+    "F64": (1, 8),
+    "I64": (1, 8),
+    "F32": (1, 4),
+    "I32": (1, 4),
+    "F16": (1, 2),
+    "BF16": (1, 2),
+    "I16": (1, 2),
+    "I8": (1, 1),
+    "Q4_0": (32, 18),
+    "Q4_1": (32, 20),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q8_0": (32, 34),
+    "Q8_1": (32, 36),
+    "Q2_K": (256, 84),
+    "Q3_K": (256, 110),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+    "Q8_K": (256, 292),
+    "IQ1_S": (256, 50),
+    "IQ1_M": (256, 56),
+    "IQ2_XXS": (256, 66),
+    "IQ2_XS": (256, 74),
+    "IQ2_S": (256, 82),
+    "IQ3_XXS": (256, 98),
+    "IQ3_S": (256, 110),
+    "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136),
+    "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66),
+    "MXFP4": (32, 17),
+    "NVFP4": (64, 36),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a model: its name, its type as GGML calls it, and its dimensions, the innermost first."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        values, size = TENSOR_TYPES.get(self.type.upper(), (1, 2))
+        return prod(self.shape) // values * size
+
+
 # --- ollama_pack.engines.ollama.values ---
 # What a node reports of its models. A field that is missing, null or not of its type has its default.
 
@@ -6095,6 +6190,8 @@ class ShownModel(NodeValue):
         model_info: facts from the weights file, such as `llama.block_count`.
         modelfile: the recipe, which names the weights blob.
         parameters: the recipe's own options, one on a line.
+        tensors: of the weights; empty: the node is too old to list them.
+        projector_info: facts of a separate vision encoder, such as its `general.parameter_count`.
     """
 
     capabilities: tuple[str, ...] = ()
@@ -6102,6 +6199,8 @@ class ShownModel(NodeValue):
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
     parameters: str = ""
+    tensors: tuple[Tensor, ...] = Field(default=(), repr=False)
+    projector_info: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("capabilities", mode="before")
     @classmethod
@@ -7278,6 +7377,7 @@ def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
 #     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 #     pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
+#     pods  k8s://default/app=ollama:11434                    # each ready pod that has these labels
 
 NodeKind = Literal["ollama", "openai"]
 PlacedBy = Literal["pack", "own"]
@@ -7285,11 +7385,14 @@ PlacedBy = Literal["pack", "own"]
 MAX_NODES = 1024
 MAX_TIER = 9
 SRV = "dns+srv://"
+PODS = "k8s://"
+DISCOVERED = (SRV, PODS)  # addresses that stand for several servers
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
@@ -7404,7 +7507,10 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
+    if address.startswith(DISCOVERED):
+        url, login = _several(address), ""
+    else:
+        url, login = split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -7449,9 +7555,11 @@ def _address(value: str) -> str:
     return value.rstrip("/")
 
 
-def _srv(value: str) -> str:
-    if not _NODE_SRV.fullmatch(value):
+def _several(value: str) -> str:
+    if value.startswith(SRV) and not _NODE_SRV.fullmatch(value):
         raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    if value.startswith(PODS) and not _NODE_PODS.fullmatch(value):
+        raise ValueError(f"{value!r} does not select pods: write it as k8s://NAMESPACE/app=ollama:11434")
     return value
 
 
@@ -8780,7 +8888,8 @@ class NodeProbe:
         async def show(model: ListedModel) -> None:
             async with at_once:
                 try:
-                    self._shown[_shown_key(model)] = await self._client.show(model.name)
+                    shown = await self._client.show(model.name)
+                    self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
                 except RetryableNodeError as error:  # asked again at the next look, where that may help
                     if error.status in _NOT_THERE:
                         self._shown[_shown_key(model)] = ShownModel()
@@ -9335,6 +9444,8 @@ class BoundEvent:
         ready: when it is loaded.
         left: when the request is predicted to end.
         blocks: its prompt.
+        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
+        background: as in `FleetRequest`.
     """
 
     request_id: str
@@ -9348,6 +9459,27 @@ class BoundEvent:
     ready: float
     left: float
     blocks: tuple[PromptBlock, ...]
+    user: str = ""
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingEvent:
+    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
+
+    Attributes:
+        waited: seconds since it came.
+    """
+
+    request_id: str
+    user: str
+    models: tuple[str, ...]
+    blocks: tuple[PromptBlock, ...]
+    max_output: int
+    context: int
+    options: RunnerOptions
+    background: bool
+    waited: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -9370,7 +9502,7 @@ class FinishedEvent:
 
 @dataclass(frozen=True, slots=True)
 class EndedEvent:
-    """It ended and tells nothing: cancelled, refused, or never sent."""
+    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
 
     request_id: str
 
@@ -9401,7 +9533,7 @@ class FailedEvent:
     hung: bool = False
 
 
-FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
+FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
 Listener = Callable[[FleetEvent], None]
 
 
@@ -9426,7 +9558,7 @@ class HelloMessage:
 
 @dataclass(frozen=True, slots=True)
 class AliveMessage:
-    """A worker is there, and so are these requests of its own."""
+    """A worker is there, and so are these requests of its own, at nodes or waiting."""
 
     worker: str
     requests: tuple[str, ...]
@@ -9450,6 +9582,7 @@ class EventMessage:
 FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
 
 _EVENTS: dict[str, type[FleetEvent]] = {
+    "waiting": WaitingEvent,
     "bound": BoundEvent,
     "begun": BegunEvent,
     "finished": FinishedEvent,
@@ -9476,7 +9609,7 @@ def encode_message(message: FleetMessage) -> bytes:
 
 def _event_fields(event: FleetEvent) -> dict[str, Any]:
     fields = asdict(event)
-    if isinstance(event, BoundEvent):
+    if isinstance(event, BoundEvent | WaitingEvent):
         fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
     return fields
 
@@ -9503,8 +9636,8 @@ def decode_message(payload: bytes) -> FleetMessage | None:
 def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
     request_id = str(fields["request_id"])
     match kind:
-        case "bound":
-            return _bound_event(request_id, fields)
+        case "waiting" | "bound":
+            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
         case "begun":
             return BegunEvent(request_id, float(fields["left"]))
         case "finished":
@@ -9528,13 +9661,35 @@ def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
         loads=bool(fields["loads"]),
         victims=_strings(fields["victims"]),
         context=int(fields["context"]),
-        options=tuple((str(name), value) for name, value in fields["options"]),
+        options=_options(fields["options"]),
         ready=float(fields["ready"]),
         left=float(fields["left"]),
-        blocks=tuple(
-            PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in fields["blocks"]
-        ),
+        blocks=_blocks(fields["blocks"]),
+        user=str(fields.get("user", "")),
+        background=bool(fields.get("background")),
     )
+
+
+def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
+    return WaitingEvent(
+        request_id=request_id,
+        user=str(fields["user"]),
+        models=_strings(fields["models"]),
+        blocks=_blocks(fields["blocks"]),
+        max_output=int(fields["max_output"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        background=bool(fields["background"]),
+        waited=float(fields["waited"]),
+    )
+
+
+def _options(written: Collection[Any]) -> RunnerOptions:
+    return tuple((str(name), value) for name, value in written)
+
+
+def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
+    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
 
 
 def _lesson(fields: dict[str, Any]) -> Lesson:
@@ -10185,7 +10340,7 @@ class Planner:
         """
         if not self._timelines.roomy:
             return []
-        asked = {one.entry.kind: one for one in found if not one.request.background}
+        asked = {one.entry.kind: one for one in found if not one.request.background and not one.entry.peer}
         return [load for one in asked.values() for load in self._loads_for(one)]
 
     def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:
@@ -10833,6 +10988,146 @@ class Cluster:
         return any(not names.isdisjoint(node.models) for node in self.view().nodes)
 
 
+# --- ollama_pack.routing.state.peer_line ---
+# Requests that wait at other workers stand in this worker's queue, too.
+#
+# So a free slot goes to the request that is first, wherever it waits, and what a user has elsewhere counts.
+# A slot that comes free for another worker's request is left to that worker for a moment. If it is not taken
+# then, the request steps aside for a while: its worker may see things otherwise, or may be gone.
+
+MAX_PEER_ENTRIES = 4096
+LEFT_SECONDS = 0.1  # for which a free slot is left to another worker's request
+ASIDE_SECONDS = 1.0  # until a request whose worker did not take its slot is in line again
+
+
+@dataclass(slots=True)
+class PeerEntry:
+    """A request of another worker.
+
+    Attributes:
+        worker: where it waits, or was sent from.
+        entry: its place in our queue.
+        serving: it is at a node.
+        aside_until: it is out of line until then; None: it is not.
+    """
+
+    worker: str
+    entry: WaitingRequest
+    serving: bool = False
+    aside_until: float | None = None
+
+
+class PeerLine:
+    """Applies what other workers tell of their requests to our queue. Bounded."""
+
+    def __init__(self, queue: FairQueue, expect: Callable[[FleetRequest], float]) -> None:
+        """Begin without any.
+
+        Args:
+            queue: the scheduler's own.
+            expect: the seconds of service that a request may take. Raises NoNodeError: no node has its model.
+        """
+        self._queue = queue
+        self._expect = expect
+        self._there: dict[str, PeerEntry] = {}
+        self._left: dict[str, float] = {}  # request → since when a free slot is left to it
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def apply(self, worker: str, event: FleetEvent, now: float) -> None:
+        """Take in what a worker tells."""
+        match event:
+            case WaitingEvent():
+                self._waits(worker, _waiting_request(event), now - event.waited, now)
+            case BoundEvent() if event.user:
+                self._waits(worker, _bound_request(event), now, now)
+                self._bound(event.request_id, now)
+            case FinishedEvent(request_id, lesson=lesson):
+                self._leave(request_id, max(0.0, lesson.spent.total - lesson.spent.load))
+            case EndedEvent(request_id) | FailedEvent(request_id):
+                self._leave(request_id)
+
+    def _waits(self, worker: str, request: FleetRequest, came: float, now: float) -> None:
+        if request.id in self._there or request.id in self._queue or len(self._there) >= MAX_PEER_ENTRIES:
+            return
+        try:
+            cost = self._expect(request)
+        except NoNodeError:
+            return
+        self._there[request.id] = PeerEntry(worker, self._queue.push_peer(request, came, now, cost))
+
+    def _bound(self, request_id: str, now: float) -> None:
+        peer = self._there.get(request_id)
+        if peer and not peer.serving:
+            self._back_in_line(peer)
+            peer.serving = True
+            self._queue.bound(request_id, now)
+
+    def _leave(self, request_id: str, seconds: float | None = None) -> None:
+        peer = self._there.pop(request_id, None)
+        if peer is None:
+            return
+        if peer.serving:
+            self._queue.ended(peer.entry, seconds)
+        else:
+            self._back_in_line(peer)
+            self._queue.cancel(request_id)
+
+    def _back_in_line(self, peer: PeerEntry) -> None:
+        if peer.aside_until is not None:
+            peer.aside_until = None
+            self._queue.put_back(peer.entry)
+
+    def forget(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these are still there."""
+        gone = [key for key, peer in self._there.items() if peer.worker == worker and key not in but]
+        for request_id in gone:
+            self._leave(request_id)
+
+    def forget_all(self) -> None:
+        """Nobody tells any more."""
+        for request_id in list(self._there):
+            self._leave(request_id)
+
+    # --- slots that are left to them ---
+
+    def refresh(self, now: float) -> None:
+        """Before a decision: requests that did not take their slot step aside, others step back in line."""
+        for request_id, since in list(self._left.items()):
+            peer = self._there.get(request_id)
+            if peer and not peer.serving and peer.aside_until is None and since + LEFT_SECONDS <= now:
+                self._queue.step_aside(peer.entry)
+                peer.aside_until = now + ASIDE_SECONDS
+        for peer in self._there.values():
+            if peer.aside_until is not None and peer.aside_until <= now:
+                self._back_in_line(peer)
+
+    def leave_slots(self, request_ids: Iterable[str], now: float) -> float:
+        """After a decision: these could begin now. Returns when to decide again if they have not."""
+        self._left = {request_id: self._left.get(request_id, now) for request_id in request_ids}
+        return min(self._left.values(), default=math.inf) + LEFT_SECONDS
+
+
+def _waiting_request(event: WaitingEvent) -> FleetRequest:
+    return FleetRequest(
+        event.request_id,
+        event.user,
+        event.models,
+        blocks=event.blocks,
+        max_output=event.max_output,
+        context=event.context,
+        options=event.options,
+        background=event.background,
+    )
+
+
+def _bound_request(event: BoundEvent) -> FleetRequest:
+    return FleetRequest(
+        event.request_id, event.user, (event.model,), blocks=event.blocks, background=event.background
+    )
+
+
 # --- ollama_pack.routing.state.running ---
 # A request at a node, as the scheduler remembers it until it ends.
 
@@ -10878,6 +11173,8 @@ class RunningRequest:
             ready=max(0.0, runner.ready_at - now) if loading else 0.0,
             left=max(0.0, runner.ends.get(assignment.request.id, now) - now),
             blocks=assignment.request.blocks,
+            user=assignment.request.user,
+            background=assignment.request.background,
         )
 
     def lesson(self, spent: Durations) -> Lesson:
@@ -10960,6 +11257,8 @@ class Scheduler:
         self._queue = FairQueue(max_queue, policy.background_wait)
         self._running: dict[str, RunningRequest] = {}
         self.listener: Listener = tell_nobody
+        self._line = PeerLine(self._queue, lambda request: self._expect(request)[1])
+        self._unheard: list[WaitingRequest] = []  # that may wait, and other workers do not know it
 
     @property
     def waiting(self) -> int:
@@ -10993,7 +11292,11 @@ class Scheduler:
             raise ValueError(f"request {request.id!r} is already here")
         now = self._clock()
         blobs, cost = self._expect(request)
-        displaced = self._queue.push(request, now, cost).displaced
+        entry = self._queue.push(request, now, cost)
+        self._unheard.append(entry)
+        displaced = entry.displaced
+        if displaced:
+            self.listener(EndedEvent(displaced.id))
         for blob, share in blobs.items():
             self.cluster.demand.add(blob, now, share)
         return displaced
@@ -11016,8 +11319,10 @@ class Scheduler:
 
     def cancel(self, request_id: str) -> None:
         """Nobody wants the answer any more. An id that is not known is ignored."""
-        if request_id in self._queue:
+        if entry := self._queue.get(request_id):
             self._queue.cancel(request_id)
+            if entry.shared:
+                self.listener(EndedEvent(request_id))
         elif running := self._running.pop(request_id, None):
             self._leave(running)
             self._ended(running, self._clock() - running.since if running.answering else None)
@@ -11040,12 +11345,21 @@ class Scheduler:
         self._ended(running)
         if not running.entry.request.load_only:
             self._queue.put_back(running.entry)
-        self.listener(EndedEvent(request_id))
+            self._unheard.append(running.entry)
 
     def running(self) -> Iterable[BoundEvent]:
         """What is at nodes now, to be told to a worker that has just come."""
         now = self._clock()
         return [running.event(now) for running in self._running.values()]
+
+    def waiting_events(self) -> Iterator[WaitingEvent]:
+        """What waits at this worker, for one that has just come."""
+        return map(self._waiting_event, [entry for entry in self._queue if not entry.peer])
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """All requests of this worker, at nodes or waiting."""
+        return (*self._running, *(entry.request.id for entry in self._queue if not entry.peer))
 
     def is_running(self, request_id: str) -> bool:
         """Whether it is at a node, as far as is known."""
@@ -11133,6 +11447,8 @@ class Scheduler:
         )
         if again:
             self._queue.put_back(running.entry, running.node.row.name)
+            running.entry.shared = False
+            self._unheard.append(running.entry)
         return again
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
@@ -11199,19 +11515,64 @@ class Scheduler:
         if running.assignment.loads and not running.answering:  # whether it was loaded, the next probe tells
             running.node.loaded(running.runner, self._clock())
 
+    # --- other workers ---
+
+    def hear(self, worker: str, event: FleetEvent) -> None:
+        """Another worker tells what happens to a request of its own."""
+        self.cluster.remote.apply(worker, event)
+        self._line.apply(worker, event, self._clock())
+
+    def forget_peer(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these requests are still there."""
+        self.cluster.remote.forget(worker, but)
+        self._line.forget(worker, but)
+
+    def forget_peers(self) -> None:
+        """Nobody tells any more."""
+        self.cluster.remote.forget_all()
+        self._line.forget_all()
+
+    def _share_waiting(self) -> None:
+        """Tell other workers of the requests that no node could begin at once."""
+        for entry in self._unheard:
+            if not entry.shared and self._queue.get(entry.request.id) is entry:
+                entry.shared = True
+                self.listener(self._waiting_event(entry))
+        self._unheard.clear()
+
+    def _waiting_event(self, entry: WaitingRequest) -> WaitingEvent:
+        request = entry.request
+        return WaitingEvent(
+            request_id=request.id,
+            user=request.user,
+            models=request.models,
+            blocks=request.blocks,
+            max_output=request.max_output,
+            context=request.context,
+            options=request.options,
+            background=request.background,
+            waited=max(0.0, self._clock() - entry.came),
+        )
+
     # --- decisions ---
 
     def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
         now = self._clock()
         self.cluster.remote.expire(now)
+        self._line.refresh(now)
         if not len(self._queue):
+            self._unheard.clear()
+            self._line.leave_slots((), now)
             self.wake_at = None
             return []
         planned = self._planner.plan(self.cluster.view_at(now), self._queue.kinds(now))
         self.cluster.decided()
-        started = [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
-        self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now)
+        starting = [one for one in planned if one.starts]
+        started = [self._start(one, now) for one in starting if not one.entry.peer and self._allows(one, now)]
+        left_until = self._line.leave_slots([one.request.id for one in starting if one.entry.peer], now)
+        self._share_waiting()
+        self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now, left_until)
         return started
 
     def load_ahead(self) -> list[Assignment]:
@@ -11267,12 +11628,12 @@ class Scheduler:
             return node.runners[quote.blob]
         return node.load(assignment.model, wanted, quote.victims, now)
 
-    def _next_wake(self, now: float) -> float | None:
+    def _next_wake(self, now: float, left_until: float) -> float | None:
         """When to decide again though nothing happens: when a load ends, or a title has waited enough."""
         if not len(self._queue):
             return None
         self.cluster.refresh(now)
-        due = [self.cluster.stale_at, self._planner.look_again]
+        due = [self.cluster.stale_at, self._planner.look_again, left_until]
         if (until := self.cluster.remote.expires_at()) is not None:
             due.append(until)
         if (until := self._queue.ripens_at()) is not None:
@@ -11403,7 +11764,7 @@ class FleetShare:
         self.connected = False
         self.outbox.clear()
         self._heard_at.clear()
-        self._scheduler.cluster.remote.forget_all()
+        self._scheduler.forget_peers()
 
     def say_bye(self) -> None:
         """This worker ends; what it held is free."""
@@ -11418,7 +11779,7 @@ class FleetShare:
         for worker, heard in list(self._heard_at.items()):
             if now - heard > SILENT_SECONDS:
                 self._lose(worker)
-        self._send(AliveMessage(self._worker, tuple(event.request_id for event in self._scheduler.running())))
+        self._send(AliveMessage(self._worker, self._scheduler.request_ids))
         self._renew()
 
     def _renew(self) -> None:
@@ -11426,7 +11787,8 @@ class FleetShare:
             self._put(ShareStep("renew", claim))
 
     def _announce(self) -> None:
-        for event in self._scheduler.running():
+        there: list[FleetEvent] = [*self._scheduler.running(), *self._scheduler.waiting_events()]
+        for event in there:
             self._send(EventMessage(self._worker, event))
 
     # --- claiming ---
@@ -11495,16 +11857,17 @@ class FleetShare:
             case HelloMessage():
                 self._announce()
             case AliveMessage(worker, requests):
-                self._scheduler.cluster.remote.forget(worker, requests)
+                self._scheduler.forget_peer(worker, requests)
             case ByeMessage(worker):
                 self._lose(worker)
             case EventMessage(worker, event):
-                self._scheduler.cluster.remote.apply(worker, event)
-        return not isinstance(message, HelloMessage)
+                self._scheduler.hear(worker, event)
+        is_waiting = isinstance(message, EventMessage) and isinstance(message.event, WaitingEvent)
+        return not (is_waiting or isinstance(message, HelloMessage))
 
     def _lose(self, worker: str) -> None:
         self._heard_at.pop(worker, None)
-        self._scheduler.cluster.remote.forget(worker)
+        self._scheduler.forget_peer(worker)
 
     def _send(self, message: FleetMessage) -> None:
         self._put(ShareStep("tell", None, encode_message(message)))
@@ -12929,14 +13292,20 @@ class SingleFlight(Generic[_Shared]):
         """Keep an answer that is known from elsewhere."""
         self._kept, self._asked_at = answer, self._clock()
 
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
     async def _renew(self) -> _Shared:
-        began = self._clock()
+        began, task = self._clock(), asyncio.current_task()
         try:
             answer = await self._ask()
-            self._kept, self._asked_at = answer, began
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
             return answer
         finally:
-            self._task = None
+            if self._task is task:
+                self._task = None
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:
@@ -12946,14 +13315,41 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
 
 
 # --- ollama_pack.services.discovery ---
-# Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+# Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#
+# `pool dns+srv://_ollama._tcp.example.org` is each server of that record, `pods k8s://default/app=ollama:11434`
+# each ready pod with that label.
 
 discovery_log = logging.getLogger(__name__)
 
 FIRST_ANSWER_SECONDS = 3.0  # that a chat waits where nothing is known of a name yet
-Servers = tuple[tuple[str, int], ...]  # host and port, in order
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where Kubernetes puts a pod's own account
 _NOT_IN_A_NAME = re.compile(r"[^\w.-]")
 _LONGEST_NAME = 64
+_LIST_SECONDS = 5.0
+_LIST_OCTETS = 32 * 1024 * 1024  # a pod's entry has a few kB
+
+
+class Server(NamedTuple):
+    """One of the servers that a row stands for.
+
+    Attributes:
+        host: a name or an IP address.
+        port: its port.
+        label: what the node is called after; empty: after the host.
+    """
+
+    host: str
+    port: int
+    label: str = ""
+
+
+Servers = tuple[Server, ...]  # in order
+
+
+async def resolve(address: str) -> Servers:
+    """The servers of a row now: `resolve_srv` or `resolve_pods`."""
+    return await (resolve_pods(address) if address.startswith(PODS) else resolve_srv(address))
 
 
 async def resolve_srv(address: str) -> Servers:
@@ -12977,21 +13373,96 @@ async def resolve_srv(address: str) -> Servers:
         found = await resolver.query(name, "SRV")
     finally:
         await resolver.close()
-    return tuple(sorted({(str(one.host).rstrip("."), int(one.port)) for one in found}))
+    return tuple(sorted({Server(str(one.host).rstrip("."), int(one.port)) for one in found}))
+
+
+async def resolve_pods(address: str, account: Path = ACCOUNT) -> Servers:
+    """The ready pods with certain labels, asked of the cluster that this process runs in.
+
+    Args:
+        address: `k8s://NAMESPACE/SELECTOR:PORT`, the selector as `kubectl get pods -l` takes it.
+        account: the folder with the token, and with the certificate that the API's is signed with.
+
+    Raises:
+        OSError: this is no pod, the API does not answer, or the account may not list pods there.
+        ValueError: the API's answer is no list of pods.
+    """
+    from aiohttp import ClientSession, ClientTimeout  # noqa: PLC0415 - upload.py loads this and asks nobody
+
+    selected, _, port = address.removeprefix(PODS).rpartition(":")
+    namespace, _, selector = selected.partition("/")
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
+    if not host:
+        raise OSError("this process does not run in Kubernetes: KUBERNETES_SERVICE_HOST is not set")
+    api = f"https://{_in_url(host)}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}"
+    token = (account / "token").read_text().strip()  # Kubernetes replaces it within the hour
+    async with (
+        ClientSession(timeout=ClientTimeout(total=_LIST_SECONDS)) as session,
+        session.get(
+            f"{api}/api/v1/namespaces/{namespace}/pods",
+            params={"labelSelector": selector, "limit": str(MAX_NODES)},
+            headers={"Authorization": f"Bearer {token}"},
+            ssl=ssl.create_default_context(cafile=str(account / "ca.crt")),
+            allow_redirects=False,
+        ) as answer,
+    ):
+        if answer.status in {401, 403}:
+            raise PermissionError(
+                f"the pod's service account may not list pods in {namespace} (HTTP {answer.status}): "
+                "give it a Role with the verb list on pods"
+            )
+        if answer.status != 200:  # noqa: PLR2004 - OK
+            raise OSError(f"the Kubernetes API answered with HTTP {answer.status}")
+        octets = bytearray()
+        async for piece in answer.content.iter_any():
+            octets += piece
+            if len(octets) > _LIST_OCTETS:
+                raise ValueError("the Kubernetes API's list of pods has no end")
+    return ready_pods(orjson.loads(octets), int(port))
+
+
+def ready_pods(listed: Any, port: int) -> Servers:
+    """The pods of a PodList that take requests: those that are not ready, or end, are left out.
+
+    Raises:
+        ValueError: it is no list of pods.
+    """
+    pods = listed.get("items") if isinstance(listed, dict) else None
+    if not isinstance(pods, list):
+        raise ValueError("the Kubernetes API did not answer with a list of pods")  # noqa: TRY004 - not our caller's type
+    found = [
+        Server(str(pod["status"]["podIP"]), port, str(pod["metadata"]["name"]))
+        for pod in pods
+        if isinstance(pod, dict) and _is_ready(pod)
+    ]
+    return tuple(sorted(found))
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    metadata, status = pod.get("metadata"), pod.get("status")
+    if not isinstance(metadata, dict) or not isinstance(status, dict):
+        return False
+    if not metadata.get("name") or metadata.get("deletionTimestamp") or not status.get("podIP"):
+        return False
+    conditions = status.get("conditions")
+    return isinstance(conditions, list) and any(
+        isinstance(one, dict) and (one.get("type"), one.get("status")) == ("Ready", "True")
+        for one in conditions
+    )
 
 
 class NodeDiscovery:
-    """Keeps up what DNS says. What it said last holds while it does not answer. Lives on one event loop."""
+    """Keeps the servers of rows up. Those found last stay while nobody answers. Lives on one event loop."""
 
     def __init__(
         self,
-        resolve: Callable[[str], Awaitable[Servers]] = resolve_srv,
+        resolve: Callable[[str], Awaitable[Servers]] = resolve,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Ask nothing yet.
 
         Args:
-            resolve: as `resolve_srv`.
+            resolve: as the function of this name.
             clock: monotonic seconds.
         """
         self._resolve = resolve
@@ -13006,9 +13477,9 @@ class NodeDiscovery:
 
         Args:
             rows: as the admin wrote them.
-            seconds: between two questions to DNS.
+            seconds: between two looks.
         """
-        names = [row.url for row in rows if row.url.startswith(SRV)]
+        names = [row.url for row in rows if row.url.startswith(DISCOVERED)]
         if not names:
             return rows
         is_news = not self._servers.keys() >= set(names)
@@ -13042,13 +13513,14 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
     names = {row.name for row in rows}
     addresses = {row.url for row in rows}
     for row in rows:
-        if not row.url.startswith(SRV):
+        if not row.url.startswith(DISCOVERED):
             found.append(row)
             continue
-        for host, port in servers.get(row.url, ()):
-            url = f"http://{host}:{port}"
-            name = _node_name(row.name, host, "")
-            name = _node_name(row.name, host, f"-{port}") if name in names else name
+        for server in servers.get(row.url, ()):
+            url = f"http://{_in_url(server.host)}:{server.port}"
+            label = server.label or _label(server.host)
+            name = _node_name(row.name, label, "")
+            name = _node_name(row.name, label, f"-{server.port}") if name in names else name
             if url not in addresses and name not in names and len(found) < MAX_NODES:
                 names.add(name)
                 addresses.add(url)
@@ -13056,10 +13528,17 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
     return tuple(found)
 
 
-def _node_name(row: str, host: str, end: str) -> str:
-    """`gpu-ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
-    label = host if _is_ip(host) else host.partition(".")[0]
+def _node_name(row: str, label: str, end: str) -> str:
     return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+
+
+def _label(host: str) -> str:
+    """`ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
+    return host if _is_ip(host) else host.partition(".")[0]
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_ip(host: str) -> bool:
@@ -13409,7 +13888,8 @@ NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
     'kind=openai (vLLM and the like), key=…, header="Name: value", slots=…, weight=…, tier=…, '
     "models=a,b, placement=own (a gateway that chooses the engine), agent=http://gpu0:9400. "
-    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. A # starts a comment."
+    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. "
+    "k8s://NAMESPACE/app=ollama:11434: each ready pod with that label. A # starts a comment."
 )
 
 
@@ -13508,7 +13988,7 @@ class RouterValves(PackValves):
 # | `slots:<node>:<weights>` | sorted set | the requests that hold a slot, by when they are forgotten |
 # | `load:<node>` | hash | who may load there: `id`, `blob`, `victims`, separated by spaces |
 #
-# Nodes and weights are named by hashes, prompts appear as hashes alone, and users and chats not at all.
+# Nodes and weights are named by hashes, prompts and users appear as hashes alone, and chats not at all.
 
 SHARE_PREFIX = "ollama_pack:{fleet}:1:"
 EVENTS_KEPT = 512
@@ -13930,32 +14410,32 @@ Around = Callable[
 ]
 
 
-def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
-    """Put a route in front of all others, in place of one of this name.
+def put_in_front(app: Any, name: str, paths: Iterable[str], around: Around) -> None:
+    """Put routes in front of all others, in place of those of this name.
 
     Args:
         app: the server's FastAPI application.
-        name: of the route.
-        is_chat: whether a POST of this scope is one.
+        name: of the routes.
+        paths: where chats are posted to. Each has a route of its own: traces name a chat by its route's path.
         around: called for each chat.
     """
     routes = app.router.routes
-    front = _front_route(app, name, is_chat, around)
+    front = [_front_route(app, name, path, around) for path in paths]
     # in one step: requests look at this very list
-    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+    routes[:] = [*front, *(route for route in routes if getattr(route, "name", "") != name)]
 
 
-def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+def _front_route(app: Any, route_name: str, chat_path: str, around: Around) -> Any:
     from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
 
     class FrontRoute(BaseRoute):
         """Hands a chat on to the route behind this one."""
 
         name = route_name
-        path = "/"
+        path = chat_path
 
         def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) == chat_path
             return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
 
         async def handle(self, scope: Any, receive: Any, send: Any) -> None:
@@ -14044,6 +14524,12 @@ def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) ->
         setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
 
 
+def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
+    """What a plugin has noted on a request, by the state in its scope; None: nothing."""
+    noted = state.get(REFUSAL_NOTE)
+    return Refusal(**noted) if noted else None
+
+
 def refused_answer(refusal: Refusal) -> Any:
     """What a pipe returns where no stream is wanted: the one form in which Open WebUI passes a status on.
 
@@ -14062,7 +14548,7 @@ def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
     if app is not None:
-        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, _held_back)
+        put_in_front(app, ROUTE_NAME, _CHAT_FORMS, _held_back)
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
@@ -14118,8 +14604,7 @@ class HeldBack:
 
     @property
     def _noted(self) -> Refusal | None:
-        noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
-        return Refusal(**noted) if noted else None
+        return noted_refusal(self._scope.get("state") or {})
 
     def _with_error(self, message: AsgiMessage, refusal: Refusal) -> AsgiMessage:
         """The end of an answer that broke off, with its error.
@@ -14179,6 +14664,8 @@ async def default_params() -> dict[str, Any]:
 #
 # Imports Open WebUI and its web framework when called.
 
+EVENTS_TYPE, LINES_TYPE = "text/event-stream", "application/x-ndjson"
+
 
 def server_secret(purpose: str) -> str:
     """A secret of this Open WebUI for one purpose, from its WEBUI_SECRET_KEY; empty where it has none.
@@ -14191,14 +14678,16 @@ def server_secret(purpose: str) -> str:
     return sha256(named.encode()).hexdigest() if WEBUI_SECRET_KEY else ""
 
 
-def event_stream(events: AsyncIterator[str]) -> Any:
+def event_stream(
+    events: AsyncIterator[str], media_type: str = EVENTS_TYPE, headers: Mapping[str, str] | None = None
+) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
 
     Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
     """
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
-    return StreamingResponse(events, media_type="text/event-stream")
+    return StreamingResponse(events, media_type=media_type, headers=headers)
 
 
 RUNNING = "OLLAMA_PACK_RUNNING"  # on `app.state`: function id → the instance, also of older code
@@ -14227,6 +14716,89 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
         running[function_id] = instance
         if before is not None:
             before.retire()
+
+
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class ChatSpan:
+    """The span of one routed chat, from the question to the last chunk.
+
+    Its attributes are those of OpenTelemetry's conventions for generative AI, and `ollama_pack.node`.
+    Its events are the status lines, such as the place in the queue, and the first token.
+    """
+
+    def __init__(self, asked: str, *, background: bool) -> None:
+        """Start it.
+
+        Args:
+            asked: the model or alias that was asked for.
+            background: nobody looks at the answer as it is written.
+        """
+        self._span: Any = None
+        try:
+            from opentelemetry import trace  # noqa: PLC0415 - see `current_span`
+        except ImportError:
+            return
+        self._use_span, self._error = trace.use_span, trace.StatusCode.ERROR
+        self._span = trace.get_tracer(TRACER).start_span(f"chat {asked}", kind=trace.SpanKind.CLIENT)
+        self._span.set_attribute("gen_ai.operation.name", "chat")
+        self._span.set_attribute("gen_ai.request.model", asked)
+        self._span.set_attribute("ollama_pack.background", background)
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+        if self._span is not None:
+            self._span.add_event(name)
+
+    async def around(
+        self, chunks: AsyncGenerator[dict[str, Any], None]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of the answer. Ends the span with them, whoever ends first."""
+        first = True
+        try:
+            async with aclosing(chunks):
+                while True:
+                    with self._current():
+                        chunk = await anext(chunks, None)
+                    if chunk is None:
+                        return
+                    if first:
+                        self.add_event("first token")
+                        first = False
+                    self._note(chunk)
+                    yield chunk
+        except GeneratorExit:
+            self.add_event("the client left")
+            raise
+        except Exception as error:
+            if self._span is not None:
+                self._span.set_status(self._error, type(error).__name__)
+            raise
+        finally:
+            if self._span is not None:
+                self._span.end()
+
+    def _current(self) -> Any:
+        # Not for the whole answer: between two chunks the same task does other things.
+        if self._span is None:
+            return nullcontext()
+        return self._use_span(self._span, record_exception=False, set_status_on_exception=False)
+
+    def _note(self, chunk: Mapping[str, Any]) -> None:
+        answered, usage = chunk.get("ollama_pack"), chunk.get("usage")
+        if self._span is None or not answered:
+            return
+        self._span.set_attribute("gen_ai.response.model", answered["model"])
+        self._span.set_attribute("ollama_pack.node", answered["node"])
+        for key, name in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")):
+            if isinstance(usage, Mapping) and isinstance(usage.get(key), int):
+                self._span.set_attribute(f"gen_ai.usage.{name}", usage[key])
 
 
 # --- ollama_pack.plugins.functions.gpu_router ---
@@ -14339,19 +14911,21 @@ class Pipe:
             models = await self._models(router, body, name, user)
         except AliasUnavailableError as error:
             raise why_absent(error, router) from error
+        background = is_background_task(task)
+        span = ChatSpan(name, background=background)
         chunks = router.answer(
             await _asked(body, models[0], router, metadata, user),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
             user=str(user.get("id") or ""),
             chat=chat,
-            background=is_background_task(task),
+            background=background,
             figures=user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None),
+            tell=_teller(emitter if self.valves.show_status and task is None else None, span),
             headers=headers,
         )
-        async with aclosing(chunks):
-            async for chunk in chunks:
+        async with aclosing(span.around(chunks)) as traced:
+            async for chunk in traced:
                 yield chunk
 
     def retire(self) -> None:
@@ -14454,8 +15028,9 @@ async def _asked(
     return asked
 
 
-def _teller(emitter: Emitter | None) -> Tell:
+def _teller(emitter: Emitter | None, span: ChatSpan) -> Tell:
     async def tell(line: str, *, done: bool) -> None:
+        span.add_event(line)
         if emitter:
             try:
                 await emitter({"type": "status", "data": {"description": line, "done": done}})

@@ -9,78 +9,79 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8396, which the server calls.
+# Begin here: `class Event`, line 8489, which the server calls.
 # The modules that it uses come first:
-#    141  base.single_flight          Many who ask the same at the same time ask once.
-#    214  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#    229  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#    247  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    254  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#    399  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    505  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    577  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    686  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    700  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    711  webui.errors                What goes wrong between the pack and Open WebUI.
-#    773  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    910  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    916  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   1000  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1139  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1162  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1286  aliases.errors              What goes wrong with aliases.
-#   1308  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1331  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1629  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1747  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1790  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1850  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   1903  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   2017  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2082  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2248  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2299  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2397  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2621  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2882  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   3008  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3148  base.process                One object for all plugins of a process, which are files that share no code.
-#   3171  services.pack_valves        What all valves of the pack have in common.
-#   3185  speech.errors               What goes wrong with transcription.
-#   3547  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3624  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3716  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3752  speech.values               What recordings turn into, and what an engine is.
-#   4009  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4159  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4241  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4425  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4558  speech.sentences            Segments of about a sentence, made from words with times.
-#   4612  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4790  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   5018  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5140  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5224  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5313  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5477  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   6067  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6155  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6229  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6497  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6547  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6694  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   6960  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   6990  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7103  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7241  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7395  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7573  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7824  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7866  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7927  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8244  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8330  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8364  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    142  base.single_flight          Many who ask the same at the same time ask once.
+#    221  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#    236  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#    254  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    261  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#    406  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    512  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    584  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    693  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    707  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    718  webui.errors                What goes wrong between the pack and Open WebUI.
+#    780  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    925  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    931  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1018  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   1105  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1255  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1280  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1404  aliases.errors              What goes wrong with aliases.
+#   1426  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1449  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1747  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1865  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1908  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1968  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   2021  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2135  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2301  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2352  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2450  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2674  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2935  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   3061  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3201  base.process                One object for all plugins of a process, which are files that share no code.
+#   3224  services.pack_valves        What all valves of the pack have in common.
+#   3238  speech.errors               What goes wrong with transcription.
+#   3600  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3677  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3769  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3805  speech.values               What recordings turn into, and what an engine is.
+#   4062  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4212  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4294  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4478  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4611  speech.sentences            Segments of about a sentence, made from words with times.
+#   4665  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4843  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   5071  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5193  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5277  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5366  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5530  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6120  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6208  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6282  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6550  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6600  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6747  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   7013  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   7051  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   7081  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7196  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7334  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7488  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7666  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7917  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7959  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   8020  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8337  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8423  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8457  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -195,14 +196,20 @@ class SingleFlight(Generic[_Shared]):
         """Keep an answer that is known from elsewhere."""
         self._kept, self._asked_at = answer, self._clock()
 
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
     async def _renew(self) -> _Shared:
-        began = self._clock()
+        began, task = self._clock(), asyncio.current_task()
         try:
             answer = await self._ask()
-            self._kept, self._asked_at = answer, began
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
             return answer
         finally:
-            self._task = None
+            if self._task is task:
+                self._task = None
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:
@@ -786,12 +793,15 @@ class ModelCall:
         body: OpenAI's chat body, with Open WebUI's metadata.
         user: who asks.
         has_system: the system prompt of the model's row is in it already.
+        is_new: it is a client's, so filters, tools and knowledge are still to come: Open WebUI's own route
+            takes it. Else it is on its way already, and goes to its model alone.
     """
 
     request: Any
     body: Mapping[str, Any]
     user: Mapping[str, Any]
-    has_system: bool
+    has_system: bool = False
+    is_new: bool = False
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer, as it comes. Where the model does not stream, it is one whole body.
@@ -845,13 +855,9 @@ class ModelCall:
         """A whole body, or a response that streams."""
         from fastapi import HTTPException  # noqa: PLC0415 - see the top of this module
         from open_webui.models.users import UserModel  # noqa: PLC0415
-        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
 
-        user = UserModel.model_validate(self.user)
         try:
-            answer = await generate_chat_completion(
-                self.request, dict(self.body), user, bypass_system_prompt=self.has_system
-            )
+            answer = await self._asked(UserModel.model_validate(self.user))
         except HTTPException as error:
             raise ModelRefusedError(refusal_in(error.detail, error.status_code, error.headers)) from error
         except Exception as error:  # Open WebUI's own way to say that it will not
@@ -863,6 +869,15 @@ class ModelCall:
         if answer.status_code >= ERROR_STATUS or not hasattr(answer, "body_iterator"):
             raise ModelRefusedError(refusal_in(_body_of(answer), answer.status_code, answer.headers))
         return answer
+
+    async def _asked(self, user: Any) -> Any:
+        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
+
+        if self.is_new:
+            return await sys.modules["open_webui.main"].chat_completion(self.request, dict(self.body), user)
+        return await generate_chat_completion(
+            self.request, dict(self.body), user, bypass_system_prompt=self.has_system
+        )
 
 
 def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:
@@ -913,6 +928,93 @@ def _header(headers: Mapping[str, str] | None, name: str) -> str:
 ROUTER = "gpu_router."  # begins their ids
 
 
+# --- ollama_pack.webui.models ---
+# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+
+
+class ModelCatalogue(Mapping[str, str]):
+    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
+
+    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
+    round trip, so only what is asked for is looked up.
+    """
+
+    def __init__(self, models: Any) -> None:
+        self._models = models
+        self._ids: tuple[str, ...] | None = None
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._models or f"{ROUTER}{model}" in self._models
+
+    def __getitem__(self, model: str) -> str:
+        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
+        details = (offered.get("ollama") or {}).get("details") or {}
+        return str(details.get("quantization_level") or "")
+
+    def __iter__(self) -> Iterator[str]:
+        if self._ids is None:  # kept: the view lives no longer than the request
+            ids = tuple(self._models.keys())
+            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
+            self._ids = tuple(dict.fromkeys((*ids, *routed)))
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def ids_of(self, model: str) -> list[str]:
+        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
+        return [found for found in (ROUTER + model, model) if found in self._models]
+
+
+def reads_all(user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
+    config = sys.modules.get(
+        "open_webui.config"
+    )  # as the server has it: importing it would open its database
+    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
+
+
+async def offered_models(request: Any, user: Any) -> Any:
+    """What Open WebUI offers, by id, as of its last look at its connections. It looks where it has not."""
+    if not request.app.state.MODELS:
+        from open_webui.utils.models import get_all_models  # noqa: PLC0415 - see the top of this module
+
+        await get_all_models(request, user=user)
+    return request.app.state.MODELS
+
+
+async def visible_models(request: Any, user: Any) -> list[dict[str, Any]]:
+    """The models that a user may ask for and the picker shows, as Open WebUI lists them."""
+    from open_webui.utils.models import get_filtered_models  # noqa: PLC0415
+
+    offered = list((await offered_models(request, user)).values())
+    visible: list[dict[str, Any]] = await get_filtered_models(offered, user)
+    return [model for model in visible if not _is_hidden(model)]
+
+
+def _is_hidden(model: Mapping[str, Any]) -> bool:
+    return bool(((model.get("info") or {}).get("meta") or {}).get("hidden"))
+
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
 # --- ollama_pack.webui.ollama_models ---
 # Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
 
@@ -949,28 +1051,31 @@ async def routed_body(form: Mapping[str, Any]) -> dict[str, Any] | None:
 
 async def routed_entries(request: Any, user: Any) -> list[dict[str, Any]]:
     """The router's names that a user may ask for and the picker shows, as `/api/tags` lists models."""
-    from open_webui.utils.models import get_all_models, get_filtered_models  # noqa: PLC0415
-
-    models = request.app.state.MODELS
-    if not models:
-        await get_all_models(request, user=user)
-        models = request.app.state.MODELS
-    routed = [model for model in list(models.values()) if _is_shown(model)]
-    own = getattr(request.app.state, "OLLAMA_MODELS", None) or {}
-    return [_entry(model, own) for model in await get_filtered_models(routed, user)]
+    own = own_ollama_models(request)
+    shown = await visible_models(request, user)
+    return [tags_entry(str(model["id"]), model, own) for model in shown if _is_routed(model)]
 
 
-def _is_shown(model: Mapping[str, Any]) -> bool:
+def _is_routed(model: Mapping[str, Any]) -> bool:
     info = model.get("info") or {}
-    if (info.get("meta") or {}).get("hidden"):
-        return False
     return str(model["id"]).startswith(ROUTER) or str(info.get("base_model_id") or "").startswith(ROUTER)
 
 
-def _entry(model: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """An entry of the list. Of what an Ollama connection offers, too, the figures are known."""
-    name = str(model["id"])
-    known = own.get(name.removeprefix(ROUTER)) or {}
+def own_ollama_models(request: Any) -> Mapping[str, Mapping[str, Any]]:
+    """The models of Open WebUI's own Ollama connections, as these list them."""
+    return getattr(request.app.state, "OLLAMA_MODELS", None) or {}
+
+
+def tags_entry(name: str, model: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """An entry of `/api/tags`. Of what an Ollama connection offers, too, the figures are known.
+
+    Args:
+        name: what clients ask for.
+        model: as Open WebUI lists it.
+        own: those of its Ollama connections.
+    """
+    base = str((model.get("info") or {}).get("base_model_id") or name)
+    known = own.get(base.removeprefix(ROUTER)) or {}
     created = datetime.fromtimestamp(int(model.get("created") or 0), UTC).isoformat()
     return {
         "name": name,
@@ -1016,6 +1121,8 @@ class RouteSpec:
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
     """
 
     method: str
@@ -1024,6 +1131,7 @@ class RouteSpec:
     answer: Callable[[Any, Any], Awaitable[Any]]
     lets_in: Callable[[Any], bool] | None = None
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
@@ -1054,7 +1162,7 @@ def _catches_all(route: Any) -> bool:
 
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:
-    from fastapi import Depends, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
     from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
     from fastapi.routing import APIRoute  # noqa: PLC0415
     from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
@@ -1073,9 +1181,17 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
 
             async def handle(request: Any) -> Any:
                 if not (spec.lets_in and spec.lets_in(request)):
-                    return await ask(request)
+                    return await asked(request)
                 answer = await spec.answer(request, None)
                 return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
 
             return handle
 
@@ -1141,22 +1257,24 @@ def text_answer(text: str, media_type: str, headers: dict[str, str] | None = Non
 #
 # Imports Open WebUI and its web framework when called.
 
+EVENTS_TYPE, LINES_TYPE = "text/event-stream", "application/x-ndjson"
 
-def event_stream(events: AsyncIterator[str]) -> Any:
+
+def event_stream(
+    events: AsyncIterator[str], media_type: str = EVENTS_TYPE, headers: Mapping[str, str] | None = None
+) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
 
     Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
     """
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
-    return StreamingResponse(events, media_type="text/event-stream")
+    return StreamingResponse(events, media_type=media_type, headers=headers)
 
 
 def line_stream(lines: AsyncIterator[str]) -> Any:
     """A streamed answer made of lines of JSON, as Ollama streams."""
-    from starlette.responses import StreamingResponse  # noqa: PLC0415
-
-    return StreamingResponse(lines, media_type="application/x-ndjson")
+    return event_stream(lines, LINES_TYPE)
 
 
 # --- ollama_pack.services.ollama_api ---
@@ -2014,71 +2132,6 @@ def tag_names(tags: Any) -> tuple[str, ...]:
     return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
 
 
-# --- ollama_pack.webui.models ---
-# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-
-class ModelCatalogue(Mapping[str, str]):
-    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
-
-    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
-
-    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
-    round trip, so only what is asked for is looked up.
-    """
-
-    def __init__(self, models: Any) -> None:
-        self._models = models
-        self._ids: tuple[str, ...] | None = None
-
-    def __contains__(self, model: object) -> bool:
-        return model in self._models or f"{ROUTER}{model}" in self._models
-
-    def __getitem__(self, model: str) -> str:
-        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
-        details = (offered.get("ollama") or {}).get("details") or {}
-        return str(details.get("quantization_level") or "")
-
-    def __iter__(self) -> Iterator[str]:
-        if self._ids is None:  # kept: the view lives no longer than the request
-            ids = tuple(self._models.keys())
-            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
-            self._ids = tuple(dict.fromkeys((*ids, *routed)))
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def ids_of(self, model: str) -> list[str]:
-        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
-        return [found for found in (ROUTER + model, model) if found in self._models]
-
-
-def reads_all(user: Mapping[str, Any]) -> bool:
-    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-
-    if BYPASS_MODEL_ACCESS_CONTROL:
-        return True
-    config = sys.modules.get(
-        "open_webui.config"
-    )  # as the server has it: importing it would open its database
-    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
-
-
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
 # --- ollama_pack.webui.access ---
 # Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
 #
@@ -2848,12 +2901,12 @@ def withdrawable(
     known = offer.tables.are_known
     gone = frozenset(row.id for row in ours if known and row.alias and row.alias not in offer.tables.names)
     if known and offer.tables.filtered is not None:
-        gone |= {row.id for row in ours if not row.alias and row.id in listed and not _is_routed(row)}
-    unheard = frozenset(row.id for row in ours if offer.fault and _is_routed(row))
+        gone |= {row.id for row in ours if not row.alias and row.id in listed and not _offer__is_routed(row)}
+    unheard = frozenset(row.id for row in ours if offer.fault and _offer__is_routed(row))
     return frozenset(row.id for row in ours) - gone - unheard, gone
 
 
-def _is_routed(row: ExistingRow) -> bool:
+def _offer__is_routed(row: ExistingRow) -> bool:
     return row.id.startswith(ROUTER) or str(row.base or "").startswith(ROUTER)
 
 
@@ -6957,6 +7010,44 @@ async def _no_progress(progress: SpeechProgress) -> None:
     """For callers who want only the result."""
 
 
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class Span(Protocol):
+    """What is used of an OpenTelemetry span."""
+
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Set or replace an attribute."""
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: str | float) -> None:
+        pass
+
+    def add_event(self, name: str) -> None:
+        pass
+
+
+@contextmanager
+def current_span(name: str) -> Iterator[Span]:
+    """A span around some work. Spans made inside, such as those of HTTP clients, become its children."""
+    try:
+        from opentelemetry import trace  # noqa: PLC0415 - Open WebUI brings it, a scratch environment may not
+    except ImportError:
+        yield _NoSpan()
+        return
+    with trace.get_tracer(TRACER).start_as_current_span(name, record_exception=False) as span:
+        yield span
+
+
 # --- ollama_pack.webui.voice_files ---
 # Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
 
@@ -7029,7 +7120,9 @@ async def transcript_of(
     """
     began = time.monotonic()
     try:
-        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+        with current_span("transcribe a recording") as span:
+            transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+            span.set_attribute("ollama_pack.audio_seconds", transcript.duration)
     except PackError as error:
         _count(f"outcome/{error_code(error)}")
         raise

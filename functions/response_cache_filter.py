@@ -9,55 +9,56 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5303, which the server calls.
+# Begin here: `class Filter`, line 5348, which the server calls.
 # The modules that it uses come first:
-#    115  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    196  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    216  cache.errors              What goes wrong with the cache.
-#    252  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    368  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    537  cache.key                 What makes two requests the same: the key of a cached answer.
-#    774  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    971  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1125  cache.entry               An answer as it is kept.
-#   1194  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1280  base.single_flight        Many who ask the same at the same time ask once.
-#   1413  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1538  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1544  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1553  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1961  services.pack_valves      What all valves of the pack have in common.
-#   1975  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2036  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2047  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2122  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2225  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2380  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2430  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2534  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2855  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2953  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2978  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3011  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3152  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3438  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3771  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4008  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4335  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4538  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4549  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4765  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4801  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4866  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4923  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4979  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5038  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5052  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5103  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5137  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5161  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5214  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5242  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    116  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    197  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    217  cache.errors              What goes wrong with the cache.
+#    253  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    369  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    538  cache.key                 What makes two requests the same: the key of a cached answer.
+#    775  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    972  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1126  cache.entry               An answer as it is kept.
+#   1195  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1281  base.single_flight        Many who ask the same at the same time ask once.
+#   1420  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1545  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1551  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1560  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1968  services.pack_valves      What all valves of the pack have in common.
+#   1982  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2043  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2054  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2129  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2232  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2387  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2437  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2541  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2862  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2960  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2985  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3018  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3159  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3445  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3778  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4015  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4342  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4545  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4556  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4772  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4808  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4873  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4930  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4986  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5045  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5059  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5110  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5144  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5168  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5221  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5249  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5301  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -1335,14 +1336,20 @@ class SingleFlight(Generic[_Shared]):
         """Keep an answer that is known from elsewhere."""
         self._kept, self._asked_at = answer, self._clock()
 
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
     async def _renew(self) -> _Shared:
-        began = self._clock()
+        began, task = self._clock(), asyncio.current_task()
         try:
             answer = await self._ask()
-            self._kept, self._asked_at = answer, began
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
             return answer
         finally:
-            self._task = None
+            if self._task is task:
+                self._task = None
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:
@@ -5291,6 +5298,44 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
             before.retire()
 
 
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class Span(Protocol):
+    """What is used of an OpenTelemetry span."""
+
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Set or replace an attribute."""
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: str | float) -> None:
+        pass
+
+    def add_event(self, name: str) -> None:
+        pass
+
+
+@contextmanager
+def current_span(name: str) -> Iterator[Span]:
+    """A span around some work. Spans made inside, such as those of HTTP clients, become its children."""
+    try:
+        from opentelemetry import trace  # noqa: PLC0415 - Open WebUI brings it, a scratch environment may not
+    except ImportError:
+        yield _NoSpan()
+        return
+    with trace.get_tracer(TRACER).start_as_current_span(name, record_exception=False) as span:
+        yield span
+
+
 # --- ollama_pack.plugins.functions.response_cache_filter ---
 
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
@@ -5412,7 +5457,9 @@ class Filter:
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
             return None
-        outcome = await used.cache.lookup(question)
+        with current_span("response cache lookup") as span:
+            outcome = await used.cache.lookup(question)
+            span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
         if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
             used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):

@@ -9,45 +9,46 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5108, which the server calls.
+# Begin here: `class Event`, line 5166, which the server calls.
 # The modules that it uses come first:
-#     99  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    113  services.pack_valves     What all valves of the pack have in common.
-#    127  base.process             One object for all plugins of a process, which are files that share no code.
-#    150  speech.errors            What goes wrong with transcription.
-#    512  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    589  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    681  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    717  speech.values            What recordings turn into, and what an engine is.
-#    974  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1124  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1206  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1390  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1523  speech.sentences         Segments of about a sentence, made from words with times.
-#   1577  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1755  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   1983  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2105  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2189  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2278  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2442  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3032  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3120  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3194  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3462  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3512  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3659  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   3925  webui.errors             What goes wrong between the pack and Open WebUI.
-#   3954  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   3984  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4097  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4235  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4389  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4521  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   4701  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   4952  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5003  base.single_flight       Many who ask the same at the same time ask once.
-#   5076  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    100  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    114  services.pack_valves     What all valves of the pack have in common.
+#    128  base.process             One object for all plugins of a process, which are files that share no code.
+#    151  speech.errors            What goes wrong with transcription.
+#    513  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    590  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    682  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    718  speech.values            What recordings turn into, and what an engine is.
+#    975  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1125  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1207  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1391  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1524  speech.sentences         Segments of about a sentence, made from words with times.
+#   1578  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1756  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   1984  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2106  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2190  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2279  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2443  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3033  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3121  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3195  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3463  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3513  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3660  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   3926  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   3964  webui.errors             What goes wrong between the pack and Open WebUI.
+#   3993  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4023  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4138  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4276  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4430  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4573  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   4753  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5004  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5055  base.single_flight       Many who ask the same at the same time ask once.
+#   5134  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -3922,6 +3923,44 @@ async def _no_progress(progress: SpeechProgress) -> None:
     """For callers who want only the result."""
 
 
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class Span(Protocol):
+    """What is used of an OpenTelemetry span."""
+
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Set or replace an attribute."""
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: str | float) -> None:
+        pass
+
+    def add_event(self, name: str) -> None:
+        pass
+
+
+@contextmanager
+def current_span(name: str) -> Iterator[Span]:
+    """A span around some work. Spans made inside, such as those of HTTP clients, become its children."""
+    try:
+        from opentelemetry import trace  # noqa: PLC0415 - Open WebUI brings it, a scratch environment may not
+    except ImportError:
+        yield _NoSpan()
+        return
+    with trace.get_tracer(TRACER).start_as_current_span(name, record_exception=False) as span:
+        yield span
+
+
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI.
 
@@ -4023,7 +4062,9 @@ async def transcript_of(
     """
     began = time.monotonic()
     try:
-        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+        with current_span("transcribe a recording") as span:
+            transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+            span.set_attribute("ollama_pack.audio_seconds", transcript.duration)
     except PackError as error:
         _count(f"outcome/{error_code(error)}")
         raise
@@ -4405,6 +4446,8 @@ class RouteSpec:
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
     """
 
     method: str
@@ -4413,6 +4456,7 @@ class RouteSpec:
     answer: Callable[[Any, Any], Awaitable[Any]]
     lets_in: Callable[[Any], bool] | None = None
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
@@ -4443,7 +4487,7 @@ def _catches_all(route: Any) -> bool:
 
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:
-    from fastapi import Depends, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
     from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
     from fastapi.routing import APIRoute  # noqa: PLC0415
     from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
@@ -4462,9 +4506,17 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
 
             async def handle(request: Any) -> Any:
                 if not (spec.lets_in and spec.lets_in(request)):
-                    return await ask(request)
+                    return await asked(request)
                 answer = await spec.answer(request, None)
                 return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
 
             return handle
 
@@ -5057,14 +5109,20 @@ class SingleFlight(Generic[_Shared]):
         """Keep an answer that is known from elsewhere."""
         self._kept, self._asked_at = answer, self._clock()
 
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
     async def _renew(self) -> _Shared:
-        began = self._clock()
+        began, task = self._clock(), asyncio.current_task()
         try:
             answer = await self._ask()
-            self._kept, self._asked_at = answer, began
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
             return answer
         finally:
-            self._task = None
+            if self._task is task:
+                self._task = None
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:

@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 889, which the server calls.
+# Begin here: `class Pipeline`, line 895, which the server calls.
 # The modules that it uses come first:
 #     46  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     54  aliases.errors            What goes wrong with aliases.
@@ -18,9 +18,9 @@ version: 0.1.0
 #    463  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 #    581  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
 #    683  base.single_flight        Many who ask the same at the same time ask once.
-#    756  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#    857  services.pack_valves      What all valves of the pack have in common.
-#    871  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
+#    762  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#    863  services.pack_valves      What all valves of the pack have in common.
+#    877  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -737,14 +737,20 @@ class SingleFlight(Generic[_Shared]):
         """Keep an answer that is known from elsewhere."""
         self._kept, self._asked_at = answer, self._clock()
 
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
     async def _renew(self) -> _Shared:
-        began = self._clock()
+        began, task = self._clock(), asyncio.current_task()
         try:
             answer = await self._ask()
-            self._kept, self._asked_at = answer, began
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
             return answer
         finally:
-            self._task = None
+            if self._task is task:
+                self._task = None
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:

@@ -38,7 +38,7 @@ from ollama_pack.base.redis import redis_client, redis_fault
 from ollama_pack.engines.ollama.names import find_model
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import SettingError
-from ollama_pack.routing.nodes import SRV, parse_nodes
+from ollama_pack.routing.nodes import DISCOVERED, SRV, parse_nodes
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
 from package import add_version
 from upload import available_plugins, make_plan, servers, wanted_plugins
@@ -271,8 +271,11 @@ def _agent(node: Endpoint) -> Finding:
 def _node(node: Endpoint) -> Finding:
     """Whether a node answers, as seen from here, to what the router sends it."""
     name = f"node {node.name or shown_address(node.url)}"
-    if node.url.startswith(SRV):
-        return Finding(name, "look", "is found by DNS where Open WebUI runs", "see its nodes on /ollama-pack")
+    if node.url.startswith(DISCOVERED):
+        by = "DNS" if node.url.startswith(SRV) else "Kubernetes"
+        return Finding(
+            name, "look", f"is found by {by} where Open WebUI runs", "see its nodes on /ollama-pack"
+        )
     (row,) = parse_nodes(node.text(0))
     path = "/api/version" if node.kind == "ollama" else "/v1/models"
     url = row.url.rstrip("/").removesuffix("/v1") + path

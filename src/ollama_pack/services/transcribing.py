@@ -14,6 +14,7 @@ from ollama_pack.speech.source import AudioSource
 from ollama_pack.speech.transcribe import ANY_SPEAKER, SpeechUser, transcribe
 from ollama_pack.speech.values import PcmFormat, ProgressCallback, SpeechOptions, Transcript
 from ollama_pack.speech.whisper_model import ModelPlaces
+from ollama_pack.webui.tracing import current_span
 from ollama_pack.webui.voice_files import model_folders
 
 
@@ -55,7 +56,9 @@ async def transcript_of(
     """
     began = time.monotonic()
     try:
-        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+        with current_span("transcribe a recording") as span:
+            transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+            span.set_attribute("ollama_pack.audio_seconds", transcript.duration)
     except PackError as error:
         _count(f"outcome/{error_code(error)}")
         raise

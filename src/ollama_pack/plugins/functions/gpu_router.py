@@ -61,6 +61,7 @@ from ollama_pack.webui.errors import ModelClosedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.presets import default_params
 from ollama_pack.webui.server import event_stream, server_secret, take_over
+from ollama_pack.webui.tracing import ChatSpan
 
 log = logging.getLogger(__name__)
 
@@ -172,19 +173,21 @@ class Pipe:
             models = await self._models(router, body, name, user)
         except AliasUnavailableError as error:
             raise why_absent(error, router) from error
+        background = is_background_task(task)
+        span = ChatSpan(name, background=background)
         chunks = router.answer(
             await _asked(body, models[0], router, metadata, user),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
             user=str(user.get("id") or ""),
             chat=chat,
-            background=is_background_task(task),
+            background=background,
             figures=user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None),
+            tell=_teller(emitter if self.valves.show_status and task is None else None, span),
             headers=headers,
         )
-        async with aclosing(chunks):
-            async for chunk in chunks:
+        async with aclosing(span.around(chunks)) as traced:
+            async for chunk in traced:
                 yield chunk
 
     def retire(self) -> None:
@@ -287,8 +290,9 @@ async def _asked(
     return asked
 
 
-def _teller(emitter: Emitter | None) -> Tell:
+def _teller(emitter: Emitter | None, span: ChatSpan) -> Tell:
     async def tell(line: str, *, done: bool) -> None:
+        span.add_event(line)
         if emitter:
             try:
                 await emitter({"type": "status", "data": {"description": line, "done": done}})

@@ -32,6 +32,7 @@ from ollama_pack.webui.replay_model import ReplayModel
 from ollama_pack.webui.replay_row import REPLAY
 from ollama_pack.webui.router_digest import routed_weights
 from ollama_pack.webui.server import data_folder, server_secret, take_over
+from ollama_pack.webui.tracing import current_span
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,9 @@ class Filter:
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
             return None
-        outcome = await used.cache.lookup(question)
+        with current_span("response cache lookup") as span:
+            outcome = await used.cache.lookup(question)
+            span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
         if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
             used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):

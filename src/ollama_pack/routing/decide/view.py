@@ -34,8 +34,8 @@ class FleetRequest:
 
     Attributes:
         id: unique among the requests that wait or run.
-        user: whom fairness counts it for.
-        chat: the conversation it belongs to; empty: none.
+        user: whom fairness counts it for; in the router a hash, the same at all workers.
+        chat: the conversation it belongs to, likewise; empty: none.
         models: names of the models that may answer, the preferred one first.
         blocks: the prompt; empty: length unknown, nothing to reuse.
         max_output: the limit on its output in tokens that the client set; 0: none.

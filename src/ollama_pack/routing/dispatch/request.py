@@ -30,7 +30,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
-        key: as `prompt_blocks` takes it.
+        key: of the hashes that other workers see instead of the user, the conversation and the prompt.
 
     Raises:
         ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -38,8 +38,8 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     options = ollama_options(body)
     return FleetRequest(
         id=request_id,
-        user=user,
-        chat=chat,
+        user=_hashed(user, key),
+        chat=_hashed(f"{user}\0{chat}") if chat else "",
         models=tuple(models),
         blocks=prompt_blocks(
             objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools"), key=key
@@ -79,5 +79,8 @@ def with_conversation(body: Mapping[str, Any], request: FleetRequest) -> dict[st
     """
     if not request.chat or body.get(CACHE_KEY):
         return dict(body)
-    written = f"{request.user}\0{request.chat}".encode(errors="replace")
-    return {**body, CACHE_KEY: blake2b(written, digest_size=16).hexdigest()}
+    return {**body, CACHE_KEY: request.chat}
+
+
+def _hashed(name: str, key: bytes = b"") -> str:
+    return blake2b(name.encode(errors="replace"), digest_size=16, key=key).hexdigest()
