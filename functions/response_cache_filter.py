@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5338, which the server calls.
+# Begin here: `class Filter`, line 5348, which the server calls.
 # The modules that it uses come first:
 #    116  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
 #    197  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -17,48 +17,48 @@ version: 0.1.0
 #    253  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
 #    369  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
 #    538  cache.key                 What makes two requests the same: the key of a cached answer.
-#    774  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    967  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1121  cache.entry               An answer as it is kept.
-#   1190  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1271  base.single_flight        Many who ask the same at the same time ask once.
-#   1410  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1535  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1541  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1550  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1958  services.pack_valves      What all valves of the pack have in common.
-#   1972  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2033  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2044  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2119  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2222  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2377  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2427  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2531  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2852  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2950  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2975  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3008  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3149  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3435  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3768  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4005  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4332  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4535  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4546  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4762  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4798  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4863  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4920  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4976  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5035  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5049  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5100  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5134  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5158  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5211  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5239  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5291  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    775  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    972  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1126  cache.entry               An answer as it is kept.
+#   1195  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1281  base.single_flight        Many who ask the same at the same time ask once.
+#   1420  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1545  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1551  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1560  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1968  services.pack_valves      What all valves of the pack have in common.
+#   1982  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2043  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2054  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2129  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2232  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2387  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2437  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2541  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2862  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2960  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2985  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3018  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3159  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3445  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3778  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4015  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4342  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4545  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4556  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4772  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4808  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4873  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4930  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4986  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5045  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5059  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5110  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5144  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5168  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5221  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5249  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5301  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -593,7 +593,8 @@ class NotCacheable:
     reason: str
 
 
-class AnswerBasis(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AnswerBasis:
     """All that an answer depends on.
 
     Attributes:
@@ -610,9 +611,9 @@ class AnswerBasis(NamedTuple):
     scope: str
     body: Mapping[str, Any]
     digest: str | None
-    preset: Mapping[str, Any] = {}
+    preset: Mapping[str, Any] = field(default_factory=dict)
     knowledge: tuple[str, ...] = ()
-    contents: Mapping[str, str] = {}
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
@@ -813,7 +814,8 @@ class Quota:
     octets: int = 64 * 2**20
 
 
-class Lease(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lease:
     """The right to generate an answer.
 
     Attributes:
@@ -831,7 +833,8 @@ class Lease(NamedTuple):
     shared: bool = True
 
 
-class Kept(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Kept:
     """An entry was found.
 
     Attributes:
@@ -845,7 +848,8 @@ class Kept(NamedTuple):
     age: float
 
 
-class Running(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Running:
     """Somebody generates the answer at this moment.
 
     Attributes:
@@ -857,7 +861,8 @@ class Running(NamedTuple):
     token: str
 
 
-class Tail(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tail:
     """A look at a live stream.
 
     Attributes:
@@ -1191,7 +1196,8 @@ def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry
 # What a request asks of the cache, and what the cache makes of it.
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Question:
     """A request whose answer may be kept.
 
     Attributes:
@@ -1213,7 +1219,8 @@ class Question(NamedTuple):
     answerer: str = ""
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hit:
     """The answer is here.
 
     Attributes:
@@ -1227,7 +1234,8 @@ class Hit(NamedTuple):
     age_seconds: float
 
 
-class Lead(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lead:
     """This request is to generate the answer, and others may follow.
 
     Attributes:
@@ -1241,7 +1249,8 @@ class Lead(NamedTuple):
     reason: str
 
 
-class Follow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Follow:
     """Another request generates the answer at this moment.
 
     Attributes:
@@ -1253,7 +1262,8 @@ class Follow(NamedTuple):
     running: Running
 
 
-class Miss(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Miss:
     """The cache cannot help: generate, and nothing is kept.
 
     Attributes:

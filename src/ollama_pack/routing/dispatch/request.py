@@ -5,8 +5,7 @@ from hashlib import blake2b
 from typing import Any
 
 from ollama_pack.engines.body import objects_in
-from ollama_pack.engines.ollama.options import flat_settings, ollama_options
-from ollama_pack.engines.ollama.values import RUNNER_OPTIONS
+from ollama_pack.engines.ollama.options import RUNNER_OPTIONS, flat_settings, ollama_options
 from ollama_pack.engines.openai.request import CACHE_KEY
 from ollama_pack.routing.decide.prefix import prompt_blocks
 from ollama_pack.routing.decide.view import FleetRequest
