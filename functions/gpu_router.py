@@ -9,118 +9,119 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 15660, which the server calls.
+# Begin here: `class Pipe`, line 15705, which the server calls.
 # The modules that it uses come first:
-#    190  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    216  aliases.errors                 What goes wrong with aliases.
-#    257  engines.errors                 What goes wrong with a node.
-#    399  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    525  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    600  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    661  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    968  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1115  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1283  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1575  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1651  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1712  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1748  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2156  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2280  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2352  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2358  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   2423  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2471  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   2519  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2844  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2940  routing.errors                 What goes wrong with routing.
-#   3085  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3123  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   3479  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3893  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   4017  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4120  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   4209  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4307  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   4428  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   4543  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   4651  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4762  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4909  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5043  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5356  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   5578  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5695  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5805  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5863  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6069  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   6244  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6594  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6676  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6719  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6824  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7057  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7115  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7212  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7415  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7586  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7915  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8202  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8288  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8458  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8652  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8735  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8816  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8882  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8931  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9011  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9105  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9593  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9747  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9913  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10137  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10240  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10357  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10541  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10574  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10756  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10791  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11435  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11511  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11657  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11834  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11974  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12034  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12486  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12755  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12861  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13332  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13404  cache.errors                   What goes wrong with the cache.
-#  13424  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13440  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13574  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  13580  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  13694  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  13741  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  13832  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  13995  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  14085  base.single_flight             Many who ask the same at the same time ask once.
-#  14164  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14399  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14420  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14512  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14576  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  14682  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  14729  services.pack_valves           What all valves of the pack have in common.
-#  14743  services.router_valves         The valves of the router, wherever it runs.
-#  14838  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  14952  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15205  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  15237  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15254  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15349  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  15510  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  15569  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    191  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    217  aliases.errors                 What goes wrong with aliases.
+#    258  engines.errors                 What goes wrong with a node.
+#    400  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    526  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    601  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    662  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    969  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1116  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1284  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1576  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1652  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1713  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1749  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2157  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2305  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2429  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2501  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2507  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   2572  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2620  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   2668  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2993  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3089  routing.errors                 What goes wrong with routing.
+#   3234  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3272  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   3628  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4042  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4166  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4269  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   4358  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4456  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   4577  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   4685  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4796  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4943  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5077  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5390  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   5612  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5729  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5839  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5897  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   6072  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6422  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6504  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6547  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6652  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6856  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7089  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7147  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7244  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7447  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7618  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7947  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8234  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8320  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8490  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8684  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8767  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8848  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8914  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8963  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9043  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9137  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9625  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9779  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9945  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10169  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10272  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10389  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10573  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10606  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10788  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10823  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11467  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11543  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11689  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11866  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12006  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12066  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12518  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12787  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12893  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13364  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13436  cache.errors                   What goes wrong with the cache.
+#  13456  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13472  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13606  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  13612  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  13726  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  13773  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  13864  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  14027  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  14117  base.single_flight             Many who ask the same at the same time ask once.
+#  14196  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14431  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14452  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  14544  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  14608  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  14716  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  14763  services.pack_valves           What all valves of the pack have in common.
+#  14777  services.router_valves         The valves of the router, wherever it runs.
+#  14872  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  14986  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15239  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  15271  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15288  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15383  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  15544  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  15555  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  15614  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -2151,6 +2152,154 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
     **dict.fromkeys(("redis+sentinel", "rediss+sentinel"), _sentinel_client),
     **dict.fromkeys(("redis+cluster", "rediss+cluster"), _cluster_client),
 }
+
+
+# --- ollama_pack.engines.ollama.options ---
+# Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+
+
+def _stop_in(value: object, field: str) -> list[str]:
+    """OpenAI allows one text or a list of them, Ollama a list."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [text_in(item, f"{field}[{number}]") for number, item in enumerate(value)]
+    raise ChatBodyError(field, "must be text or a list of texts")
+
+
+_WHOLE_OPTIONS = (
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "num_thread",
+    "num_keep",
+    "num_predict",
+    "seed",
+    "top_k",
+    "repeat_last_n",
+    "mirostat",
+)
+_DECIMAL_OPTIONS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "mirostat_tau",
+    "mirostat_eta",
+)
+# The options that are known here, and the type without which Ollama refuses the request. The mirostat ones
+# mean nothing to a newer Ollama, and do no harm there.
+OPTION_TYPES: dict[str, Callable[[object, str], Any]] = {
+    **dict.fromkeys(_WHOLE_OPTIONS, whole_in),
+    **dict.fromkeys(_DECIMAL_OPTIONS, decimal_in),
+    "use_mmap": switch_in,
+    "stop": _stop_in,
+}
+# From and to. Ollama itself looks at none of them: a batch of 0 ends its runner, 10,000 threads or a window
+# of a billion tokens its machine, and what no float32 can hold the request.
+_INT32, _DECIMAL = 2**31 - 1, 1e6
+OPTION_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_WHOLE_OPTIONS, (-_INT32, _INT32)),
+    **dict.fromkeys(_DECIMAL_OPTIONS, (-_DECIMAL, _DECIMAL)),
+    "num_batch": (1, _INT32),
+    "num_gpu": (-1, _INT32),
+    "main_gpu": (0, 255),
+    "num_thread": (0, 512),
+    "num_keep": (-1, _INT32),
+    "seed": (-(2**63), 2**63 - 1),
+    "repeat_last_n": (-1, 2**22),
+}
+# OpenAI's names of `num_predict`; a later one counts where several are given.
+_LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
+# Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
+_BESIDE_OPTIONS = ("format", "keep_alive", "think", "reasoning_effort", "response_format", "system")
+# What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
+RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
+# They say how a node runs a model, not what a chat wants. Ollama keeps some of them for those who ask later
+# without any: after `num_gpu: 0` all run on the CPU, after `keep_alive: -1` the model stays for ever.
+_MACHINE_OPTIONS = ("keep_alive", *RUNNER_OPTIONS)
+_NO_OPTIONS = frozenset((*_BESIDE_OPTIONS, *_LENGTH_NAMES))
+
+
+def flat_settings(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a body sets, in one place and in Ollama's names.
+
+    What stands at the top counts more than `options`, those more than `params.custom_params`, and those more
+    than `params`. Null counts as absent.
+
+    Raises:
+        ChatBodyError: `params`, `custom_params` or `options` is no object.
+    """
+    params = object_in(body.get("params"), "params")
+    custom = object_in(params.get("custom_params"), "params.custom_params")
+    options = object_in(body.get("options"), "options")
+    settings: dict[str, Any] = {}
+    for layer in (params, custom, options, body):
+        given = {name: value for name, value in layer.items() if value is not None}
+        settings |= given
+        lengths = [given[name] for name in _LENGTH_NAMES if name in given]
+        settings |= {"num_predict": lengths[-1]} if lengths else {}
+    return settings
+
+
+def with_machine_options(body: Mapping[str, Any], *admins: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain user's body with the machine's options that admins have set, and with none of the user's own.
+
+    Args:
+        body: as it came.
+        admins: parameters that admins have set, the most general first.
+    """
+    settings = {name: value for params in admins for name, value in flat_settings({"params": params}).items()}
+    own = _without_machine_options(body)
+    params = own.get("params")
+    if isinstance(params, Mapping):
+        params = _without_machine_options(params)
+        custom = params.get("custom_params")
+        more = {"custom_params": _without_machine_options(custom)} if isinstance(custom, Mapping) else {}
+        own["params"] = params | more
+    options = own.get("options")
+    kept = {name: settings[name] for name in _MACHINE_OPTIONS if name in settings}
+    if isinstance(options, Mapping):
+        own["options"] = _without_machine_options(options) | kept
+    elif kept and options is None:
+        own["options"] = kept
+    return own
+
+
+def _without_machine_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in _MACHINE_OPTIONS}
+
+
+def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Ollama's `options` for an OpenAI chat body.
+
+    What is in the body's own `options` and unknown here goes along as it is: a newer Ollama may know it.
+
+    Raises:
+        ChatBodyError: an option has a value of a type or in a range that no Ollama can use.
+    """
+    settings = flat_settings(body)
+    own = object_in(body.get("options"), "options")
+    unknown = {
+        str(name): value
+        for name, value in own.items()
+        if value is not None and name not in OPTION_TYPES and name not in _NO_OPTIONS
+    }
+    known = {name: read(settings[name], name) for name, read in OPTION_TYPES.items() if name in settings}
+    _check_ranges(known)
+    return unknown | known
+
+
+def _check_ranges(options: Mapping[str, Any]) -> None:
+    for name, (least, most) in OPTION_RANGES.items():
+        if name in options and not least <= options[name] <= most:
+            raise ChatBodyError(name, f"must be from {least:.16g} to {most:.16g}")
+    if options.get("repeat_penalty") == 0:
+        raise ChatBodyError("repeat_penalty", "must not be 0: 1 means no penalty")
 
 
 # --- ollama_pack.engines.ollama.to_openai ---
@@ -4425,121 +4574,6 @@ def _tool_result(message: Mapping[str, Any], field: str, tools: Mapping[str, str
     return {name: text_in(value, f"{field}.{name}") for name, value in found.items() if value}
 
 
-# --- ollama_pack.engines.ollama.options ---
-# Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-
-
-def _stop_in(value: object, field: str) -> list[str]:
-    """OpenAI allows one text or a list of them, Ollama a list."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list):
-        return [text_in(item, f"{field}[{number}]") for number, item in enumerate(value)]
-    raise ChatBodyError(field, "must be text or a list of texts")
-
-
-_WHOLE_OPTIONS = (
-    "num_ctx",
-    "num_batch",
-    "num_gpu",
-    "main_gpu",
-    "num_thread",
-    "num_keep",
-    "num_predict",
-    "seed",
-    "top_k",
-    "repeat_last_n",
-    "mirostat",
-)
-_DECIMAL_OPTIONS = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "mirostat_tau",
-    "mirostat_eta",
-)
-# The options that are known here, and the type without which Ollama refuses the request. The mirostat ones
-# mean nothing to a newer Ollama, and do no harm there.
-OPTION_TYPES: dict[str, Callable[[object, str], Any]] = {
-    **dict.fromkeys(_WHOLE_OPTIONS, whole_in),
-    **dict.fromkeys(_DECIMAL_OPTIONS, decimal_in),
-    "use_mmap": switch_in,
-    "stop": _stop_in,
-}
-# From and to. Ollama itself looks at none of them: a batch of 0 ends its runner, 10,000 threads or a window
-# of a billion tokens its machine, and what no float32 can hold the request.
-_INT32, _DECIMAL = 2**31 - 1, 1e6
-OPTION_RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(_WHOLE_OPTIONS, (-_INT32, _INT32)),
-    **dict.fromkeys(_DECIMAL_OPTIONS, (-_DECIMAL, _DECIMAL)),
-    "num_batch": (1, _INT32),
-    "num_gpu": (-1, _INT32),
-    "main_gpu": (0, 255),
-    "num_thread": (0, 512),
-    "num_keep": (-1, _INT32),
-    "seed": (-(2**63), 2**63 - 1),
-    "repeat_last_n": (-1, 2**22),
-}
-# OpenAI's names of `num_predict`; a later one counts where several are given.
-_LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
-# Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
-_BESIDE_OPTIONS = ("format", "keep_alive", "think", "reasoning_effort", "response_format", "system")
-_NO_OPTIONS = frozenset((*_BESIDE_OPTIONS, *_LENGTH_NAMES))
-
-
-def flat_settings(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that a body sets, in one place and in Ollama's names.
-
-    What stands at the top counts more than `options`, those more than `params.custom_params`, and those more
-    than `params`. Null counts as absent.
-
-    Raises:
-        ChatBodyError: `params`, `custom_params` or `options` is no object.
-    """
-    params = object_in(body.get("params"), "params")
-    custom = object_in(params.get("custom_params"), "params.custom_params")
-    options = object_in(body.get("options"), "options")
-    settings: dict[str, Any] = {}
-    for layer in (params, custom, options, body):
-        given = {name: value for name, value in layer.items() if value is not None}
-        settings |= given
-        lengths = [given[name] for name in _LENGTH_NAMES if name in given]
-        settings |= {"num_predict": lengths[-1]} if lengths else {}
-    return settings
-
-
-def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Ollama's `options` for an OpenAI chat body.
-
-    What is in the body's own `options` and unknown here goes along as it is: a newer Ollama may know it.
-
-    Raises:
-        ChatBodyError: an option has a value of a type or in a range that no Ollama can use.
-    """
-    settings = flat_settings(body)
-    own = object_in(body.get("options"), "options")
-    unknown = {
-        str(name): value
-        for name, value in own.items()
-        if value is not None and name not in OPTION_TYPES and name not in _NO_OPTIONS
-    }
-    known = {name: read(settings[name], name) for name, read in OPTION_TYPES.items() if name in settings}
-    _check_ranges(known)
-    return unknown | known
-
-
-def _check_ranges(options: Mapping[str, Any]) -> None:
-    for name, (least, most) in OPTION_RANGES.items():
-        if name in options and not least <= options[name] <= most:
-            raise ChatBodyError(name, f"must be from {least:.16g} to {most:.16g}")
-    if options.get("repeat_penalty") == 0:
-        raise ChatBodyError("repeat_penalty", "must not be 0: 1 means no penalty")
-
-
 # --- ollama_pack.engines.ollama.schema ---
 # What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
 #
@@ -5860,212 +5894,6 @@ def _load(quote: Quote, assignment: Assignment) -> float:
     return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
 
 
-# --- ollama_pack.engines.ollama.values ---
-# What a node reports of its models. A field that is missing, null or not of its type has its default.
-
-_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
-_PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
-# What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
-RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
-_CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
-_CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
-
-_Entry = TypeVar("_Entry", bound="NamedModel")
-
-
-class NodeValue(BaseModel):
-    """Base of what is read from a node's answers."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {name: value for name, value in given.items() if value is not None}
-
-    @field_validator("*", mode="wrap")
-    @classmethod
-    def _odd_is_absent(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """What is not of its type has its default, too: only what is needed is demanded."""
-        try:
-            return read(value)
-        except ValidationError:
-            field = cls.model_fields[str(info.field_name)]
-            if field.is_required():
-                raise
-            return field.get_default(call_default_factory=True)
-
-
-Bytes = Annotated[int, Field(ge=0)]
-
-
-class NamedModel(NodeValue):
-    """An entry of a list of models. Some gateways have its name under `model` alone, as Open WebUI reads it.
-
-    Attributes:
-        name: as the node lists it, with its tag.
-    """
-
-    name: str = Field(min_length=1, max_length=1024)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _model_is_a_name(cls, given: Any) -> Any:
-        if isinstance(given, dict) and not isinstance(given.get("name"), str):
-            return {**given, "name": given.get("model")}
-        return given
-
-
-class ModelDetails(NodeValue):
-    """The make of a model; empty where the node does not tell."""
-
-    family: str = ""
-    parameter_size: str = ""
-    quantization_level: str = ""
-
-
-class ListedModel(NamedModel):
-    """An entry of `/api/tags`.
-
-    Attributes:
-        digest: of the manifest; the same name may have another one on another node.
-        size: bytes on disk.
-        details: its make.
-        remote_model: its name where it really runs, of a cloud model.
-        remote_host: where that is.
-    """
-
-    digest: str = ""
-    size: Bytes = 0
-    details: ModelDetails = ModelDetails()
-    remote_model: str = ""
-    remote_host: str = ""
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether the node only passes requests on: it is never loaded there, and takes no memory."""
-        tagged = bool(_CLOUD_TAG.fullmatch(self.name)) and self.size < _CLOUD_BYTES
-        return bool(self.remote_model or self.remote_host) or tagged
-
-
-class LoadedModel(NamedModel):
-    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
-
-    Attributes:
-        digest: of the manifest.
-        size: bytes that it takes.
-        size_vram: bytes of those that are in GPU memory.
-        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
-        expires_at: when it is unloaded if nobody asks; in the past while it works.
-    """
-
-    digest: str = ""
-    size: Bytes = 0
-    size_vram: Bytes = 0
-    context_length: Bytes = 0
-    expires_at: datetime | None = None
-
-    @field_validator("expires_at")
-    @classmethod
-    def _with_zone(cls, moment: datetime | None) -> datetime | None:
-        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-class ShownModel(NodeValue):
-    """What `/api/show` tells of a model.
-
-    Attributes:
-        capabilities: such as completion, tools, vision, thinking.
-        details: its make.
-        model_info: facts from the weights file, such as `llama.block_count`.
-        modelfile: the recipe, which names the weights blob.
-        parameters: the recipe's own options, one on a line.
-        tensors: of the weights; empty: the node is too old to list them.
-        projector_info: facts of a separate vision encoder, such as its `general.parameter_count`.
-    """
-
-    capabilities: tuple[str, ...] = ()
-    details: ModelDetails = ModelDetails()
-    model_info: dict[str, Any] = Field(default_factory=dict)
-    modelfile: str = ""
-    parameters: str = ""
-    tensors: tuple[Tensor, ...] = Field(default=(), repr=False)
-    projector_info: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("capabilities", mode="before")
-    @classmethod
-    def _only_texts(cls, given: Any) -> Any:
-        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
-
-    @property
-    def blob(self) -> str:
-        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
-        found = _BLOB.search(self.modelfile)
-        return found[1] if found else ""
-
-    @property
-    def num_ctx(self) -> int | None:
-        """The context in tokens that the recipe itself asks for."""
-        context = self._own_parameters.get("num_ctx")
-        return context if isinstance(context, int) else None
-
-    @property
-    def runner_options(self) -> tuple[tuple[str, Any], ...]:
-        """The other options for its runner that the recipe asks for, sorted by name."""
-        own = self._own_parameters
-        return tuple((name, own[name]) for name in RUNNER_OPTIONS if name in own)
-
-    @property
-    def _own_parameters(self) -> dict[str, Any]:
-        """Those of the recipe that are a number, true or false; the last of each name counts."""
-        own: dict[str, Any] = {}
-        for name, written in _PARAMETER.findall(self.parameters):
-            with suppress(ValueError):
-                own[name] = json_in(written)
-        return own
-
-    @property
-    def context_length(self) -> int:
-        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
-        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
-        return length if isinstance(length, int) else 0
-
-    @property
-    def is_embedder(self) -> bool:
-        """Whether its weights make vectors, not text. Ollama itself goes by this."""
-        return f"{self.model_info.get('general.architecture')}.pooling_type" in self.model_info
-
-    @property
-    def thinking(self) -> Thinking:
-        """What `think` it takes."""
-        return thinking_of(self.capabilities, self.details.family)
-
-
-def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Entry], int]:
-    """The entries of a list of models, each name once, and how many were passed over as unreadable.
-
-    Ollama 0.40 lists a model once for each kind of runner.
-
-    Raises:
-        ValueError: there is no list.
-    """
-    listed = answer.get("models")
-    if not isinstance(listed, list):
-        raise ValueError("`models` is not a list")  # noqa: TRY004 - of the answer, not of an argument
-    found: dict[str, _Entry] = {}
-    unread = 0
-    for entry in listed:
-        try:
-            model = kind.model_validate(entry)
-        except ValidationError:
-            unread += 1
-        else:
-            found.setdefault(model.name, model)
-    return list(found.values()), unread
-
-
 # --- ollama_pack.engines.openai.request ---
 # An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
 #
@@ -6819,6 +6647,210 @@ async def stream_to_openai(
             state, chunks = line_to_chunks(line, head, state, place)
             for chunk in chunks:
                 yield chunk
+
+
+# --- ollama_pack.engines.ollama.values ---
+# What a node reports of its models. A field that is missing, null or not of its type has its default.
+
+_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
+_CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
+_CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
+
+_Entry = TypeVar("_Entry", bound="NamedModel")
+
+
+class NodeValue(BaseModel):
+    """Base of what is read from a node's answers."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _odd_is_absent(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """What is not of its type has its default, too: only what is needed is demanded."""
+        try:
+            return read(value)
+        except ValidationError:
+            field = cls.model_fields[str(info.field_name)]
+            if field.is_required():
+                raise
+            return field.get_default(call_default_factory=True)
+
+
+Bytes = Annotated[int, Field(ge=0)]
+
+
+class NamedModel(NodeValue):
+    """An entry of a list of models. Some gateways have its name under `model` alone, as Open WebUI reads it.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+    """
+
+    name: str = Field(min_length=1, max_length=1024)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_is_a_name(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not isinstance(given.get("name"), str):
+            return {**given, "name": given.get("model")}
+        return given
+
+
+class ModelDetails(NodeValue):
+    """The make of a model; empty where the node does not tell."""
+
+    family: str = ""
+    parameter_size: str = ""
+    quantization_level: str = ""
+
+
+class ListedModel(NamedModel):
+    """An entry of `/api/tags`.
+
+    Attributes:
+        digest: of the manifest; the same name may have another one on another node.
+        size: bytes on disk.
+        details: its make.
+        remote_model: its name where it really runs, of a cloud model.
+        remote_host: where that is.
+    """
+
+    digest: str = ""
+    size: Bytes = 0
+    details: ModelDetails = ModelDetails()
+    remote_model: str = ""
+    remote_host: str = ""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the node only passes requests on: it is never loaded there, and takes no memory."""
+        tagged = bool(_CLOUD_TAG.fullmatch(self.name)) and self.size < _CLOUD_BYTES
+        return bool(self.remote_model or self.remote_host) or tagged
+
+
+class LoadedModel(NamedModel):
+    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
+
+    Attributes:
+        digest: of the manifest.
+        size: bytes that it takes.
+        size_vram: bytes of those that are in GPU memory.
+        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
+        expires_at: when it is unloaded if nobody asks; in the past while it works.
+    """
+
+    digest: str = ""
+    size: Bytes = 0
+    size_vram: Bytes = 0
+    context_length: Bytes = 0
+    expires_at: datetime | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _with_zone(cls, moment: datetime | None) -> datetime | None:
+        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class ShownModel(NodeValue):
+    """What `/api/show` tells of a model.
+
+    Attributes:
+        capabilities: such as completion, tools, vision, thinking.
+        details: its make.
+        model_info: facts from the weights file, such as `llama.block_count`.
+        modelfile: the recipe, which names the weights blob.
+        parameters: the recipe's own options, one on a line.
+        tensors: of the weights; empty: the node is too old to list them.
+        projector_info: facts of a separate vision encoder, such as its `general.parameter_count`.
+    """
+
+    capabilities: tuple[str, ...] = ()
+    details: ModelDetails = ModelDetails()
+    model_info: dict[str, Any] = Field(default_factory=dict)
+    modelfile: str = ""
+    parameters: str = ""
+    tensors: tuple[Tensor, ...] = Field(default=(), repr=False)
+    projector_info: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("capabilities", mode="before")
+    @classmethod
+    def _only_texts(cls, given: Any) -> Any:
+        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
+
+    @property
+    def blob(self) -> str:
+        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
+        found = _BLOB.search(self.modelfile)
+        return found[1] if found else ""
+
+    @property
+    def num_ctx(self) -> int | None:
+        """The context in tokens that the recipe itself asks for."""
+        context = self._own_parameters.get("num_ctx")
+        return context if isinstance(context, int) else None
+
+    @property
+    def runner_options(self) -> tuple[tuple[str, Any], ...]:
+        """The other options for its runner that the recipe asks for, sorted by name."""
+        own = self._own_parameters
+        return tuple((name, own[name]) for name in RUNNER_OPTIONS if name in own)
+
+    @property
+    def _own_parameters(self) -> dict[str, Any]:
+        """Those of the recipe that are a number, true or false; the last of each name counts."""
+        own: dict[str, Any] = {}
+        for name, written in _PARAMETER.findall(self.parameters):
+            with suppress(ValueError):
+                own[name] = json_in(written)
+        return own
+
+    @property
+    def context_length(self) -> int:
+        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
+        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
+        return length if isinstance(length, int) else 0
+
+    @property
+    def is_embedder(self) -> bool:
+        """Whether its weights make vectors, not text. Ollama itself goes by this."""
+        return f"{self.model_info.get('general.architecture')}.pooling_type" in self.model_info
+
+    @property
+    def thinking(self) -> Thinking:
+        """What `think` it takes."""
+        return thinking_of(self.capabilities, self.details.family)
+
+
+def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Entry], int]:
+    """The entries of a list of models, each name once, and how many were passed over as unreadable.
+
+    Ollama 0.40 lists a model once for each kind of runner.
+
+    Raises:
+        ValueError: there is no list.
+    """
+    listed = answer.get("models")
+    if not isinstance(listed, list):
+        raise ValueError("`models` is not a list")  # noqa: TRY004 - of the answer, not of an argument
+    found: dict[str, _Entry] = {}
+    unread = 0
+    for entry in listed:
+        try:
+            model = kind.model_validate(entry)
+        except ValidationError:
+            unread += 1
+        else:
+            found.setdefault(model.name, model)
+    return list(found.values()), unread
 
 
 # --- ollama_pack.engines.ollama.client ---
@@ -14579,7 +14611,8 @@ class RouterHost:
 # Each process counts for itself, since it was started. Labels are nodes, models and a few words: never users.
 
 
-class Metric(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Metric:
     """One family of series.
 
     Attributes:
@@ -14595,7 +14628,8 @@ class Metric(NamedTuple):
     text: str
 
 
-class Buckets(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Buckets:
     """What a histogram shows.
 
     Attributes:
@@ -15507,6 +15541,17 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
     return "prelude"
 
 
+# --- ollama_pack.webui.presets ---
+# What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+
+
+async def default_params() -> dict[str, Any]:
+    """The parameters that an admin has set for all models."""
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    return dict(await Config.get("models.default_params", {}) or {})
+
+
 # --- ollama_pack.webui.server ---
 # What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 #
@@ -15762,7 +15807,7 @@ class Pipe:
         background = is_background_task(task)
         span = ChatSpan(name, background=background)
         chunks = router.answer(
-            _asked(body, models[0], router, metadata),
+            await _asked(body, models[0], router, metadata, user),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
             user=str(user.get("id") or ""),
@@ -15862,10 +15907,14 @@ class Pipe:
             self._connections = tuple(row.entered_by(ways.get(row.url, row.way_in)) for row in rows)
 
 
-def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> Body:
+async def _asked(
+    body: Body, model: str, router: Router, metadata: dict[str, Any], user: dict[str, Any]
+) -> Body:
     """The body for the nodes: with the row's settings, and without tools that the model cannot use."""
     # Open WebUI passes only OpenAI's parameters of a row to pipes.
     row = ((metadata.get("model") or {}).get("info") or {}).get("params") or {}
+    if user.get("role") != "admin":
+        body = with_machine_options(body, await default_params(), row)
     asked = {**body, "params": {**row, **(body.get("params") or {})}}
     known = router.catalogue().find(model)
     if known is not None and not known.can("tools"):

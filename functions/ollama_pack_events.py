@@ -9,81 +9,81 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8557, which the server calls.
+# Begin here: `class Event`, line 8593, which the server calls.
 # The modules that it uses come first:
 #    144  base.single_flight          Many who ask the same at the same time ask once.
 #    223  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
 #    238  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
 #    256  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
 #    263  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#    406  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    512  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    584  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    693  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    707  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    718  webui.errors                What goes wrong between the pack and Open WebUI.
-#    780  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    925  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    931  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1018  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   1105  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1255  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1280  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1404  services.pack_valves        What all valves of the pack have in common.
-#   1418  aliases.errors              What goes wrong with aliases.
-#   1440  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1463  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1770  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1907  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1944  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1965  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2023  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   2085  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   2138  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   2252  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2418  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2469  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2567  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2791  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   3052  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   3178  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3318  base.process                One object for all plugins of a process, which are files that share no code.
-#   3341  speech.errors               What goes wrong with transcription.
-#   3703  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3780  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3871  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3907  speech.values               What recordings turn into, and what an engine is.
-#   4164  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4314  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4396  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4580  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4713  speech.sentences            Segments of about a sentence, made from words with times.
-#   4767  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4945  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   5173  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5295  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5379  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5468  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5632  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   6222  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6310  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6384  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6652  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6702  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6849  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   7115  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   7153  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   7183  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7298  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7436  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7590  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7768  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7992  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   8034  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   8095  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8412  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8498  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8532  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    408  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    514  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    586  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    695  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    709  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    720  webui.errors                What goes wrong between the pack and Open WebUI.
+#    782  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    927  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    933  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1020  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   1107  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1257  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1282  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1406  aliases.errors              What goes wrong with aliases.
+#   1428  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1451  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1758  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1895  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1932  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1953  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2011  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   2073  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   2126  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2240  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2406  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2457  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2555  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2779  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   3040  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   3166  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3306  base.process                One object for all plugins of a process, which are files that share no code.
+#   3329  services.pack_valves        What all valves of the pack have in common.
+#   3343  speech.errors               What goes wrong with transcription.
+#   3705  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3782  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3873  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3909  speech.values               What recordings turn into, and what an engine is.
+#   4166  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4316  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4398  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4582  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4715  speech.sentences            Segments of about a sentence, made from words with times.
+#   4769  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4947  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   5175  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5297  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5381  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5470  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5634  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6224  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6312  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6386  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6654  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6704  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6851  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   7117  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   7155  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   7185  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7300  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7438  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7592  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7770  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   8021  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   8063  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   8124  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8441  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8527  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8561  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -135,7 +135,7 @@ from pathlib import Path
 from secrets import token_urlsafe
 from statistics import median
 from types import ModuleType, SimpleNamespace
-from typing import Any, BinaryIO, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar, get_args
 
 import aiohttp
 import orjson
@@ -268,7 +268,8 @@ LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Metric(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Metric:
     """One family of series.
 
     Attributes:
@@ -284,7 +285,8 @@ class Metric(NamedTuple):
     text: str
 
 
-class Buckets(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Buckets:
     """What a histogram shows.
 
     Attributes:
@@ -1399,20 +1401,6 @@ def _refused(refusal: Refusal, user: Any, form: ApiForm) -> Any:
     if refusal.message == NOT_FOUND and user.role != "admin":
         refusal = replace(refusal, status=FORBIDDEN)
     return json_answer({**refusal.body(form), "detail": refusal.message}, refusal.status, refusal.headers)
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
 
 
 # --- ollama_pack.aliases.errors ---
@@ -3336,6 +3324,20 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
     kept: T = vars(state).setdefault(name, make())
     return kept
+
+
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
 
 # --- ollama_pack.speech.errors ---
@@ -6532,16 +6534,16 @@ class TurnLine:
         with self._lock:
             waiting = [entry for entry in self._line if entry["state"] == _WAITS]
             own = sum(entry["user"] == user for entry in self._line)
-            reserved = int(self._limit * RESERVED_SHARE) if own else 0
+            reserved = RESERVED_SHARE if own else 0.0
             displaced = None
-            if self._line and len(waiting) >= self._limit - reserved:
+            if self._line and len(waiting) >= self._limit - int(self._limit * reserved):
                 displaced = self._one_to_displace(0 if is_shared else own)
                 if displaced is None:
                     raise SpeechQueueFullError(self._limit, len(waiting))
             if not is_shared and own > max(1, self._limit * OWN_SHARE):
                 raise SpeechShareFullError(self.own_limit, own - 1)
-            if len(self._line) - len(waiting) >= MAX_AWAY:
-                raise SpeechQueueFullError(MAX_AWAY, len(self._line) - len(waiting))
+            if (served := len(self._line) - len(waiting)) >= MAX_AWAY - int(MAX_AWAY * reserved):
+                raise SpeechQueueFullError(MAX_AWAY, served)
             if not own:
                 least = min((self._worked.get(entry["user"], 0.0) for entry in self._line), default=0.0)
                 self._worked[user] = max(self._worked.get(user, 0.0), least)
@@ -7781,6 +7783,33 @@ MAX_PROMPT = 2000  # characters: Whisper looks at the last 224 tokens
 MAX_OF_USER, MAX_OF_SHARED = 8, 64  # requests at the same time: each has its recording on the disk
 
 
+class MicrophoneValves(PackValves):
+    """The valves of a function that has the routes."""
+
+    microphone_key: str = Field(
+        default="",
+        description=(
+            "Open WebUI's microphone sends one key for all users. This one opens POST "
+            "/api/voice/v1/audio/transcriptions alone. 16 characters or more; upload.py sets it."
+        ),
+        json_schema_extra={"input": {"type": "password"}},
+    )
+
+    microphone_before: str = Field(
+        default="",
+        description=(
+            "What Open WebUI's speech-to-text was set to before upload.py pointed it at the pack. "
+            "`upload.py --remove` and `voice: {microphone: false}` set it back. Leave it as it is."
+        ),
+        json_schema_extra={"input": {"type": "password"}},
+    )
+
+    @field_validator("microphone_key", "metrics_token", check_fields=False)
+    @classmethod
+    def _long_key(cls, text: str) -> str:
+        return check_route_key(text)
+
+
 class VoiceRoutes:
     """Answers both routes by the valves of the tool, or by their defaults where it is not installed."""
 
@@ -8541,6 +8570,13 @@ LOOK_SECONDS = 30.0  # between two looks; spread, so that replicas do not all lo
 SETTLE_SECONDS = 5.0  # Open WebUI tells of switching on before it has done so
 ALIVE_SECONDS = 2.0  # a route of a function that was switched off elsewhere may answer so long
 HAND_OVER = "system.startup.completed"
+_OFF = frozenset({"function.disable_started", "system.shutdown.started"})
+
+
+def ends(event: Mapping[str, Any], name: str, function_id: str) -> bool:
+    """Whether an event says that a function is being switched off, or the whole server."""
+    about_us = (event.get("subject") or {}).get("id") == function_id
+    return name in _OFF and (about_us or name.startswith("system."))
 
 
 class ServedPlugin(Protocol):
@@ -8672,14 +8708,14 @@ def _services(app: Any) -> dict[str, Any]:
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
 TELLING = ("config.", "function.", "group.", "model.", "system.startup.")
-OFF = frozenset({"function.disable_started", "system.shutdown.started"})
 ON = "function.enable_started"
+VOICE_FUNCTION = "voice_routes"  # where it is on, it has the routes of voice
 
 
 class Event:
     """Routes and published models, kept up in every process of Open WebUI."""
 
-    class Valves(PackValves):
+    class Valves(MicrophoneValves):
         publish_aliases: bool = Field(
             default=True,
             description=(
@@ -8702,24 +8738,6 @@ class Event:
                 "/ollama/api/tags, show admins the dashboard at /ollama-pack, and Prometheus the metrics."
             ),
         )
-        microphone_key: str = Field(
-            default="",
-            description=(
-                "Open WebUI's microphone sends one key for all users. This one opens POST "
-                "/api/voice/v1/audio/transcriptions alone. 16 characters or more; upload.py sets it."
-            ),
-            json_schema_extra={"input": {"type": "password"}},
-        )
-
-        microphone_before: str = Field(
-            default="",
-            description=(
-                "What Open WebUI's speech-to-text was set to before upload.py pointed it at the pack. "
-                "`upload.py --remove` and `voice: {microphone: false}` set it back. Leave it as it is."
-            ),
-            json_schema_extra={"input": {"type": "password"}},
-        )
-
         metrics_token: str = Field(
             default="",
             description=(
@@ -8735,20 +8753,15 @@ class Event:
             stated_audience(text)  # an AudienceError reaches the admin as the valve's error
             return text
 
-        @field_validator("microphone_key", "metrics_token")
-        @classmethod
-        def _long_key(cls, text: str) -> str:
-            return check_route_key(text)
-
     def __init__(self) -> None:
         self.valves = self.Valves()
         self._service: EventService | None = None
+        self._voice_has_its_own = False
 
     async def event(self, event: Mapping[str, Any], __event_name__: str, __app__: Any, __id__: str) -> None:
         """Begin at whichever event comes first, look again after a change, end when told."""
         try:
-            about_us = (event.get("subject") or {}).get("id") == __id__
-            if __event_name__ in OFF and (about_us or __event_name__.startswith("system.")):
+            if ends(event, __event_name__, __id__):
                 if self._service is not None:
                     self._service.stop()
                 return
@@ -8775,17 +8788,20 @@ class Event:
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
-            *VoiceRoutes(lambda: self.valves.microphone_key).specs,
             *ollama_routes(),
         )
+        self._voice_routes = VoiceRoutes(lambda: self.valves.microphone_key).specs
         return EventService(app, function_id, self, self._look)
 
     @property
     def _specs(self) -> tuple[RouteSpec, ...]:
-        return self._all_routes if self.valves.routes else ()
+        if not self.valves.routes:
+            return ()
+        return self._all_routes if self._voice_has_its_own else (*self._all_routes, *self._voice_routes)
 
     async def _look(self, state: FunctionState) -> None:
         """Look after everything: the valves may have been changed through another replica."""
+        self._voice_has_its_own = (await function_state(VOICE_FUNCTION)).active
         if self._service is not None:
             self._service.start(self._specs)
         await share_replay()

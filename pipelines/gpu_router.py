@@ -33,24 +33,24 @@ version: 0.1.0
 #   2846  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
 #   2944  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
 #   3065  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3180  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3288  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3399  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3546  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3680  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3993  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4215  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4332  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4442  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4500  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4565  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4668  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   4960  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5166  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5341  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5691  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5773  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5816  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3182  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3290  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3401  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3548  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3682  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3995  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4217  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4334  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4444  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4502  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4567  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4670  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4845  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5195  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5277  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5320  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5425  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5717  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
 #   5921  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
 #   6154  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
 #   6212  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
@@ -3125,6 +3125,8 @@ OPTION_RANGES: dict[str, tuple[float, float]] = {
 _LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
 # Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
 _BESIDE_OPTIONS = ("format", "keep_alive", "think", "reasoning_effort", "response_format", "system")
+# What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
+RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
 _NO_OPTIONS = frozenset((*_BESIDE_OPTIONS, *_LENGTH_NAMES))
 
 
@@ -4665,504 +4667,6 @@ class PendingChat:
         return 0.0 if self.shown is None else asyncio.get_running_loop().time() - self.shown
 
 
-# --- ollama_pack.fit.shapes ---
-# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-
-# GGML's types of tensors: values in a block, and bytes of a block.
-TENSOR_TYPES: dict[str, tuple[int, int]] = {
-    "F64": (1, 8),
-    "I64": (1, 8),
-    "F32": (1, 4),
-    "I32": (1, 4),
-    "F16": (1, 2),
-    "BF16": (1, 2),
-    "I16": (1, 2),
-    "I8": (1, 1),
-    "Q4_0": (32, 18),
-    "Q4_1": (32, 20),
-    "Q5_0": (32, 22),
-    "Q5_1": (32, 24),
-    "Q8_0": (32, 34),
-    "Q8_1": (32, 36),
-    "Q2_K": (256, 84),
-    "Q3_K": (256, 110),
-    "Q4_K": (256, 144),
-    "Q5_K": (256, 176),
-    "Q6_K": (256, 210),
-    "Q8_K": (256, 292),
-    "IQ1_S": (256, 50),
-    "IQ1_M": (256, 56),
-    "IQ2_XXS": (256, 66),
-    "IQ2_XS": (256, 74),
-    "IQ2_S": (256, 82),
-    "IQ3_XXS": (256, 98),
-    "IQ3_S": (256, 110),
-    "IQ4_NL": (32, 18),
-    "IQ4_XS": (256, 136),
-    "TQ1_0": (256, 54),
-    "TQ2_0": (256, 66),
-    "MXFP4": (32, 17),
-    "NVFP4": (64, 36),
-}
-# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
-LEVEL_BITS: dict[str, float] = {
-    "F32": 32.0,
-    "F16": 16.0,
-    "BF16": 16.0,
-    "Q8_0": 8.5,
-    "Q6_K": 6.6,
-    "Q5_K_M": 5.7,
-    "Q5_1": 6.0,
-    "Q5_K_S": 5.5,
-    "Q5_0": 5.5,
-    "Q4_K_M": 4.84,
-    "Q4_1": 5.0,
-    "Q4_K_S": 4.6,
-    "Q4_0": 4.6,
-    "IQ4_XS": 4.3,
-    "MXFP4": 4.3,
-    "NVFP4": 4.5,
-    "Q3_K_L": 4.3,
-    "Q3_K_M": 3.91,
-    "Q3_K_S": 3.5,
-    "IQ3_XXS": 3.1,
-    "Q2_K": 2.6,
-    "IQ2_XS": 2.4,
-    "IQ2_XXS": 2.1,
-    "IQ1_S": 1.6,
-}
-MOST_LAYERS = 4096
-
-# Of the layers of these architectures every so many look at all of the context, the others at a window; the
-# full one is the last of each group, or the first. `sliding_window` counts only for these, unless the
-# metadata has a pattern of its own. As in llama.cpp's `set_swa_pattern`.
-_PERIODS: dict[str, int] = {
-    "afmoe": 4,
-    "cohere2": 4,
-    "exaone-moe": 4,
-    "gemma-embedding": 6,
-    "gemma2": 2,
-    "gemma3": 6,
-    "gemma3n": 5,
-    "gpt-oss": 2,
-    "gptoss": 2,
-    "llama4": 4,
-    "olmo2": 4,
-    "plamo3": 8,
-}
-_FULL_FIRST: dict[str, int] = {"cohere2moe": 4, "laguna": 4, "modern-bert": 3, "smallthinker": 4}
-_WINDOWS: dict[str, int] = {"exaone-moe": 128, "gemma2": 4096, "llama4": 8192, "smallthinker": 4096}
-_OWN_CACHES: dict[str, int] = {"gemma3n": 20}  # so many leading layers cache; the others read those
-
-_BLOCK = re.compile(r"(?:blk|layers?)\.(\d+)\.(.+)")
-_PROJECTOR = re.compile(r"(?:v|mm|a|vision_tower|multi_modal_projector)\.")
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """One tensor of a model: its name, its type as GGML calls it, and its dimensions, the innermost first."""
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-
-    @property
-    def bytes(self) -> int:
-        values, size = TENSOR_TYPES.get(self.type.upper(), (1, 2))
-        return prod(self.shape) // values * size
-
-
-class _Metadata:
-    """The metadata of one architecture. Values that are missing or of an odd type have their default."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.architecture = str(values.get("general.architecture") or "")
-        self._values = values
-
-    def get(self, name: str) -> Any:
-        return self._values.get(f"{self.architecture}.{name}")
-
-    def number(self, name: str, default: int = 0) -> int:
-        """A number, or the largest of a list of them."""
-        value = self.get(name)
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            value = max((one for one in value if isinstance(one, int)), default=None)
-        return value if isinstance(value, int) and 0 <= value < 2**40 else default
-
-    def each(self, name: str, layers: int, default: int) -> list[int]:
-        """A number for each layer, whether the metadata has one for all or a list."""
-        value = self.get(name)
-        if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == layers:
-            return [one if isinstance(one, int) else default for one in value]
-        return [self.number(name, default)] * layers
-
-
-def shape_of(metadata: Mapping[str, Any], tensors: Iterable[Tensor] = (), size: int = 0) -> ModelShape:
-    """The shape of a model that is there.
-
-    Args:
-        metadata: of its GGUF header, or `model_info` of `/api/show`. Long lists may be empty in that.
-        tensors: of the same; empty: an old Ollama did not list them.
-        size: bytes of its files, for those without tensors.
-    """
-    known = _Metadata(metadata)
-    listed = list(tensors)
-    blocks: dict[int, dict[str, Tensor]] = {}
-    rest: dict[str, Tensor] = {}
-    weights = projector = 0
-    for tensor in listed:
-        if _PROJECTOR.match(tensor.name):
-            projector += tensor.bytes
-        elif found := _BLOCK.match(tensor.name):
-            blocks.setdefault(int(found[1]), {})[found[2]] = tensor
-            weights += tensor.bytes
-        else:
-            rest[tensor.name] = tensor
-    count = min(known.number("block_count") or len(blocks), MOST_LAYERS)
-    table = rest.get("token_embd.weight")
-    beside = {name: one for name, one in rest.items() if not name.startswith(("token_", "position_"))}
-    looked_up = sum(one.bytes for name, one in rest.items() if name not in beside)
-    tied = table is not None and "output.weight" not in rest
-    weights += sum(one.bytes for one in beside.values()) + (looked_up if tied else 0)
-    embedding = known.number("embedding_length")
-    heads = known.number("attention.head_count")
-    head_size = known.number("attention.key_length") or (embedding // heads if heads else 0)
-    return ModelShape(
-        architecture=known.architecture,
-        weights=weights if listed else size,
-        token_table=looked_up,
-        projector=projector,
-        embedding=embedding,
-        feed_forward=_feed_forward(known),
-        vocabulary=_vocabulary(known, metadata, table),
-        heads=heads,
-        head_size=head_size,
-        layers=tuple(Counter(_layers(known, blocks, count, head_size)).items()),
-        longest=known.number("context_length"),
-        exact=bool(listed),
-    )
-
-
-def _vocabulary(known: _Metadata, metadata: Mapping[str, Any], table: Tensor | None) -> int:
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    if table is not None and len(table.shape) > 1:
-        return table.shape[-1]
-    told = len(tokens) if isinstance(tokens, Sequence) else 0
-    return known.number("vocab_size") or told
-
-
-def _feed_forward(known: _Metadata) -> int:
-    """The widest rows: of a mixture those of the experts that are used at once."""
-    used, expert = known.number("expert_used_count"), known.number("expert_feed_forward_length")
-    shared = known.number("expert_shared_feed_forward_length")
-    dense = known.number("feed_forward_length")
-    if used:
-        return max(used * (expert or dense) + shared, 0)
-    return dense
-
-
-def _layers(
-    known: _Metadata, blocks: Mapping[int, Mapping[str, Tensor]], count: int, head_size: int
-) -> list[LayerCache]:
-    """What each layer caches: attention layers a key and a value for each token, recurrent ones a state."""
-    if known.get("attention.causal") is False or known.get("pooling_type") is not None:
-        return []  # it makes vectors, and keeps nothing
-    windows = _windows(known, count)
-    kv_heads = known.each("attention.head_count_kv", count, known.number("attention.head_count"))
-    value_size = known.number("attention.value_length") or head_size
-    state, interval = _state(known), known.number("full_attention_interval")
-    caching = known.number("attention.shared_kv_layers")
-    caching = count - caching if caching else _OWN_CACHES.get(known.architecture, count)
-    layers = []
-    for number in range(count):
-        tensors = blocks.get(number, {})
-        attends = _attends(known, tensors, kv_heads[number], number, interval)
-        key, value = _widths(known, tensors, kv_heads[number], head_size, value_size, windows[number])
-        layers.append(
-            LayerCache(
-                key=key if attends and number < caching else 0,
-                value=value if attends and number < caching else 0,
-                window=windows[number] if attends else 0,
-                state=state if _recurs(known, tensors, attends=attends, interval=interval) else 0,
-            )
-        )
-    return layers
-
-
-def _attends(known: _Metadata, tensors: Mapping[str, Tensor], heads: int, number: int, interval: int) -> bool:
-    """Whether a layer keeps keys and values: by its tensors, or where there are none by the metadata."""
-    if known.architecture.startswith(("rwkv", "arwkv", "mamba")):
-        return False
-    if interval > 1:
-        return (number + 1) % interval == 0
-    if tensors:
-        names = ("attn_k.weight", "attn_qkv.weight", "attn_kv_a_mqa.weight", "attn_kv_b.weight")
-        return any(name in tensors for name in names)
-    return heads > 0
-
-
-def _recurs(known: _Metadata, tensors: Mapping[str, Tensor], *, attends: bool, interval: int) -> bool:
-    if interval > 1:
-        return not attends
-    if tensors:
-        return any(name.startswith(("ssm_", "shortconv.", "time_mix_")) for name in tensors)
-    return known.architecture == "falcon-h1" or not attends
-
-
-def _widths(  # noqa: PLR0913, PLR0917 - each is a fact of its own
-    known: _Metadata, tensors: Mapping[str, Tensor], heads: int, key_size: int, value_size: int, window: int
-) -> tuple[int, int]:
-    """Numbers in the key and in the value of one token."""
-    key, value = tensors.get("attn_k.weight"), tensors.get("attn_v.weight")
-    if key is not None:
-        return key.shape[-1], (value or key).shape[-1]
-    if heads == 1 and known.number("attention.kv_lora_rank"):
-        return key_size, 0  # latent attention: the value is a part of the key
-    if window:
-        key_size = known.number("attention.key_length_swa") or key_size
-        value_size = known.number("attention.value_length_swa") or value_size
-    return heads * key_size, heads * value_size
-
-
-def _windows(known: _Metadata, count: int) -> list[int]:
-    """The window of each layer; 0: it looks at all of the context."""
-    name, pattern = known.architecture, known.get("attention.sliding_window_pattern")
-    window = known.number("attention.sliding_window") or _WINDOWS.get(name, 0)
-    if isinstance(pattern, Sequence) and len(pattern) == count:
-        return [window if one else 0 for one in pattern]
-    first = _FULL_FIRST.get(name, 0)
-    period = pattern if isinstance(pattern, int) and pattern > 0 else _PERIODS.get(name, first)
-    if not window or period < 2:  # noqa: PLR2004 - each layer looks at all
-        return [0] * count
-    full = 0 if first else period - 1
-    return [0 if number % period == full else window for number in range(count)]
-
-
-def _state(known: _Metadata) -> int:
-    """Numbers that a recurrent layer keeps for each slot: its convolution's and its own."""
-    embedding = known.number("embedding_length")
-    if head := known.number("wkv.head_size"):
-        shifts = known.number("token_shift_count") or 2
-        return shifts * embedding + head * embedding
-    if short := known.number("shortconv.l_cache"):
-        return (short - 1) * embedding
-    kernel, inner = known.number("ssm.conv_kernel"), known.number("ssm.inner_size")
-    size, groups = known.number("ssm.state_size"), known.number("ssm.group_count")
-    convolution = (kernel - 1) * (inner + 2 * groups * size) if kernel else 0
-    return convolution + size * inner
-
-
-def level_bits(level: str) -> float:
-    """Bits of a weight in a quantization level; 0: it is not known."""
-    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
-
-
-# --- ollama_pack.engines.ollama.values ---
-# What a node reports of its models. A field that is missing, null or not of its type has its default.
-
-_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
-_PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
-# What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
-RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
-_CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
-_CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
-
-_Entry = TypeVar("_Entry", bound="NamedModel")
-
-
-class NodeValue(BaseModel):
-    """Base of what is read from a node's answers."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {name: value for name, value in given.items() if value is not None}
-
-    @field_validator("*", mode="wrap")
-    @classmethod
-    def _odd_is_absent(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """What is not of its type has its default, too: only what is needed is demanded."""
-        try:
-            return read(value)
-        except ValidationError:
-            field = cls.model_fields[str(info.field_name)]
-            if field.is_required():
-                raise
-            return field.get_default(call_default_factory=True)
-
-
-Bytes = Annotated[int, Field(ge=0)]
-
-
-class NamedModel(NodeValue):
-    """An entry of a list of models. Some gateways have its name under `model` alone, as Open WebUI reads it.
-
-    Attributes:
-        name: as the node lists it, with its tag.
-    """
-
-    name: str = Field(min_length=1, max_length=1024)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _model_is_a_name(cls, given: Any) -> Any:
-        if isinstance(given, dict) and not isinstance(given.get("name"), str):
-            return {**given, "name": given.get("model")}
-        return given
-
-
-class ModelDetails(NodeValue):
-    """The make of a model; empty where the node does not tell."""
-
-    family: str = ""
-    parameter_size: str = ""
-    quantization_level: str = ""
-
-
-class ListedModel(NamedModel):
-    """An entry of `/api/tags`.
-
-    Attributes:
-        digest: of the manifest; the same name may have another one on another node.
-        size: bytes on disk.
-        details: its make.
-        remote_model: its name where it really runs, of a cloud model.
-        remote_host: where that is.
-    """
-
-    digest: str = ""
-    size: Bytes = 0
-    details: ModelDetails = ModelDetails()
-    remote_model: str = ""
-    remote_host: str = ""
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether the node only passes requests on: it is never loaded there, and takes no memory."""
-        tagged = bool(_CLOUD_TAG.fullmatch(self.name)) and self.size < _CLOUD_BYTES
-        return bool(self.remote_model or self.remote_host) or tagged
-
-
-class LoadedModel(NamedModel):
-    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
-
-    Attributes:
-        digest: of the manifest.
-        size: bytes that it takes.
-        size_vram: bytes of those that are in GPU memory.
-        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
-        expires_at: when it is unloaded if nobody asks; in the past while it works.
-    """
-
-    digest: str = ""
-    size: Bytes = 0
-    size_vram: Bytes = 0
-    context_length: Bytes = 0
-    expires_at: datetime | None = None
-
-    @field_validator("expires_at")
-    @classmethod
-    def _with_zone(cls, moment: datetime | None) -> datetime | None:
-        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-class ShownModel(NodeValue):
-    """What `/api/show` tells of a model.
-
-    Attributes:
-        capabilities: such as completion, tools, vision, thinking.
-        details: its make.
-        model_info: facts from the weights file, such as `llama.block_count`.
-        modelfile: the recipe, which names the weights blob.
-        parameters: the recipe's own options, one on a line.
-        tensors: of the weights; empty: the node is too old to list them.
-        projector_info: facts of a separate vision encoder, such as its `general.parameter_count`.
-    """
-
-    capabilities: tuple[str, ...] = ()
-    details: ModelDetails = ModelDetails()
-    model_info: dict[str, Any] = Field(default_factory=dict)
-    modelfile: str = ""
-    parameters: str = ""
-    tensors: tuple[Tensor, ...] = Field(default=(), repr=False)
-    projector_info: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("capabilities", mode="before")
-    @classmethod
-    def _only_texts(cls, given: Any) -> Any:
-        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
-
-    @property
-    def blob(self) -> str:
-        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
-        found = _BLOB.search(self.modelfile)
-        return found[1] if found else ""
-
-    @property
-    def num_ctx(self) -> int | None:
-        """The context in tokens that the recipe itself asks for."""
-        context = self._own_parameters.get("num_ctx")
-        return context if isinstance(context, int) else None
-
-    @property
-    def runner_options(self) -> tuple[tuple[str, Any], ...]:
-        """The other options for its runner that the recipe asks for, sorted by name."""
-        own = self._own_parameters
-        return tuple((name, own[name]) for name in RUNNER_OPTIONS if name in own)
-
-    @property
-    def _own_parameters(self) -> dict[str, Any]:
-        """Those of the recipe that are a number, true or false; the last of each name counts."""
-        own: dict[str, Any] = {}
-        for name, written in _PARAMETER.findall(self.parameters):
-            with suppress(ValueError):
-                own[name] = json_in(written)
-        return own
-
-    @property
-    def context_length(self) -> int:
-        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
-        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
-        return length if isinstance(length, int) else 0
-
-    @property
-    def is_embedder(self) -> bool:
-        """Whether its weights make vectors, not text. Ollama itself goes by this."""
-        return f"{self.model_info.get('general.architecture')}.pooling_type" in self.model_info
-
-    @property
-    def thinking(self) -> Thinking:
-        """What `think` it takes."""
-        return thinking_of(self.capabilities, self.details.family)
-
-
-def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Entry], int]:
-    """The entries of a list of models, each name once, and how many were passed over as unreadable.
-
-    Ollama 0.40 lists a model once for each kind of runner.
-
-    Raises:
-        ValueError: there is no list.
-    """
-    listed = answer.get("models")
-    if not isinstance(listed, list):
-        raise ValueError("`models` is not a list")  # noqa: TRY004 - of the answer, not of an argument
-    found: dict[str, _Entry] = {}
-    unread = 0
-    for entry in listed:
-        try:
-            model = kind.model_validate(entry)
-        except ValidationError:
-            unread += 1
-        else:
-            found.setdefault(model.name, model)
-    return list(found.values()), unread
-
-
 # --- ollama_pack.engines.openai.request ---
 # An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
 #
@@ -5916,6 +5420,502 @@ async def stream_to_openai(
             state, chunks = line_to_chunks(line, head, state, place)
             for chunk in chunks:
                 yield chunk
+
+
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# GGML's types of tensors: values in a block, and bytes of a block.
+TENSOR_TYPES: dict[str, tuple[int, int]] = {
+    "F64": (1, 8),
+    "I64": (1, 8),
+    "F32": (1, 4),
+    "I32": (1, 4),
+    "F16": (1, 2),
+    "BF16": (1, 2),
+    "I16": (1, 2),
+    "I8": (1, 1),
+    "Q4_0": (32, 18),
+    "Q4_1": (32, 20),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q8_0": (32, 34),
+    "Q8_1": (32, 36),
+    "Q2_K": (256, 84),
+    "Q3_K": (256, 110),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+    "Q8_K": (256, 292),
+    "IQ1_S": (256, 50),
+    "IQ1_M": (256, 56),
+    "IQ2_XXS": (256, 66),
+    "IQ2_XS": (256, 74),
+    "IQ2_S": (256, 82),
+    "IQ3_XXS": (256, 98),
+    "IQ3_S": (256, 110),
+    "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136),
+    "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66),
+    "MXFP4": (32, 17),
+    "NVFP4": (64, 36),
+}
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+LEVEL_BITS: dict[str, float] = {
+    "F32": 32.0,
+    "F16": 16.0,
+    "BF16": 16.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.6,
+    "Q5_K_M": 5.7,
+    "Q5_1": 6.0,
+    "Q5_K_S": 5.5,
+    "Q5_0": 5.5,
+    "Q4_K_M": 4.84,
+    "Q4_1": 5.0,
+    "Q4_K_S": 4.6,
+    "Q4_0": 4.6,
+    "IQ4_XS": 4.3,
+    "MXFP4": 4.3,
+    "NVFP4": 4.5,
+    "Q3_K_L": 4.3,
+    "Q3_K_M": 3.91,
+    "Q3_K_S": 3.5,
+    "IQ3_XXS": 3.1,
+    "Q2_K": 2.6,
+    "IQ2_XS": 2.4,
+    "IQ2_XXS": 2.1,
+    "IQ1_S": 1.6,
+}
+MOST_LAYERS = 4096
+
+# Of the layers of these architectures every so many look at all of the context, the others at a window; the
+# full one is the last of each group, or the first. `sliding_window` counts only for these, unless the
+# metadata has a pattern of its own. As in llama.cpp's `set_swa_pattern`.
+_PERIODS: dict[str, int] = {
+    "afmoe": 4,
+    "cohere2": 4,
+    "exaone-moe": 4,
+    "gemma-embedding": 6,
+    "gemma2": 2,
+    "gemma3": 6,
+    "gemma3n": 5,
+    "gpt-oss": 2,
+    "gptoss": 2,
+    "llama4": 4,
+    "olmo2": 4,
+    "plamo3": 8,
+}
+_FULL_FIRST: dict[str, int] = {"cohere2moe": 4, "laguna": 4, "modern-bert": 3, "smallthinker": 4}
+_WINDOWS: dict[str, int] = {"exaone-moe": 128, "gemma2": 4096, "llama4": 8192, "smallthinker": 4096}
+_OWN_CACHES: dict[str, int] = {"gemma3n": 20}  # so many leading layers cache; the others read those
+
+_BLOCK = re.compile(r"(?:blk|layers?)\.(\d+)\.(.+)")
+_PROJECTOR = re.compile(r"(?:v|mm|a|vision_tower|multi_modal_projector)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a model: its name, its type as GGML calls it, and its dimensions, the innermost first."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        values, size = TENSOR_TYPES.get(self.type.upper(), (1, 2))
+        return prod(self.shape) // values * size
+
+
+class _Metadata:
+    """The metadata of one architecture. Values that are missing or of an odd type have their default."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.architecture = str(values.get("general.architecture") or "")
+        self._values = values
+
+    def get(self, name: str) -> Any:
+        return self._values.get(f"{self.architecture}.{name}")
+
+    def number(self, name: str, default: int = 0) -> int:
+        """A number, or the largest of a list of them."""
+        value = self.get(name)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = max((one for one in value if isinstance(one, int)), default=None)
+        return value if isinstance(value, int) and 0 <= value < 2**40 else default
+
+    def each(self, name: str, layers: int, default: int) -> list[int]:
+        """A number for each layer, whether the metadata has one for all or a list."""
+        value = self.get(name)
+        if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == layers:
+            return [one if isinstance(one, int) else default for one in value]
+        return [self.number(name, default)] * layers
+
+
+def shape_of(metadata: Mapping[str, Any], tensors: Iterable[Tensor] = (), size: int = 0) -> ModelShape:
+    """The shape of a model that is there.
+
+    Args:
+        metadata: of its GGUF header, or `model_info` of `/api/show`. Long lists may be empty in that.
+        tensors: of the same; empty: an old Ollama did not list them.
+        size: bytes of its files, for those without tensors.
+    """
+    known = _Metadata(metadata)
+    listed = list(tensors)
+    blocks: dict[int, dict[str, Tensor]] = {}
+    rest: dict[str, Tensor] = {}
+    weights = projector = 0
+    for tensor in listed:
+        if _PROJECTOR.match(tensor.name):
+            projector += tensor.bytes
+        elif found := _BLOCK.match(tensor.name):
+            blocks.setdefault(int(found[1]), {})[found[2]] = tensor
+            weights += tensor.bytes
+        else:
+            rest[tensor.name] = tensor
+    count = min(known.number("block_count") or len(blocks), MOST_LAYERS)
+    table = rest.get("token_embd.weight")
+    beside = {name: one for name, one in rest.items() if not name.startswith(("token_", "position_"))}
+    looked_up = sum(one.bytes for name, one in rest.items() if name not in beside)
+    tied = table is not None and "output.weight" not in rest
+    weights += sum(one.bytes for one in beside.values()) + (looked_up if tied else 0)
+    embedding = known.number("embedding_length")
+    heads = known.number("attention.head_count")
+    head_size = known.number("attention.key_length") or (embedding // heads if heads else 0)
+    return ModelShape(
+        architecture=known.architecture,
+        weights=weights if listed else size,
+        token_table=looked_up,
+        projector=projector,
+        embedding=embedding,
+        feed_forward=_feed_forward(known),
+        vocabulary=_vocabulary(known, metadata, table),
+        heads=heads,
+        head_size=head_size,
+        layers=tuple(Counter(_layers(known, blocks, count, head_size)).items()),
+        longest=known.number("context_length"),
+        exact=bool(listed),
+    )
+
+
+def _vocabulary(known: _Metadata, metadata: Mapping[str, Any], table: Tensor | None) -> int:
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if table is not None and len(table.shape) > 1:
+        return table.shape[-1]
+    told = len(tokens) if isinstance(tokens, Sequence) else 0
+    return known.number("vocab_size") or told
+
+
+def _feed_forward(known: _Metadata) -> int:
+    """The widest rows: of a mixture those of the experts that are used at once."""
+    used, expert = known.number("expert_used_count"), known.number("expert_feed_forward_length")
+    shared = known.number("expert_shared_feed_forward_length")
+    dense = known.number("feed_forward_length")
+    if used:
+        return max(used * (expert or dense) + shared, 0)
+    return dense
+
+
+def _layers(
+    known: _Metadata, blocks: Mapping[int, Mapping[str, Tensor]], count: int, head_size: int
+) -> list[LayerCache]:
+    """What each layer caches: attention layers a key and a value for each token, recurrent ones a state."""
+    if known.get("attention.causal") is False or known.get("pooling_type") is not None:
+        return []  # it makes vectors, and keeps nothing
+    windows = _windows(known, count)
+    kv_heads = known.each("attention.head_count_kv", count, known.number("attention.head_count"))
+    value_size = known.number("attention.value_length") or head_size
+    state, interval = _state(known), known.number("full_attention_interval")
+    caching = known.number("attention.shared_kv_layers")
+    caching = count - caching if caching else _OWN_CACHES.get(known.architecture, count)
+    layers = []
+    for number in range(count):
+        tensors = blocks.get(number, {})
+        attends = _attends(known, tensors, kv_heads[number], number, interval)
+        key, value = _widths(known, tensors, kv_heads[number], head_size, value_size, windows[number])
+        layers.append(
+            LayerCache(
+                key=key if attends and number < caching else 0,
+                value=value if attends and number < caching else 0,
+                window=windows[number] if attends else 0,
+                state=state if _recurs(known, tensors, attends=attends, interval=interval) else 0,
+            )
+        )
+    return layers
+
+
+def _attends(known: _Metadata, tensors: Mapping[str, Tensor], heads: int, number: int, interval: int) -> bool:
+    """Whether a layer keeps keys and values: by its tensors, or where there are none by the metadata."""
+    if known.architecture.startswith(("rwkv", "arwkv", "mamba")):
+        return False
+    if interval > 1:
+        return (number + 1) % interval == 0
+    if tensors:
+        names = ("attn_k.weight", "attn_qkv.weight", "attn_kv_a_mqa.weight", "attn_kv_b.weight")
+        return any(name in tensors for name in names)
+    return heads > 0
+
+
+def _recurs(known: _Metadata, tensors: Mapping[str, Tensor], *, attends: bool, interval: int) -> bool:
+    if interval > 1:
+        return not attends
+    if tensors:
+        return any(name.startswith(("ssm_", "shortconv.", "time_mix_")) for name in tensors)
+    return known.architecture == "falcon-h1" or not attends
+
+
+def _widths(  # noqa: PLR0913, PLR0917 - each is a fact of its own
+    known: _Metadata, tensors: Mapping[str, Tensor], heads: int, key_size: int, value_size: int, window: int
+) -> tuple[int, int]:
+    """Numbers in the key and in the value of one token."""
+    key, value = tensors.get("attn_k.weight"), tensors.get("attn_v.weight")
+    if key is not None:
+        return key.shape[-1], (value or key).shape[-1]
+    if heads == 1 and known.number("attention.kv_lora_rank"):
+        return key_size, 0  # latent attention: the value is a part of the key
+    if window:
+        key_size = known.number("attention.key_length_swa") or key_size
+        value_size = known.number("attention.value_length_swa") or value_size
+    return heads * key_size, heads * value_size
+
+
+def _windows(known: _Metadata, count: int) -> list[int]:
+    """The window of each layer; 0: it looks at all of the context."""
+    name, pattern = known.architecture, known.get("attention.sliding_window_pattern")
+    window = known.number("attention.sliding_window") or _WINDOWS.get(name, 0)
+    if isinstance(pattern, Sequence) and len(pattern) == count:
+        return [window if one else 0 for one in pattern]
+    first = _FULL_FIRST.get(name, 0)
+    period = pattern if isinstance(pattern, int) and pattern > 0 else _PERIODS.get(name, first)
+    if not window or period < 2:  # noqa: PLR2004 - each layer looks at all
+        return [0] * count
+    full = 0 if first else period - 1
+    return [0 if number % period == full else window for number in range(count)]
+
+
+def _state(known: _Metadata) -> int:
+    """Numbers that a recurrent layer keeps for each slot: its convolution's and its own."""
+    embedding = known.number("embedding_length")
+    if head := known.number("wkv.head_size"):
+        shifts = known.number("token_shift_count") or 2
+        return shifts * embedding + head * embedding
+    if short := known.number("shortconv.l_cache"):
+        return (short - 1) * embedding
+    kernel, inner = known.number("ssm.conv_kernel"), known.number("ssm.inner_size")
+    size, groups = known.number("ssm.state_size"), known.number("ssm.group_count")
+    convolution = (kernel - 1) * (inner + 2 * groups * size) if kernel else 0
+    return convolution + size * inner
+
+
+def level_bits(level: str) -> float:
+    """Bits of a weight in a quantization level; 0: it is not known."""
+    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+
+
+# --- ollama_pack.engines.ollama.values ---
+# What a node reports of its models. A field that is missing, null or not of its type has its default.
+
+_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
+_CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
+_CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
+
+_Entry = TypeVar("_Entry", bound="NamedModel")
+
+
+class NodeValue(BaseModel):
+    """Base of what is read from a node's answers."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _odd_is_absent(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """What is not of its type has its default, too: only what is needed is demanded."""
+        try:
+            return read(value)
+        except ValidationError:
+            field = cls.model_fields[str(info.field_name)]
+            if field.is_required():
+                raise
+            return field.get_default(call_default_factory=True)
+
+
+Bytes = Annotated[int, Field(ge=0)]
+
+
+class NamedModel(NodeValue):
+    """An entry of a list of models. Some gateways have its name under `model` alone, as Open WebUI reads it.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+    """
+
+    name: str = Field(min_length=1, max_length=1024)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_is_a_name(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not isinstance(given.get("name"), str):
+            return {**given, "name": given.get("model")}
+        return given
+
+
+class ModelDetails(NodeValue):
+    """The make of a model; empty where the node does not tell."""
+
+    family: str = ""
+    parameter_size: str = ""
+    quantization_level: str = ""
+
+
+class ListedModel(NamedModel):
+    """An entry of `/api/tags`.
+
+    Attributes:
+        digest: of the manifest; the same name may have another one on another node.
+        size: bytes on disk.
+        details: its make.
+        remote_model: its name where it really runs, of a cloud model.
+        remote_host: where that is.
+    """
+
+    digest: str = ""
+    size: Bytes = 0
+    details: ModelDetails = ModelDetails()
+    remote_model: str = ""
+    remote_host: str = ""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the node only passes requests on: it is never loaded there, and takes no memory."""
+        tagged = bool(_CLOUD_TAG.fullmatch(self.name)) and self.size < _CLOUD_BYTES
+        return bool(self.remote_model or self.remote_host) or tagged
+
+
+class LoadedModel(NamedModel):
+    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
+
+    Attributes:
+        digest: of the manifest.
+        size: bytes that it takes.
+        size_vram: bytes of those that are in GPU memory.
+        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
+        expires_at: when it is unloaded if nobody asks; in the past while it works.
+    """
+
+    digest: str = ""
+    size: Bytes = 0
+    size_vram: Bytes = 0
+    context_length: Bytes = 0
+    expires_at: datetime | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _with_zone(cls, moment: datetime | None) -> datetime | None:
+        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class ShownModel(NodeValue):
+    """What `/api/show` tells of a model.
+
+    Attributes:
+        capabilities: such as completion, tools, vision, thinking.
+        details: its make.
+        model_info: facts from the weights file, such as `llama.block_count`.
+        modelfile: the recipe, which names the weights blob.
+        parameters: the recipe's own options, one on a line.
+        tensors: of the weights; empty: the node is too old to list them.
+        projector_info: facts of a separate vision encoder, such as its `general.parameter_count`.
+    """
+
+    capabilities: tuple[str, ...] = ()
+    details: ModelDetails = ModelDetails()
+    model_info: dict[str, Any] = Field(default_factory=dict)
+    modelfile: str = ""
+    parameters: str = ""
+    tensors: tuple[Tensor, ...] = Field(default=(), repr=False)
+    projector_info: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("capabilities", mode="before")
+    @classmethod
+    def _only_texts(cls, given: Any) -> Any:
+        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
+
+    @property
+    def blob(self) -> str:
+        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
+        found = _BLOB.search(self.modelfile)
+        return found[1] if found else ""
+
+    @property
+    def num_ctx(self) -> int | None:
+        """The context in tokens that the recipe itself asks for."""
+        context = self._own_parameters.get("num_ctx")
+        return context if isinstance(context, int) else None
+
+    @property
+    def runner_options(self) -> tuple[tuple[str, Any], ...]:
+        """The other options for its runner that the recipe asks for, sorted by name."""
+        own = self._own_parameters
+        return tuple((name, own[name]) for name in RUNNER_OPTIONS if name in own)
+
+    @property
+    def _own_parameters(self) -> dict[str, Any]:
+        """Those of the recipe that are a number, true or false; the last of each name counts."""
+        own: dict[str, Any] = {}
+        for name, written in _PARAMETER.findall(self.parameters):
+            with suppress(ValueError):
+                own[name] = json_in(written)
+        return own
+
+    @property
+    def context_length(self) -> int:
+        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
+        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
+        return length if isinstance(length, int) else 0
+
+    @property
+    def is_embedder(self) -> bool:
+        """Whether its weights make vectors, not text. Ollama itself goes by this."""
+        return f"{self.model_info.get('general.architecture')}.pooling_type" in self.model_info
+
+    @property
+    def thinking(self) -> Thinking:
+        """What `think` it takes."""
+        return thinking_of(self.capabilities, self.details.family)
+
+
+def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Entry], int]:
+    """The entries of a list of models, each name once, and how many were passed over as unreadable.
+
+    Ollama 0.40 lists a model once for each kind of runner.
+
+    Raises:
+        ValueError: there is no list.
+    """
+    listed = answer.get("models")
+    if not isinstance(listed, list):
+        raise ValueError("`models` is not a list")  # noqa: TRY004 - of the answer, not of an argument
+    found: dict[str, _Entry] = {}
+    unread = 0
+    for entry in listed:
+        try:
+            model = kind.model_validate(entry)
+        except ValidationError:
+            unread += 1
+        else:
+            found.setdefault(model.name, model)
+    return list(found.values()), unread
 
 
 # --- ollama_pack.engines.ollama.client ---
