@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5491, which the server calls.
+# Begin here: `class Filter`, line 5501, which the server calls.
 # The modules that it uses come first:
 #    119  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    134  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -19,49 +19,49 @@ version: 0.1.0
 #    371  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
 #    487  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
 #    656  cache.key                 What makes two requests the same: the key of a cached answer.
-#    892  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1085  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1239  cache.entry               An answer as it is kept.
-#   1308  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1389  base.single_flight        Many who ask the same at the same time ask once.
-#   1528  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1653  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1659  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1668  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2076  services.pack_valves      What all valves of the pack have in common.
-#   2090  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2171  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2182  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2257  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2360  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2515  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2565  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2669  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2990  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   3088  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3113  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3146  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3287  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3573  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3906  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4143  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4470  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4673  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4684  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4900  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4936  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   5001  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   5058  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5114  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5173  webui.reader              Who reads what the pack says, and in which language.
-#   5188  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5202  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5253  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5287  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5311  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5364  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5392  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5444  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    893  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1090  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1244  cache.entry               An answer as it is kept.
+#   1313  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1399  base.single_flight        Many who ask the same at the same time ask once.
+#   1538  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1663  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1669  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1678  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2086  services.pack_valves      What all valves of the pack have in common.
+#   2100  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2181  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2192  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2267  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2370  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2525  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2575  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2679  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3000  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   3098  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3123  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3156  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3297  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3583  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3916  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4153  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4480  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4683  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4694  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4910  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4946  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   5011  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   5068  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5124  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5183  webui.reader              Who reads what the pack says, and in which language.
+#   5198  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5212  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5263  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5297  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5321  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5374  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5402  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5454  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -711,7 +711,8 @@ class NotCacheable:
     reason: str
 
 
-class AnswerBasis(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AnswerBasis:
     """All that an answer depends on.
 
     Attributes:
@@ -728,9 +729,9 @@ class AnswerBasis(NamedTuple):
     scope: str
     body: Mapping[str, Any]
     digest: str | None
-    preset: Mapping[str, Any] = {}
+    preset: Mapping[str, Any] = field(default_factory=dict)
     knowledge: tuple[str, ...] = ()
-    contents: Mapping[str, str] = {}
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
@@ -931,7 +932,8 @@ class Quota:
     octets: int = 64 * 2**20
 
 
-class Lease(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lease:
     """The right to generate an answer.
 
     Attributes:
@@ -949,7 +951,8 @@ class Lease(NamedTuple):
     shared: bool = True
 
 
-class Kept(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Kept:
     """An entry was found.
 
     Attributes:
@@ -963,7 +966,8 @@ class Kept(NamedTuple):
     age: float
 
 
-class Running(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Running:
     """Somebody generates the answer at this moment.
 
     Attributes:
@@ -975,7 +979,8 @@ class Running(NamedTuple):
     token: str
 
 
-class Tail(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tail:
     """A look at a live stream.
 
     Attributes:
@@ -1309,7 +1314,8 @@ def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry
 # What a request asks of the cache, and what the cache makes of it.
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Question:
     """A request whose answer may be kept.
 
     Attributes:
@@ -1331,7 +1337,8 @@ class Question(NamedTuple):
     answerer: str = ""
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hit:
     """The answer is here.
 
     Attributes:
@@ -1345,7 +1352,8 @@ class Hit(NamedTuple):
     age_seconds: float
 
 
-class Lead(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lead:
     """This request is to generate the answer, and others may follow.
 
     Attributes:
@@ -1359,7 +1367,8 @@ class Lead(NamedTuple):
     reason: str
 
 
-class Follow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Follow:
     """Another request generates the answer at this moment.
 
     Attributes:
@@ -1371,7 +1380,8 @@ class Follow(NamedTuple):
     running: Running
 
 
-class Miss(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Miss:
     """The cache cannot help: generate, and nothing is kept.
 
     Attributes:

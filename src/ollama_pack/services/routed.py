@@ -1,5 +1,6 @@
 """Aliases over a fleet: which names a router offers, and which models may answer for one."""
 
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -10,17 +11,18 @@ from ollama_pack.aliases.resolve import (
     NOT_ANSWERING,
     NOT_INSTALLED,
     NOT_PERMITTED,
+    automatic_variants,
     candidates,
     find_candidate,
     why_not,
 )
-from ollama_pack.aliases.table import AliasTable
+from ollama_pack.aliases.table import AliasRow, AliasTable
 from ollama_pack.base.messages import Message
 from ollama_pack.base.process import process_wide
 from ollama_pack.engines.ollama.names import Families
 from ollama_pack.errors import PackError
 from ollama_pack.routing.dispatch.router import Router
-from ollama_pack.routing.naming import fold_name
+from ollama_pack.routing.naming import auto_name, auto_parts, fold_name
 from ollama_pack.routing.probe.catalogue import Catalogue
 
 LATE_LOOK_SECONDS = 10.0  # that a chat waits for nodes which nobody has looked at yet
@@ -61,6 +63,8 @@ def models_for(
 ) -> tuple[str, ...]:
     """Names of the models that may answer for a name, the preferred first; of no alias: the name itself.
 
+    One of them may be an automatic name, whose variants `auto_parts` gives.
+
     Args:
         table: the aliases.
         facts: what is known of the request.
@@ -71,7 +75,7 @@ def models_for(
         AliasUnavailableError: rows apply, but no node has any of their models, or the user may use none.
     """
     levels = {name: level for name, level in catalogue.levels.items() if name not in denied}
-    there = tuple(dict.fromkeys(answering_models(table, facts, levels)))
+    there = tuple(dict.fromkeys(_answering(table, facts, levels)))
     named = [] if there else [name for name, _ in candidates(table, facts)]
     if named:
         without = dict.fromkeys(answering_models(table, facts, catalogue.levels))
@@ -95,12 +99,27 @@ def passed_over(
     found = []
     families = Families(catalogue.levels)
     for name, row in candidates(table, facts):
-        model = find_candidate(name, row, catalogue.levels, families=families)
-        if model is not None and fold_name(model) == fold_name(chosen):
+        model = _answering_for(name, row, catalogue.levels, families)
+        if model and fold_name(chosen) in map(fold_name, auto_parts(model)[0]):
             break
         reason = NOT_PERMITTED if model in denied else NOT_ANSWERING
-        found.append(why_not(name, NOT_INSTALLED if model is None else reason))
+        found.append(why_not(name, reason if model else NOT_INSTALLED))
     return tuple(found)
+
+
+def _answering(table: AliasTable, facts: RequestFacts, levels: Mapping[str, str]) -> Iterator[str]:
+    """As `answering_models`, with an automatic name for the variants of which each node takes one."""
+    families = Families(levels)
+    for name, row in candidates(table, facts):
+        if model := _answering_for(name, row, levels, families):
+            yield model
+
+
+def _answering_for(name: str, row: AliasRow, levels: Mapping[str, str], families: Families) -> str:
+    if row.is_automatic:
+        variants = automatic_variants(name, levels, families=families)
+        return auto_name(variants) if variants else ""
+    return find_candidate(name, row, levels, families=families) or ""
 
 
 def why_absent(error: AliasUnavailableError, router: Router) -> PackError:
@@ -117,5 +136,5 @@ def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
 
 def weights_behind(model: str, catalogue: Catalogue) -> str:
     """A model's weights, as against others of its name, for the response cache; empty: no node has it."""
-    found = catalogue.find(model)
-    return "+".join((found.name, *found.digests)) if found else ""
+    found = [one for name in auto_parts(model)[0] if (one := catalogue.find(name))]
+    return "+".join(part for one in found for part in (one.name, *one.digests))

@@ -12,8 +12,8 @@ from ollama_pack.services.pack_valves import PackValves
 NODES_NOTE = (
     "One node per line: name, address, settings. Example: `gpu0 http://gpu0:11434 slots=2`. "
     'Settings: `kind=openai` (vLLM and similar engines), `key=…`, `header="Name: value"`, '
-    "`slots=…`, `weight=…`, `tier=…`, `models=a,b`, `placement=own` (a gateway that chooses the "
-    "engine itself), `agent=http://gpu0:9400`. With `dns+srv://_ollama._tcp.example.org` as the "
+    "`slots=…`, `memory=24GB`, `weight=…`, `tier=…`, `models=a,b`, `placement=own` (a gateway that chooses "
+    "the engine itself), `agent=http://gpu0:9400`. With `dns+srv://_ollama._tcp.example.org` as the "
     "address, every server that DNS names is a node; with `k8s://NAMESPACE/app=ollama:11434`, every ready "
     "pod with that label. `#` starts a comment."
 )

@@ -54,8 +54,8 @@ class Filter:
             description=(
                 "One alias per line: `alias = model, model [condition, …]`. The first model that is "
                 "installed and that the user may use answers. `*` in an alias stands for any text. "
-                "Conditions: `vision`, `tools`, `context>=8k`, `group=staff|teachers`, `quant=q8_0>q4_K_M`. "
-                "`#` starts a comment. Default: empty."
+                "Conditions: `vision`, `tools`, `context>=8k`, `group=staff|teachers`, `quant=q8_0>q4_K_M`, "
+                "`quant=auto`. `#` starts a comment. Default: empty."
             ),
         )
         show_status: bool = Field(

@@ -6,7 +6,7 @@ from typing import Any
 
 from ollama_pack.base.messages import Message, joined, message
 from ollama_pack.routing.decide.assignment import Assignment, ConsideredNode
-from ollama_pack.routing.naming import fold_name
+from ollama_pack.routing.naming import fold_name, is_auto
 
 AT_ONCE_SECONDS = 0.05  # less is shown as no time at all
 _WAITS = (5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900, 1800, 3600)  # what an estimate is rounded up to
@@ -74,6 +74,8 @@ def reason(binding: Assignment, before: Iterable[Message] = (), *, figures: bool
         parts = [*before, message("{node} passes this on to {model}", **names)]
     else:
         parts = [*before, message("{node} has {model} in memory", **names)]
+    if is_auto(binding.asked_for):
+        parts.append(message("it is the best variant that fits there"))
     if not figures:
         return joined(parts)
     if binding.hit and binding.request.tokens:
