@@ -9,122 +9,123 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 16075, which the server calls.
+# Begin here: `class Pipe`, line 16185, which the server calls.
 # The modules that it uses come first:
-#    194  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    220  aliases.errors                 What goes wrong with aliases.
-#    261  engines.errors                 What goes wrong with a node.
-#    403  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    529  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    604  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    665  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    972  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   1019  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#   1132  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1279  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1447  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1739  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1815  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1886  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1922  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2330  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2478  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2602  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2674  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2680  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   2745  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2793  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   2841  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3166  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3278  routing.errors                 What goes wrong with routing.
-#   3423  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3461  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   3817  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4231  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   4355  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4513  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4632  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   4721  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4819  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   4940  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5048  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   5159  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5306  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5440  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5753  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   5975  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6092  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6150  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   6325  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6675  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6757  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6800  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6905  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7109  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7342  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7400  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7497  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7700  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7871  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8200  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8487  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8573  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8743  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8937  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9020  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9101  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9167  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9216  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9296  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9390  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9878  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10032  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10198  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10422  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10525  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10642  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10826  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10859  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11041  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11076  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11720  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11796  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11942  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12119  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12259  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12319  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12789  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13058  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13164  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13649  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13721  cache.errors                   What goes wrong with the cache.
-#  13741  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13757  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13907  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  13913  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  14027  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  14074  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  14165  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  14328  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  14418  base.single_flight             Many who ask the same at the same time ask once.
-#  14497  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14732  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14753  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14871  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14935  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  15043  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  15090  services.pack_valves           What all valves of the pack have in common.
-#  15104  services.router_valves         The valves of the router, wherever it runs.
-#  15227  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15341  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15594  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  15626  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15643  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15738  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  15899  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  15910  webui.reader                   Who reads what the pack says, and in which language.
-#  15925  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  15984  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    195  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    221  aliases.errors                 What goes wrong with aliases.
+#    262  engines.errors                 What goes wrong with a node.
+#    404  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    530  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    605  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    666  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    973  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   1028  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#   1141  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1288  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1456  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1748  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1824  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1895  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1931  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2339  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2487  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2611  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2683  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2689  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   2754  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2802  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   2850  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3175  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3287  routing.errors                 What goes wrong with routing.
+#   3432  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3470  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   3826  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4240  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4364  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4522  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4641  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   4730  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4828  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   4949  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5057  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   5168  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5315  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5449  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5762  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   5984  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6101  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6159  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   6334  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6684  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6766  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6809  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6914  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7118  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7351  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7409  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7506  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7709  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7880  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8209  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8496  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8582  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8752  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8946  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9029  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9110  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9176  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9225  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9305  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9399  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9887  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10041  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10207  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10431  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10534  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10651  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10835  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10868  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11050  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11085  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11729  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11805  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11951  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12128  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12268  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12328  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12798  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13067  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13173  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13658  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13730  cache.errors                   What goes wrong with the cache.
+#  13750  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13766  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13916  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  13922  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  14036  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14083  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  14174  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  14337  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  14427  base.single_flight             Many who ask the same at the same time ask once.
+#  14506  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14741  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14762  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  14854  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  14972  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15036  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  15144  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  15191  services.pack_valves           What all valves of the pack have in common.
+#  15214  services.router_valves         The valves of the router, wherever it runs.
+#  15337  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15451  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15704  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  15736  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15753  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15848  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  16009  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  16020  webui.reader                   Who reads what the pack says, and in which language.
+#  16035  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  16094  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -974,8 +975,11 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
 
 TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
+        ": ": "：",
+        "; ": "；",
         "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
         "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
+        "Settings of {plugin} were refused: {reason}": "{plugin} 的设置未被接受：{reason}",
         "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
         "The answer failed unexpectedly. Try again. Admins find the cause in the server's log.": "生成回答时发生意外错误。请重试；管理员可在服务器日志中查看原因。",
         "The computers that run this model do not answer at the moment. Try again in a minute, or choose another model.": "运行该模型的机器目前没有响应。请稍后再试，或选择其他模型。",
@@ -995,6 +999,11 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "expected in {time}": "预计 {time}",
         "in {time}": "用时 {time}",
         "it is the best variant that fits there": "这是该节点能容纳的最佳版本",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
         "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
         "on {node}": "节点 {node}",
         "waited {time} for an answer": "已等待回答 {time}",
@@ -14750,6 +14759,98 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
     return kept
 
 
+# --- ollama_pack.services.refused_valves ---
+# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#
+# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+
+KEEP_SECONDS = 3600.0
+_MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
+    """An admin has saved valves that the plugin refuses, or such valves are stored."""
+    if plugin := _plugin_of(valves):
+        said = joined(
+            (_refused_valves__said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+        )
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
+
+
+def note_accepted(valves: BaseModel) -> None:
+    """Valves were accepted: where they are others than before, a save has put right what was refused."""
+    if plugin := _plugin_of(type(valves)):
+        accepted = process_wide("accepted valves", dict[str, int])
+        digest = hash(valves.model_dump_json())
+        if accepted.get(plugin, digest) != digest:
+            _refused().pop(plugin, None)
+        accepted[plugin] = digest
+
+
+def refused_valves(language: str) -> list[dict[str, Any]]:
+    """What was refused within the last hour and not put right since: `plugin`, `at` and `reason` of each."""
+    now = time.time()
+    return [
+        {"plugin": plugin, "at": note["at"], "reason": _in(note["said"], language)}
+        for plugin, note in _refused().items()
+        if now - note["at"] < KEEP_SECONDS
+    ]
+
+
+async def tell_refused(
+    emitter: Callable[[dict[str, Any]], Awaitable[None]] | None, user: Mapping[str, Any], language: str
+) -> None:
+    """Show an admin, once and above an answer, what was refused."""
+    if emitter is None or user.get("role") != "admin":
+        return
+    for one in refused_valves(language):
+        note = _refused().get(one["plugin"])
+        if note and not note["told"]:
+            note["told"] = True
+            line = message("Settings of {plugin} were refused: {reason}", **one)
+            text = in_language(line, language)
+            await emitter({"type": "status", "data": {"description": text, "done": True}})
+
+
+def _refused() -> dict[str, dict[str, Any]]:
+    return process_wide("refused valves", dict[str, dict[str, Any]])
+
+
+def _in(words: Mapping[str, str], language: str) -> str:
+    return str(words.get(known_language(language)) or words[ENGLISH])
+
+
+def _plugin_of(valves: type[BaseModel]) -> str:
+    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
+    found = _MODULE.fullmatch(valves.__module__)
+    return found[1] if found and valves.__name__ == "Valves" else ""
+
+
+def _refused_valves__said(problem: Any) -> Message:
+    """One of pydantic's errors as `valve: reason`."""
+    valve = ".".join(map(str, problem["loc"]))
+    return joined([valve, _reason(problem)], message(": "))
+
+
+def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    context = problem.get("ctx") or {}
+    match problem["type"]:
+        case "value_error" if isinstance(context.get("error"), Exception):
+            return said_by(context["error"])
+        case "greater_than_equal":
+            return message("must be at least {limit}", limit=context["ge"])
+        case "less_than_equal":
+            return message("must be at most {limit}", limit=context["le"])
+        case "int_parsing" | "int_type" | "int_from_float":
+            return message("must be a whole number")
+        case "float_parsing" | "float_type":
+            return message("must be a number")
+        case "literal_error":
+            return message("must be one of {choices}", choices=context["expected"])
+    return Message(str(problem["msg"]))
+
+
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
 
@@ -15092,13 +15193,22 @@ def _buckets(times: SecondsHistogram) -> Buckets:
 
 
 class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
+    """Valves whose errors reach admins, and do not repeat what was written into them.
 
     Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
     a key, or a whole table of nodes with theirs.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 # --- ollama_pack.services.router_valves ---
@@ -16196,6 +16306,7 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
+        await tell_refused(emitter if task is None else None, user, language)
         try:
             models, why_model = await self._models(router, body, name, user)
         except AliasUnavailableError as error:

@@ -9,33 +9,36 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1455, which the server calls.
+# Begin here: `class Filter`, line 1591, which the server calls.
 # The modules that it uses come first:
-#     53  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     61  aliases.errors         What goes wrong with aliases.
-#    102  engines.content        The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    111  aliases.facts          What an alias table may ask about a request, read off an OpenAI chat body.
-#    172  aliases.table          An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    479  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    492  base.messages          Sentences for people, in English and in the languages of the catalogue.
-#    605  engines.ollama.names   Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    742  fit.shapes             Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    779  fit.choose             Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    800  aliases.resolve        Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    930  engines.routed_names   How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    936  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1061  services.alias_choice  The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   1086  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
-#   1158  services.answers       An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1174  services.pack_valves   What all valves of the pack have in common.
-#   1188  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1283  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1430  webui.reader           Who reads what the pack says, and in which language.
+#     57  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     65  aliases.errors           What goes wrong with aliases.
+#    106  engines.content          The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    115  aliases.facts            What an alias table may ask about a request, read off an OpenAI chat body.
+#    176  aliases.table            An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    483  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    504  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    617  engines.ollama.names     Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    754  fit.shapes               Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    791  fit.choose               Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    812  aliases.resolve          Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    942  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    948  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1073  services.alias_choice    The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   1098  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#   1170  services.answers         An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1186  base.process             One object for all plugins of a process, which are files that share no code.
+#   1209  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1301  services.pack_valves     What all valves of the pack have in common.
+#   1324  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1419  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1566  webui.reader             Who reads what the pack says, and in which language.
 
 import logging
 import math
 import re
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -45,10 +48,11 @@ from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from http import HTTPStatus
 from inspect import signature
-from typing import Any, Literal, Self
+from types import ModuleType
+from typing import Any, Literal, Self, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -481,7 +485,15 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
 
 TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
+        ": ": "：",
+        "; ": "；",
         "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
+        "Settings of {plugin} were refused: {reason}": "{plugin} 的设置未被接受：{reason}",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
         "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
         "you may not use {model}": "您无权使用 {model}",
         "{model} is not installed": "未安装 {model}",
@@ -1171,18 +1183,142 @@ def alias_refusal(error: AliasUnavailableError, *, for_admin: bool, language: st
     return Refusal(status=status, message=said, code=code, param="model")
 
 
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+T = TypeVar("T")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.refused_valves ---
+# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#
+# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+
+KEEP_SECONDS = 3600.0
+_MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
+    """An admin has saved valves that the plugin refuses, or such valves are stored."""
+    if plugin := _plugin_of(valves):
+        said = joined(
+            (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+        )
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
+
+
+def note_accepted(valves: BaseModel) -> None:
+    """Valves were accepted: where they are others than before, a save has put right what was refused."""
+    if plugin := _plugin_of(type(valves)):
+        accepted = process_wide("accepted valves", dict[str, int])
+        digest = hash(valves.model_dump_json())
+        if accepted.get(plugin, digest) != digest:
+            _refused().pop(plugin, None)
+        accepted[plugin] = digest
+
+
+def refused_valves(language: str) -> list[dict[str, Any]]:
+    """What was refused within the last hour and not put right since: `plugin`, `at` and `reason` of each."""
+    now = time.time()
+    return [
+        {"plugin": plugin, "at": note["at"], "reason": _in(note["said"], language)}
+        for plugin, note in _refused().items()
+        if now - note["at"] < KEEP_SECONDS
+    ]
+
+
+async def tell_refused(
+    emitter: Callable[[dict[str, Any]], Awaitable[None]] | None, user: Mapping[str, Any], language: str
+) -> None:
+    """Show an admin, once and above an answer, what was refused."""
+    if emitter is None or user.get("role") != "admin":
+        return
+    for one in refused_valves(language):
+        note = _refused().get(one["plugin"])
+        if note and not note["told"]:
+            note["told"] = True
+            line = message("Settings of {plugin} were refused: {reason}", **one)
+            text = in_language(line, language)
+            await emitter({"type": "status", "data": {"description": text, "done": True}})
+
+
+def _refused() -> dict[str, dict[str, Any]]:
+    return process_wide("refused valves", dict[str, dict[str, Any]])
+
+
+def _in(words: Mapping[str, str], language: str) -> str:
+    return str(words.get(known_language(language)) or words[ENGLISH])
+
+
+def _plugin_of(valves: type[BaseModel]) -> str:
+    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
+    found = _MODULE.fullmatch(valves.__module__)
+    return found[1] if found and valves.__name__ == "Valves" else ""
+
+
+def _said(problem: Any) -> Message:
+    """One of pydantic's errors as `valve: reason`."""
+    valve = ".".join(map(str, problem["loc"]))
+    return joined([valve, _reason(problem)], message(": "))
+
+
+def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    context = problem.get("ctx") or {}
+    match problem["type"]:
+        case "value_error" if isinstance(context.get("error"), Exception):
+            return said_by(context["error"])
+        case "greater_than_equal":
+            return message("must be at least {limit}", limit=context["ge"])
+        case "less_than_equal":
+            return message("must be at most {limit}", limit=context["le"])
+        case "int_parsing" | "int_type" | "int_from_float":
+            return message("must be a whole number")
+        case "float_parsing" | "float_type":
+            return message("must be a number")
+        case "literal_error":
+            return message("must be one of {choices}", choices=context["expected"])
+    return Message(str(problem["msg"]))
+
+
 # --- ollama_pack.services.pack_valves ---
 # What all valves of the pack have in common.
 
 
 class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
+    """Valves whose errors reach admins, and do not repeat what was written into them.
 
     Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
     a key, or a whole table of nodes with theirs.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 # --- ollama_pack.engines.front_route ---
@@ -1502,7 +1638,7 @@ class Filter:
         try:
             chosen = await choose_model(parse_table(self.valves.aliases), body, alias, __user__, __request__)
         except AliasUnavailableError as error:
-            raise _said(error, __user__, __metadata__, __request__) from error
+            raise _model_alias_filter__said(error, __user__, __metadata__, __request__) from error
         except Exception:
             log.exception("The alias %r was not resolved, and the chat went on without it", alias)
             return body
@@ -1537,17 +1673,18 @@ class Filter:
                     await add_system_prompt(body, prompt, __metadata__, __user__)
                 if self.valves.show_status and __event_emitter__:
                     language = reader_language(__metadata__, __request__)
+                    await tell_refused(__event_emitter__, __user__, language)
                     # The page shows the last line, and those before it on a click.
                     for line in filter(None, (resolution.why, resolution.status)):
                         await __event_emitter__(_status(in_language(line, language)))
         except AliasUnavailableError as error:
-            raise _said(error, __user__, __metadata__, __request__) from error
+            raise _model_alias_filter__said(error, __user__, __metadata__, __request__) from error
         except Exception:
             log.exception("The alias %r was not settled, and %r answers", alias, body.get("model"))
         return body
 
 
-def _said(error: AliasUnavailableError, user: Body, metadata: Body, request: Any) -> Exception:
+def _model_alias_filter__said(error: AliasUnavailableError, user: Body, metadata: Body, request: Any) -> Exception:
     """What is raised where the user has asked for a name to which nothing answers: it says why."""
     language = reader_language(metadata, request)
     refusal = alias_refusal(error, for_admin=user.get("role") == "admin", language=language)

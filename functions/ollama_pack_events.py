@@ -9,81 +9,85 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8628, which the server calls.
+# Begin here: `class Event`, line 8856, which the server calls.
 # The modules that it uses come first:
-#    144  base.single_flight          Many who ask the same at the same time ask once.
-#    223  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#    238  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#    256  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    263  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#    408  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    514  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    586  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    695  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    709  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    720  webui.errors                What goes wrong between the pack and Open WebUI.
-#    782  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    927  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    933  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1020  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   1107  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1257  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1282  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1406  aliases.errors              What goes wrong with aliases.
-#   1428  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1451  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1758  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1895  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1932  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1953  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2011  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   2073  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   2126  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   2240  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2406  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2457  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2555  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2779  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   3040  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   3166  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3306  base.process                One object for all plugins of a process, which are files that share no code.
-#   3329  services.pack_valves        What all valves of the pack have in common.
-#   3343  speech.errors               What goes wrong with transcription.
-#   3705  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3782  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3873  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3909  speech.values               What recordings turn into, and what an engine is.
-#   4166  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4316  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4398  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4582  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4715  speech.sentences            Segments of about a sentence, made from words with times.
-#   4769  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4947  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   5175  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5329  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5413  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5502  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5666  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   6256  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6344  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6418  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6686  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6736  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6883  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   7149  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   7187  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   7217  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7332  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7470  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7624  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7802  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   8056  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   8098  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   8159  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8476  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8562  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8596  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    148  base.single_flight          Many who ask the same at the same time ask once.
+#    227  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#    242  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#    260  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    267  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#    412  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    518  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    590  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    699  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    713  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    724  webui.errors                What goes wrong between the pack and Open WebUI.
+#    786  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    931  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    937  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1024  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   1111  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1261  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1286  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1410  aliases.errors              What goes wrong with aliases.
+#   1432  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1455  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1762  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   1778  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#   1891  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2028  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2065  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2086  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2144  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   2206  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   2259  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2373  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2539  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2590  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2688  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2912  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   3173  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   3299  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3439  base.process                One object for all plugins of a process, which are files that share no code.
+#   3462  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   3539  services.pack_valves        What all valves of the pack have in common.
+#   3562  speech.errors               What goes wrong with transcription.
+#   3924  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   4001  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   4092  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4128  speech.values               What recordings turn into, and what an engine is.
+#   4385  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4535  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4617  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4801  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4934  speech.sentences            Segments of about a sentence, made from words with times.
+#   4988  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   5166  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   5394  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5548  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5632  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5721  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5885  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6475  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6563  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6637  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6905  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6955  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   7102  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   7368  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   7406  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   7436  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7551  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7689  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7843  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   8021  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   8275  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   8317  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   8378  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8695  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8781  webui.reader                Who reads what the pack says, and in which language.
+#   8790  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8824  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -121,7 +125,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from email.message import Message
+from email.message import EmailMessage
 from functools import cache, cached_property, lru_cache, partial, reduce
 from graphlib import CycleError, TopologicalSorter
 from hashlib import sha256
@@ -1755,6 +1759,135 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(row.line, row.text, reason)
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        ": ": "：",
+        "; ": "；",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def joined(parts: Iterable[object], separator: str = " · ") -> Message:
+    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
+
+    Args:
+        parts: messages, exceptions or other values; the empty ones are left out.
+        separator: stands between them; a message is translated, too.
+    """
+    kept = [part for part in parts if part not in ("", None)]
+    names = [f"part{number}" for number in range(len(kept))]
+    template = "{between}".join(f"{{{name}}}" for name in names)
+    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.ollama.names ---
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
@@ -3326,18 +3459,104 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
     return kept
 
 
+# --- ollama_pack.services.refused_valves ---
+# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#
+# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+
+KEEP_SECONDS = 3600.0
+_MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
+    """An admin has saved valves that the plugin refuses, or such valves are stored."""
+    if plugin := _plugin_of(valves):
+        said = joined(
+            (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+        )
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        _refused_valves__refused()[plugin] = {"at": time.time(), "said": words, "told": False}
+
+
+def note_accepted(valves: BaseModel) -> None:
+    """Valves were accepted: where they are others than before, a save has put right what was refused."""
+    if plugin := _plugin_of(type(valves)):
+        accepted = process_wide("accepted valves", dict[str, int])
+        digest = hash(valves.model_dump_json())
+        if accepted.get(plugin, digest) != digest:
+            _refused_valves__refused().pop(plugin, None)
+        accepted[plugin] = digest
+
+
+def refused_valves(language: str) -> list[dict[str, Any]]:
+    """What was refused within the last hour and not put right since: `plugin`, `at` and `reason` of each."""
+    now = time.time()
+    return [
+        {"plugin": plugin, "at": note["at"], "reason": _in(note["said"], language)}
+        for plugin, note in _refused_valves__refused().items()
+        if now - note["at"] < KEEP_SECONDS
+    ]
+
+
+def _refused_valves__refused() -> dict[str, dict[str, Any]]:
+    return process_wide("refused valves", dict[str, dict[str, Any]])
+
+
+def _in(words: Mapping[str, str], language: str) -> str:
+    return str(words.get(known_language(language)) or words[ENGLISH])
+
+
+def _plugin_of(valves: type[BaseModel]) -> str:
+    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
+    found = _MODULE.fullmatch(valves.__module__)
+    return found[1] if found and valves.__name__ == "Valves" else ""
+
+
+def _said(problem: Any) -> Message:
+    """One of pydantic's errors as `valve: reason`."""
+    valve = ".".join(map(str, problem["loc"]))
+    return joined([valve, _reason(problem)], message(": "))
+
+
+def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    context = problem.get("ctx") or {}
+    match problem["type"]:
+        case "value_error" if isinstance(context.get("error"), Exception):
+            return said_by(context["error"])
+        case "greater_than_equal":
+            return message("must be at least {limit}", limit=context["ge"])
+        case "less_than_equal":
+            return message("must be at most {limit}", limit=context["le"])
+        case "int_parsing" | "int_type" | "int_from_float":
+            return message("must be a whole number")
+        case "float_parsing" | "float_type":
+            return message("must be a number")
+        case "literal_error":
+            return message("must be one of {choices}", choices=context["expected"])
+    return Message(str(problem["msg"]))
+
+
 # --- ollama_pack.services.pack_valves ---
 # What all valves of the pack have in common.
 
 
 class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
+    """Valves whose errors reach admins, and do not repeat what was written into them.
 
     Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
     a key, or a whole table of nodes with theirs.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 # --- ollama_pack.speech.errors ---
@@ -6278,7 +6497,7 @@ def is_spaceless(character: str) -> bool:
     return any(first <= ord(character) <= last for first, last in _SPACELESS)
 
 
-def joined(texts: Iterable[str]) -> str:
+def joined_text(texts: Iterable[str]) -> str:
     """Texts one after the other, each without the spaces around it."""
     parts = [text for text in map(str.strip, texts) if text]
     out = parts[:1]
@@ -7027,7 +7246,7 @@ class _Transcription:
         self._convert = script_converter(tag)
         prompt = options.prompt
         if tag and self._convert is None:
-            prompt = joined((script_prompt(tag), prompt))
+            prompt = joined_text((script_prompt(tag), prompt))
         self._request = EngineRequest(tag, prompt, options.words)
         self._heard = Heard(())  # the language that was heard most surely so far
         self._segments: list[SpeechSegment] = []
@@ -7082,7 +7301,7 @@ class _Transcription:
         added = [self._absolute(segment, window) for segment in heard.segments if segment.text.strip()]
         self._segments += added
         done = window.start + window.seconds
-        text = joined(segment.text for segment in added)
+        text = joined_text(segment.text for segment in added)
         await self._tell(
             SpeechProgress("transcribing", seconds=done, total=self._recording.audio.total, text=text)
         )
@@ -7110,7 +7329,7 @@ class _Transcription:
         asked = self._tag
         language = asked.text if asked else bcp47_code(self._heard.language or UNKNOWN_LANGUAGE)
         return Transcript(
-            text=joined(segment.text for segment in self._segments),
+            text=joined_text(segment.text for segment in self._segments),
             language=language,
             duration=audio.seconds,
             segments=tuple(self._segments),
@@ -7694,7 +7913,7 @@ def _content_type(text: str) -> tuple[str, dict[str, str]]:
     """
     if len(text) > MAX_TYPE:
         raise UploadError(f"the Content-Type has {len(text)} characters, the limit is {MAX_TYPE}: {_SEND}")
-    kind = Message()
+    kind = EmailMessage()
     kind["Content-Type"] = text
     told = {name.lower(): str(value) for name, value in kind.get_params(failobj=[])[1:]}
     return (kind.get_content_type() if text else ""), told
@@ -8559,6 +8778,15 @@ def _only(keys: Mapping[str, Checked], told: Mapping[str, Any]) -> dict[str, Any
     return {key: check(told[key]) for key, check in keys.items() if key in told}
 
 
+# --- ollama_pack.webui.reader ---
+# Who reads what the pack says, and in which language.
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH)
+
+
 # --- ollama_pack.webui.replay_row ---
 # The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
 
@@ -8866,10 +9094,17 @@ class Event:
         headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
         return html_page(dashboard_html(nonce), headers)
 
-    async def _data(self, _request: Any, _user: Any) -> dict[str, Any]:
+    async def _data(self, request: Any, _user: Any) -> dict[str, Any]:
         valves = {"publish_aliases": self.valves.publish_aliases, "audience": self.valves.audience}
         publishing = self._publisher.last.as_dict() | valves
-        return {**await self._details.get(), "cache": await self._cached.get(), "publishing": publishing}
+        refused = refused_valves(accepted_language(request))
+        cache = await self._cached.get()
+        return {
+            **await self._details.get(),
+            "cache": cache,
+            "publishing": publishing,
+            "refused_valves": refused,
+        }
 
     def _is_prometheus(self, request: Any) -> bool:
         return shows_key(request, self.valves.metrics_token)

@@ -9,48 +9,50 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 3175, which the server calls.
+# Begin here: `class Event`, line 3276, which the server calls.
 # The modules that it uses come first:
-#     91  base.single_flight             Many who ask the same at the same time ask once.
-#    170  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    178  engines.errors                 What goes wrong with a node.
-#    286  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    373  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    496  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    568  aliases.errors                 What goes wrong with aliases.
-#    609  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    635  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    748  cache.errors                   What goes wrong with the cache.
-#    768  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    877  routing.errors                 What goes wrong with routing.
-#    989  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1021  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1148  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1254  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1315  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1335  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1477  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1486  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1547  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1854  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1991  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2028  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2049  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2179  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2215  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2221  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2337  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2362  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2413  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2419  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2460  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   2548  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2693  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2713  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2827  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   2906  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   3136  services.pack_valves           What all valves of the pack have in common.
-#   3150  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#     93  base.single_flight             Many who ask the same at the same time ask once.
+#    172  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    180  engines.errors                 What goes wrong with a node.
+#    288  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    375  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    498  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    570  aliases.errors                 What goes wrong with aliases.
+#    611  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    644  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    757  cache.errors                   What goes wrong with the cache.
+#    777  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    886  routing.errors                 What goes wrong with routing.
+#    998  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1030  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1157  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1263  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1324  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1344  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1486  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1495  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1556  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1863  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2000  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2037  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2058  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2188  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2224  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2230  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2346  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2371  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2422  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2428  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2469  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   2557  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2702  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2722  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2836  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   2915  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   3145  base.process                   One object for all plugins of a process, which are files that share no code.
+#   3166  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   3228  services.pack_valves           What all valves of the pack have in common.
+#   3251  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import json
@@ -81,12 +83,12 @@ from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from http import HTTPStatus
 from inspect import signature
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 from uuid import uuid4
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 # --- ollama_pack.base.single_flight ---
 # Many who ask the same at the same time ask once.
@@ -611,6 +613,8 @@ class AliasUnavailableError(PackError):
 
 TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
+        ": ": "：",
+        "; ": "；",
         "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
         "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
         "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
@@ -625,6 +629,11 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "This model is not installed on any computer here. Choose another model, or ask an admin.": "所有机器上都没有安装该模型。请选择其他模型，或联系管理员。",
         "Too many questions are waiting, {own} of them yours. Try again in a minute.": "排队的请求过多，其中 {own} 个来自您。请稍后再试。",
         "Too many questions are waiting. Try again in a minute.": "排队的请求过多。请稍后再试。",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
         "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
         "you may not use {model}": "您无权使用 {model}",
         "{model} is not installed": "未安装 {model}",
@@ -3133,18 +3142,110 @@ def _not_found(name: str) -> Refusal:
     return Refusal(404, sentence, "model_not_found", "model")
 
 
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.refused_valves ---
+# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#
+# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+
+_MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
+    """An admin has saved valves that the plugin refuses, or such valves are stored."""
+    if plugin := _plugin_of(valves):
+        said = joined(
+            (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+        )
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
+
+
+def note_accepted(valves: BaseModel) -> None:
+    """Valves were accepted: where they are others than before, a save has put right what was refused."""
+    if plugin := _plugin_of(type(valves)):
+        accepted = process_wide("accepted valves", dict[str, int])
+        digest = hash(valves.model_dump_json())
+        if accepted.get(plugin, digest) != digest:
+            _refused().pop(plugin, None)
+        accepted[plugin] = digest
+
+
+def _refused() -> dict[str, dict[str, Any]]:
+    return process_wide("refused valves", dict[str, dict[str, Any]])
+
+
+def _plugin_of(valves: type[BaseModel]) -> str:
+    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
+    found = _MODULE.fullmatch(valves.__module__)
+    return found[1] if found and valves.__name__ == "Valves" else ""
+
+
+def _said(problem: Any) -> Message:
+    """One of pydantic's errors as `valve: reason`."""
+    valve = ".".join(map(str, problem["loc"]))
+    return joined([valve, _reason(problem)], message(": "))
+
+
+def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    context = problem.get("ctx") or {}
+    match problem["type"]:
+        case "value_error" if isinstance(context.get("error"), Exception):
+            return said_by(context["error"])
+        case "greater_than_equal":
+            return message("must be at least {limit}", limit=context["ge"])
+        case "less_than_equal":
+            return message("must be at most {limit}", limit=context["le"])
+        case "int_parsing" | "int_type" | "int_from_float":
+            return message("must be a whole number")
+        case "float_parsing" | "float_type":
+            return message("must be a number")
+        case "literal_error":
+            return message("must be one of {choices}", choices=context["expected"])
+    return Message(str(problem["msg"]))
+
+
 # --- ollama_pack.services.pack_valves ---
 # What all valves of the pack have in common.
 
 
 class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
+    """Valves whose errors reach admins, and do not repeat what was written into them.
 
     Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
     a key, or a whole table of nodes with theirs.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 # --- ollama_pack.webui.service ---

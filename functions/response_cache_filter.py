@@ -9,59 +9,61 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5501, which the server calls.
+# Begin here: `class Filter`, line 5615, which the server calls.
 # The modules that it uses come first:
-#    119  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    134  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    234  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    315  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    335  cache.errors              What goes wrong with the cache.
-#    371  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    487  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    656  cache.key                 What makes two requests the same: the key of a cached answer.
-#    893  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1090  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1244  cache.entry               An answer as it is kept.
-#   1313  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1399  base.single_flight        Many who ask the same at the same time ask once.
-#   1538  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1663  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1669  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1678  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2086  services.pack_valves      What all valves of the pack have in common.
-#   2100  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2181  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2192  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2267  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2370  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2525  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2575  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2679  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3000  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   3098  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3123  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3156  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3297  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3583  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3916  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4153  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4480  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4683  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4694  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4910  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4946  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   5011  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   5068  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5124  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5183  webui.reader              Who reads what the pack says, and in which language.
-#   5198  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5212  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5263  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5297  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5321  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5374  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5402  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5454  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    121  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    143  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    256  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    337  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    357  cache.errors              What goes wrong with the cache.
+#    393  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    509  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    678  cache.key                 What makes two requests the same: the key of a cached answer.
+#    915  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1112  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1266  cache.entry               An answer as it is kept.
+#   1335  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1421  base.single_flight        Many who ask the same at the same time ask once.
+#   1560  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1685  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1691  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1700  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2108  base.process              One object for all plugins of a process, which are files that share no code.
+#   2129  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   2191  services.pack_valves      What all valves of the pack have in common.
+#   2214  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2295  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2306  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2381  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2484  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2639  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2689  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2793  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3114  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   3212  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3237  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3270  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3411  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3697  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   4030  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4267  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4594  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4797  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4808  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   5024  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5060  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   5125  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   5182  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5238  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5297  webui.reader              Who reads what the pack says, and in which language.
+#   5312  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5326  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5377  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5411  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5435  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5488  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5516  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5568  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -101,7 +103,7 @@ from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from ssl import SSLContext
 from string import punctuation
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
@@ -112,7 +114,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
@@ -121,7 +123,14 @@ from redis.exceptions import NoScriptError, OutOfMemoryError
 
 TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
+        ": ": "：",
+        "; ": "；",
         "cached · {age} ago · regenerate for a new answer": "来自缓存 · {age}前生成 · 点击“重新生成”可获得新回答",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
         "shared · being generated for the same question · regenerate for a new answer": "共享回答 · 正在为相同的问题生成 · 点击“重新生成”可获得新回答",
         "{days} d": "{days} 天",
         "{hours} h": "{hours} 小时",
@@ -170,6 +179,19 @@ def message(template: str, /, **values: object) -> Message:
         values: one for each placeholder.
     """
     return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def joined(parts: Iterable[object], separator: str = " · ") -> Message:
+    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
+
+    Args:
+        parts: messages, exceptions or other values; the empty ones are left out.
+        separator: stands between them; a message is translated, too.
+    """
+    kept = [part for part in parts if part not in ("", None)]
+    names = [f"part{number}" for number in range(len(kept))]
+    template = "{between}".join(f"{{{name}}}" for name in names)
+    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
 
 
 def in_language(thing: object, language: str) -> str:
@@ -2083,18 +2105,110 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 }
 
 
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.refused_valves ---
+# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#
+# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+
+_MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
+    """An admin has saved valves that the plugin refuses, or such valves are stored."""
+    if plugin := _plugin_of(valves):
+        said = joined(
+            (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+        )
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
+
+
+def note_accepted(valves: BaseModel) -> None:
+    """Valves were accepted: where they are others than before, a save has put right what was refused."""
+    if plugin := _plugin_of(type(valves)):
+        accepted = process_wide("accepted valves", dict[str, int])
+        digest = hash(valves.model_dump_json())
+        if accepted.get(plugin, digest) != digest:
+            _refused().pop(plugin, None)
+        accepted[plugin] = digest
+
+
+def _refused() -> dict[str, dict[str, Any]]:
+    return process_wide("refused valves", dict[str, dict[str, Any]])
+
+
+def _plugin_of(valves: type[BaseModel]) -> str:
+    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
+    found = _MODULE.fullmatch(valves.__module__)
+    return found[1] if found and valves.__name__ == "Valves" else ""
+
+
+def _said(problem: Any) -> Message:
+    """One of pydantic's errors as `valve: reason`."""
+    valve = ".".join(map(str, problem["loc"]))
+    return joined([valve, _reason(problem)], message(": "))
+
+
+def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    context = problem.get("ctx") or {}
+    match problem["type"]:
+        case "value_error" if isinstance(context.get("error"), Exception):
+            return said_by(context["error"])
+        case "greater_than_equal":
+            return message("must be at least {limit}", limit=context["ge"])
+        case "less_than_equal":
+            return message("must be at most {limit}", limit=context["le"])
+        case "int_parsing" | "int_type" | "int_from_float":
+            return message("must be a whole number")
+        case "float_parsing" | "float_type":
+            return message("must be a number")
+        case "literal_error":
+            return message("must be one of {choices}", choices=context["expected"])
+    return Message(str(problem["msg"]))
+
+
 # --- ollama_pack.services.pack_valves ---
 # What all valves of the pack have in common.
 
 
 class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
+    """Valves whose errors reach admins, and do not repeat what was written into them.
 
     Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
     a key, or a whole table of nodes with theirs.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 # --- ollama_pack.services.cache_valves ---

@@ -9,25 +9,28 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1665, which the server calls.
+# Begin here: `class Filter`, line 1868, which the server calls.
 # The modules that it uses come first:
-#     56  base.process           One object for all plugins of a process, which are files that share no code.
-#     79  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     87  budgets.errors         What goes wrong with budgets.
-#    117  budgets.period         Days, weeks and months in the site's time zone.
-#    183  budgets.table          The budget table: a row a line, read once and then only looked up.
-#    464  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
-#    536  budgets.store          What a store of budgets does, and the values that it takes and gives.
-#    650  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
-#    809  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
-#   1122  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   1257  services.cache_state   What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1266  services.pack_valves   What all valves of the pack have in common.
-#   1280  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1375  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1522  engines.routed_names   How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1528  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1615  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#     59  base.process             One object for all plugins of a process, which are files that share no code.
+#     82  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     90  budgets.errors           What goes wrong with budgets.
+#    120  budgets.period           Days, weeks and months in the site's time zone.
+#    186  budgets.table            The budget table: a row a line, read once and then only looked up.
+#    467  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#    539  budgets.store            What a store of budgets does, and the values that it takes and gives.
+#    653  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
+#    812  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
+#   1125  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   1260  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1269  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   1285  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#   1398  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1460  services.pack_valves     What all valves of the pack have in common.
+#   1483  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1578  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1725  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1731  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1818  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import logging
@@ -46,12 +49,12 @@ from http import HTTPStatus
 from inspect import signature
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Any, Literal, Protocol, Self, TypeVar, get_args
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 # --- ollama_pack.base.process ---
 # One object for all plugins of a process, which are files that share no code.
@@ -1263,18 +1266,218 @@ def _store_of(settings: BudgetSettings) -> BudgetStore:
 STATE = "ollama_pack_cache"
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        ": ": "：",
+        "; ": "；",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def joined(parts: Iterable[object], separator: str = " · ") -> Message:
+    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
+
+    Args:
+        parts: messages, exceptions or other values; the empty ones are left out.
+        separator: stands between them; a message is translated, too.
+    """
+    kept = [part for part in parts if part not in ("", None)]
+    names = [f"part{number}" for number in range(len(kept))]
+    template = "{between}".join(f"{{{name}}}" for name in names)
+    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
+# --- ollama_pack.services.refused_valves ---
+# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#
+# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+
+_MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
+    """An admin has saved valves that the plugin refuses, or such valves are stored."""
+    if plugin := _plugin_of(valves):
+        said = joined(
+            (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+        )
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
+
+
+def note_accepted(valves: BaseModel) -> None:
+    """Valves were accepted: where they are others than before, a save has put right what was refused."""
+    if plugin := _plugin_of(type(valves)):
+        accepted = process_wide("accepted valves", dict[str, int])
+        digest = hash(valves.model_dump_json())
+        if accepted.get(plugin, digest) != digest:
+            _refused().pop(plugin, None)
+        accepted[plugin] = digest
+
+
+def _refused() -> dict[str, dict[str, Any]]:
+    return process_wide("refused valves", dict[str, dict[str, Any]])
+
+
+def _plugin_of(valves: type[BaseModel]) -> str:
+    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
+    found = _MODULE.fullmatch(valves.__module__)
+    return found[1] if found and valves.__name__ == "Valves" else ""
+
+
+def _said(problem: Any) -> Message:
+    """One of pydantic's errors as `valve: reason`."""
+    valve = ".".join(map(str, problem["loc"]))
+    return joined([valve, _reason(problem)], message(": "))
+
+
+def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    context = problem.get("ctx") or {}
+    match problem["type"]:
+        case "value_error" if isinstance(context.get("error"), Exception):
+            return said_by(context["error"])
+        case "greater_than_equal":
+            return message("must be at least {limit}", limit=context["ge"])
+        case "less_than_equal":
+            return message("must be at most {limit}", limit=context["le"])
+        case "int_parsing" | "int_type" | "int_from_float":
+            return message("must be a whole number")
+        case "float_parsing" | "float_type":
+            return message("must be a number")
+        case "literal_error":
+            return message("must be one of {choices}", choices=context["expected"])
+    return Message(str(problem["msg"]))
+
+
 # --- ollama_pack.services.pack_valves ---
 # What all valves of the pack have in common.
 
 
 class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
+    """Valves whose errors reach admins, and do not repeat what was written into them.
 
     Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
     a key, or a whole table of nodes with theirs.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 # --- ollama_pack.engines.front_route ---

@@ -9,46 +9,49 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5201, which the server calls.
+# Begin here: `class Event`, line 5404, which the server calls.
 # The modules that it uses come first:
-#    100  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    114  services.pack_valves     What all valves of the pack have in common.
-#    128  base.process             One object for all plugins of a process, which are files that share no code.
-#    151  speech.errors            What goes wrong with transcription.
-#    513  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    590  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    682  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    718  speech.values            What recordings turn into, and what an engine is.
-#    975  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1125  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1207  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1391  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1524  speech.sentences         Segments of about a sentence, made from words with times.
-#   1578  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1756  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   1984  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2138  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2222  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2311  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2475  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3065  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3153  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3227  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3495  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3545  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3692  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   3958  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   3996  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4025  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4055  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4170  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4308  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4462  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4605  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   4785  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5039  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5090  base.single_flight       Many who ask the same at the same time ask once.
-#   5169  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    103  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    117  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    133  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    246  base.process             One object for all plugins of a process, which are files that share no code.
+#    269  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    331  services.pack_valves     What all valves of the pack have in common.
+#    354  speech.errors            What goes wrong with transcription.
+#    716  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    793  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    885  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    921  speech.values            What recordings turn into, and what an engine is.
+#   1178  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1328  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1410  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1594  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1727  speech.sentences         Segments of about a sentence, made from words with times.
+#   1781  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1959  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2187  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2341  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2425  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2514  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2678  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3268  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3356  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3430  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3698  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3748  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3895  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4161  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4199  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4228  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4258  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4373  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4511  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4665  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4808  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   4988  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5242  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5293  base.single_flight       Many who ask the same at the same time ask once.
+#   5372  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -82,7 +85,7 @@ from collections.abc import (
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from email.message import Message
+from email.message import EmailMessage
 from functools import cache, partial, reduce
 from hashlib import sha256
 from importlib.util import find_spec
@@ -111,18 +114,133 @@ def error_code(error: Exception) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        ": ": "：",
+        "; ": "；",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
+    },
+}
 
 
-class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
 
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
     """
 
-    model_config = ConfigDict(hide_input_in_errors=True)
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def joined(parts: Iterable[object], separator: str = " · ") -> Message:
+    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
+
+    Args:
+        parts: messages, exceptions or other values; the empty ones are left out.
+        separator: stands between them; a message is translated, too.
+    """
+    kept = [part for part in parts if part not in ("", None)]
+    names = [f"part{number}" for number in range(len(kept))]
+    template = "{between}".join(f"{{{name}}}" for name in names)
+    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
 
 
 # --- ollama_pack.base.process ---
@@ -146,6 +264,91 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
     kept: T = vars(state).setdefault(name, make())
     return kept
+
+
+# --- ollama_pack.services.refused_valves ---
+# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#
+# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+
+_MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
+    """An admin has saved valves that the plugin refuses, or such valves are stored."""
+    if plugin := _plugin_of(valves):
+        said = joined(
+            (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+        )
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
+
+
+def note_accepted(valves: BaseModel) -> None:
+    """Valves were accepted: where they are others than before, a save has put right what was refused."""
+    if plugin := _plugin_of(type(valves)):
+        accepted = process_wide("accepted valves", dict[str, int])
+        digest = hash(valves.model_dump_json())
+        if accepted.get(plugin, digest) != digest:
+            _refused().pop(plugin, None)
+        accepted[plugin] = digest
+
+
+def _refused() -> dict[str, dict[str, Any]]:
+    return process_wide("refused valves", dict[str, dict[str, Any]])
+
+
+def _plugin_of(valves: type[BaseModel]) -> str:
+    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
+    found = _MODULE.fullmatch(valves.__module__)
+    return found[1] if found and valves.__name__ == "Valves" else ""
+
+
+def _said(problem: Any) -> Message:
+    """One of pydantic's errors as `valve: reason`."""
+    valve = ".".join(map(str, problem["loc"]))
+    return joined([valve, _reason(problem)], message(": "))
+
+
+def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    context = problem.get("ctx") or {}
+    match problem["type"]:
+        case "value_error" if isinstance(context.get("error"), Exception):
+            return said_by(context["error"])
+        case "greater_than_equal":
+            return message("must be at least {limit}", limit=context["ge"])
+        case "less_than_equal":
+            return message("must be at most {limit}", limit=context["le"])
+        case "int_parsing" | "int_type" | "int_from_float":
+            return message("must be a whole number")
+        case "float_parsing" | "float_type":
+            return message("must be a number")
+        case "literal_error":
+            return message("must be one of {choices}", choices=context["expected"])
+    return Message(str(problem["msg"]))
+
+
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 # --- ollama_pack.speech.errors ---
@@ -3087,7 +3290,7 @@ def is_spaceless(character: str) -> bool:
     return any(first <= ord(character) <= last for first, last in _SPACELESS)
 
 
-def joined(texts: Iterable[str]) -> str:
+def joined_text(texts: Iterable[str]) -> str:
     """Texts one after the other, each without the spaces around it."""
     parts = [text for text in map(str.strip, texts) if text]
     out = parts[:1]
@@ -3836,7 +4039,7 @@ class _Transcription:
         self._convert = script_converter(tag)
         prompt = options.prompt
         if tag and self._convert is None:
-            prompt = joined((script_prompt(tag), prompt))
+            prompt = joined_text((script_prompt(tag), prompt))
         self._request = EngineRequest(tag, prompt, options.words)
         self._heard = Heard(())  # the language that was heard most surely so far
         self._segments: list[SpeechSegment] = []
@@ -3891,7 +4094,7 @@ class _Transcription:
         added = [self._absolute(segment, window) for segment in heard.segments if segment.text.strip()]
         self._segments += added
         done = window.start + window.seconds
-        text = joined(segment.text for segment in added)
+        text = joined_text(segment.text for segment in added)
         await self._tell(
             SpeechProgress("transcribing", seconds=done, total=self._recording.audio.total, text=text)
         )
@@ -3919,7 +4122,7 @@ class _Transcription:
         asked = self._tag
         language = asked.text if asked else bcp47_code(self._heard.language or UNKNOWN_LANGUAGE)
         return Transcript(
-            text=joined(segment.text for segment in self._segments),
+            text=joined_text(segment.text for segment in self._segments),
             language=language,
             duration=audio.seconds,
             segments=tuple(self._segments),
@@ -4677,7 +4880,7 @@ def _content_type(text: str) -> tuple[str, dict[str, str]]:
     """
     if len(text) > MAX_TYPE:
         raise UploadError(f"the Content-Type has {len(text)} characters, the limit is {MAX_TYPE}: {_SEND}")
-    kind = Message()
+    kind = EmailMessage()
     kind["Content-Type"] = text
     told = {name.lower(): str(value) for name, value in kind.get_params(failobj=[])[1:]}
     return (kind.get_content_type() if text else ""), told

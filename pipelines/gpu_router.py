@@ -8,113 +8,114 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 13917, which the server calls.
+# Begin here: `class Pipeline`, line 14017, which the server calls.
 # The modules that it uses come first:
-#    189  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    209  aliases.errors                 What goes wrong with aliases.
-#    250  engines.errors                 What goes wrong with a node.
-#    392  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    518  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    593  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    654  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    778  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    850  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    894  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#   1007  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1096  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1144  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1192  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1360  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1685  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1797  routing.errors                 What goes wrong with routing.
-#   1942  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2089  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2127  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2483  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2897  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3021  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3119  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3240  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3357  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3465  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3576  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3723  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3857  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4170  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4392  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4509  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4567  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4632  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4790  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4909  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5084  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5434  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5516  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5559  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5664  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5956  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6160  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6393  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6451  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6548  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6751  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6922  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7251  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7538  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7624  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7771  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7965  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8048  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8129  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8195  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8244  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8320  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8400  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8494  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8982  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9136  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9302  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9526  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9629  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9746  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9930  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9963  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10145  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10180  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10824  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10900  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11046  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11223  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11363  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11423  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11893  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12162  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12268  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12753  cache.errors                   What goes wrong with the cache.
-#  12773  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12789  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12939  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  13068  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  13237  base.single_flight             Many who ask the same at the same time ask once.
-#  13316  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  13551  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13652  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  13658  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13693  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  13769  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  13887  services.pack_valves           What all valves of the pack have in common.
-#  13901  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  13973  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  14280  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  14341  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  14377  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14398  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14493  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14557  services.router_valves         The valves of the router, wherever it runs.
-#  14680  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15088  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15202  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15455  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    190  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    210  aliases.errors                 What goes wrong with aliases.
+#    251  engines.errors                 What goes wrong with a node.
+#    393  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    519  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    594  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    655  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    779  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    851  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    902  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#   1015  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1104  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1152  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1200  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1368  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1693  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1805  routing.errors                 What goes wrong with routing.
+#   1950  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2097  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2135  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2491  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2905  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3029  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3127  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3248  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3365  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3473  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3584  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3731  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3865  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4178  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4400  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4517  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4575  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4640  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4798  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4917  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5092  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5442  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5524  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5567  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5672  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5964  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6168  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6401  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6459  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6556  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6759  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6930  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7259  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7546  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7632  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7779  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7973  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8056  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8137  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8203  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8252  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8328  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8408  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8502  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8990  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9144  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9310  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9534  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9637  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9754  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9938  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9971  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10153  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10188  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10832  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10908  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11054  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11231  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11371  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11431  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11901  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12170  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12276  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12761  cache.errors                   What goes wrong with the cache.
+#  12781  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12797  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12947  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  13076  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  13245  base.single_flight             Many who ask the same at the same time ask once.
+#  13324  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13559  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13660  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  13666  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13701  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  13777  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  13895  base.process                   One object for all plugins of a process, which are files that share no code.
+#  13916  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  13978  services.pack_valves           What all valves of the pack have in common.
+#  14001  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  14073  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  14380  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  14441  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  14477  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  14572  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  14636  services.router_valves         The valves of the router, wherever it runs.
+#  14759  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15167  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15281  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15534  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -852,6 +853,8 @@ class Refusal:
 
 TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
+        ": ": "：",
+        "; ": "；",
         "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
         "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
         "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
@@ -873,6 +876,11 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "expected in {time}": "预计 {time}",
         "in {time}": "用时 {time}",
         "it is the best variant that fits there": "这是该节点能容纳的最佳版本",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
         "on {node}": "节点 {node}",
         "waited {time} for an answer": "已等待回答 {time}",
         "waiting for a GPU": "正在等待空闲的 GPU",
@@ -13884,18 +13892,110 @@ def early_refusal(beginning: bytes) -> Refusal | None:
     return Refusal(**{name: error[name] for name in _REFUSAL_KEYS})
 
 
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.refused_valves ---
+# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#
+# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+
+_MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
+    """An admin has saved valves that the plugin refuses, or such valves are stored."""
+    if plugin := _plugin_of(valves):
+        said = joined(
+            (_refused_valves__said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+        )
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
+
+
+def note_accepted(valves: BaseModel) -> None:
+    """Valves were accepted: where they are others than before, a save has put right what was refused."""
+    if plugin := _plugin_of(type(valves)):
+        accepted = process_wide("accepted valves", dict[str, int])
+        digest = hash(valves.model_dump_json())
+        if accepted.get(plugin, digest) != digest:
+            _refused().pop(plugin, None)
+        accepted[plugin] = digest
+
+
+def _refused() -> dict[str, dict[str, Any]]:
+    return process_wide("refused valves", dict[str, dict[str, Any]])
+
+
+def _plugin_of(valves: type[BaseModel]) -> str:
+    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
+    found = _MODULE.fullmatch(valves.__module__)
+    return found[1] if found and valves.__name__ == "Valves" else ""
+
+
+def _refused_valves__said(problem: Any) -> Message:
+    """One of pydantic's errors as `valve: reason`."""
+    valve = ".".join(map(str, problem["loc"]))
+    return joined([valve, _reason(problem)], message(": "))
+
+
+def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    context = problem.get("ctx") or {}
+    match problem["type"]:
+        case "value_error" if isinstance(context.get("error"), Exception):
+            return said_by(context["error"])
+        case "greater_than_equal":
+            return message("must be at least {limit}", limit=context["ge"])
+        case "less_than_equal":
+            return message("must be at most {limit}", limit=context["le"])
+        case "int_parsing" | "int_type" | "int_from_float":
+            return message("must be a whole number")
+        case "float_parsing" | "float_type":
+            return message("must be a number")
+        case "literal_error":
+            return message("must be one of {choices}", choices=context["expected"])
+    return Message(str(problem["msg"]))
+
+
 # --- ollama_pack.services.pack_valves ---
 # What all valves of the pack have in common.
 
 
 class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
+    """Valves whose errors reach admins, and do not repeat what was written into them.
 
     Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
     a key, or a whole table of nodes with theirs.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 # --- ollama_pack.services.pipeline_valves ---
@@ -14372,27 +14472,6 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield from automatic_variants(name, models, families=families)
         elif model is not None:
             yield model
-
-
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
 
 
 # --- ollama_pack.services.routed ---
@@ -15624,11 +15703,11 @@ class Pipeline:
         """Answer a chat. An error becomes the answer's error, in one sentence."""
         name = self._names.get(model_id, model_id)
         if body.get("stream"):
-            return self._bridge.stream(lambda: answer_events(self._chunks(name, body), _refused))
+            return self._bridge.stream(lambda: answer_events(self._chunks(name, body), _gpu_router__refused))
         try:
             return self._bridge.call(lambda: self._completion(name, body))
         except Exception as error:
-            refusal = _refused(error)
+            refusal = _gpu_router__refused(error)
             if gives_status():
                 return refusal.body()
             raise _http_error(refusal) from error
@@ -15705,7 +15784,7 @@ class UnloggedAnswer(dict[str, Any]):
         return "<an answer>"
 
 
-def _refused(error: Exception) -> Refusal:
+def _gpu_router__refused(error: Exception) -> Refusal:
     """The server does not say whether an admin asks."""
     return refusal_of(error, for_admin=False)
 

@@ -8,23 +8,25 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1138, which the server calls.
+# Begin here: `class Pipeline`, line 1243, which the server calls.
 # The modules that it uses come first:
-#     50  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     58  aliases.errors            What goes wrong with aliases.
-#     99  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    108  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
-#    169  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    476  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    488  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    601  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    738  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    775  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    796  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    926  base.single_flight        Many who ask the same at the same time ask once.
-#   1005  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1106  services.pack_valves      What all valves of the pack have in common.
-#   1120  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
+#     54  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     62  aliases.errors            What goes wrong with aliases.
+#    103  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    112  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
+#    173  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    480  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    499  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    612  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    749  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    786  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    807  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    937  base.single_flight        Many who ask the same at the same time ask once.
+#   1016  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1117  base.process              One object for all plugins of a process, which are files that share no code.
+#   1140  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1202  services.pack_valves      What all valves of the pack have in common.
+#   1225  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -33,6 +35,7 @@ import logging
 import math
 import os
 import re
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -42,6 +45,7 @@ from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from ssl import SSLContext
+from types import ModuleType
 from typing import Any, Generic, Self, TypeVar
 
 import aiohttp
@@ -478,6 +482,13 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
 
 TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
+        ": ": "：",
+        "; ": "；",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
         "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
         "you may not use {model}": "您无权使用 {model}",
         "{model} is not installed": "未安装 {model}",
@@ -1103,18 +1114,112 @@ def _quantization(model: Mapping[str, Any]) -> str:
     return str(details.get("quantization_level") or "") if isinstance(details, dict) else ""
 
 
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+T = TypeVar("T")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.refused_valves ---
+# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#
+# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+
+_MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
+    """An admin has saved valves that the plugin refuses, or such valves are stored."""
+    if plugin := _plugin_of(valves):
+        said = joined(
+            (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+        )
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
+
+
+def note_accepted(valves: BaseModel) -> None:
+    """Valves were accepted: where they are others than before, a save has put right what was refused."""
+    if plugin := _plugin_of(type(valves)):
+        accepted = process_wide("accepted valves", dict[str, int])
+        digest = hash(valves.model_dump_json())
+        if accepted.get(plugin, digest) != digest:
+            _refused().pop(plugin, None)
+        accepted[plugin] = digest
+
+
+def _refused() -> dict[str, dict[str, Any]]:
+    return process_wide("refused valves", dict[str, dict[str, Any]])
+
+
+def _plugin_of(valves: type[BaseModel]) -> str:
+    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
+    found = _MODULE.fullmatch(valves.__module__)
+    return found[1] if found and valves.__name__ == "Valves" else ""
+
+
+def _said(problem: Any) -> Message:
+    """One of pydantic's errors as `valve: reason`."""
+    valve = ".".join(map(str, problem["loc"]))
+    return joined([valve, _reason(problem)], message(": "))
+
+
+def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    context = problem.get("ctx") or {}
+    match problem["type"]:
+        case "value_error" if isinstance(context.get("error"), Exception):
+            return said_by(context["error"])
+        case "greater_than_equal":
+            return message("must be at least {limit}", limit=context["ge"])
+        case "less_than_equal":
+            return message("must be at most {limit}", limit=context["le"])
+        case "int_parsing" | "int_type" | "int_from_float":
+            return message("must be a whole number")
+        case "float_parsing" | "float_type":
+            return message("must be a number")
+        case "literal_error":
+            return message("must be one of {choices}", choices=context["expected"])
+    return Message(str(problem["msg"]))
+
+
 # --- ollama_pack.services.pack_valves ---
 # What all valves of the pack have in common.
 
 
 class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
+    """Valves whose errors reach admins, and do not repeat what was written into them.
 
     Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
     a key, or a whole table of nodes with theirs.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 # --- ollama_pack.services.pipeline_valves ---

@@ -9,41 +9,45 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 4382, which the server calls.
+# Begin here: `class Pipeline`, line 4608, which the server calls.
 # The modules that it uses come first:
-#     93  base.single_flight          Many who ask the same at the same time ask once.
-#    159  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    179  cache.errors                What goes wrong with the cache.
-#    215  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    331  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    489  cache.key                   What makes two requests the same: the key of a cached answer.
-#    726  cache.entry                 An answer as it is kept.
-#    795  cache.collect               From the chunks of a generation to what may be kept of it.
-#    950  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1000  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1081  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1278  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1432  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1536  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   1622  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   1943  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   2041  engines.errors              What goes wrong with a node.
-#   2059  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2109  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2134  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2151  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2231  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   2517  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2592  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   2695  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3090  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3423  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   3660  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   3987  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4190  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4313  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   4352  services.pack_valves        What all valves of the pack have in common.
-#   4366  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     98  base.single_flight          Many who ask the same at the same time ask once.
+#    164  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    184  cache.errors                What goes wrong with the cache.
+#    220  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    336  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    494  cache.key                   What makes two requests the same: the key of a cached answer.
+#    731  cache.entry                 An answer as it is kept.
+#    800  cache.collect               From the chunks of a generation to what may be kept of it.
+#    955  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1005  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1086  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1283  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1437  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1541  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   1627  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   1948  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   2046  engines.errors              What goes wrong with a node.
+#   2064  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2114  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2139  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2156  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2236  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   2522  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2597  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   2700  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3095  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3428  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   3665  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   3992  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4195  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   4211  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#   4324  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4447  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   4486  base.process                One object for all plugins of a process, which are files that share no code.
+#   4507  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4569  services.pack_valves        What all valves of the pack have in common.
+#   4592  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -77,7 +81,8 @@ from math import isfinite
 from os import urandom
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from types import ModuleType
+from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 import orjson
@@ -86,7 +91,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
@@ -4187,6 +4192,135 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        ": ": "：",
+        "; ": "；",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def joined(parts: Iterable[object], separator: str = " · ") -> Message:
+    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
+
+    Args:
+        parts: messages, exceptions or other values; the empty ones are left out.
+        separator: stands between them; a message is translated, too.
+    """
+    kept = [part for part in parts if part not in ("", None)]
+    names = [f"part{number}" for number in range(len(kept))]
+    template = "{between}".join(f"{{{name}}}" for name in names)
+    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.services.caching ---
 # The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 
@@ -4349,18 +4483,110 @@ def sibling(name: str) -> Any:
     return loaded.get(name)
 
 
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.refused_valves ---
+# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#
+# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+
+_MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
+    """An admin has saved valves that the plugin refuses, or such valves are stored."""
+    if plugin := _plugin_of(valves):
+        said = joined(
+            (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+        )
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
+
+
+def note_accepted(valves: BaseModel) -> None:
+    """Valves were accepted: where they are others than before, a save has put right what was refused."""
+    if plugin := _plugin_of(type(valves)):
+        accepted = process_wide("accepted valves", dict[str, int])
+        digest = hash(valves.model_dump_json())
+        if accepted.get(plugin, digest) != digest:
+            _refused().pop(plugin, None)
+        accepted[plugin] = digest
+
+
+def _refused() -> dict[str, dict[str, Any]]:
+    return process_wide("refused valves", dict[str, dict[str, Any]])
+
+
+def _plugin_of(valves: type[BaseModel]) -> str:
+    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
+    found = _MODULE.fullmatch(valves.__module__)
+    return found[1] if found and valves.__name__ == "Valves" else ""
+
+
+def _said(problem: Any) -> Message:
+    """One of pydantic's errors as `valve: reason`."""
+    valve = ".".join(map(str, problem["loc"]))
+    return joined([valve, _reason(problem)], message(": "))
+
+
+def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    context = problem.get("ctx") or {}
+    match problem["type"]:
+        case "value_error" if isinstance(context.get("error"), Exception):
+            return said_by(context["error"])
+        case "greater_than_equal":
+            return message("must be at least {limit}", limit=context["ge"])
+        case "less_than_equal":
+            return message("must be at most {limit}", limit=context["le"])
+        case "int_parsing" | "int_type" | "int_from_float":
+            return message("must be a whole number")
+        case "float_parsing" | "float_type":
+            return message("must be a number")
+        case "literal_error":
+            return message("must be one of {choices}", choices=context["expected"])
+    return Message(str(problem["msg"]))
+
+
 # --- ollama_pack.services.pack_valves ---
 # What all valves of the pack have in common.
 
 
 class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
+    """Valves whose errors reach admins, and do not repeat what was written into them.
 
     Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
     a key, or a whole table of nodes with theirs.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 # --- ollama_pack.services.pipeline_valves ---

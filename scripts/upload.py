@@ -1,15 +1,18 @@
 """Make an Open WebUI deployment match pack.yaml: plugins, their valves, and the published aliases.
 
 Run it again at any time: what matches already is left alone. `--dry-run` shows every change and makes none.
-`--remove` shows and takes out everything that the pack made.
+`--remove` shows and takes out everything that the pack made. `--check-valves` prints what is wrong with
+the valves that are stored.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -65,6 +68,8 @@ def _upload(console: Console, options: argparse.Namespace) -> Plan:
     """Compare, then show or carry out what differs."""
     if options.remove:
         return _remove(console, options)
+    if options.check_valves:
+        return _check_valves(console)
     root = options.source or ROOT
     config = load_config(options.config) if options.source is None else _everything_in(root)
     wanted = wanted_plugins(config, options.only, root)
@@ -116,6 +121,27 @@ def _remove(console: Console, options: argparse.Namespace) -> Plan:
     return plan
 
 
+def _check_valves(console: Console) -> Plan:
+    """Print what is wrong with the valves that are stored, by the plugins of this version."""
+    plan = Plan()
+    with servers() as (webui, pipelines):
+        places: list[tuple[str, Callable[[str], dict[str, Any]], Collection[str]]] = []
+        if webui:
+            kinds = ("functions", "tools")
+            places += [(kind, partial(webui.valves, kind), webui.plugins(kind)) for kind in kinds]
+        if pipelines:
+            places.append(("pipelines", pipelines.valves, pipelines.installed()))
+        for folder, valves, installed in places:
+            for plugin in _load(ROOT, folder, set(installed)):
+                try:
+                    plugin.check_valves(valves(plugin.id))
+                except DeployError as error:
+                    plan.problems.append(str(error))
+                else:
+                    say(console, f"{plugin.id}: the stored valves are fine")
+    return plan
+
+
 def removal(webui: OpenWebUI | None, pipelines: Pipelines | None, folder: Path | None) -> Plan:
     """The steps that take the pack out of the servers that are named."""
     plan, known = Plan(), available_plugins()
@@ -150,6 +176,11 @@ def _parser() -> argparse.ArgumentParser:
         "--remove",
         action="store_true",
         help="take out all that the pack made, and nothing of an admin's; pack.yaml is not read",
+    )
+    parser.add_argument(
+        "--check-valves",
+        action="store_true",
+        help="print what is wrong with the valves that are stored; pack.yaml is not read",
     )
     parser.add_argument(
         "--only", metavar="ID", action="append", default=[], help="this plugin only (repeatable)"

@@ -201,7 +201,12 @@ def test_update_replaces_what_answers(events: EventsTarget) -> None:
 
 
 def test_bad_audience_is_refused(events: EventsTarget) -> None:
-    """Would catch a valve that is stored and then publishes for nobody, or for everybody."""
+    """Would catch a valve that is stored and then publishes for nobody, and a reason that nobody can read."""
     events.install()
     with pytest.raises(Exception, match="400"):
         events.set_valves(EVENTS, audience="everyone")
+    (refused,) = events.get(DATA, events.admin).json()["refused_valves"]
+    assert refused["plugin"] == EVENTS
+    assert "'everyone'" in refused["reason"]
+    events.set_valves(EVENTS, audience="admin")
+    assert events.get(DATA, events.admin).json()["refused_valves"] == []

@@ -182,3 +182,16 @@ def test_interruption_half_way(target: Target, proxy: RecordingProxy) -> None:
     assert err.startswith(f"stopped at: switch on {FILTER}\n  not done: switch on {FILTER}\n")
     assert err.endswith("\nRun the same command again to finish.\n")
     target.install()
+
+
+def test_stored_valves_are_checked(target: Target) -> None:
+    """Would catch a table that an older version has stored, and that the new one refuses without a word."""
+    target.install()
+    done = target.upload(PACK, "--check-valves")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{FILTER}: the stored valves are fine" in done.stdout
+    target.change_code("parse_table(text)  #", "pass  #")
+    target.set_valves(aliases="gpt-4 = gpt-4")
+    done = target.upload(PACK, "--check-valves")
+    assert done.returncode == 1
+    assert f"{FILTER}: valves that the plugin refuses: aliases = 'gpt-4 = gpt-4'" in done.stderr

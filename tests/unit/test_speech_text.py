@@ -16,7 +16,7 @@ from ollama_pack.speech.formats import (
     render_transcript,
     warnings_in_header,
 )
-from ollama_pack.speech.joining import columns, joined, tokens_of
+from ollama_pack.speech.joining import columns, joined_text, tokens_of
 from ollama_pack.speech.subtitles import LINE_COLUMNS, MAX_LINES, cues, timestamp
 from ollama_pack.speech.values import SpeechNote, SpeechSegment, SpokenWord, Transcript
 
@@ -58,7 +58,7 @@ EXAMPLE = Transcript(
 )
 def test_texts_are_joined_as_their_script_wants(texts: list[str], whole: str) -> None:
     """Would catch spaces in the middle of Chinese, and none between English words."""
-    assert joined(texts) == whole
+    assert joined_text(texts) == whole
 
 
 @given(st.text(alphabet="ab 书再。,!(《》)-.\u0301", max_size=60))

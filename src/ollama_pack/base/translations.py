@@ -2,6 +2,8 @@
 
 TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
+        ": ": "：",
+        "; ": "；",
         "API key": "API 密钥",
         "Address of a Redis or Valkey server, such as `redis://:password@host:6379/0`. With it, Pipelines servers and routers of Open WebUI share what they know about the nodes, and no slot is used twice. If it does not answer, chats go on without it. Needs the package redis, which the server's minimal image lacks. Default: empty, which means the variable `GPU_ROUTER_REDIS_URL`.": "Redis 或 Valkey 服务器的地址，例如 `redis://:password@host:6379/0`。配置后，Pipelines 服务器和 Open WebUI 的路由器共享节点信息，同一个槽位不会被重复占用。如果它没有响应，对话照常进行。需要 redis 包，服务器的精简镜像中没有。默认：空，即使用环境变量 `GPU_ROUTER_REDIS_URL`。",
         "Address of a Redis or Valkey server, such as `redis://:password@host:6379/0`. With it, all workers and replicas of Open WebUI share what they know about the nodes, and no slot is used twice. If it does not answer, chats go on without it. Default: empty, so each worker works alone.": "Redis 或 Valkey 服务器的地址，例如 `redis://:password@host:6379/0`。配置后，Open WebUI 的所有工作进程和副本共享节点信息，同一个槽位不会被重复占用。如果它没有响应，对话照常进行。默认：空，即各进程独立工作。",
@@ -92,6 +94,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Routes": "HTTP 接口",
         "Serve `GET /api/system/load`, `/api/voice/…`, the router's names at `/ollama/api/chat` and `/ollama/api/tags`, the dashboard at `/ollama-pack` for admins, and metrics for Prometheus. Default: on.": "提供 `GET /api/system/load`、`/api/voice/…`，在 `/ollama/api/chat` 和 `/ollama/api/tags` 提供路由器的模型名称，在 `/ollama-pack` 为管理员提供仪表盘，并提供 Prometheus 指标。默认：开启。",
         "Server address": "服务器地址",
+        "Settings of {plugin} were refused: {reason}": "{plugin} 的设置未被接受：{reason}",
         "Several workers without Redis": "多进程且无 Redis",
         "Show above a cached answer that it is cached, and how old it is. Default: on.": "在来自缓存的回答上方注明来自缓存以及生成于多久之前。默认：开启。",
         "Show above an answer when less than a fifth of a budget is left. Default: on.": "配额剩余不足五分之一时，在回答上方提示。默认：开启。",
@@ -144,6 +147,11 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "expected in {time}": "预计 {time}",
         "in {time}": "用时 {time}",
         "it is the best variant that fits there": "这是该节点能容纳的最佳版本",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
         "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
         "on {node}": "节点 {node}",
         "shared · being generated for the same question · regenerate for a new answer": "共享回答 · 正在为相同的问题生成 · 点击“重新生成”可获得新回答",

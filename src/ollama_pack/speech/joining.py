@@ -26,7 +26,7 @@ def is_spaceless(character: str) -> bool:
     return any(first <= ord(character) <= last for first, last in _SPACELESS)
 
 
-def joined(texts: Iterable[str]) -> str:
+def joined_text(texts: Iterable[str]) -> str:
     """Texts one after the other, each without the spaces around it."""
     parts = [text for text in map(str.strip, texts) if text]
     out = parts[:1]

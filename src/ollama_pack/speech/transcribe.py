@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from ollama_pack.speech.decode import DecodedAudio, open_audio
 from ollama_pack.speech.errors import NoSpeechError
-from ollama_pack.speech.joining import joined
+from ollama_pack.speech.joining import joined_text
 from ollama_pack.speech.language import LanguageTag, disagree, parse_language
 from ollama_pack.speech.languages import LANGUAGES, UNKNOWN_LANGUAGE, bcp47_code
 from ollama_pack.speech.script import converted, missing_converter, script_converter, script_prompt
@@ -178,7 +178,7 @@ class _Transcription:
         self._convert = script_converter(tag)
         prompt = options.prompt
         if tag and self._convert is None:
-            prompt = joined((script_prompt(tag), prompt))
+            prompt = joined_text((script_prompt(tag), prompt))
         self._request = EngineRequest(tag, prompt, options.words)
         self._heard = Heard(())  # the language that was heard most surely so far
         self._segments: list[SpeechSegment] = []
@@ -233,7 +233,7 @@ class _Transcription:
         added = [self._absolute(segment, window) for segment in heard.segments if segment.text.strip()]
         self._segments += added
         done = window.start + window.seconds
-        text = joined(segment.text for segment in added)
+        text = joined_text(segment.text for segment in added)
         await self._tell(
             SpeechProgress("transcribing", seconds=done, total=self._recording.audio.total, text=text)
         )
@@ -261,7 +261,7 @@ class _Transcription:
         asked = self._tag
         language = asked.text if asked else bcp47_code(self._heard.language or UNKNOWN_LANGUAGE)
         return Transcript(
-            text=joined(segment.text for segment in self._segments),
+            text=joined_text(segment.text for segment in self._segments),
             language=language,
             duration=audio.seconds,
             segments=tuple(self._segments),

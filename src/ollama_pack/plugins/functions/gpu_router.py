@@ -36,6 +36,7 @@ from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.connected import OfferedIds, connected_nodes
 from ollama_pack.services.discovery import NodeDiscovery
+from ollama_pack.services.refused_valves import tell_refused
 from ollama_pack.services.routed import (
     catalogue_for,
     models_for,
@@ -199,6 +200,7 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
+        await tell_refused(emitter if task is None else None, user, language)
         try:
             models, why_model = await self._models(router, body, name, user)
         except AliasUnavailableError as error:

@@ -22,6 +22,7 @@ from ollama_pack.errors import PackError
 from ollama_pack.services.alias_choice import choose_model
 from ollama_pack.services.answers import alias_refusal
 from ollama_pack.services.pack_valves import PackValves
+from ollama_pack.services.refused_valves import tell_refused
 from ollama_pack.webui.early_errors import note_refusal, show_early_errors
 from ollama_pack.webui.models import (
     add_system_prompt,
@@ -124,6 +125,7 @@ class Filter:
                     await add_system_prompt(body, prompt, __metadata__, __user__)
                 if self.valves.show_status and __event_emitter__:
                     language = reader_language(__metadata__, __request__)
+                    await tell_refused(__event_emitter__, __user__, language)
                     # The page shows the last line, and those before it on a click.
                     for line in filter(None, (resolution.why, resolution.status)):
                         await __event_emitter__(_status(in_language(line, language)))

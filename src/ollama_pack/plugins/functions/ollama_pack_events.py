@@ -19,6 +19,7 @@ from ollama_pack.services.forgetting import label_to_discard
 from ollama_pack.services.metrics_text import METRICS_TYPE, PLUGIN_UP, cache_metrics, family, voice_metrics
 from ollama_pack.services.ollama_api import ollama_routes
 from ollama_pack.services.publishing import Publisher
+from ollama_pack.services.refused_valves import refused_valves
 from ollama_pack.services.transcribing import voice_counts
 from ollama_pack.services.voice_routes import MicrophoneValves, VoiceRoutes
 from ollama_pack.webui.access import readable_names
@@ -29,6 +30,7 @@ from ollama_pack.webui.dashboard import dashboard_html
 from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState, function_state
 from ollama_pack.webui.load import EMPTY_LOAD, models_in, system_load, without_models
+from ollama_pack.webui.reader import accepted_language
 from ollama_pack.webui.replay_row import share_replay
 from ollama_pack.webui.routes import RouteSpec, html_page, shows_key, text_answer
 from ollama_pack.webui.service import EventService, ends
@@ -161,10 +163,17 @@ class Event:
         headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
         return html_page(dashboard_html(nonce), headers)
 
-    async def _data(self, _request: Any, _user: Any) -> dict[str, Any]:
+    async def _data(self, request: Any, _user: Any) -> dict[str, Any]:
         valves = {"publish_aliases": self.valves.publish_aliases, "audience": self.valves.audience}
         publishing = self._publisher.last.as_dict() | valves
-        return {**await self._details.get(), "cache": await self._cached.get(), "publishing": publishing}
+        refused = refused_valves(accepted_language(request))
+        cache = await self._cached.get()
+        return {
+            **await self._details.get(),
+            "cache": cache,
+            "publishing": publishing,
+            "refused_valves": refused,
+        }
 
     def _is_prometheus(self, request: Any) -> bool:
         return shows_key(request, self.valves.metrics_token)
