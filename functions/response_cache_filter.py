@@ -9,55 +9,57 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5135, which the server calls.
+# Begin here: `class Filter`, line 5209, which the server calls.
 # The modules that it uses come first:
-#    112  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    120  cache.errors              What goes wrong with the cache.
-#    168  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    284  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    453  cache.key                 What makes two requests the same: the key of a cached answer.
-#    689  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    882  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1038  cache.entry               An answer as it is kept.
-#   1107  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1188  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
-#   1308  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1314  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1323  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1690  services.pack_valves      What all valves of the pack have in common.
-#   1704  services.cache_valves     The valves of the response cache, wherever it runs.
-#   1765  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1776  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   1851  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   1954  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2109  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2159  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2263  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2584  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2682  cache.joining             Many who ask the same at the same time ask once.
-#   2748  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2773  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2806  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2947  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3233  cache.redis_link          Commands to Redis with a bound on how many run at once, and failures in the store's terms.
-#   3302  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3648  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   3843  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4170  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4373  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4384  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4600  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4636  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4701  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4755  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4811  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4870  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   4884  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4935  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   4969  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4993  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5046  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5074  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    115  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    123  cache.errors              What goes wrong with the cache.
+#    171  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    287  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    456  cache.key                 What makes two requests the same: the key of a cached answer.
+#    692  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    885  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1041  cache.entry               An answer as it is kept.
+#   1110  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1191  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
+#   1311  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1317  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1326  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1693  services.pack_valves      What all valves of the pack have in common.
+#   1707  services.cache_valves     The valves of the response cache, wherever it runs.
+#   1768  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1779  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   1854  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   1957  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2112  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2162  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2266  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2587  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2685  cache.joining             Many who ask the same at the same time ask once.
+#   2751  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2776  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2809  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2950  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3236  cache.redis_link          Commands to Redis with a bound on how many run at once, and failures in the store's terms.
+#   3305  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3651  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   3846  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4173  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4376  speech.process            What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#   4397  services.activity         What chats did in this process, until somebody writes it into the history.
+#   4422  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4433  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4674  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4710  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4775  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4829  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4885  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4944  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   4958  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5009  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5043  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5067  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5120  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5148  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -71,7 +73,7 @@ import ssl
 import sys
 import time
 from bisect import bisect_left
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -94,9 +96,10 @@ from os import urandom
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from string import punctuation
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+from uuid import uuid4
 
 import aiohttp
 import orjson
@@ -4370,6 +4373,52 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
+# --- ollama_pack.speech.process ---
+# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+MAX_NOTES = 10_000
+
+
+def note_chat(record: Mapping[str, Any]) -> None:
+    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
+    _notes().append(dict(record))
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=MAX_NOTES))
+
+
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
@@ -4388,6 +4437,31 @@ CLAIM_SECONDS = 10.0  # after which an answer that nobody came for is forgotten
 _CONNECT_SECONDS = 0.1  # that a chat waits for the first connection
 
 Ask = Callable[[], Awaitable[dict[str, Any]]]  # gives a whole body
+
+
+def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
+    """Write into the history that a chat got an answer that was there, or is being generated for another.
+
+    Args:
+        outcome: of the lookup; others than these two are not written.
+        asked: the name of the model that was asked for.
+        user: the id of the user.
+    """
+    record = {
+        "id": uuid4().hex,
+        "at": round(time.time(), 3),
+        "asked": asked.removeprefix(ROUTER),
+        "user": user,
+    }
+    if isinstance(outcome, Hit):
+        entry = outcome.entry
+        note_chat(
+            record
+            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
+        )
+    elif isinstance(outcome, Follow):
+        note_chat(record | {"outcome": "shared", "model": outcome.question.answerer})
 
 
 @dataclass(frozen=True, slots=True)
@@ -5249,6 +5323,7 @@ class Filter:
             used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
+        note_from_cache(outcome, str(model.get("id") or body["model"]), asked.user_id)
         routed = str(asked.preset["base"]).startswith(ROUTER)
         return PendingAnswer(used, outcome, body, str(body["model"]), routed)
 
