@@ -9,113 +9,115 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14329, which the server calls.
+# Begin here: `class Pipe`, line 14634, which the server calls.
 # The modules that it uses come first:
-#    185  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    199  aliases.errors                 What goes wrong with aliases.
-#    240  engines.errors                 What goes wrong with a node.
-#    382  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    508  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    583  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    644  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    942  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1070  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1116  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1150  cache.errors                   What goes wrong with the cache.
-#   1182  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1544  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1668  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1740  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1746  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1811  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1859  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1907  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2216  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2308  routing.errors                 What goes wrong with routing.
-#   2453  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2465  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2788  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3200  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3324  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   3423  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   3645  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3756  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3845  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3943  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   4064  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   4179  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   4287  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4398  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4545  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4601  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4735  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5054  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5171  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5229  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5431  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5606  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5956  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6032  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6075  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6180  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6413  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6471  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6568  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6771  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6942  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7271  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7533  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7618  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7788  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7982  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8065  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8146  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8212  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8261  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8690  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8827  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8993  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9217  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9320  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#   9420  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9514  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9675  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9708  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9890  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9925  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10569  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10645  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10791  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10934  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10992  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11371  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11638  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11744  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12236  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12305  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12321  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12455  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12461  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12575  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12622  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12713  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12885  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12975  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  13105  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  13126  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13204  services.activity              What chats did in this process, until somebody writes it into the history.
-#  13229  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13298  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13404  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13451  services.pack_valves           What all valves of the pack have in common.
-#  13465  services.router_valves         The valves of the router, wherever it runs.
-#  13559  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13673  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13966  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13998  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  14015  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  14110  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14266  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    188  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    214  aliases.errors                 What goes wrong with aliases.
+#    255  engines.errors                 What goes wrong with a node.
+#    397  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    523  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    598  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    659  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    957  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1085  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1131  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1165  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1573  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1697  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1769  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1775  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1840  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1888  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1936  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2245  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2341  routing.errors                 What goes wrong with routing.
+#   2486  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2498  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2821  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3233  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3357  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   3456  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   3678  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3789  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3878  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3976  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   4097  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   4212  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   4320  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4431  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4578  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4712  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5025  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5142  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5200  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5255  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5461  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5636  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5986  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6062  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6105  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6210  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6443  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6501  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6598  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6801  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6972  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7301  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7572  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7657  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7827  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8021  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8104  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8185  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8251  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8300  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8729  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8867  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9033  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9257  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9360  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#   9460  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9554  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9715  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9748  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9930  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9965  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10609  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10685  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10831  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10978  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11036  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11425  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11692  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11798  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12290  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12362  cache.errors                   What goes wrong with the cache.
+#  12382  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12398  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12532  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12538  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12652  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12699  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12790  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12953  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  13043  base.single_flight             Many who ask the same at the same time ask once.
+#  13122  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13357  base.process                   One object for all plugins of a process, which are files that share no code.
+#  13378  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13456  services.activity              What chats did in this process, until somebody writes it into the history.
+#  13481  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13550  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13656  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13703  services.pack_valves           What all valves of the pack have in common.
+#  13717  services.router_valves         The valves of the router, wherever it runs.
+#  13812  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13926  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  14179  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  14211  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  14228  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14323  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14484  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  14543  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -147,7 +149,7 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
@@ -159,13 +161,14 @@ from importlib import import_module
 from inspect import signature
 from ipaddress import ip_address
 from itertools import accumulate, chain, islice
-from math import exp, inf
+from math import exp, inf, prod
 from operator import attrgetter
+from pathlib import Path
 from random import Random
 from ssl import SSLContext
 from string import punctuation
 from types import ModuleType, SimpleNamespace
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
 
@@ -188,6 +191,18 @@ from pydantic import (
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+class SettingError(PackError, ValueError):
+    """A setting cannot be used. It is a `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never a secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def error_code(error: Exception) -> str:
@@ -1147,40 +1162,10 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache.
+# --- ollama_pack.base.redis ---
+# A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
-
-    Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class LeaderLostError(PackError):
-    """The generation that an answer was copied from ended without its end, and part of it is shown already.
-
-    Attributes:
-        chunks: how many had come.
-    """
-
-    def __init__(self, chunks: int) -> None:
-        super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
-        )
-        self.chunks = chunks
-
-
-# --- ollama_pack.cache.redis_url ---
-# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+# Making a client connects nothing.
 #
 # redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
 # redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
@@ -1220,6 +1205,45 @@ def connection_pool_of(client: RedisClient) -> Any:
     return getattr(client, "connection_pool", None)
 
 
+@dataclass(frozen=True, slots=True)
+class LuaScript:
+    """A script, and the name that the server knows it by once it has seen it."""
+
+    text: str
+    sha: str
+
+
+def lua_script(text: str) -> LuaScript:
+    # SHA-1 is what Redis names scripts by
+    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+async def run_script(
+    send: Callable[..., Awaitable[Any]], script: LuaScript, keys: Sequence[str], *values: Any
+) -> Any:
+    """Run a script by its name, and by its text where the server has not seen it, or has restarted.
+
+    Args:
+        send: sends one command, as `RedisClient.execute_command`.
+        script: to run.
+        keys: that it uses.
+        values: its other arguments.
+    """
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
+
+    try:
+        return await send("EVALSHA", script.sha, len(keys), *keys, *values)
+    except NoScriptError:
+        return await send("EVAL", script.text, len(keys), *keys, *values)
+
+
+def redis_faults() -> tuple[type[Exception], ...]:
+    """What is raised when Redis does not answer, or not as it should."""
+    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
+
+    return RedisError, RedisClusterException, OSError, EOFError  # a cluster's is no `RedisError`
+
+
 class _UrlError(ValueError):
     """What is wrong with a URL, in words that may be shown."""
 
@@ -1245,7 +1269,7 @@ def check_redis_url(url: str) -> str:
     """The URL, which is none or can be used.
 
     Raises:
-        CacheConfigError: it is none of the forms.
+        SettingError: it is none of the forms.
         ModuleNotFoundError: there is no redis-py.
     """
     if url:
@@ -1257,22 +1281,27 @@ def redis_client(url: str) -> RedisClient:
     """A client for a URL.
 
     Raises:
-        CacheConfigError: the URL is none of the forms, or has an option that would have no effect.
+        SettingError: the URL is none of the forms, or has an option that would have no effect.
         ModuleNotFoundError: there is no redis-py.
     """
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise CacheConfigError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
-        raise CacheConfigError(
+        raise SettingError(
             f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
             + _HOW_WRITTEN
         ) from None
+
+
+def redis_fault(error: BaseException) -> str:
+    """What redis-py says of a failure, without what was sent: an old server repeats an unknown AUTH whole."""
+    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
 
 
 def _shown_beginning(url: str) -> str:
@@ -2260,7 +2289,11 @@ class CostTerms:
 
 
 def prompt_pace(busy: int, rates: ModelRates) -> float:
-    """Seconds that each further token of a prompt takes."""
+    """Seconds for each token of a prompt that is not held.
+
+    Before the rates are learned, each request that is answered already makes it slower. With `prompt_head` a
+    prompt takes (P - hit + 1) * (b + 1) / pp then.
+    """
     return (1 if rates.learned else busy + 1) / rates.prompt
 
 
@@ -2878,8 +2911,8 @@ class Quote:
         fixed: load + decode + tier: what depends neither on the prompt nor on the moment.
         load, decode: as in `CostTerms`.
         evict: what others lose.
-        pace: seconds for each token of the prompt that is not held, and
-        head: before the first of them: `predict_prompt` in its two parts.
+        pace: seconds for each token of the prompt that is not held.
+        head: seconds before the first of them.
         model: the name by which the node knows the model.
         blob: the weights.
         rates: of the node with these weights.
@@ -3477,8 +3510,8 @@ class Average:
         return self.value if self.count else prior
 
 
-class PairLearner:
-    """The rates of one (node, weights)."""
+class RatesLearner:
+    """The rates at which one node runs one set of weights."""
 
     def __init__(self) -> None:
         self.load = Average()
@@ -4542,62 +4575,6 @@ def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-# --- ollama_pack.engines.silence ---
-# A limit on the silence between two pieces of a stream, with one timer for all of them.
-
-
-class SilenceWatch:
-    """Ends a read of a stream that has waited longer than a limit.
-
-    A timer for each read, as `asyncio.timeout` has one, costs as much as all else that is done for a token.
-
-    Attributes:
-        is_over: it was too long; the read has ended with an error.
-    """
-
-    def __init__(self, stream: aiohttp.StreamReader, seconds: float) -> None:
-        """Watch nothing yet.
-
-        Args:
-            stream: what is read.
-            seconds: the limit.
-        """
-        self.is_over = False
-        self._stream = stream
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> Self:
-        """A read begins."""
-        self._since = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._look)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """It has ended."""
-        self._since = None
-
-    def close(self) -> None:
-        """Watch no longer."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        """End the read, or come again when it will have lasted too long."""
-        self._timer = None
-        if self._since is None:  # the next read sets a new timer
-            return
-        left = self._since + self._seconds - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
-            return
-        self.is_over = True
-        self._stream.set_exception(TimeoutError("silent for too long"))
-
-
 # --- ollama_pack.engines.sse ---
 # Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #
@@ -4906,7 +4883,6 @@ class NodeTransport:
         async with self._within("first byte", first_byte):
             last = {"Connection": "close"} if last_request else {}
             response = await self._open(path, body, {**headers, **last})
-        silence = SilenceWatch(response.content, self.limits.next_line)
         try:
             if last_request and response.connection and response.connection.protocol is not None:
                 response.connection.protocol.force_close()  # also where the node does not repeat `close`
@@ -4915,14 +4891,9 @@ class NodeTransport:
             while pieces:
                 for piece in pieces:
                     yield piece
-                with silence:
+                async with self._within("next line", self.limits.next_line):
                     pieces = await self._next_pieces(response, buffer)
-        except NodeFaultError as error:
-            if silence.is_over:
-                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
-            raise
         finally:
-            silence.close()
             response.close()
 
     async def _open(
@@ -5226,6 +5197,61 @@ def _load(quote: Quote, assignment: Assignment) -> float:
     return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
 
 
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# GGML's types of tensors: values in a block, and bytes of a block.
+TENSOR_TYPES: dict[str, tuple[int, int]] = {
+    "F64": (1, 8),
+    "I64": (1, 8),
+    "F32": (1, 4),
+    "I32": (1, 4),
+    "F16": (1, 2),
+    "BF16": (1, 2),
+    "I16": (1, 2),
+    "I8": (1, 1),
+    "Q4_0": (32, 18),
+    "Q4_1": (32, 20),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q8_0": (32, 34),
+    "Q8_1": (32, 36),
+    "Q2_K": (256, 84),
+    "Q3_K": (256, 110),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+    "Q8_K": (256, 292),
+    "IQ1_S": (256, 50),
+    "IQ1_M": (256, 56),
+    "IQ2_XXS": (256, 66),
+    "IQ2_XS": (256, 74),
+    "IQ2_S": (256, 82),
+    "IQ3_XXS": (256, 98),
+    "IQ3_S": (256, 110),
+    "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136),
+    "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66),
+    "MXFP4": (32, 17),
+    "NVFP4": (64, 36),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a model: its name, its type as GGML calls it, and its dimensions, the innermost first."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        values, size = TENSOR_TYPES.get(self.type.upper(), (1, 2))
+        return prod(self.shape) // values * size
+
+
 # --- ollama_pack.engines.ollama.values ---
 # What a node reports of its models. A field that is missing, null or not of its type has its default.
 
@@ -5348,6 +5374,8 @@ class ShownModel(NodeValue):
         model_info: facts from the weights file, such as `llama.block_count`.
         modelfile: the recipe, which names the weights blob.
         parameters: the recipe's own options, one on a line.
+        tensors: of the weights; empty: the node is too old to list them.
+        projector_info: facts of a separate vision encoder, such as its `general.parameter_count`.
     """
 
     capabilities: tuple[str, ...] = ()
@@ -5355,6 +5383,8 @@ class ShownModel(NodeValue):
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
     parameters: str = ""
+    tensors: tuple[Tensor, ...] = Field(default=(), repr=False)
+    projector_info: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("capabilities", mode="before")
     @classmethod
@@ -7280,6 +7310,7 @@ def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
 #     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 #     pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
+#     pods  k8s://default/app=ollama:11434                    # each ready pod that has these labels
 
 NodeKind = Literal["ollama", "openai"]
 PlacedBy = Literal["pack", "own"]
@@ -7287,11 +7318,14 @@ PlacedBy = Literal["pack", "own"]
 MAX_NODES = 1024
 MAX_TIER = 9
 SRV = "dns+srv://"
+PODS = "k8s://"
+DISCOVERED = (SRV, PODS)  # addresses that stand for several servers
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
@@ -7406,7 +7440,10 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
+    if address.startswith(DISCOVERED):
+        url, login = _several(address), ""
+    else:
+        url, login = split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -7451,9 +7488,11 @@ def _address(value: str) -> str:
     return value.rstrip("/")
 
 
-def _srv(value: str) -> str:
-    if not _NODE_SRV.fullmatch(value):
+def _several(value: str) -> str:
+    if value.startswith(SRV) and not _NODE_SRV.fullmatch(value):
         raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    if value.startswith(PODS) and not _NODE_PODS.fullmatch(value):
+        raise ValueError(f"{value!r} does not select pods: write it as k8s://NAMESPACE/app=ollama:11434")
     return value
 
 
@@ -8062,7 +8101,7 @@ class ListedClient:
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
-# --- ollama_pack.routing.state.breaker ---
+# --- ollama_pack.base.breaker ---
 # A breaker: after failures nothing is sent for a while, then one request tries.
 
 BreakerState = Literal["closed", "open", "half-open"]
@@ -8150,7 +8189,7 @@ class Breaker:
 # Each is believed to last a usual service. They never hold back ours for ever: when they have had a node to
 # themselves for long enough, one of ours is sent to stand in the engine's own line.
 
-EXTERNAL_SERVICES = 2.0  # usual services that others may have a runner to themselves while ours wait
+YIELD_SERVICES = 2.0  # usual services that others may have a runner to themselves while ours wait
 STALE_SERVICES = 6.0  # usual services after which what nobody repeats is forgotten
 MAX_EXTERNAL = 1024
 
@@ -8183,7 +8222,7 @@ class ExternalLoad:
             return
         if self.since is None:
             self.since = now
-        self.yields_at = self.since + EXTERNAL_SERVICES * service
+        self.yields_at = self.since + YIELD_SERVICES * service
         self.stale_at = now + STALE_SERVICES * service
         self.ends_at = now + service
 
@@ -8236,7 +8275,7 @@ class ModelStats:
     """What was learned of one node with one set of weights."""
 
     def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
-        self.rates = PairLearner()
+        self.rates = RatesLearner()
         self.slots = SlotLearner(declared_slots, policy.probe_requests)
         self.retention = RetentionLearner()
 
@@ -8359,27 +8398,27 @@ class NodeState:
         self._loads_again_at = -math.inf
         self._policy = policy
         self._priors = priors
-        self._pairs: dict[str, ModelStats] = {}
+        self._stats: dict[str, ModelStats] = {}
         self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
         self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
-    def pair(self, blob: str) -> ModelStats:
-        if blob not in self._pairs:
-            self._pairs[blob] = ModelStats(self.row.slots, self._policy)
-        return self._pairs[blob]
+    def stats(self, blob: str) -> ModelStats:
+        if blob not in self._stats:
+            self._stats[blob] = ModelStats(self.row.slots, self._policy)
+        return self._stats[blob]
 
     def known(self, blob: str) -> ModelRates:
         """The rates of one set of weights."""
-        return self._rates.get(blob) or self.pair(blob).known(self._priors)
+        return self._rates.get(blob) or self.stats(blob).known(self._priors)
 
     def learned(self, blob: str) -> None:
-        """The pair of these weights was told something."""
-        pair = self.pair(blob)
-        self._rates = {**self._rates, blob: pair.known(self._priors)}
+        """Something was learned of these weights."""
+        stats = self.stats(blob)
+        self._rates = {**self._rates, blob: stats.known(self._priors)}
         if runner := self.runners.get(blob):
-            runner.mirror.retain(pair.retention.retention)
+            runner.mirror.retain(stats.retention.retention)
         self.changed()
 
     # --- its breakers: one of the node, and one of each model that has failed ---
@@ -8447,7 +8486,7 @@ class NodeState:
             named = {name: replace(model, name=name) for name, model in models.items()}
             self.listed = named | {fold_name(name): model for name, model in named.items()}
         blobs = {model.blob for model in models.values()}
-        self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
+        self._stats = {blob: stats for blob, stats in self._stats.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
         self._broken_for = {name: user for name, user in self._broken_for.items() if name in models}
@@ -8518,7 +8557,7 @@ class NodeState:
         for runner in self.runners.values():
             runner.counted = True
             runner.external.seen(external, now, self.known(runner.blob).service)
-            self.pair(runner.blob).slots.counted(running, waiting)
+            self.stats(runner.blob).slots.counted(running, waiting)
             self.learned(runner.blob)
 
     def gpu_busy(self, utilization: float, now: float) -> None:
@@ -8538,7 +8577,7 @@ class NodeState:
 
     def _mirror(self, blob: str) -> PrefixMirror:
         """Of a runner that holds nothing yet."""
-        return PrefixMirror(retention=self.pair(blob).retention.retention)
+        return PrefixMirror(retention=self.stats(blob).retention.retention)
 
     def _size(self, blob: str) -> int:
         return next((model.size for model in self.models.values() if model.blob == blob), 0)
@@ -8782,7 +8821,8 @@ class NodeProbe:
         async def show(model: ListedModel) -> None:
             async with at_once:
                 try:
-                    self._shown[_shown_key(model)] = await self._client.show(model.name)
+                    shown = await self._client.show(model.name)
+                    self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
                 except RetryableNodeError as error:  # asked again at the next look, where that may help
                     if error.status in _NOT_THERE:
                         self._shown[_shown_key(model)] = ShownModel()
@@ -9834,7 +9874,7 @@ class RemoteRequests:
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
         node = self._nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
-            node.pair(event.blob).learn(event.lesson)
+            node.stats(event.blob).learn(event.lesson)
             node.learned(event.blob)
 
     def _leave(self, request_id: str) -> RemoteRequest | None:
@@ -10797,22 +10837,22 @@ MAX_HOLDERS = 4  # nodes that are remembered for a block
 MAX_REMEMBERED = 32768  # blocks
 
 
-class KnownNodes:
+class Cluster:
     """What decisions see. Names are those of the rows; times are seconds on the caller's clock.
 
     Attributes:
-        policy: weights and bounds.
         nodes: by name.
+        demand: how often each set of weights is asked for.
         remote: requests of other workers at these nodes.
+        stale_at: when the first node looks otherwise though nothing happens.
     """
 
     def __init__(
         self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
-        self.policy = policy
         self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
         self._clock = clock
-        self._demand = DemandMeter()
+        self.demand = DemandMeter()
         self._returns: dict[str, ReturnLearner] = {}
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
@@ -10820,10 +10860,10 @@ class KnownNodes:
         self._stale: dict[str, None] = dict.fromkeys(
             self.nodes
         )  # in the order of the rows, as they are shown
-        self._stale_at = -math.inf  # when the first of them looks otherwise though nothing is told
+        self.stale_at = -math.inf
         for node in self.nodes.values():
             node.on_change = self._stale.setdefault
-        self.remote = RemoteRequests(self.nodes, clock, self._demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(self.nodes, clock, self.demand, self._prompt_sent_elsewhere)
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -10874,11 +10914,11 @@ class KnownNodes:
 
     def view(self) -> FleetView:
         """All that a decision goes by, as of now."""
-        return self._view(self._clock())
+        return self.view_at(self._clock())
 
-    def _refresh(self, now: float) -> None:
+    def refresh(self, now: float) -> None:
         """Look at the nodes that may look otherwise than before."""
-        if now >= self._stale_at:
+        if now >= self.stale_at:
             self._stale.update(dict.fromkeys(self.nodes))
         if self._stale:
             for name in self._stale:
@@ -10887,16 +10927,20 @@ class KnownNodes:
                     self._views[name] = seen
                     self._changed.add(name)
             self._stale.clear()
-            self._stale_at = min([node.next_change for node in self.nodes.values()], default=math.inf)
+            self.stale_at = min([node.next_change for node in self.nodes.values()], default=math.inf)
 
-    def _view(self, now: float) -> FleetView:
-        """The same, with the nodes that look otherwise than at the last decision."""
-        self._refresh(now)
+    def view_at(self, now: float) -> FleetView:
+        """The same as of a moment, with the nodes that look otherwise than at the last decision."""
+        self.refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
         return FleetView(
-            now, nodes, self._demand.rates(now), returns, self._changed, self._views, self._holders
+            now, nodes, self.demand.rates(now), returns, self._changed, self._views, self._holders
         )
+
+    def decided(self) -> None:
+        """A decision was made on the last view: changes count from here on."""
+        self._changed.clear()
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.
@@ -10990,11 +11034,13 @@ class RunningRequest:
 
 
 # --- ollama_pack.routing.state.scheduler ---
-# The state that decisions are made on, and the events that change it. No input, no output.
+# The requests that wait and run, and the decisions about them. No input, no output.
 #
-# Tell it what happens, then ask `decide` what begins::
+# What happens to a request goes to the scheduler, what is seen of the nodes to its `cluster`. Then `decide`
+# returns what begins::
 #
-#     scheduler.submit(request)            # or cancel, first_token, finished, failed, probed, unreachable
+#     scheduler.submit(request)            # or cancel, first_token, finished, failed
+#     scheduler.cluster.probed(name, …)    # or unreachable, activity, gpu_busy, drain
 #     for assignment in scheduler.decide():   # send each to its node
 #         ...
 #
@@ -11012,8 +11058,14 @@ STRATEGIES: Mapping[str, type[Planner]] = {
 }
 
 
-class Scheduler(KnownNodes):
-    """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it."""
+class Scheduler:
+    """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it.
+
+    Attributes:
+        cluster: the nodes as they are known.
+        wake_at: when to decide again though nothing happens; None: whenever something does.
+        listener: hears what happens to requests, for other workers.
+    """
 
     def __init__(  # noqa: PLR0913 - what differs from one deployment or test to the next
         self,
@@ -11042,10 +11094,12 @@ class Scheduler(KnownNodes):
         """
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
-        super().__init__(rows, clock, policy or RoutingPolicy(), priors)
+        policy = policy or RoutingPolicy()
+        self.cluster = Cluster(rows, clock, policy, priors)
         self.wake_at: float | None = None
-        self._planner = STRATEGIES[strategy](self.policy, dice)
-        self._queue = FairQueue(max_queue, self.policy.background_wait)
+        self._clock = clock
+        self._planner = STRATEGIES[strategy](policy, dice)
+        self._queue = FairQueue(max_queue, policy.background_wait)
         self._running: dict[str, RunningRequest] = {}
         self.listener: Listener = tell_nobody
 
@@ -11083,7 +11137,7 @@ class Scheduler(KnownNodes):
         blobs, cost = self._expect(request)
         displaced = self._queue.push(request, now, cost).displaced
         for blob, share in blobs.items():
-            self._demand.add(blob, now, share)
+            self.cluster.demand.add(blob, now, share)
         return displaced
 
     def places_of(self, user: str) -> int:
@@ -11093,14 +11147,14 @@ class Scheduler(KnownNodes):
     def _expect(self, request: FleetRequest) -> tuple[Mapping[str, float], float]:
         """The weights that it asks for, by their share, and the seconds of service that it may take."""
         for model in map(fold_name, request.models):
-            having = [node for node in self.nodes.values() if model in node.listed]
+            having = [node for node in self.cluster.nodes.values() if model in node.listed]
             if having:
                 counts = Counter(node.listed[model].blob for node in having)
                 rates = having[0].known(having[0].listed[model].blob)
                 output = predict_output(rates, background=request.background, limit=request.max_output)
                 blobs = {blob: count / len(having) for blob, count in counts.items()}
                 return blobs, request.tokens / rates.prompt + output * rates.token
-        raise NoNodeError(request.models, tuple(self.nodes))
+        raise NoNodeError(request.models, tuple(self.cluster.nodes))
 
     def cancel(self, request_id: str) -> None:
         """Nobody wants the answer any more. An id that is not known is ignored."""
@@ -11156,7 +11210,7 @@ class Scheduler(KnownNodes):
         request, blob = running.assignment.request, running.runner.blob
         if not running.assignment.loads:
             new = max(0, request.tokens - running.assignment.hit)
-            running.node.pair(blob).slots.began(running.beside, now - running.since, new)
+            running.node.stats(blob).slots.began(running.beside, now - running.since, new)
             running.node.learned(blob)
         rates = running.node.known(blob)
         output = predict_output(rates, background=request.background, limit=request.max_output)
@@ -11174,7 +11228,7 @@ class Scheduler(KnownNodes):
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
         blob = running.runner.blob
-        running.node.pair(blob).learn(lesson)
+        running.node.stats(blob).learn(lesson)
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
@@ -11225,13 +11279,13 @@ class Scheduler(KnownNodes):
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
         """A node failed a request that another one has begun to answer: so the fault was the node's."""
-        node = self.nodes[name]
+        node = self.cluster.nodes[name]
         node.failed(model, self._clock(), node_down=False, hung=hung)
         self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
     def _elsewhere(self, running: RunningRequest) -> bool:
         tried = running.entry.tried | {running.node.row.name}
-        others = [node for name, node in self.nodes.items() if name not in tried]
+        others = [node for name, node in self.cluster.nodes.items() if name not in tried]
         return any(model in node.listed for node in others for model in running.entry.models)
 
     def has_another(self, request_id: str) -> bool:
@@ -11243,13 +11297,13 @@ class Scheduler(KnownNodes):
             fold_name(running.assignment.model),
             {running.node.row.name, *running.entry.tried},
         )
-        others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
-        return any(model in node.models for node in others)
+        others = (node for node in self.cluster.view().nodes if node.name not in passed_over)
+        return any(node.weight > 0 and model in node.models for node in others)
 
     def loads(self, models: Iterable[str]) -> Iterator[tuple[str, str, float]]:
         """What nodes that have one of these models load now, as is believed: node, model, since when."""
         names = set(map(fold_name, models))
-        for name, node in self.nodes.items():
+        for name, node in self.cluster.nodes.items():
             if not names.isdisjoint(node.listed):
                 for runner in node.runners.values():
                     if runner.loading:
@@ -11292,12 +11346,12 @@ class Scheduler(KnownNodes):
     def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
         now = self._clock()
-        self.remote.expire(now)
+        self.cluster.remote.expire(now)
         if not len(self._queue):
             self.wake_at = None
             return []
-        planned = self._planner.plan(self._view(now), self._queue.kinds(now))
-        self._changed.clear()
+        planned = self._planner.plan(self.cluster.view_at(now), self._queue.kinds(now))
+        self.cluster.decided()
         started = [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
         self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now)
         return started
@@ -11319,7 +11373,7 @@ class Scheduler(KnownNodes):
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
-        return self.nodes[assignment.node].allows(assignment.model, now)
+        return self.cluster.nodes[assignment.node].allows(assignment.model, now)
 
     def _start(self, assignment: Assignment, now: float) -> Assignment:
         """Let a request take the slot that it was assigned, and remember how to undo it."""
@@ -11327,7 +11381,7 @@ class Scheduler(KnownNodes):
         quote = assignment.chosen.quote
         if not request.load_only:
             self._queue.bound(request.id, now)
-        node = self.nodes[assignment.node]
+        node = self.cluster.nodes[assignment.node]
         node.changed()
         node.passed(assignment.model)
         evicted = {blob: node.runners[blob] for blob in assignment.victims if blob in node.runners}
@@ -11342,7 +11396,7 @@ class Scheduler(KnownNodes):
         output = predict_output(quote.rates, background=request.background, limit=request.max_output)
         answers = 0.0 if request.load_only else output * quote.rates.token
         ends_at = now + assignment.terms.predict_ttft + answers
-        shared, kind = self.prompt_sent(assignment.node, quote.blob, request, now)
+        shared, kind = self.cluster.prompt_sent(assignment.node, quote.blob, request, now)
         runner.begin(request, now, ends_at, shared, kind)
         return assignment
 
@@ -11359,9 +11413,9 @@ class Scheduler(KnownNodes):
         """When to decide again though nothing happens: when a load ends, or a title has waited enough."""
         if not len(self._queue):
             return None
-        self._refresh(now)
-        due = [self._stale_at, self._planner.look_again]
-        if (until := self.remote.expires_at()) is not None:
+        self.cluster.refresh(now)
+        due = [self.cluster.stale_at, self._planner.look_again]
+        if (until := self.cluster.remote.expires_at()) is not None:
             due.append(until)
         if (until := self._queue.ripens_at()) is not None:
             due.append(min(until, now + BACKGROUND_LOOK))
@@ -11491,7 +11545,7 @@ class FleetShare:
         self.connected = False
         self.outbox.clear()
         self._heard_at.clear()
-        self._scheduler.remote.forget_all()
+        self._scheduler.cluster.remote.forget_all()
 
     def say_bye(self) -> None:
         """This worker ends; what it held is free."""
@@ -11524,7 +11578,7 @@ class FleetShare:
         quote = binding.chosen.quote
         claim = SlotClaim(
             request_id=binding.request.id,
-            node=node_key(self._scheduler.nodes[binding.node].row),
+            node=node_key(self._scheduler.cluster.nodes[binding.node].row),
             blob=quote.blob,
             slots=quote.rates.slots,
             loads=binding.loads,
@@ -11552,7 +11606,7 @@ class FleetShare:
         """Somebody else was first: the request waits again, and what kept it out is believed for a while."""
         scheduler, now = self._scheduler, self._clock()
         scheduler.give_back(binding.request.id)
-        node, remote = scheduler.nodes[binding.node], scheduler.remote
+        node, remote = scheduler.cluster.nodes[binding.node], scheduler.cluster.remote
         others = [holder for holder in refusal.holders if not scheduler.is_running(holder)]
         learnt = [remote.hold(node, refusal.blob, holder, now + HOLD_SECONDS) for holder in others]
         if not any(learnt):
@@ -11583,16 +11637,16 @@ class FleetShare:
             case HelloMessage():
                 self._announce()
             case AliveMessage(worker, requests):
-                self._scheduler.remote.forget(worker, requests)
+                self._scheduler.cluster.remote.forget(worker, requests)
             case ByeMessage(worker):
                 self._lose(worker)
             case EventMessage(worker, event):
-                self._scheduler.remote.apply(worker, event)
+                self._scheduler.cluster.remote.apply(worker, event)
         return not isinstance(message, HelloMessage)
 
     def _lose(self, worker: str) -> None:
         self._heard_at.pop(worker, None)
-        self._scheduler.remote.forget(worker)
+        self._scheduler.cluster.remote.forget(worker)
 
     def _send(self, message: FleetMessage) -> None:
         self._put(ShareStep("tell", None, encode_message(message)))
@@ -11823,27 +11877,27 @@ class Router:
         """Told by the poller, as are the two below."""
         name = watch.row.name
         if look is not None:
-            self.scheduler.probed(name, look.installed, look.residents)
+            self.scheduler.cluster.probed(name, look.installed, look.residents)
         elif watch.is_gone:
-            self.scheduler.unreachable(name)
+            self.scheduler.cluster.unreachable(name)
             self._attempts.is_gone(name)
         self._decide()
 
     def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
         """Its engine tells what it does for all clients."""
-        self.scheduler.activity(watch.row.name, activity.running, activity.waiting, asked_at)
+        self.scheduler.cluster.activity(watch.row.name, activity.running, activity.waiting, asked_at)
         self._decide()
 
     def gpus_read(self, watch: NodeWatch) -> None:
         """Its GPUs were looked at. Those that another node has, too, may be at work for that one."""
         sources = [other.gpu_source for other in self.nodes.values()]
         if watch.utilization is not None and sources.count(watch.gpu_source) == 1:
-            self.scheduler.gpu_busy(watch.row.name, watch.utilization)
+            self.scheduler.cluster.gpu_busy(watch.row.name, watch.utilization)
             self._decide()
 
     def answering(self, models: Sequence[str]) -> str:
         """Of the models that may answer, the preferred one first, the one that would now."""
-        return next((model for model in models if self.scheduler.can_answer((model,))), models[0])
+        return next((model for model in models if self.scheduler.cluster.can_answer((model,))), models[0])
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
@@ -11862,7 +11916,7 @@ class Router:
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
-        return self._attempts.at(node) + self.scheduler.remote.at(node)
+        return self._attempts.at(node) + self.scheduler.cluster.remote.at(node)
 
     def own_in_flight(self, node: str) -> int:
         """How many of this worker's requests are at a node."""
@@ -11876,7 +11930,7 @@ class Router:
 
     def is_healthy(self, node: str) -> bool:
         """Whether requests are given to it: it answers, and has not just failed one."""
-        breaker = self.scheduler.nodes[node].breaker
+        breaker = self.scheduler.cluster.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
 
     def running(self) -> list[dict[str, Any]]:
@@ -12108,7 +12162,7 @@ class Router:
     def _faults(self, pending: PendingChat) -> dict[str, str]:
         """What is wrong with each node that has the model; empty when one of them may answer."""
         models = pending.request.models
-        if self.scheduler.can_answer(models):
+        if self.scheduler.cluster.can_answer(models):
             return {}
         return {
             name: watch.known.fault or self._failure(name, models)
@@ -12239,7 +12293,7 @@ async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
 
 def load_report(router: Router) -> dict[str, Any]:
     """The answer of `GET /api/system/load` as an admin gets it, addresses included."""
-    nodes = [_node_load(router, view) for view in router.scheduler.view().nodes]
+    nodes = [_node_load(router, view) for view in router.scheduler.cluster.view().nodes]
     return {**_usage(router), "nodes": nodes}
 
 
@@ -12251,7 +12305,10 @@ def _usage(router: Router) -> dict[str, float | None]:
 
 def dashboard_report(router: Router) -> dict[str, Any]:
     """The same, with what is in memory, what was learned, and the chats at work, the newest first."""
-    nodes = [_node_load(router, view) | _node_details(router, view) for view in router.scheduler.view().nodes]
+    nodes = [
+        _node_load(router, view) | _node_details(router, view)
+        for view in router.scheduler.cluster.view().nodes
+    ]
     told = {"waiting": router.scheduler.waiting, "peers": router.peers, "running": router.running()}
     return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
 
@@ -12263,19 +12320,19 @@ def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
         "healthy": router.is_healthy(view.name),
         "in_flight": router.in_flight(view.name),
         "queued": router.queued(view.name),
-        "breakers": router.scheduler.nodes[view.name].shut(router.scheduler.view().now),
+        "breakers": router.scheduler.cluster.nodes[view.name].shut(router.scheduler.cluster.view().now),
         "models": [runner.model for runner in view.runners] if router.is_healthy(view.name) else [],
         "gpus": [gpu_values(gpu) for gpu in router.nodes[view.name].gpus.gpus],
     }
 
 
 def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
-    now = router.scheduler.view().now
+    now = router.scheduler.cluster.view().now
     return {
         "own": router.own_in_flight(view.name),
         "gpu_reason": router.nodes[view.name].gpus.reason,
         "fault": router.nodes[view.name].known.fault,
-        "breaker": router.scheduler.nodes[view.name].breaker.state(now),
+        "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
         "runners": [_runner_details(runner) for runner in view.runners],
         "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
     }
@@ -12300,6 +12357,26 @@ def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
         "token": rates.token,
         "learned": rates.learned,
     }
+
+
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks
 
 
 # --- ollama_pack.webui.errors ---
@@ -12753,17 +12830,8 @@ def trusted_certificates() -> SSLContext | bool:
 
 async def ollama_connections() -> list[tuple[str, str]]:
     """Address and key (empty: none) of each Ollama connection that is switched on."""
-    return [(url, key) for url, key, *_ in await prefixed_connections()]
-
-
-async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
-    """Of each that is switched on: address, key, prefix of its models' names (empty: none), and headers."""
-    return [
-        (url, "" if way.auth == "none" or way.needs_user else way.key, prefix, way.own_headers)
-        for url, prefix, way in (
-            (url, str(own.get("prefix_id") or ""), _way_in(url, own)) for url, own in await _connections_on()
-        )
-    ]
+    ways = [(url, _way_in(url, own)) for url, own in await _connections_on()]
+    return [(url, "" if way.auth == "none" or way.needs_user else way.key) for url, way in ways]
 
 
 async def ways_in() -> dict[str, WayIn]:
@@ -12972,15 +13040,121 @@ def _has(listed: ConnectionModels, offered: str) -> bool:
     return listed.id_of(own) == offered
 
 
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
 # --- ollama_pack.services.discovery ---
-# Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+# Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#
+# `pool dns+srv://_ollama._tcp.example.org` is each server of that record, `pods k8s://default/app=ollama:11434`
+# each ready pod with that label.
 
 discovery_log = logging.getLogger(__name__)
 
 FIRST_ANSWER_SECONDS = 3.0  # that a chat waits where nothing is known of a name yet
-Servers = tuple[tuple[str, int], ...]  # host and port, in order
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where Kubernetes puts a pod's own account
 _NOT_IN_A_NAME = re.compile(r"[^\w.-]")
 _LONGEST_NAME = 64
+_LIST_SECONDS = 5.0
+_LIST_OCTETS = 32 * 1024 * 1024  # a pod's entry has a few kB
+
+
+class Server(NamedTuple):
+    """One of the servers that a row stands for.
+
+    Attributes:
+        host: a name or an IP address.
+        port: its port.
+        label: what the node is called after; empty: after the host.
+    """
+
+    host: str
+    port: int
+    label: str = ""
+
+
+Servers = tuple[Server, ...]  # in order
+
+
+async def resolve(address: str) -> Servers:
+    """The servers of a row now: `resolve_srv` or `resolve_pods`."""
+    return await (resolve_pods(address) if address.startswith(PODS) else resolve_srv(address))
 
 
 async def resolve_srv(address: str) -> Servers:
@@ -13004,29 +13178,103 @@ async def resolve_srv(address: str) -> Servers:
         found = await resolver.query(name, "SRV")
     finally:
         await resolver.close()
-    return tuple(sorted({(str(one.host).rstrip("."), int(one.port)) for one in found}))
+    return tuple(sorted({Server(str(one.host).rstrip("."), int(one.port)) for one in found}))
+
+
+async def resolve_pods(address: str, account: Path = ACCOUNT) -> Servers:
+    """The ready pods with certain labels, asked of the cluster that this process runs in.
+
+    Args:
+        address: `k8s://NAMESPACE/SELECTOR:PORT`, the selector as `kubectl get pods -l` takes it.
+        account: the folder with the token, and with the certificate that the API's is signed with.
+
+    Raises:
+        OSError: this is no pod, the API does not answer, or the account may not list pods there.
+        ValueError: the API's answer is no list of pods.
+    """
+    from aiohttp import ClientSession, ClientTimeout  # noqa: PLC0415 - upload.py loads this and asks nobody
+
+    selected, _, port = address.removeprefix(PODS).rpartition(":")
+    namespace, _, selector = selected.partition("/")
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
+    if not host:
+        raise OSError("this process does not run in Kubernetes: KUBERNETES_SERVICE_HOST is not set")
+    api = f"https://{_in_url(host)}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}"
+    token = (account / "token").read_text().strip()  # Kubernetes replaces it within the hour
+    async with (
+        ClientSession(timeout=ClientTimeout(total=_LIST_SECONDS)) as session,
+        session.get(
+            f"{api}/api/v1/namespaces/{namespace}/pods",
+            params={"labelSelector": selector, "limit": str(MAX_NODES)},
+            headers={"Authorization": f"Bearer {token}"},
+            ssl=ssl.create_default_context(cafile=str(account / "ca.crt")),
+            allow_redirects=False,
+        ) as answer,
+    ):
+        if answer.status in {401, 403}:
+            raise PermissionError(
+                f"the pod's service account may not list pods in {namespace} (HTTP {answer.status}): "
+                "give it a Role with the verb list on pods"
+            )
+        if answer.status != 200:  # noqa: PLR2004 - OK
+            raise OSError(f"the Kubernetes API answered with HTTP {answer.status}")
+        octets = bytearray()
+        async for piece in answer.content.iter_any():
+            octets += piece
+            if len(octets) > _LIST_OCTETS:
+                raise ValueError("the Kubernetes API's list of pods has no end")
+    return ready_pods(orjson.loads(octets), int(port))
+
+
+def ready_pods(listed: Any, port: int) -> Servers:
+    """The pods of a PodList that take requests: those that are not ready, or end, are left out.
+
+    Raises:
+        ValueError: it is no list of pods.
+    """
+    pods = listed.get("items") if isinstance(listed, dict) else None
+    if not isinstance(pods, list):
+        raise ValueError("the Kubernetes API did not answer with a list of pods")  # noqa: TRY004 - not our caller's type
+    found = [
+        Server(str(pod["status"]["podIP"]), port, str(pod["metadata"]["name"]))
+        for pod in pods
+        if isinstance(pod, dict) and _is_ready(pod)
+    ]
+    return tuple(sorted(found))
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    metadata, status = pod.get("metadata"), pod.get("status")
+    if not isinstance(metadata, dict) or not isinstance(status, dict):
+        return False
+    if not metadata.get("name") or metadata.get("deletionTimestamp") or not status.get("podIP"):
+        return False
+    conditions = status.get("conditions")
+    return isinstance(conditions, list) and any(
+        isinstance(one, dict) and (one.get("type"), one.get("status")) == ("Ready", "True")
+        for one in conditions
+    )
 
 
 class NodeDiscovery:
-    """Keeps up what DNS says. What it said last holds while it does not answer. Lives on one event loop."""
+    """Keeps the servers of rows up. Those found last stay while nobody answers. Lives on one event loop."""
 
     def __init__(
         self,
-        resolve: Callable[[str], Awaitable[Servers]] = resolve_srv,
+        resolve: Callable[[str], Awaitable[Servers]] = resolve,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Ask nothing yet.
 
         Args:
-            resolve: as `resolve_srv`.
+            resolve: as the function of this name.
             clock: monotonic seconds.
         """
         self._resolve = resolve
-        self._clock = clock
         self._servers: dict[str, Servers] = {}
         self._faults: dict[str, str] = {}
-        self._asked_at = -math.inf
-        self._task: asyncio.Task[None] | None = None
+        self._names: Sequence[str] = ()
+        self._look = SingleFlight(self._ask_all, 0, clock)
         self._made: tuple[tuple[NodeRow, ...], dict[str, Servers], tuple[NodeRow, ...]] = ((), {}, ())
 
     async def rows(self, rows: tuple[NodeRow, ...], seconds: float) -> tuple[NodeRow, ...]:
@@ -13034,27 +13282,23 @@ class NodeDiscovery:
 
         Args:
             rows: as the admin wrote them.
-            seconds: between two questions to DNS.
+            seconds: between two looks.
         """
-        names = [row.url for row in rows if row.url.startswith(SRV)]
+        names = [row.url for row in rows if row.url.startswith(DISCOVERED)]
         if not names:
             return rows
         is_news = not self._servers.keys() >= set(names)
-        age = self._clock() - self._asked_at
-        if self._task is None and (is_news or age >= seconds):
-            self._task = asyncio.get_running_loop().create_task(self._ask(names))
-        if self._task is not None and (is_news or age >= 2 * seconds):
-            await asyncio.wait({self._task}, timeout=FIRST_ANSWER_SECONDS)
+        self._names = names
+        if is_news or self._look.age >= seconds:
+            looking = self._look.renew()
+            if is_news or self._look.age >= 2 * seconds:
+                await asyncio.wait({looking}, timeout=FIRST_ANSWER_SECONDS)
         if self._made[:2] != (rows, self._servers):
             self._made = rows, dict(self._servers), expanded(rows, self._servers)
         return self._made[2]
 
-    async def _ask(self, names: Sequence[str]) -> None:
-        try:
-            await asyncio.gather(*map(self._ask_one, names))
-        finally:
-            self._asked_at = self._clock()
-            self._task = None
+    async def _ask_all(self) -> None:
+        await asyncio.gather(*map(self._ask_one, self._names))
 
     async def _ask_one(self, name: str) -> None:
         try:
@@ -13074,13 +13318,14 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
     names = {row.name for row in rows}
     addresses = {row.url for row in rows}
     for row in rows:
-        if not row.url.startswith(SRV):
+        if not row.url.startswith(DISCOVERED):
             found.append(row)
             continue
-        for host, port in servers.get(row.url, ()):
-            url = f"http://{host}:{port}"
-            name = _node_name(row.name, host, "")
-            name = _node_name(row.name, host, f"-{port}") if name in names else name
+        for server in servers.get(row.url, ()):
+            url = f"http://{_in_url(server.host)}:{server.port}"
+            label = server.label or _label(server.host)
+            name = _node_name(row.name, label, "")
+            name = _node_name(row.name, label, f"-{server.port}") if name in names else name
             if url not in addresses and name not in names and len(found) < MAX_NODES:
                 names.add(name)
                 addresses.add(url)
@@ -13088,10 +13333,17 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
     return tuple(found)
 
 
-def _node_name(row: str, host: str, end: str) -> str:
-    """`gpu-ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
-    label = host if _is_ip(host) else host.partition(".")[0]
+def _node_name(row: str, label: str, end: str) -> str:
     return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+
+
+def _label(host: str) -> str:
+    """`ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
+    return host if _is_ip(host) else host.partition(".")[0]
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_ip(host: str) -> bool:
@@ -13102,8 +13354,8 @@ def _is_ip(host: str) -> bool:
     return True
 
 
-# --- ollama_pack.speech.process ---
-# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
 #
 # Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
 # the server runs leaves objects of its older classes behind.
@@ -13469,7 +13721,8 @@ NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
     'kind=openai (vLLM and the like), key=…, header="Name: value", slots=…, weight=…, tier=…, '
     "models=a,b, placement=own (a gateway that chooses the engine), agent=http://gpu0:9400. "
-    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. A # starts a comment."
+    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. "
+    "k8s://NAMESPACE/app=ollama:11434: each ready pod with that label. A # starts a comment."
 )
 
 
@@ -13662,19 +13915,16 @@ tell(KEYS[1], ARGV[2], ARGV[3], ARGV[4])
 )
 
 SHARE_SCRIPTS = {
-    "claim": CLAIM_SLOT,
-    "renew": RENEW_SLOT,
-    "release": RELEASE_SLOT,
-    "loaded": LOADED_SLOT,
-    "tell": TELL_ALL,
+    "claim": lua_script(CLAIM_SLOT),
+    "renew": lua_script(RENEW_SLOT),
+    "release": lua_script(RELEASE_SLOT),
+    "loaded": lua_script(LOADED_SLOT),
+    "tell": lua_script(TELL_ALL),
 }
 
 
 # --- ollama_pack.routing.peers.redis ---
 # Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#
-# The errors of redis-py are imported where one has come: the minimal image of the Pipelines server lacks it,
-# and the router runs there without.
 
 share_log = logging.getLogger(__name__)
 
@@ -13685,25 +13935,9 @@ READ_AT_ONCE = 256
 FIRST_RETRY, LAST_RETRY = 0.5, 10.0  # seconds between two tries to join
 UNUSED_SECONDS = 600.0  # after which it leaves, until it is started again
 
-_SHAS = {
-    # SHA-1 is what Redis names scripts by
-    kind: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-    for kind, text in SHARE_SCRIPTS.items()
-}
-
 
 class _UnusedError(Exception):
     """Nobody has used this worker's router for long, perhaps because there is a newer one."""
-
-
-class RedisCommands(Protocol):
-    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
-
-    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """Send a command and return its answer, with bytes for strings."""
-
-    async def aclose(self) -> None:
-        """Close the connections."""
 
 
 class RedisShare:
@@ -13712,8 +13946,8 @@ class RedisShare:
     def __init__(
         self,
         share: FleetShare,
-        client: RedisCommands,
-        waiting: RedisCommands,
+        client: RedisClient,
+        waiting: RedisClient,
         decide: Callable[[], None],
         prefix: str = SHARE_PREFIX,
     ) -> None:
@@ -13755,7 +13989,7 @@ class RedisShare:
                 await self._task
         if self._share.connected:
             self._share.say_bye()
-            with suppress(*_redis_faults()):
+            with suppress(*redis_faults()):
                 async with asyncio.timeout(STEP_SECONDS):
                     await self._empty_outbox()
             self._share.leave()
@@ -13763,7 +13997,7 @@ class RedisShare:
 
     async def _close_clients(self) -> None:
         for client in (self._client, self._waiting):
-            with suppress(*_redis_faults()):
+            with suppress(*redis_faults()):
                 await client.aclose()
 
     async def claim(self, binding: Assignment) -> bool:
@@ -13812,7 +14046,7 @@ class RedisShare:
                         tasks.create_task(work)
             except* _UnusedError:
                 pass  # unless somebody has come meanwhile this was the last time
-            except* _redis_faults() as group:
+            except* redis_faults() as group:
                 self._tell_once(group.exceptions[0])
             except* Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
                 share_log.exception("Something went wrong between workers that share the nodes")
@@ -13830,8 +14064,7 @@ class RedisShare:
 
     def _tell_once(self, fault: Exception) -> None:
         """One line a time that it is down, not one a try."""
-        # an old server repeats an AUTH that it does not know
-        self.fault = f"{type(fault).__name__}: {str(fault).partition(', with args')[0]}"
+        self.fault = redis_fault(fault)
         if not self._told:
             self._told = True
             share_log.warning(
@@ -13911,30 +14144,10 @@ class RedisShare:
             arguments[0] = claim.request_id
             arguments += [claim.slots, CLAIM_MS, int(claim.loads), _blob_key(claim.blob)]
             arguments += [_blob_key(victim) for victim in claim.victims]
-        try:
-            return await self._script("EVALSHA", _SHAS[step.kind], keys, arguments)
-        except _unknown_script():
-            return await self._script("EVAL", SHARE_SCRIPTS[step.kind], keys, arguments)
-
-    def _script(self, command: str, script: str, keys: list[str], arguments: list[Any]) -> Awaitable[Any]:
-        return self._client.execute_command(command, script, len(keys), *keys, *arguments)
+        return await run_script(self._client.execute_command, SHARE_SCRIPTS[step.kind], keys, *arguments)
 
     def _slots(self, claim: SlotClaim, blob: str) -> str:
         return f"{self._prefix}slots:{claim.node}:{_blob_key(blob)}"
-
-
-def _redis_faults() -> tuple[type[Exception], ...]:
-    """What comes of a Redis that does not answer, or not as it should."""
-    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
-
-    return RedisError, RedisClusterException, OSError, TimeoutError
-
-
-def _unknown_script() -> type[Exception]:
-    """What a server says that has not seen a script, or has restarted."""
-    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
-
-    return NoScriptError
 
 
 def _heed_cancelling() -> None:
@@ -14030,32 +14243,32 @@ Around = Callable[
 ]
 
 
-def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
-    """Put a route in front of all others, in place of one of this name.
+def put_in_front(app: Any, name: str, paths: Iterable[str], around: Around) -> None:
+    """Put routes in front of all others, in place of those of this name.
 
     Args:
         app: the server's FastAPI application.
-        name: of the route.
-        is_chat: whether a POST of this scope is one.
+        name: of the routes.
+        paths: where chats are posted to. Each has a route of its own: traces name a chat by its route's path.
         around: called for each chat.
     """
     routes = app.router.routes
-    front = _front_route(app, name, is_chat, around)
+    front = [_front_route(app, name, path, around) for path in paths]
     # in one step: requests look at this very list
-    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+    routes[:] = [*front, *(route for route in routes if getattr(route, "name", "") != name)]
 
 
-def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+def _front_route(app: Any, route_name: str, chat_path: str, around: Around) -> Any:
     from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
 
     class FrontRoute(BaseRoute):
         """Hands a chat on to the route behind this one."""
 
         name = route_name
-        path = "/"
+        path = chat_path
 
         def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) == chat_path
             return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
 
         async def handle(self, scope: Any, receive: Any, send: Any) -> None:
@@ -14144,6 +14357,12 @@ def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) ->
         setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
 
 
+def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
+    """What a plugin has noted on a request, by the state in its scope; None: nothing."""
+    noted = state.get(REFUSAL_NOTE)
+    return Refusal(**noted) if noted else None
+
+
 def refused_answer(refusal: Refusal) -> Any:
     """What a pipe returns where no stream is wanted: the one form in which Open WebUI passes a status on.
 
@@ -14162,7 +14381,7 @@ def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
     if app is not None:
-        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, _held_back)
+        put_in_front(app, ROUTE_NAME, _CHAT_FORMS, _held_back)
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
@@ -14218,8 +14437,7 @@ class HeldBack:
 
     @property
     def _noted(self) -> Refusal | None:
-        noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
-        return Refusal(**noted) if noted else None
+        return noted_refusal(self._scope.get("state") or {})
 
     def _with_error(self, message: AsgiMessage, refusal: Refusal) -> AsgiMessage:
         """The end of an answer that broke off, with its error.
@@ -14268,6 +14486,8 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
 #
 # Imports Open WebUI and its web framework when called.
 
+EVENTS_TYPE, LINES_TYPE = "text/event-stream", "application/x-ndjson"
+
 
 def server_secret(purpose: str) -> str:
     """A secret of this Open WebUI for one purpose, from its WEBUI_SECRET_KEY; empty where it has none.
@@ -14280,14 +14500,16 @@ def server_secret(purpose: str) -> str:
     return sha256(named.encode()).hexdigest() if WEBUI_SECRET_KEY else ""
 
 
-def event_stream(events: AsyncIterator[str]) -> Any:
+def event_stream(
+    events: AsyncIterator[str], media_type: str = EVENTS_TYPE, headers: Mapping[str, str] | None = None
+) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
 
     Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
     """
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
-    return StreamingResponse(events, media_type="text/event-stream")
+    return StreamingResponse(events, media_type=media_type, headers=headers)
 
 
 RUNNING = "OLLAMA_PACK_RUNNING"  # on `app.state`: function id → the instance, also of older code
@@ -14316,6 +14538,89 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
         running[function_id] = instance
         if before is not None:
             before.retire()
+
+
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class ChatSpan:
+    """The span of one routed chat, from the question to the last chunk.
+
+    Its attributes are those of OpenTelemetry's conventions for generative AI, and `ollama_pack.node`.
+    Its events are the status lines, such as the place in the queue, and the first token.
+    """
+
+    def __init__(self, asked: str, *, background: bool) -> None:
+        """Start it.
+
+        Args:
+            asked: the model or alias that was asked for.
+            background: nobody looks at the answer as it is written.
+        """
+        self._span: Any = None
+        try:
+            from opentelemetry import trace  # noqa: PLC0415 - see `current_span`
+        except ImportError:
+            return
+        self._use_span, self._error = trace.use_span, trace.StatusCode.ERROR
+        self._span = trace.get_tracer(TRACER).start_span(f"chat {asked}", kind=trace.SpanKind.CLIENT)
+        self._span.set_attribute("gen_ai.operation.name", "chat")
+        self._span.set_attribute("gen_ai.request.model", asked)
+        self._span.set_attribute("ollama_pack.background", background)
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+        if self._span is not None:
+            self._span.add_event(name)
+
+    async def around(
+        self, chunks: AsyncGenerator[dict[str, Any], None]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of the answer. Ends the span with them, whoever ends first."""
+        first = True
+        try:
+            async with aclosing(chunks):
+                while True:
+                    with self._current():
+                        chunk = await anext(chunks, None)
+                    if chunk is None:
+                        return
+                    if first:
+                        self.add_event("first token")
+                        first = False
+                    self._note(chunk)
+                    yield chunk
+        except GeneratorExit:
+            self.add_event("the client left")
+            raise
+        except Exception as error:
+            if self._span is not None:
+                self._span.set_status(self._error, type(error).__name__)
+            raise
+        finally:
+            if self._span is not None:
+                self._span.end()
+
+    def _current(self) -> Any:
+        # Not for the whole answer: between two chunks the same task does other things.
+        if self._span is None:
+            return nullcontext()
+        return self._use_span(self._span, record_exception=False, set_status_on_exception=False)
+
+    def _note(self, chunk: Mapping[str, Any]) -> None:
+        answered, usage = chunk.get("ollama_pack"), chunk.get("usage")
+        if self._span is None or not answered:
+            return
+        self._span.set_attribute("gen_ai.response.model", answered["model"])
+        self._span.set_attribute("ollama_pack.node", answered["node"])
+        for key, name in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")):
+            if isinstance(usage, Mapping) and isinstance(usage.get(key), int):
+                self._span.set_attribute(f"gen_ai.usage.{name}", usage[key])
 
 
 # --- ollama_pack.plugins.functions.gpu_router ---
@@ -14428,19 +14733,21 @@ class Pipe:
             models = await self._models(router, body, name, user)
         except AliasUnavailableError as error:
             raise why_absent(error, router) from error
+        background = is_background_task(task)
+        span = ChatSpan(name, background=background)
         chunks = router.answer(
             _asked(body, models[0], router, metadata),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
             user=str(user.get("id") or ""),
             chat=chat,
-            background=is_background_task(task),
+            background=background,
             figures=user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None),
+            tell=_teller(emitter if self.valves.show_status and task is None else None, span),
             headers=headers,
         )
-        async with aclosing(chunks):
-            async for chunk in chunks:
+        async with aclosing(span.around(chunks)) as traced:
+            async for chunk in traced:
                 yield chunk
 
     def retire(self) -> None:
@@ -14539,8 +14846,9 @@ def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> 
     return asked
 
 
-def _teller(emitter: Emitter | None) -> Tell:
+def _teller(emitter: Emitter | None, span: ChatSpan) -> Tell:
     async def tell(line: str, *, done: bool) -> None:
+        span.add_event(line)
         if emitter:
             try:
                 await emitter({"type": "status", "data": {"description": line, "done": done}})

@@ -9,83 +9,85 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10032, which the server calls.
+# Begin here: `class Event`, line 10273, which the server calls.
 # The modules that it uses come first:
-#    151  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    165  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    176  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#    199  services.activity           What chats did in this process, until somebody writes it into the history.
-#    260  cache.errors                What goes wrong with the cache.
-#    278  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#    632  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#    989  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-#   1043  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1286  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1301  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1319  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1326  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1469  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1575  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1647  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1756  webui.errors                What goes wrong between the pack and Open WebUI.
-#   1818  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1955  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1961  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2045  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2193  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2223  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   2347  services.pack_valves        What all valves of the pack have in common.
-#   2361  aliases.errors              What goes wrong with aliases.
-#   2383  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   2406  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2704  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2822  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2865  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   2925  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   2978  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3092  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   3157  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   3323  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3383  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3479  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   3703  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   3970  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4096  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4244  speech.errors               What goes wrong with transcription.
-#   4606  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   4683  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   4775  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4811  speech.values               What recordings turn into, and what an engine is.
-#   5068  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5218  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   5300  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   5484  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   5617  speech.sentences            Segments of about a sentence, made from words with times.
-#   5671  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   5849  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6077  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6199  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   6283  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   6372  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   6536  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7126  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7214  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   7288  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   7563  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   7613  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   7755  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8021  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8051  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8169  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   8307  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   8461  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   8639  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   8863  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   8905  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   9887  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   9973  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10007  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10145  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    153  base.single_flight          Many who ask the same at the same time ask once.
+#    232  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    258  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    269  base.process                One object for all plugins of a process, which are files that share no code.
+#    292  services.activity           What chats did in this process, until somebody writes it into the history.
+#    353  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    709  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1066  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1309  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1324  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1342  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1349  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1492  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1598  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1670  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1779  webui.errors                What goes wrong between the pack and Open WebUI.
+#   1841  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1986  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1992  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2079  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2166  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2316  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2348  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   2472  services.pack_valves        What all valves of the pack have in common.
+#   2486  aliases.errors              What goes wrong with aliases.
+#   2508  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   2531  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2829  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2947  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2990  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3050  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3103  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3217  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   3383  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3443  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3539  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   3763  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4030  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4156  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4304  speech.errors               What goes wrong with transcription.
+#   4666  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   4743  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   4835  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4871  speech.values               What recordings turn into, and what an engine is.
+#   5128  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5278  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   5360  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   5544  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   5677  speech.sentences            Segments of about a sentence, made from words with times.
+#   5731  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   5909  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6137  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6259  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   6343  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   6432  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   6596  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7186  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7274  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   7348  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   7623  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   7673  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   7820  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8086  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8124  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8154  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8274  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   8412  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   8566  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   8744  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   8968  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9010  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   9019  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#   9130  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10128  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10214  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10248  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  10386  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import hashlib
@@ -148,12 +150,103 @@ import aiohttp
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+class SettingError(PackError, ValueError):
+    """A setting cannot be used. It is a `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never a secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def error_code(error: Exception) -> str:
@@ -173,8 +266,8 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-# --- ollama_pack.speech.process ---
-# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
 #
 # Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
 # the server runs leaves objects of its older classes behind.
@@ -257,26 +350,10 @@ def first_class(seconds: float) -> int:
     return min(MAX_CLASS, math.ceil(math.log(seconds / CLASS_FIRST, CLASS_RATIO) - 1e-9))
 
 
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache.
+# --- ollama_pack.base.redis ---
+# A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
-
-    Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-# --- ollama_pack.cache.redis_url ---
-# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+# Making a client connects nothing.
 #
 # redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
 # redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
@@ -340,19 +417,19 @@ def redis_client(url: str) -> RedisClient:
     """A client for a URL.
 
     Raises:
-        CacheConfigError: the URL is none of the forms, or has an option that would have no effect.
+        SettingError: the URL is none of the forms, or has an option that would have no effect.
         ModuleNotFoundError: there is no redis-py.
     """
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise CacheConfigError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
-        raise CacheConfigError(
+        raise SettingError(
             f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
             + _HOW_WRITTEN
         ) from None
@@ -986,60 +1063,6 @@ class HistoryKeeper:
                 await store.close()
 
 
-# --- ollama_pack.webui.shared ---
-# One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-
-
-class SharedAnswer(Generic[T]):
-    """However many ask, the source is asked at most once at a time and once in so many seconds."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[T]],
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Ask nothing yet.
-
-        Args:
-            ask: gives the answer; what it raises reaches those who wait, and is not kept.
-            seconds: how long an answer is kept, on the clock.
-            clock: monotonic seconds.
-        """
-        self._ask = ask
-        self._seconds = seconds
-        self._clock = clock
-        self._kept: tuple[float, T] | None = None
-        self._task: asyncio.Task[T] | None = None
-
-    async def get(self) -> T:
-        """The answer, at most so many seconds old."""
-        if self._kept is not None and self._clock() < self._kept[0]:
-            return self._kept[1]
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(_retrieve)
-        return await asyncio.shield(self._task)  # one who gives up takes nothing from the others
-
-    def keep(self, answer: T) -> None:
-        """Keep an answer that is known from elsewhere."""
-        self._kept = (self._clock() + self._seconds, answer)
-
-    async def _renew(self) -> T:
-        try:
-            answer = await self._ask()
-            self.keep(answer)
-            return answer
-        finally:
-            self._task = None
-
-
-def _retrieve(task: asyncio.Task[T]) -> None:
-    """Look at the error even when all who waited have left, or asyncio complains of it."""
-    if not task.cancelled():
-        task.exception()
-
-
 # --- ollama_pack.services.dashboard ---
 # What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
 #
@@ -1143,7 +1166,7 @@ class Dashboard:
     history: DashboardHistory
 
     def __post_init__(self) -> None:
-        self._shared = SharedAnswer(self._parts, TICK_SECONDS)
+        self._shared = SingleFlight(self._parts, TICK_SECONDS)
 
     async def _parts(self) -> Parts:
         """Everything but chats, by path."""
@@ -1831,12 +1854,15 @@ class ModelCall:
         body: OpenAI's chat body, with Open WebUI's metadata.
         user: who asks.
         has_system: the system prompt of the model's row is in it already.
+        is_new: it is a client's, so filters, tools and knowledge are still to come: Open WebUI's own route
+            takes it. Else it is on its way already, and goes to its model alone.
     """
 
     request: Any
     body: Mapping[str, Any]
     user: Mapping[str, Any]
-    has_system: bool
+    has_system: bool = False
+    is_new: bool = False
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer, as it comes. Where the model does not stream, it is one whole body.
@@ -1890,13 +1916,9 @@ class ModelCall:
         """A whole body, or a response that streams."""
         from fastapi import HTTPException  # noqa: PLC0415 - see the top of this module
         from open_webui.models.users import UserModel  # noqa: PLC0415
-        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
 
-        user = UserModel.model_validate(self.user)
         try:
-            answer = await generate_chat_completion(
-                self.request, dict(self.body), user, bypass_system_prompt=self.has_system
-            )
+            answer = await self._asked(UserModel.model_validate(self.user))
         except HTTPException as error:
             raise ModelRefusedError(refusal_in(error.detail, error.status_code, error.headers)) from error
         except Exception as error:  # Open WebUI's own way to say that it will not
@@ -1908,6 +1930,15 @@ class ModelCall:
         if answer.status_code >= ERROR_STATUS or not hasattr(answer, "body_iterator"):
             raise ModelRefusedError(refusal_in(_body_of(answer), answer.status_code, answer.headers))
         return answer
+
+    async def _asked(self, user: Any) -> Any:
+        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
+
+        if self.is_new:
+            return await sys.modules["open_webui.main"].chat_completion(self.request, dict(self.body), user)
+        return await generate_chat_completion(
+            self.request, dict(self.body), user, bypass_system_prompt=self.has_system
+        )
 
 
 def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:
@@ -1958,6 +1989,93 @@ def _header(headers: Mapping[str, str] | None, name: str) -> str:
 ROUTER = "gpu_router."  # begins their ids
 
 
+# --- ollama_pack.webui.models ---
+# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+
+
+class ModelCatalogue(Mapping[str, str]):
+    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
+
+    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
+    round trip, so only what is asked for is looked up.
+    """
+
+    def __init__(self, models: Any) -> None:
+        self._models = models
+        self._ids: tuple[str, ...] | None = None
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._models or f"{ROUTER}{model}" in self._models
+
+    def __getitem__(self, model: str) -> str:
+        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
+        details = (offered.get("ollama") or {}).get("details") or {}
+        return str(details.get("quantization_level") or "")
+
+    def __iter__(self) -> Iterator[str]:
+        if self._ids is None:  # kept: the view lives no longer than the request
+            ids = tuple(self._models.keys())
+            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
+            self._ids = tuple(dict.fromkeys((*ids, *routed)))
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def ids_of(self, model: str) -> list[str]:
+        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
+        return [found for found in (ROUTER + model, model) if found in self._models]
+
+
+def reads_all(user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
+    config = sys.modules.get(
+        "open_webui.config"
+    )  # as the server has it: importing it would open its database
+    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
+
+
+async def offered_models(request: Any, user: Any) -> Any:
+    """What Open WebUI offers, by id, as of its last look at its connections. It looks where it has not."""
+    if not request.app.state.MODELS:
+        from open_webui.utils.models import get_all_models  # noqa: PLC0415 - see the top of this module
+
+        await get_all_models(request, user=user)
+    return request.app.state.MODELS
+
+
+async def visible_models(request: Any, user: Any) -> list[dict[str, Any]]:
+    """The models that a user may ask for and the picker shows, as Open WebUI lists them."""
+    from open_webui.utils.models import get_filtered_models  # noqa: PLC0415
+
+    offered = list((await offered_models(request, user)).values())
+    visible: list[dict[str, Any]] = await get_filtered_models(offered, user)
+    return [model for model in visible if not _is_hidden(model)]
+
+
+def _is_hidden(model: Mapping[str, Any]) -> bool:
+    return bool(((model.get("info") or {}).get("meta") or {}).get("hidden"))
+
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
 # --- ollama_pack.webui.ollama_models ---
 # Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
 
@@ -1994,28 +2112,31 @@ async def routed_body(form: Mapping[str, Any]) -> dict[str, Any] | None:
 
 async def routed_entries(request: Any, user: Any) -> list[dict[str, Any]]:
     """The router's names that a user may ask for and the picker shows, as `/api/tags` lists models."""
-    from open_webui.utils.models import get_all_models, get_filtered_models  # noqa: PLC0415
-
-    models = request.app.state.MODELS
-    if not models:
-        await get_all_models(request, user=user)
-        models = request.app.state.MODELS
-    routed = [model for model in list(models.values()) if _is_shown(model)]
-    own = getattr(request.app.state, "OLLAMA_MODELS", None) or {}
-    return [_entry(model, own) for model in await get_filtered_models(routed, user)]
+    own = own_ollama_models(request)
+    shown = await visible_models(request, user)
+    return [tags_entry(str(model["id"]), model, own) for model in shown if _is_routed(model)]
 
 
-def _is_shown(model: Mapping[str, Any]) -> bool:
+def _is_routed(model: Mapping[str, Any]) -> bool:
     info = model.get("info") or {}
-    if (info.get("meta") or {}).get("hidden"):
-        return False
     return str(model["id"]).startswith(ROUTER) or str(info.get("base_model_id") or "").startswith(ROUTER)
 
 
-def _entry(model: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """An entry of the list. Of what an Ollama connection offers, too, the figures are known."""
-    name = str(model["id"])
-    known = own.get(name.removeprefix(ROUTER)) or {}
+def own_ollama_models(request: Any) -> Mapping[str, Mapping[str, Any]]:
+    """The models of Open WebUI's own Ollama connections, as these list them."""
+    return getattr(request.app.state, "OLLAMA_MODELS", None) or {}
+
+
+def tags_entry(name: str, model: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """An entry of `/api/tags`. Of what an Ollama connection offers, too, the figures are known.
+
+    Args:
+        name: what clients ask for.
+        model: as Open WebUI lists it.
+        own: those of its Ollama connections.
+    """
+    base = str((model.get("info") or {}).get("base_model_id") or name)
+    known = own.get(base.removeprefix(ROUTER)) or {}
     created = datetime.fromtimestamp(int(model.get("created") or 0), UTC).isoformat()
     return {
         "name": name,
@@ -2047,7 +2168,6 @@ async def answer_of_open_webui(endpoint: str, request: Any, form: dict[str, Any]
 
 MIN_KEY = 16  # characters
 _BEARER = "bearer "
-REFUSED = frozenset({401, 403})
 
 
 @dataclass(frozen=True, slots=True)
@@ -2062,8 +2182,8 @@ class RouteSpec:
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
-        refuse: answers a request that is not let in, for people who see a page: gets the request and the HTTP
-            status. None: Open WebUI's own answer, in JSON.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
     """
 
     method: str
@@ -2072,7 +2192,7 @@ class RouteSpec:
     answer: Callable[[Any, Any], Awaitable[Any]]
     lets_in: Callable[[Any], bool] | None = None
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
-    refuse: Callable[[Any, int], Any] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
@@ -2122,14 +2242,17 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
 
             async def handle(request: Any) -> Any:
                 if not (spec.lets_in and spec.lets_in(request)):
-                    try:
-                        return await ask(request)
-                    except HTTPException as error:
-                        if spec.refuse is None or error.status_code not in REFUSED:
-                            raise
-                        return spec.refuse(request, error.status_code)
+                    return await asked(request)
                 answer = await spec.answer(request, None)
                 return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
 
             return handle
 
@@ -2195,6 +2318,8 @@ def text_answer(text: str, media_type: str, headers: dict[str, str] | None = Non
 #
 # Imports Open WebUI and its web framework when called.
 
+EVENTS_TYPE, LINES_TYPE = "text/event-stream", "application/x-ndjson"
+
 
 def data_folder() -> Path:
     """Where Open WebUI keeps its data."""
@@ -2203,21 +2328,21 @@ def data_folder() -> Path:
     return Path(DATA_DIR)
 
 
-def event_stream(events: AsyncIterator[str]) -> Any:
+def event_stream(
+    events: AsyncIterator[str], media_type: str = EVENTS_TYPE, headers: Mapping[str, str] | None = None
+) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
 
     Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
     """
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
-    return StreamingResponse(events, media_type="text/event-stream")
+    return StreamingResponse(events, media_type=media_type, headers=headers)
 
 
 def line_stream(lines: AsyncIterator[str]) -> Any:
     """A streamed answer made of lines of JSON, as Ollama streams."""
-    from starlette.responses import StreamingResponse  # noqa: PLC0415
-
-    return StreamingResponse(lines, media_type="application/x-ndjson")
+    return event_stream(lines, LINES_TYPE)
 
 
 # --- ollama_pack.services.ollama_api ---
@@ -3089,71 +3214,6 @@ def tag_names(tags: Any) -> tuple[str, ...]:
     return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
 
 
-# --- ollama_pack.webui.models ---
-# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-
-class ModelCatalogue(Mapping[str, str]):
-    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
-
-    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
-
-    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
-    round trip, so only what is asked for is looked up.
-    """
-
-    def __init__(self, models: Any) -> None:
-        self._models = models
-        self._ids: tuple[str, ...] | None = None
-
-    def __contains__(self, model: object) -> bool:
-        return model in self._models or f"{ROUTER}{model}" in self._models
-
-    def __getitem__(self, model: str) -> str:
-        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
-        details = (offered.get("ollama") or {}).get("details") or {}
-        return str(details.get("quantization_level") or "")
-
-    def __iter__(self) -> Iterator[str]:
-        if self._ids is None:  # kept: the view lives no longer than the request
-            ids = tuple(self._models.keys())
-            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
-            self._ids = tuple(dict.fromkeys((*ids, *routed)))
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def ids_of(self, model: str) -> list[str]:
-        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
-        return [found for found in (ROUTER + model, model) if found in self._models]
-
-
-def reads_all(user: Mapping[str, Any]) -> bool:
-    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-
-    if BYPASS_MODEL_ACCESS_CONTROL:
-        return True
-    config = sys.modules.get(
-        "open_webui.config"
-    )  # as the server has it: importing it would open its database
-    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
-
-
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
 # --- ollama_pack.webui.access ---
 # Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
 #
@@ -3936,12 +3996,12 @@ def withdrawable(
     known = offer.tables.are_known
     gone = frozenset(row.id for row in ours if known and row.alias and row.alias not in offer.tables.names)
     if known and offer.tables.filtered is not None:
-        gone |= {row.id for row in ours if not row.alias and row.id in listed and not _is_routed(row)}
-    unheard = frozenset(row.id for row in ours if offer.fault and _is_routed(row))
+        gone |= {row.id for row in ours if not row.alias and row.id in listed and not _offer__is_routed(row)}
+    unheard = frozenset(row.id for row in ours if offer.fault and _offer__is_routed(row))
     return frozenset(row.id for row in ours) - gone - unheard, gone
 
 
-def _is_routed(row: ExistingRow) -> bool:
+def _offer__is_routed(row: ExistingRow) -> bool:
     return row.id.startswith(ROUTER) or str(row.base or "").startswith(ROUTER)
 
 
@@ -7726,7 +7786,12 @@ class SpanCutter:
 def windows_and_pauses(
     heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
 ) -> Iterator[SpeechWindow | None]:
-    """The same with a None after each block, where whoever reads may pause."""
+    """The windows of a recording, in order, with a None after each block, where whoever reads may pause.
+
+    Args:
+        heard: blocks of samples, each with the probabilities of speech of its frames.
+        limit_seconds: the longest window.
+    """
     from numpy import concatenate, zeros  # noqa: PLC0415 - see `Samples`
 
     cutter = SpanCutter(int(limit_seconds * _FRAMES_PER_SECOND))
@@ -8018,6 +8083,44 @@ async def _no_progress(progress: SpeechProgress) -> None:
     """For callers who want only the result."""
 
 
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class Span(Protocol):
+    """What is used of an OpenTelemetry span."""
+
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Set or replace an attribute."""
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: str | float) -> None:
+        pass
+
+    def add_event(self, name: str) -> None:
+        pass
+
+
+@contextmanager
+def current_span(name: str) -> Iterator[Span]:
+    """A span around some work. Spans made inside, such as those of HTTP clients, become its children."""
+    try:
+        from opentelemetry import trace  # noqa: PLC0415 - Open WebUI brings it, a scratch environment may not
+    except ImportError:
+        yield _NoSpan()
+        return
+    with trace.get_tracer(TRACER).start_as_current_span(name, record_exception=False) as span:
+        yield span
+
+
 # --- ollama_pack.webui.voice_files ---
 # Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
 
@@ -8090,7 +8193,9 @@ async def transcript_of(
     """
     began = time.monotonic()
     try:
-        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+        with current_span("transcribe a recording") as span:
+            transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+            span.set_attribute("ollama_pack.audio_seconds", transcript.duration)
     except PackError as error:
         _count(f"outcome/{error_code(error)}")
         raise
@@ -8902,6 +9007,126 @@ class CacheContact:
             return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+# Put before a page's script: its `t("Sentence {name}", {name: value})` is in the page's language.
+_SCRIPT_T = """
+const T_WORDS = %WORDS%;
+const t = (english, values = {}) => (T_WORDS[english] || english).replace(
+  /[{](\\w+)[}]/g, (all, name) => name in values ? values[name] : all);
+"""
+
+
+class _messages__Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> _messages__Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return _messages__Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], _messages__Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, _messages__Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def script_words(script: str, language: str) -> str:
+    """What to put before a page's script: `t`, and the sentences that this script has, in a language."""
+    table = TRANSLATIONS.get(known_language(language), {})
+    used = {english: other for english, other in table.items() if _in_script(english) in script}
+    return _SCRIPT_T.replace("%WORDS%", json.dumps(used, ensure_ascii=False).replace("<", "\\u003c"))
+
+
+def _in_script(english: str) -> str:
+    return json.dumps(english, ensure_ascii=False)
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.webui.dashboard ---
 # The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
 #
@@ -8909,12 +9134,13 @@ class CacheContact:
 # it as text, after it has opened.
 
 DASHBOARD_PATH = "/ollama-pack"
+REFUSED = frozenset({401, 403})
 SIGN_IN = f"/auth?redirect={quote(DASHBOARD_PATH, safe='')}"
 
 
 _PAGE = r"""
 <!doctype html>
-<html lang="en">
+<html lang="%LANGUAGE%">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -8931,7 +9157,7 @@ _PAGE = r"""
 """
 _PLAIN_PAGE = r"""
 <!doctype html>
-<html lang="en">
+<html lang="%LANGUAGE%">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -9072,14 +9298,8 @@ _BASICS = r"""
 "use strict";
 // What all parts of the page use: words, elements, figures, and changing only what has changed.
 
-const words = JSON.parse(document.getElementById("words")?.textContent || "{}");
+// `t("A sentence with {name}.", {name})` is put before this script, in the language of the page.
 const language = document.documentElement.lang || "en";
-
-// A sentence in the user's language. Values are put in as text: t("{count} chats wait.", {count: 3}).
-function t(sentence, values = {}) {
-  const found = words[sentence] || sentence;
-  return found.replace(/\{(\w+)\}/g, (whole, name) => name in values ? String(values[name]) : whole);
-}
 
 // Everything that comes from outside goes through here, as text or as an attribute's value.
 const SVG = new Set(["svg", "rect", "path", "title", "g"]);
@@ -9753,7 +9973,7 @@ function say(sentence, signIn = false) {
 
 function listen() {
   source?.close();
-  source = new EventSource("/ollama-pack/stream?after=" + encodeURIComponent(lastKey));
+  source = new EventSource("/ollama-pack/stream?" + new URLSearchParams({after: lastKey, language}));
   source.onmessage = event => {
     lastKey = event.lastEventId;
     take(JSON.parse(event.data));
@@ -9823,7 +10043,11 @@ document.addEventListener("input", ({target}) => {
   if (target.id === "chat-outcome") searchSoon({outcome: target.value});
 });
 
+// Open WebUI keeps a user's language and colours in the browser.
 try {
+  const wished = localStorage.locale, asked = new URLSearchParams(location.search);
+  if (wished && !asked.has("language") && wished.split("-")[0] !== language.split("-")[0])
+    location.replace("?language=" + encodeURIComponent(wished));
   document.documentElement.dataset.theme = {dark: "dark", "oled-dark": "dark", light: "light"}[localStorage.theme] || "";
 } catch { /* no storage: the system's colours */ }
 document.getElementById("top").append(make("h1", {}, "Ollama Pack"), make("a", {href: "/"}, "Open WebUI"),
@@ -9834,40 +10058,56 @@ listen();
 """
 
 
-def dashboard_html(nonce: str) -> str:
+def dashboard_html(nonce: str, language: str = ENGLISH) -> str:
     """The page; its one script and its one style sheet carry the nonce of the page's policy."""
-    scripts = _BASICS + _CHARTS + _NODES + _CHATS + _OTHERS + _MAIN
-    return _with_style(_PAGE.replace("%SCRIPT%", scripts), nonce)
+    script = _BASICS + _CHARTS + _NODES + _CHATS + _OTHERS + _MAIN
+    words = script_words(script, language)
+    return _filled_page(_PAGE, nonce, language).replace("%SCRIPT%", words + script)
 
 
-def dashboard_page(request: Any) -> Any:  # noqa: ARG001 - its language is looked at
+def dashboard_page(request: Any) -> Any:
     """The dashboard."""
     nonce = token_urlsafe(16)
-    return _answer(dashboard_html(nonce), nonce)
+    return _answer(dashboard_html(nonce, page_language(request)), nonce)
 
 
-def sign_in_page(request: Any, status: int) -> Any:  # noqa: ARG001 - its language is looked at
-    """For whoever is not signed in: the way to the form, which leads back here."""
-    sentence = "The dashboard is for the admins of this Open WebUI. Sign in as one of them to see it."
-    return _plain_page(sentence, SIGN_IN, "Sign in", status)
+def sign_in_page(request: Any, error: Any) -> Any:
+    """For whoever is not signed in: the way to the form, which leads back here.
 
-
-def admins_only_page(request: Any) -> Any:  # noqa: ARG001 - its language is looked at
-    """For a user who is signed in, and no admin."""
-    sentence = (
-        "Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back to your chats."
+    Args:
+        request: Starlette's.
+        error: Open WebUI's own refusal; another error is raised again.
+    """
+    if error.status_code not in REFUSED:
+        raise error
+    sentence = message(
+        "The dashboard is for the admins of this Open WebUI. Sign in as one of them to see it."
     )
-    return _plain_page(sentence, "/", "Back to the chats", 403)
+    return _plain_page(request, sentence, SIGN_IN, message("Sign in"), error.status_code)
 
 
-def _plain_page(sentence: str, link: str, label: str, status: int) -> Any:
-    filled = _PLAIN_PAGE.replace("%SENTENCE%", html.escape(sentence)).replace("%LABEL%", html.escape(label))
-    nonce = token_urlsafe(16)
-    return _answer(_with_style(filled.replace("%LINK%", html.escape(link)), nonce), nonce, status)
+def admins_only_page(request: Any) -> Any:
+    """For a user who is signed in, and no admin."""
+    sentence = message("Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back.")
+    return _plain_page(request, sentence, "/", message("Back to the chats"), 403)
 
 
-def _with_style(page: str, nonce: str) -> str:
-    return page.replace("%STYLE%", _STYLE).replace("%NONCE%", nonce)
+def page_language(request: Any) -> str:
+    """The language for a reader: the one that the page asks for, else the browser's."""
+    wanted = request.query_params.get("language") or request.headers.get("accept-language") or ""
+    return known_language(str(wanted))
+
+
+def _plain_page(request: Any, sentence: str, link: str, label: str, status: int) -> Any:
+    nonce, language = token_urlsafe(16), page_language(request)
+    page = _filled_page(_PLAIN_PAGE, nonce, language)
+    for place, words in (("%SENTENCE%", sentence), ("%LABEL%", label), ("%LINK%", link)):
+        page = page.replace(place, html.escape(in_language(words, language)))
+    return _answer(page, nonce, status)
+
+
+def _filled_page(page: str, nonce: str, language: str) -> str:
+    return page.replace("%STYLE%", _STYLE).replace("%NONCE%", nonce).replace("%LANGUAGE%", language)
 
 
 def _answer(page: str, nonce: str, status: int = 200) -> Any:
@@ -9880,6 +10120,7 @@ def _answer(page: str, nonce: str, status: int = 200) -> Any:
         "Content-Security-Policy": policy,
         "Cache-Control": "no-store",
         "Referrer-Policy": "no-referrer",
+        "Vary": "Accept-Language",
     }
     return html_page(page, headers, status)
 
@@ -10054,7 +10295,7 @@ class EventService:
         self._specs: tuple[RouteSpec, ...] | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._alive = SharedAnswer(self._is_on, ALIVE_SECONDS)
+        self._alive = SingleFlight(self._is_on, ALIVE_SECONDS)
 
     def start(self, specs: tuple[RouteSpec, ...]) -> None:
         """Place the routes and begin to look, in place of older code of the same function."""
@@ -10255,17 +10496,17 @@ class Event:
         self._router = RouterContact(app)
         self._publisher = Publisher(app, self._router)
         self._cache = CacheContact(app)
-        self._load = SharedAnswer(self._ask_load, LOAD_SECONDS)
-        self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
-        self._cached = SharedAnswer(self._cache.report, LOAD_SECONDS)
+        self._load = SingleFlight(self._ask_load, LOAD_SECONDS)
+        self._details = SingleFlight(self._ask_details, LOAD_SECONDS)
+        self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
         self._history = HistoryKeeper(shared_redis_url, data_folder() / HISTORY_FILE, self._status)
         others = {"cache": self._cached.get, "publishing": self._publishing, "voice": voice_report}
         history = DashboardHistory(self._history, user_names)
         self._dashboard = Dashboard(self._details.get, others, history)
-        self._router_metrics = SharedAnswer(self._ask_metrics, LOAD_SECONDS)
+        self._router_metrics = SingleFlight(self._ask_metrics, LOAD_SECONDS)
         self._all_routes = (
             RouteSpec("GET", "/api/system/load", "user", self._system_load),
-            RouteSpec("GET", "/ollama-pack", "user", self._page, refuse=sign_in_page),
+            RouteSpec("GET", "/ollama-pack", "user", self._page, refused=sign_in_page),
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("GET", "/ollama-pack/stream", "admin", self._stream),
             RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),

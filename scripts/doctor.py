@@ -34,11 +34,11 @@ from deploy.rows import unanswered
 from deploy.shown import SECRETS, Secrets, plain, say, shown_address
 from deploy.voice import EVENTS, VOICE
 from deploy.web import Answer, fetch, sends_on
-from ollama_pack.cache.errors import CacheConfigError
-from ollama_pack.cache.redis_url import redis_client, redis_fault
+from ollama_pack.base.redis import redis_client, redis_fault
 from ollama_pack.engines.ollama.names import find_model
 from ollama_pack.engines.routed_names import ROUTER
-from ollama_pack.routing.nodes import SRV, parse_nodes
+from ollama_pack.errors import SettingError
+from ollama_pack.routing.nodes import DISCOVERED, SRV, parse_nodes
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
 from package import add_version
 from upload import available_plugins, make_plan, servers, wanted_plugins
@@ -51,7 +51,7 @@ REDIS_SECONDS = 3.0
 # redis-py's errors of a Cluster are no `RedisError`.
 REDIS_FAULTS = (
     *(redis.RedisError, redis.exceptions.RedisClusterException),
-    *(CacheConfigError, OSError, ValueError, RecursionError),
+    *(SettingError, OSError, ValueError, RecursionError),
 )
 
 State = Literal["ok", "look", "wrong"]
@@ -271,8 +271,11 @@ def _agent(node: Endpoint) -> Finding:
 def _node(node: Endpoint) -> Finding:
     """Whether a node answers, as seen from here, to what the router sends it."""
     name = f"node {node.name or shown_address(node.url)}"
-    if node.url.startswith(SRV):
-        return Finding(name, "look", "is found by DNS where Open WebUI runs", "see its nodes on /ollama-pack")
+    if node.url.startswith(DISCOVERED):
+        by = "DNS" if node.url.startswith(SRV) else "Kubernetes"
+        return Finding(
+            name, "look", f"is found by {by} where Open WebUI runs", "see its nodes on /ollama-pack"
+        )
     (row,) = parse_nodes(node.text(0))
     path = "/api/version" if node.kind == "ollama" else "/v1/models"
     url = row.url.rstrip("/").removesuffix("/v1") + path
@@ -361,7 +364,7 @@ def redis_finding(
     except TimeoutError:
         return Finding(subject, "wrong", f"does not answer within {REDIS_SECONDS:g} s", remedy)
     except REDIS_FAULTS as error:
-        reason = str(error) if isinstance(error, CacheConfigError) else redis_fault(error)
+        reason = str(error) if isinstance(error, SettingError) else redis_fault(error)
         return Finding(subject, "wrong", f"does not answer ({plain(secrets.clean(reason))})", remedy)
     return Finding(subject, "ok", "answers")
 

@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DONE, FAILED, USAGE = 0, 1, 2
 SCREENFUL = 40  # lines of one diff on a terminal
 SECTIONS = {"cache": "response_cache_filter", "router": "gpu_router", "voice": "voice_transcription"}
+GATEWAY = "ollama_pack_gateway"  # wanted by whoever has a section for it, whatever `plugins` names
 # What may run as a function and on the Pipelines server at once: whichever comes first resolves the alias.
 ON_BOTH = {"model_alias_filter"}
 
@@ -193,6 +194,8 @@ def wanted_plugins(config: PackConfig, only: list[str], root: Path = ROOT) -> se
     known = set().union(*available_plugins(root).values())
     there_are = f"there are {', '.join(sorted(known))}"
     wanted = known if config.plugins is None else set(config.plugins)
+    if config.gateway is not None:
+        wanted |= {GATEWAY} & known
     if unknown := wanted - known:
         names = ", ".join(map(repr, sorted(unknown)))
         raise DeployError(f"plugins: this version has no {names}; {there_are}")

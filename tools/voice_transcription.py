@@ -10,40 +10,41 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4590, which the server calls.
+# Begin here: `class Tools`, line 4636, which the server calls.
 # The modules that it uses come first:
-#     84  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     98  services.pack_valves     What all valves of the pack have in common.
-#    112  speech.errors            What goes wrong with transcription.
-#    475  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    552  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    644  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    680  speech.values            What recordings turn into, and what an engine is.
-#    937  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1087  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1169  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1353  speech.process           What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#   1376  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1509  speech.sentences         Segments of about a sentence, made from words with times.
-#   1563  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1741  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   1969  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2090  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2174  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2263  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2427  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3017  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3105  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3179  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3447  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3497  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3639  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   3905  webui.errors             What goes wrong between the pack and Open WebUI.
-#   3921  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4022  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4135  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4273  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4410  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#     85  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     99  services.pack_valves     What all valves of the pack have in common.
+#    113  base.process             One object for all plugins of a process, which are files that share no code.
+#    136  speech.errors            What goes wrong with transcription.
+#    499  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    576  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    668  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    704  speech.values            What recordings turn into, and what an engine is.
+#    961  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1111  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1193  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1377  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1510  speech.sentences         Segments of about a sentence, made from words with times.
+#   1564  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1742  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   1970  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2091  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2175  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2264  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2428  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3018  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3106  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3180  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3448  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3498  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3645  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   3911  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   3949  webui.errors             What goes wrong between the pack and Open WebUI.
+#   3965  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4066  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4181  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4319  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4456  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -107,6 +108,29 @@ class PackValves(BaseModel):
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+T = TypeVar("T")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
 
 
 # --- ollama_pack.speech.errors ---
@@ -1348,29 +1372,6 @@ def _retry_seconds(header: str) -> float:
         return max(0.0, float(header))
     except ValueError:
         return 1.0
-
-
-# --- ollama_pack.speech.process ---
-# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-T = TypeVar("T")
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
 
 
 # --- ollama_pack.speech.recognizer ---
@@ -3610,7 +3611,12 @@ class SpanCutter:
 def windows_and_pauses(
     heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
 ) -> Iterator[SpeechWindow | None]:
-    """The same with a None after each block, where whoever reads may pause."""
+    """The windows of a recording, in order, with a None after each block, where whoever reads may pause.
+
+    Args:
+        heard: blocks of samples, each with the probabilities of speech of its frames.
+        limit_seconds: the longest window.
+    """
     from numpy import concatenate, zeros  # noqa: PLC0415 - see `Samples`
 
     cutter = SpanCutter(int(limit_seconds * _FRAMES_PER_SECOND))
@@ -3902,6 +3908,44 @@ async def _no_progress(progress: SpeechProgress) -> None:
     """For callers who want only the result."""
 
 
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class Span(Protocol):
+    """What is used of an OpenTelemetry span."""
+
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Set or replace an attribute."""
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: str | float) -> None:
+        pass
+
+    def add_event(self, name: str) -> None:
+        pass
+
+
+@contextmanager
+def current_span(name: str) -> Iterator[Span]:
+    """A span around some work. Spans made inside, such as those of HTTP clients, become its children."""
+    try:
+        from opentelemetry import trace  # noqa: PLC0415 - Open WebUI brings it, a scratch environment may not
+    except ImportError:
+        yield _NoSpan()
+        return
+    with trace.get_tracer(TRACER).start_as_current_span(name, record_exception=False) as span:
+        yield span
+
+
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI.
 
@@ -4061,7 +4105,9 @@ async def transcript_of(
     """
     began = time.monotonic()
     try:
-        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+        with current_span("transcribe a recording") as span:
+            transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+            span.set_attribute("ollama_pack.audio_seconds", transcript.duration)
     except PackError as error:
         _count(f"outcome/{error_code(error)}")
         raise

@@ -28,6 +28,7 @@ from bundle.source import (
     parse_module,
     with_files,
 )
+from bundle.words import with_own_translations
 
 GENERATED, BY = "# GENERATED from ", " by scripts/package.py"
 
@@ -105,6 +106,7 @@ class Builder:
             return None
         name = type_name(kind, entry)
         parts, imported = reached(self._with_dependencies(entry), name)
+        parts = with_own_translations(parts)
         self.problems += plugin_problems(kind, [part.module for part in parts] or [entry])
         self.problems += scope_names(parts, imported, name)
         head = with_version(frontmatter_text(entry), self.version)

@@ -21,10 +21,10 @@ from deploy.errors import ConfigError
 from deploy.shown import HIDDEN, SECRETS, Secrets, is_secret_name, plain, shown_address
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
+from ollama_pack.base.redis import check_redis_url
 from ollama_pack.cache.keyring import check_secret
-from ollama_pack.cache.redis_url import check_redis_url
 from ollama_pack.routing.errors import NodeTableError
-from ollama_pack.routing.nodes import SRV, parse_nodes
+from ollama_pack.routing.nodes import DISCOVERED, parse_nodes
 from ollama_pack.speech.language import parse_language
 
 PUBLIC = "public"
@@ -59,7 +59,8 @@ def _check_url(value: str) -> str:
 
 
 def _check_endpoint(value: str) -> str:
-    return value if value.startswith(SRV) else _check_url(value)  # the table's reader checks the other kind
+    # the table's reader checks the other kind
+    return value if value.startswith(DISCOVERED) else _check_url(value)
 
 
 def _check_header(value: str) -> str:
@@ -244,6 +245,12 @@ class Voice(Section):
         return "audience" in self.model_fields_set
 
 
+class Gateway(Section):
+    """Valves of `ollama_pack_gateway`."""
+
+    mode: Literal["full", "direct"] = "full"
+
+
 class PackConfig(Section):
     """The whole file. Everything is optional."""
 
@@ -252,6 +259,7 @@ class PackConfig(Section):
     cache: Cache | None = None
     router: Router | None = None
     voice: Voice | None = None
+    gateway: Gateway | None = None
     plugins: list[str] | None = None
     pipelines: list[str] | None = None
 
@@ -300,6 +308,11 @@ class PackConfig(Section):
         names = {"url": "redis_url", "ttl": "ttl_seconds", "when": "cache_when"}
         said = self.cache.model_dump(exclude_unset=True) if self.cache else {}
         return {names.get(name, name): value for name, value in said.items()}
+
+    @property
+    def gateway_valves(self) -> dict[str, Any]:
+        """The valves of `ollama_pack_gateway` that the file says something about."""
+        return self.gateway.model_dump(exclude_unset=True) if self.gateway else {}
 
     def audience(self, name: str) -> set[str]:
         """Who may use a published alias: everybody that one of its entries names."""

@@ -5,7 +5,8 @@ Its errors, of which a plugin ships those that it can raise:
 PackError
 ├── AliasTableError             a row of an alias table cannot be used
 ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-├── CacheConfigError            the cache cannot be used as it is configured
+├── GGUFError                   a file is not a GGUF file that can be read
+├── SettingError                a setting cannot be used
 ├── StoreError                  a store of the cache did not do what it was asked
 │   ├── StoreDownError              it cannot be reached, or failed
 │   └── StoreFullError              it takes no more, and still answers
@@ -16,6 +17,7 @@ PackError
 ├── NodeTableError              a row of the `nodes` valve cannot be used
 ├── RouterUnavailableError      gpu_router cannot be asked
 ├── ModelRefusedError           a model asked through Open WebUI gave an error
+├── ClientLeftError             the client has closed its connection
 ├── ModelClosedError            a user may not use the model that would answer
 ├── StoredFileError             no such file, or none that this user may read
 ├── UploadError                 a request has no file in it that can be taken

@@ -31,6 +31,7 @@ TYPES = {
     "response_cache_replay": "pipe",
     "gpu_router": "pipe",
     "ollama_pack_events": "event",
+    "ollama_pack_gateway": "event",
     "voice_transcription": "tools",
 }
 PIPELINE_TYPES = TYPES | {"gpu_router": "manifold"}

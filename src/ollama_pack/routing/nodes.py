@@ -9,6 +9,7 @@ For example::
     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
     pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
+    pods  k8s://default/app=ollama:11434                    # each ready pod that has these labels
 """
 
 import math
@@ -29,11 +30,14 @@ PlacedBy = Literal["pack", "own"]
 MAX_NODES = 1024
 MAX_TIER = 9
 SRV = "dns+srv://"
+PODS = "k8s://"
+DISCOVERED = (SRV, PODS)  # addresses that stand for several servers
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
@@ -148,7 +152,10 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
+    if address.startswith(DISCOVERED):
+        url, login = _several(address), ""
+    else:
+        url, login = split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -193,9 +200,11 @@ def _address(value: str) -> str:
     return value.rstrip("/")
 
 
-def _srv(value: str) -> str:
-    if not _NODE_SRV.fullmatch(value):
+def _several(value: str) -> str:
+    if value.startswith(SRV) and not _NODE_SRV.fullmatch(value):
         raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    if value.startswith(PODS) and not _NODE_PODS.fullmatch(value):
+        raise ValueError(f"{value!r} does not select pods: write it as k8s://NAMESPACE/app=ollama:11434")
     return value
 
 

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ollama_pack.speech.process import process_wide
+from ollama_pack.base.process import process_wide
 
 MAX_NOTES = 10_000
 CLASS_RATIO = 1.1  # of the upper bounds of two classes; so exact is a percentile

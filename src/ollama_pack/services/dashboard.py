@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, field
 from typing import Any
 
+from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.engines.body import object_at
 from ollama_pack.services.activity import CLASS_FIRST, CLASS_RATIO
 from ollama_pack.services.history import Chat, HistoryKeeper, HistoryStore, MinuteFigures, found_chats
-from ollama_pack.webui.shared import SharedAnswer
 
 STREAM_SECONDS = 15.0  # then the page asks again: so one who signed out does not read on
 TICK_SECONDS = 1.0
@@ -113,7 +113,7 @@ class Dashboard:
     history: DashboardHistory
 
     def __post_init__(self) -> None:
-        self._shared = SharedAnswer(self._parts, TICK_SECONDS)
+        self._shared = SingleFlight(self._parts, TICK_SECONDS)
 
     async def _parts(self) -> Parts:
         """Everything but chats, by path."""

@@ -17,7 +17,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from ollama_pack.cache.redis_url import redis_client, redis_fault
+from ollama_pack.base.redis import redis_client, redis_fault
 from ollama_pack.services.activity import give_notes_back, minutes_of, take_notes
 
 log = logging.getLogger(__name__)

@@ -5,17 +5,18 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.base.process import process_wide
 from ollama_pack.errors import PackError, error_code
 from ollama_pack.services.voice_settings import VoiceSettings
 from ollama_pack.speech.errors import SpeechEngineError, SpeechLanguageError
 from ollama_pack.speech.kept import kept_transcripts, recording_key
 from ollama_pack.speech.language import parse_language
-from ollama_pack.speech.process import process_wide
 from ollama_pack.speech.source import AudioSource
 from ollama_pack.speech.transcribe import ANY_SPEAKER, SpeechUser, transcribe
 from ollama_pack.speech.turns import line_states
 from ollama_pack.speech.values import PcmFormat, ProgressCallback, SpeechOptions, Transcript
 from ollama_pack.speech.whisper_model import ModelPlaces
+from ollama_pack.webui.tracing import current_span
 from ollama_pack.webui.voice_files import model_folders
 
 
@@ -57,7 +58,9 @@ async def transcript_of(
     """
     began = time.monotonic()
     try:
-        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+        with current_span("transcribe a recording") as span:
+            transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+            span.set_attribute("ollama_pack.audio_seconds", transcript.duration)
     except PackError as error:
         _count(f"outcome/{error_code(error)}")
         raise

@@ -10,9 +10,11 @@ from secrets import token_urlsafe
 from typing import Any
 from urllib.parse import quote
 
+from ollama_pack.base.messages import ENGLISH, in_language, known_language, message, script_words
 from ollama_pack.webui.routes import html_page
 
 DASHBOARD_PATH = "/ollama-pack"
+REFUSED = frozenset({401, 403})
 SIGN_IN = f"/auth?redirect={quote(DASHBOARD_PATH, safe='')}"
 
 
@@ -32,40 +34,56 @@ _OTHERS = file_text("page/others.js")
 _MAIN = file_text("page/main.js")
 
 
-def dashboard_html(nonce: str) -> str:
+def dashboard_html(nonce: str, language: str = ENGLISH) -> str:
     """The page; its one script and its one style sheet carry the nonce of the page's policy."""
-    scripts = _BASICS + _CHARTS + _NODES + _CHATS + _OTHERS + _MAIN
-    return _with_style(_PAGE.replace("%SCRIPT%", scripts), nonce)
+    script = _BASICS + _CHARTS + _NODES + _CHATS + _OTHERS + _MAIN
+    words = script_words(script, language)
+    return _filled_page(_PAGE, nonce, language).replace("%SCRIPT%", words + script)
 
 
-def dashboard_page(request: Any) -> Any:  # noqa: ARG001 - its language is looked at
+def dashboard_page(request: Any) -> Any:
     """The dashboard."""
     nonce = token_urlsafe(16)
-    return _answer(dashboard_html(nonce), nonce)
+    return _answer(dashboard_html(nonce, page_language(request)), nonce)
 
 
-def sign_in_page(request: Any, status: int) -> Any:  # noqa: ARG001 - its language is looked at
-    """For whoever is not signed in: the way to the form, which leads back here."""
-    sentence = "The dashboard is for the admins of this Open WebUI. Sign in as one of them to see it."
-    return _plain_page(sentence, SIGN_IN, "Sign in", status)
+def sign_in_page(request: Any, error: Any) -> Any:
+    """For whoever is not signed in: the way to the form, which leads back here.
 
-
-def admins_only_page(request: Any) -> Any:  # noqa: ARG001 - its language is looked at
-    """For a user who is signed in, and no admin."""
-    sentence = (
-        "Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back to your chats."
+    Args:
+        request: Starlette's.
+        error: Open WebUI's own refusal; another error is raised again.
+    """
+    if error.status_code not in REFUSED:
+        raise error
+    sentence = message(
+        "The dashboard is for the admins of this Open WebUI. Sign in as one of them to see it."
     )
-    return _plain_page(sentence, "/", "Back to the chats", 403)
+    return _plain_page(request, sentence, SIGN_IN, message("Sign in"), error.status_code)
 
 
-def _plain_page(sentence: str, link: str, label: str, status: int) -> Any:
-    filled = _PLAIN_PAGE.replace("%SENTENCE%", html.escape(sentence)).replace("%LABEL%", html.escape(label))
-    nonce = token_urlsafe(16)
-    return _answer(_with_style(filled.replace("%LINK%", html.escape(link)), nonce), nonce, status)
+def admins_only_page(request: Any) -> Any:
+    """For a user who is signed in, and no admin."""
+    sentence = message("Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back.")
+    return _plain_page(request, sentence, "/", message("Back to the chats"), 403)
 
 
-def _with_style(page: str, nonce: str) -> str:
-    return page.replace("%STYLE%", _STYLE).replace("%NONCE%", nonce)
+def page_language(request: Any) -> str:
+    """The language for a reader: the one that the page asks for, else the browser's."""
+    wanted = request.query_params.get("language") or request.headers.get("accept-language") or ""
+    return known_language(str(wanted))
+
+
+def _plain_page(request: Any, sentence: str, link: str, label: str, status: int) -> Any:
+    nonce, language = token_urlsafe(16), page_language(request)
+    page = _filled_page(_PLAIN_PAGE, nonce, language)
+    for place, words in (("%SENTENCE%", sentence), ("%LABEL%", label), ("%LINK%", link)):
+        page = page.replace(place, html.escape(in_language(words, language)))
+    return _answer(page, nonce, status)
+
+
+def _filled_page(page: str, nonce: str, language: str) -> str:
+    return page.replace("%STYLE%", _STYLE).replace("%NONCE%", nonce).replace("%LANGUAGE%", language)
 
 
 def _answer(page: str, nonce: str, status: int = 200) -> Any:
@@ -78,5 +96,6 @@ def _answer(page: str, nonce: str, status: int = 200) -> Any:
         "Content-Security-Policy": policy,
         "Cache-Control": "no-store",
         "Referrer-Policy": "no-referrer",
+        "Vary": "Accept-Language",
     }
     return html_page(page, headers, status)

@@ -22,8 +22,8 @@ class RouteSpec:
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
-        refuse: answers a request that is not let in, for people who see a page: gets the request and the HTTP
-            status. None: Open WebUI's own answer, in JSON.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
     """
 
     method: str
@@ -32,7 +32,7 @@ class RouteSpec:
     answer: Callable[[Any, Any], Awaitable[Any]]
     lets_in: Callable[[Any], bool] | None = None
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
-    refuse: Callable[[Any, int], Any] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
@@ -82,14 +82,17 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
 
             async def handle(request: Any) -> Any:
                 if not (spec.lets_in and spec.lets_in(request)):
-                    try:
-                        return await ask(request)
-                    except HTTPException as error:
-                        if spec.refuse is None or error.status_code not in REFUSED:
-                            raise
-                        return spec.refuse(request, error.status_code)
+                    return await asked(request)
                 answer = await spec.answer(request, None)
                 return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
 
             return handle
 

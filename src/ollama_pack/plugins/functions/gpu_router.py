@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.published import models_behind
-from ollama_pack.cache.redis_url import check_redis_url
+from ollama_pack.base.redis import check_redis_url
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.routed_names import ROUTER
@@ -59,6 +59,7 @@ from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_ea
 from ollama_pack.webui.errors import ModelClosedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.server import event_stream, server_secret, take_over
+from ollama_pack.webui.tracing import ChatSpan
 
 log = logging.getLogger(__name__)
 
@@ -170,19 +171,21 @@ class Pipe:
             models = await self._models(router, body, name, user)
         except AliasUnavailableError as error:
             raise why_absent(error, router) from error
+        background = is_background_task(task)
+        span = ChatSpan(name, background=background)
         chunks = router.answer(
             _asked(body, models[0], router, metadata),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
             user=str(user.get("id") or ""),
             chat=chat,
-            background=is_background_task(task),
+            background=background,
             figures=user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None),
+            tell=_teller(emitter if self.valves.show_status and task is None else None, span),
             headers=headers,
         )
-        async with aclosing(chunks):
-            async for chunk in chunks:
+        async with aclosing(span.around(chunks)) as traced:
+            async for chunk in traced:
                 yield chunk
 
     def retire(self) -> None:
@@ -281,8 +284,9 @@ def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> 
     return asked
 
 
-def _teller(emitter: Emitter | None) -> Tell:
+def _teller(emitter: Emitter | None, span: ChatSpan) -> Tell:
     async def tell(line: str, *, done: bool) -> None:
+        span.add_event(line)
         if emitter:
             try:
                 await emitter({"type": "status", "data": {"description": line, "done": done}})

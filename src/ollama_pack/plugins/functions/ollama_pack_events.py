@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.engines.body import object_at
 from ollama_pack.services.dashboard import Dashboard, DashboardHistory, process_status
 from ollama_pack.services.forgetting import label_to_discard
@@ -36,7 +37,6 @@ from ollama_pack.webui.replay_row import share_replay
 from ollama_pack.webui.routes import RouteSpec, check_route_key, shows_key, text_answer
 from ollama_pack.webui.server import data_folder, event_stream
 from ollama_pack.webui.service import EventService
-from ollama_pack.webui.shared import SharedAnswer
 from ollama_pack.webui.users import user_names
 
 log = logging.getLogger(__name__)
@@ -140,17 +140,17 @@ class Event:
         self._router = RouterContact(app)
         self._publisher = Publisher(app, self._router)
         self._cache = CacheContact(app)
-        self._load = SharedAnswer(self._ask_load, LOAD_SECONDS)
-        self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
-        self._cached = SharedAnswer(self._cache.report, LOAD_SECONDS)
+        self._load = SingleFlight(self._ask_load, LOAD_SECONDS)
+        self._details = SingleFlight(self._ask_details, LOAD_SECONDS)
+        self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
         self._history = HistoryKeeper(shared_redis_url, data_folder() / HISTORY_FILE, self._status)
         others = {"cache": self._cached.get, "publishing": self._publishing, "voice": voice_report}
         history = DashboardHistory(self._history, user_names)
         self._dashboard = Dashboard(self._details.get, others, history)
-        self._router_metrics = SharedAnswer(self._ask_metrics, LOAD_SECONDS)
+        self._router_metrics = SingleFlight(self._ask_metrics, LOAD_SECONDS)
         self._all_routes = (
             RouteSpec("GET", "/api/system/load", "user", self._system_load),
-            RouteSpec("GET", "/ollama-pack", "user", self._page, refuse=sign_in_page),
+            RouteSpec("GET", "/ollama-pack", "user", self._page, refused=sign_in_page),
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("GET", "/ollama-pack/stream", "admin", self._stream),
             RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),

@@ -105,7 +105,8 @@ class NodeProbe:
         async def show(model: ListedModel) -> None:
             async with at_once:
                 try:
-                    self._shown[_shown_key(model)] = await self._client.show(model.name)
+                    shown = await self._client.show(model.name)
+                    self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
                 except RetryableNodeError as error:  # asked again at the next look, where that may help
                     if error.status in _NOT_THERE:
                         self._shown[_shown_key(model)] = ShownModel()

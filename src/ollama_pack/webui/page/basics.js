@@ -1,14 +1,8 @@
 "use strict";
 // What all parts of the page use: words, elements, figures, and changing only what has changed.
 
-const words = JSON.parse(document.getElementById("words")?.textContent || "{}");
+// `t("A sentence with {name}.", {name})` is put before this script, in the language of the page.
 const language = document.documentElement.lang || "en";
-
-// A sentence in the user's language. Values are put in as text: t("{count} chats wait.", {count: 3}).
-function t(sentence, values = {}) {
-  const found = words[sentence] || sentence;
-  return found.replace(/\{(\w+)\}/g, (whole, name) => name in values ? String(values[name]) : whole);
-}
 
 // Everything that comes from outside goes through here, as text or as an attribute's value.
 const SVG = new Set(["svg", "rect", "path", "title", "g"]);

@@ -54,7 +54,7 @@ function say(sentence, signIn = false) {
 
 function listen() {
   source?.close();
-  source = new EventSource("/ollama-pack/stream?after=" + encodeURIComponent(lastKey));
+  source = new EventSource("/ollama-pack/stream?" + new URLSearchParams({after: lastKey, language}));
   source.onmessage = event => {
     lastKey = event.lastEventId;
     take(JSON.parse(event.data));
@@ -124,7 +124,11 @@ document.addEventListener("input", ({target}) => {
   if (target.id === "chat-outcome") searchSoon({outcome: target.value});
 });
 
+// Open WebUI keeps a user's language and colours in the browser.
 try {
+  const wished = localStorage.locale, asked = new URLSearchParams(location.search);
+  if (wished && !asked.has("language") && wished.split("-")[0] !== language.split("-")[0])
+    location.replace("?language=" + encodeURIComponent(wished));
   document.documentElement.dataset.theme = {dark: "dark", "oled-dark": "dark", light: "light"}[localStorage.theme] || "";
 } catch { /* no storage: the system's colours */ }
 document.getElementById("top").append(make("h1", {}, "Ollama Pack"), make("a", {href: "/"}, "Open WebUI"),
