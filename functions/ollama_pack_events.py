@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10273, which the server calls.
+# Begin here: `class Event`, line 10492, which the server calls.
 # The modules that it uses come first:
 #    153  base.single_flight          Many who ask the same at the same time ask once.
 #    232  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -82,12 +82,12 @@ version: 0.1.0
 #   8744  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
 #   8968  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
 #   9010  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   9019  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#   9130  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10128  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10214  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10248  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10386  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#   9218  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#   9329  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10347  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10433  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10467  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  10605  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import hashlib
@@ -9012,6 +9012,205 @@ class CacheContact:
 
 TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
+        "95 of 100 chats (p95)": "100 次中的 95 次 (p95)",
+        "All {count} nodes are down.": "全部 {count} 个节点都不可用。",
+        "Asking …": "正在查询…",
+        "Back to the chats": "返回聊天",
+        "Chats": "对话请求",
+        "Chats that wait for a node": "等待节点的请求",
+        "Details": "详情",
+        "Details of this chat": "此请求的详情",
+        "Details of {name}": "{name} 的详情",
+        "Ended": "结束时间",
+        "Everything works.": "一切正常。",
+        "Filter chats": "筛选请求",
+        "Filter chats by model, node, user or error": "按模型、节点、用户或错误筛选请求",
+        "Filter nodes": "筛选节点",
+        "Filter nodes by name, address, state or model": "按名称、地址、状态或模型筛选节点",
+        "Flush": "清空",
+        "Flushed at {time}.": "已于 {time} 清空。",
+        "GPU busy": "GPU 利用率",
+        "GPU busy {percent} %": "GPU 利用率 {percent} %",
+        "GPU memory": "显存",
+        "GPU memory {memory}": "显存 {memory}",
+        "Generation that the cache saved": "缓存节省的生成时间",
+        "Go on ({count} new)": "继续（{count} 条新请求）",
+        "How it went": "运行情况",
+        "How long lookups took": "查询缓存所用的时间",
+        "In memory": "已加载",
+        "It failed several chats: it is given none for a while.": "它连续处理失败，暂时不再分配请求。",
+        "It failed several chats: one chat tries it again.": "它连续处理失败，正用一个请求重新尝试。",
+        "It failed: {why}": "失败原因：{why}",
+        "It waited {time} for a node.": "等待节点 {time}。",
+        "Kind": "类型",
+        "Last day": "最近一天",
+        "Last hour": "最近一小时",
+        "Left alone": "保持不变",
+        "Lookup took": "查询用时",
+        "Make all cached answers unusable, for everybody?": "要让所有人的缓存回答全部失效吗？",
+        "Model": "模型",
+        "Models in memory": "已加载的模型",
+        "No GPU figures: run gpu_agent.py on the host and name it in agent=…": "没有 GPU 数据：请在该主机上运行 gpu_agent.py，并在 agent=… 中填写其地址",
+        "No GPU figures: {reason}": "没有 GPU 数据：{reason}",
+        "No chat is like that.": "没有符合条件的请求。",
+        "No model in memory.": "没有已加载的模型。",
+        "Node": "节点",
+        "Nodes": "节点",
+        "Nodes up": "可用节点",
+        "None yet. A chat with a model of the router, or an answer from the cache, shows here.": "还没有记录。向路由器的模型发起的对话，或来自缓存的回答，会显示在这里。",
+        "Not flushed: {why}": "未能清空：{why}",
+        "Nothing is known of any node.": "没有任何节点的信息。",
+        "Nothing is published: publish_aliases is off in this function's valves.": "没有发布任何模型：此函数的 publish_aliases 选项已关闭。",
+        "Nothing to publish: no node has a model, and no alias an answer.": "没有可发布的内容：节点上没有模型，别名也没有可用的模型。",
+        "Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back.": "只有此 Open WebUI 的管理员可以查看仪表盘。请联系管理员，或返回。",
+        "Open WebUI does not answer.": "Open WebUI 没有响应。",
+        "Open WebUI does not answer. What is shown is from {time}.": "Open WebUI 没有响应。当前显示的是 {time} 的数据。",
+        "Outcome": "结果",
+        "Pause": "暂停",
+        "Process": "进程",
+        "Published models": "已发布的模型",
+        "Requests a minute": "每分钟请求数",
+        "Response cache": "回答缓存",
+        "Running": "进行中",
+        "Servers that share the history": "共享历史记录的服务器",
+        "Show older": "显示更早的",
+        "Sign in": "登录",
+        "Sign in to Open WebUI as an admin again.": "请以管理员身份重新登录 Open WebUI。",
+        "Speed": "速度",
+        "State": "状态",
+        "The answer has {tokens} tokens and took {took}.": "回答共 {tokens} 个 token，用时 {took}。",
+        "The answer was in the cache, {age} old: {saved} of generation saved.": "回答来自缓存，已保存 {age}，节省生成时间 {saved}。",
+        "The dashboard is for the admins of this Open WebUI. Sign in as one of them to see it.": "仪表盘仅供此 Open WebUI 的管理员使用。请以管理员身份登录后查看。",
+        "The first token came after {first}; {predicted} at the node were predicted.": "首个 token 在 {first} 后到达；预计节点上需要 {predicted}。",
+        "The first token is predicted after {predicted} at the node.": "预计节点在 {predicted} 后给出首个 token。",
+        "The function ollama_pack_events is switched off, or being updated.": "函数 ollama_pack_events 已关闭，或正在更新。",
+        "The history cannot be read or written: {fault}.": "无法读写历史记录：{fault}。",
+        "The models have not been looked at yet; this takes a few seconds.": "尚未检查模型，需要几秒钟。",
+        "The response cache does not work: {fault}. Chats go to their models.": "回答缓存不可用：{fault}。对话直接交给模型。",
+        "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions.": "路由器没有节点：请在“管理员面板 → 函数”中填写它的“nodes”选项。",
+        "The router's redis_url does not answer: {fault}. This worker goes on alone.": "路由器的 redis_url 没有响应：{fault}。此进程将独立运行。",
+        "The same question was being answered: both chats got that answer.": "同一个问题正在生成回答，两个请求共用该回答。",
+        "The user stopped it, or left.": "用户停止了生成，或已离开。",
+        "Time to the first token": "首个 token 用时",
+        "User": "用户",
+        "Voice": "语音",
+        "Waiting": "等待中",
+        "What each node would have cost": "各节点的预计代价",
+        "Why not from the cache": "未使用缓存的原因",
+        "a direct connection": "直连",
+        "a new answer was wanted": "要求重新回答",
+        "a scheduled run": "定时任务",
+        "a temporary chat": "临时对话",
+        "admins": "管理员",
+        "all outcomes": "全部结果",
+        "an answer that goes on": "续写的回答",
+        "answered": "已回答",
+        "answered by": "由谁回答",
+        "answered by a model": "由模型回答",
+        "are transcribed now": "正在转写",
+        "as of {time}": "截至 {time}",
+        "assumed": "估计值",
+        "away for {minutes} min": "已离线 {minutes} 分钟",
+        "background": "后台",
+        "busy": "利用率",
+        "context": "上下文",
+        "conversations kept": "保留的对话",
+        "distance": "层级",
+        "down": "不可用",
+        "each minute": "每分钟",
+        "failed": "失败",
+        "failed or stopped": "失败或停止",
+        "first token": "首个 token",
+        "first token, p95, last hour": "首个 token p95（最近一小时）",
+        "for": "可用者",
+        "from the cache": "来自缓存",
+        "from the cache, last hour": "缓存命中（最近一小时）",
+        "generation saved": "节省的生成时间",
+        "generation saved, last day": "节省的生成时间（最近一天）",
+        "given from the cache": "由缓存回答",
+        "half of all chats": "半数请求（中位数）",
+        "healthy": "正常",
+        "in all": "总用时",
+        "in part": "部分可用",
+        "is answered": "回答中",
+        "itself": "自身",
+        "itself, for {alias}": "自身，用于 {alias}",
+        "kept answers": "已保存的回答",
+        "load the model": "加载模型",
+        "loads": "加载中",
+        "loads in": "加载用时",
+        "made by": "创建者",
+        "memory": "显存",
+        "more": "更多",
+        "nodes up": "可用节点",
+        "not asked before, or too long ago": "此前未问过，或已过期",
+        "not for the cache": "不经缓存",
+        "not kept: another model answered": "未保存：由其他模型回答",
+        "not kept: empty": "未保存：内容为空",
+        "not kept: it has no figures": "未保存：缺少统计数据",
+        "not kept: stopped before its end": "未保存：未生成完",
+        "not kept: the cache was flushed": "未保存：缓存已被清空",
+        "not kept: too large": "未保存：过大",
+        "now": "现在",
+        "of speech": "语音时长",
+        "of work": "处理用时",
+        "on average": "平均",
+        "opens to them: {models}": "同时开放：{models}",
+        "read the prompt": "读取提示词",
+        "reads, tokens/s": "读取，token/秒",
+        "recordings wait": "等待的录音",
+        "requests": "请求数",
+        "requests a minute": "每分钟请求数",
+        "response_cache_replay is missing": "缺少 response_cache_replay",
+        "running": "进行中",
+        "share the GPU": "共用 GPU",
+        "shared": "共用回答",
+        "shared while generated": "生成时共用",
+        "stopped": "已停止",
+        "switched off": "已关闭",
+        "the client wanted no cache": "客户端要求不使用缓存",
+        "the kept answer could not be read": "无法读取已保存的回答",
+        "the same question may have different answers": "同一问题可能有不同回答",
+        "the store is left alone for a while": "暂时不访问存储",
+        "the store was down": "存储不可用",
+        "the store was full": "存储已满",
+        "the store was slow": "存储响应慢",
+        "the user may not use the model": "用户无权使用该模型",
+        "this function": "此函数",
+        "this one": "本进程",
+        "titles, tags and the like": "标题、标签等后台任务",
+        "tokens saved": "节省的 token",
+        "transcribed": "已转写",
+        "up to {bound} ms": "不超过 {bound} 毫秒",
+        "wait": "等待",
+        "waited": "等待",
+        "waiting": "等待中",
+        "waits": "等待",
+        "what others lose": "他人的损失",
+        "which weights answer is not known": "无法确定由哪份权重回答",
+        "with files, knowledge, memory or tools": "使用了文件、知识库、记忆或工具",
+        "writes, tokens/s": "生成，token/秒",
+        "{count} h": "{count} 小时",
+        "{count} min": "{count} 分钟",
+        "{count} more nodes are down.": "另有 {count} 个节点不可用。",
+        "{failed} of {all} chats failed in the last 5 minutes.": "最近 5 分钟内，{all} 个请求中有 {failed} 个失败。",
+        "{fault}: chats go to their models. Figures of one worker:": "{fault}：对话直接交给模型。以下为单个进程的数据：",
+        "{first} and {count} more": "{first} 及另外 {count} 个",
+        "{model} failed here: it is asked elsewhere for a while.": "{model} 在此失败，暂时改由其他节点回答。",
+        "{model} failed here: one chat tries it again.": "{model} 在此失败，正用一个请求重新尝试。",
+        "{name} asked for {asked}.": "{name} 请求了 {asked}。",
+        "{name} goes on alone: {fault}": "{name} 独立运行：{fault}",
+        "{node} failed chats with {model}: they go elsewhere for a while.": "{node} 上的 {model} 处理失败，请求暂时转到其他节点。",
+        "{node} failed it: {why}": "{node} 处理失败：{why}",
+        "{node} had to load {model}: no node could begin sooner.": "{node} 需要加载 {model}：没有其他节点能更早开始。",
+        "{node} had {model} in memory, and could begin soonest.": "{node} 已加载 {model}，能最早开始回答。",
+        "{node} had {model} in memory, and {held} of the {prompt} tokens of the prompt.": "{node} 已加载 {model}，并保留了提示词 {prompt} 个 token 中的 {held} 个。",
+        "{node} is down: {why}": "{node} 不可用：{why}",
+        "{shown} of {all}": "{shown} / {all}",
+        "{store}, scope {scope}, answers are kept for {minutes} min.": "{store}，范围 {scope}，回答保留 {minutes} 分钟。",
+        "{title}: at most {top}, lately {last}": "{title}：最高 {top}，最近 {last}",
+        "{up} of {all}": "{up} / {all}",
+        "{used} of {total} GiB": "{used} / {total} GiB",
     },
 }
 
@@ -9298,7 +9497,7 @@ _BASICS = r"""
 "use strict";
 // What all parts of the page use: words, elements, figures, and changing only what has changed.
 
-// `t("A sentence with {name}.", {name})` is put before this script, in the language of the page.
+// The function t stands before this script: it gives a sentence in the language of the page.
 const language = document.documentElement.lang || "en";
 
 // Everything that comes from outside goes through here, as text or as an attribute's value.
@@ -9382,7 +9581,7 @@ function seconds(value) {
   if (Math.abs(value) < 0.0005) return "<1 ms";
   if (Math.abs(value) < 1) return Math.round(value * 1000) + " ms";
   if (value < 120) return value.toFixed(value < 10 ? 2 : 1) + " s";
-  return value < 7200 ? Math.round(value / 60) + " min" : (value / 3600).toFixed(1) + " h";
+  return value < 7200 ? t("{count} min", {count: Math.round(value / 60)}) : t("{count} h", {count: (value / 3600).toFixed(1)});
 }
 
 const badge = (label, kind) => make("span", {class: "badge " + (kind || "")}, label);
@@ -9875,10 +10074,30 @@ function drawCache() {
       make("div", {class: "columns"}, cacheReasons(counts), lookupTimes(counts))));
 }
 
+// Why the cache did not answer or keep an answer, by the name that it counts under.
+function reasonWord(name) {
+  const words = {
+    "misses/absent": t("not asked before, or too long ago"), "misses/refresh": t("a new answer was wanted"),
+    "misses/unreadable": t("the kept answer could not be read"), "misses/store slow": t("the store was slow"),
+    "misses/store down": t("the store was down"), "misses/store full": t("the store was full"),
+    "misses/store open": t("the store is left alone for a while"), "bypasses/background task": t("titles, tags and the like"),
+    "bypasses/temporary chat": t("a temporary chat"), "bypasses/continued answer": t("an answer that goes on"),
+    "bypasses/scheduled run": t("a scheduled run"), "bypasses/direct connection": t("a direct connection"),
+    "bypasses/not deterministic": t("the same question may have different answers"),
+    "bypasses/client's wish": t("the client wanted no cache"), "bypasses/no scope": t("with files, knowledge, memory or tools"),
+    "bypasses/model digest unknown": t("which weights answer is not known"),
+    "bypasses/no replay": t("response_cache_replay is missing"), "bypasses/no access": t("the user may not use the model"),
+    "not_stored/not finished": t("not kept: stopped before its end"), "not_stored/too large": t("not kept: too large"),
+    "not_stored/empty": t("not kept: empty"), "not_stored/another model": t("not kept: another model answered"),
+    "not_stored/no usage": t("not kept: it has no figures"), "not_stored/flushed": t("not kept: the cache was flushed"),
+  };
+  return words[name] || name.replace("/", ": ").replace("_", " ");
+}
+
 function cacheReasons(counts) {
   const rows = Object.entries(counts).filter(([name]) => /^(misses|bypasses|not_stored)[/]/.test(name))
     .sort((one, other) => other[1] - one[1]).slice(0, 12)
-    .map(([name, value]) => make("tr", {}, cell(name.replace("/", ": ").replace("_", " ")), cell(number(value), "number")));
+    .map(([name, value]) => make("tr", {}, cell(reasonWord(name)), cell(number(value), "number")));
   return rows.length ? table(t("Why not from the cache"), [[t("Why not from the cache")], [t("requests"), "number"]], rows) : null;
 }
 

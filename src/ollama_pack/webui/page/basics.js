@@ -1,7 +1,7 @@
 "use strict";
 // What all parts of the page use: words, elements, figures, and changing only what has changed.
 
-// `t("A sentence with {name}.", {name})` is put before this script, in the language of the page.
+// The function t stands before this script: it gives a sentence in the language of the page.
 const language = document.documentElement.lang || "en";
 
 // Everything that comes from outside goes through here, as text or as an attribute's value.
@@ -85,7 +85,7 @@ function seconds(value) {
   if (Math.abs(value) < 0.0005) return "<1 ms";
   if (Math.abs(value) < 1) return Math.round(value * 1000) + " ms";
   if (value < 120) return value.toFixed(value < 10 ? 2 : 1) + " s";
-  return value < 7200 ? Math.round(value / 60) + " min" : (value / 3600).toFixed(1) + " h";
+  return value < 7200 ? t("{count} min", {count: Math.round(value / 60)}) : t("{count} h", {count: (value / 3600).toFixed(1)});
 }
 
 const badge = (label, kind) => make("span", {class: "badge " + (kind || "")}, label);

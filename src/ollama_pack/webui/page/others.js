@@ -121,10 +121,30 @@ function drawCache() {
       make("div", {class: "columns"}, cacheReasons(counts), lookupTimes(counts))));
 }
 
+// Why the cache did not answer or keep an answer, by the name that it counts under.
+function reasonWord(name) {
+  const words = {
+    "misses/absent": t("not asked before, or too long ago"), "misses/refresh": t("a new answer was wanted"),
+    "misses/unreadable": t("the kept answer could not be read"), "misses/store slow": t("the store was slow"),
+    "misses/store down": t("the store was down"), "misses/store full": t("the store was full"),
+    "misses/store open": t("the store is left alone for a while"), "bypasses/background task": t("titles, tags and the like"),
+    "bypasses/temporary chat": t("a temporary chat"), "bypasses/continued answer": t("an answer that goes on"),
+    "bypasses/scheduled run": t("a scheduled run"), "bypasses/direct connection": t("a direct connection"),
+    "bypasses/not deterministic": t("the same question may have different answers"),
+    "bypasses/client's wish": t("the client wanted no cache"), "bypasses/no scope": t("with files, knowledge, memory or tools"),
+    "bypasses/model digest unknown": t("which weights answer is not known"),
+    "bypasses/no replay": t("response_cache_replay is missing"), "bypasses/no access": t("the user may not use the model"),
+    "not_stored/not finished": t("not kept: stopped before its end"), "not_stored/too large": t("not kept: too large"),
+    "not_stored/empty": t("not kept: empty"), "not_stored/another model": t("not kept: another model answered"),
+    "not_stored/no usage": t("not kept: it has no figures"), "not_stored/flushed": t("not kept: the cache was flushed"),
+  };
+  return words[name] || name.replace("/", ": ").replace("_", " ");
+}
+
 function cacheReasons(counts) {
   const rows = Object.entries(counts).filter(([name]) => /^(misses|bypasses|not_stored)[/]/.test(name))
     .sort((one, other) => other[1] - one[1]).slice(0, 12)
-    .map(([name, value]) => make("tr", {}, cell(name.replace("/", ": ").replace("_", " ")), cell(number(value), "number")));
+    .map(([name, value]) => make("tr", {}, cell(reasonWord(name)), cell(number(value), "number")));
   return rows.length ? table(t("Why not from the cache"), [[t("Why not from the cache")], [t("requests"), "number"]], rows) : null;
 }
 
