@@ -9,85 +9,87 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10492, which the server calls.
+# Begin here: `class Event`, line 10632, which the server calls.
 # The modules that it uses come first:
-#    153  base.single_flight          Many who ask the same at the same time ask once.
-#    232  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    258  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    269  base.process                One object for all plugins of a process, which are files that share no code.
-#    292  services.activity           What chats did in this process, until somebody writes it into the history.
-#    353  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    709  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1066  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1309  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1324  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1342  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1349  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1492  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1598  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1670  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1779  webui.errors                What goes wrong between the pack and Open WebUI.
-#   1841  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1986  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1992  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2079  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2166  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2316  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2348  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   2472  services.pack_valves        What all valves of the pack have in common.
-#   2486  aliases.errors              What goes wrong with aliases.
-#   2508  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   2531  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2829  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2947  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2990  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3050  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3103  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3217  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   3383  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3443  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3539  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   3763  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4030  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4156  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4304  speech.errors               What goes wrong with transcription.
-#   4666  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   4743  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   4835  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4871  speech.values               What recordings turn into, and what an engine is.
-#   5128  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5278  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   5360  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   5544  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   5677  speech.sentences            Segments of about a sentence, made from words with times.
-#   5731  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   5909  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6137  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6259  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   6343  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   6432  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   6596  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7186  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7274  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   7348  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   7623  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   7673  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   7820  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8086  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8124  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8154  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8274  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   8412  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   8566  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   8744  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   8968  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9010  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   9218  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#   9329  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10347  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10433  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10467  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10605  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    155  base.single_flight          Many who ask the same at the same time ask once.
+#    234  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    260  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    271  base.process                One object for all plugins of a process, which are files that share no code.
+#    294  services.activity           What chats did in this process, until somebody writes it into the history.
+#    355  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    711  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1068  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1311  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1326  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1344  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1351  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1496  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1602  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1674  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1783  webui.errors                What goes wrong between the pack and Open WebUI.
+#   1845  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1990  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1996  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2083  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2170  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2320  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2352  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   2476  aliases.errors              What goes wrong with aliases.
+#   2498  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   2521  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2828  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2965  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3002  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3023  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3081  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3143  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3196  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3310  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   3476  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3536  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3632  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   3856  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4123  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4249  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4397  services.pack_valves        What all valves of the pack have in common.
+#   4411  speech.errors               What goes wrong with transcription.
+#   4773  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   4850  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   4941  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4977  speech.values               What recordings turn into, and what an engine is.
+#   5234  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5384  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   5466  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   5650  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   5783  speech.sentences            Segments of about a sentence, made from words with times.
+#   5837  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6015  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6243  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6365  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   6449  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   6538  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   6702  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7292  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7380  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   7454  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   7729  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   7779  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   7926  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8192  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8230  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8260  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8380  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   8518  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   8672  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   8850  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9101  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9143  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   9351  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#   9462  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10480  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10566  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10600  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  10745  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import hashlib
@@ -143,7 +145,7 @@ from pathlib import Path
 from secrets import token_urlsafe
 from statistics import median
 from types import ModuleType, SimpleNamespace
-from typing import Any, BinaryIO, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urlsplit
 
 import aiohttp
@@ -1354,7 +1356,8 @@ LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Metric(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Metric:
     """One family of series.
 
     Attributes:
@@ -1370,7 +1373,8 @@ class Metric(NamedTuple):
     text: str
 
 
-class Buckets(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Buckets:
     """What a histogram shows.
 
     Attributes:
@@ -2469,20 +2473,6 @@ def _refused(refusal: Refusal, user: Any, form: ApiForm) -> Any:
     return json_answer({**refusal.body(form), "detail": refusal.message}, refusal.status, refusal.headers)
 
 
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-
 # --- ollama_pack.aliases.errors ---
 # What goes wrong with aliases.
 
@@ -2551,7 +2541,8 @@ _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
 _KILO = 1024
-_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+AUTO = "auto"
+_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL, quant=auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -2565,7 +2556,8 @@ class AliasRow:
         tools: the row asks for tools in the request.
         min_tokens: the row asks for a prompt of at least so many tokens.
         groups: the row asks for a user of one of these groups; empty: anyone.
-        quantizations: preferred levels among the installed variants of a candidate.
+        quantizations: preferred levels among the installed variants of a candidate; `auto` alone: the best
+            that fits each node.
         line: its number in the text, from 1.
     """
 
@@ -2581,6 +2573,11 @@ class AliasRow:
     @property
     def is_wildcard(self) -> bool:
         return "*" in self.alias
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether each node takes the best quantization that fits there."""
+        return self.quantizations == (AUTO,)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -2709,7 +2706,7 @@ def _condition(written: str) -> tuple[str, Any]:
             return "min_tokens", _tokens(value)
         case "group", "=", _:
             return "groups", frozenset(_groups(value))
-        case "quant", "=", _:
+        case "quant" | "quantization", "=", _:
             return "quantizations", _levels(value)
     raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
 
@@ -2733,8 +2730,10 @@ def _groups(value: str) -> list[str]:
 
 def _levels(value: str) -> tuple[str, ...]:
     levels = tuple(level.strip() for level in value.split(">"))
+    if len(levels) > 1 and AUTO in map(str.lower, levels):
+        raise ValueError(f"quant=auto takes no other level next to it, as in {value!r}")
     if all(map(_LEVEL.fullmatch, levels)):
-        return levels
+        return (AUTO,) if levels[0].lower() == AUTO else levels
     raise ValueError(
         f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
     )
@@ -2912,9 +2911,7 @@ def find_variant(
 ) -> str | None:
     """The model that is `name` in the first of the preferred quantization levels that `models` has.
 
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
-    level, `name` itself comes first, then the others by the alphabet.
+    Among several of one level, `name` itself comes first, then the others by the alphabet.
 
     Args:
         name: the model as the alias table names it.
@@ -2922,6 +2919,29 @@ def find_variant(
         models: model id → its quantization level, empty where unknown (then the tag tells).
         denied: ids that are not to be chosen.
         families: those of the models, when several names are looked up.
+    """
+    by_level: dict[str, str] = {}
+    for model, level in variants_of(name, models, denied, families).items():
+        by_level.setdefault(level, model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def variants_of(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> dict[str, str]:
+    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
+
+    Args:
+        name: as in `find_variant`, as are the others.
+        models: of these.
+        denied: without these.
+        families: of the models.
     """
     family = (families or Families(models)).of(name)
     exact = _find_in_family(name, family)
@@ -2932,16 +2952,72 @@ def find_variant(
         if model not in denied and (model == exact or whole.startswith(start))
     ]
     variants.sort(key=lambda model: model != exact)
-    by_level: dict[str, str] = {}
-    for model in variants:  # only these levels are looked up: `models` may be far away
-        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+    # Only these levels are looked up: `models` may be far away.
+    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
 
 
 def _level(written: str) -> str:
     """A quantization level in the form in which levels are compared; empty when it tells nothing."""
     level = written.upper()
     return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+LEVEL_BITS: dict[str, float] = {
+    "F32": 32.0,
+    "F16": 16.0,
+    "BF16": 16.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.6,
+    "Q5_K_M": 5.7,
+    "Q5_1": 6.0,
+    "Q5_K_S": 5.5,
+    "Q5_0": 5.5,
+    "Q4_K_M": 4.84,
+    "Q4_1": 5.0,
+    "Q4_K_S": 4.6,
+    "Q4_0": 4.6,
+    "IQ4_XS": 4.3,
+    "MXFP4": 4.3,
+    "NVFP4": 4.5,
+    "Q3_K_L": 4.3,
+    "Q3_K_M": 3.91,
+    "Q3_K_S": 3.5,
+    "IQ3_XXS": 3.1,
+    "Q2_K": 2.6,
+    "IQ2_XS": 2.4,
+    "IQ2_XXS": 2.1,
+    "IQ1_S": 1.6,
+}
+
+
+def level_bits(level: str) -> float:
+    """Bits of a weight in a quantization level; 0: it is not known."""
+    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+
+
+# --- ollama_pack.fit.choose ---
+# Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+
+LOSSLESS_BITS = 8.5  # with more, answers are no better and take longer
+
+
+def quality_order(names: Sequence[str], levels: Sequence[str]) -> list[str]:
+    """Variants with the best first: 8 bits, then more, which is only slower, then fewer.
+
+    Args:
+        names: of the variants.
+        levels: the quantization level of each; empty: unknown, and last.
+    """
+    by_name = dict(zip(names, map(level_bits, levels), strict=True))
+    return sorted(by_name, key=lambda name: _rank(by_name[name]), reverse=True)
+
+
+def _rank(bits: float) -> float:
+    return min(bits, LOSSLESS_BITS) - (0.001 * bits if bits > LOSSLESS_BITS else 0.0)
 
 
 # --- ollama_pack.aliases.resolve ---
@@ -2983,8 +3059,23 @@ def find_candidate(
     families: Families | None = None,
 ) -> str | None:
     """The id of a candidate among the models: the preferred quantization when the row has a preference."""
+    if row.is_automatic:  # nobody knows here what fits: the model itself, or the variant with fewest bits
+        there = automatic_variants(name, models, denied, families)
+        exact = find_model(name, models, families)
+        return exact if exact in there else there[-1] if there else None
     variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
     return variant or find_model(name, models, families)
+
+
+def automatic_variants(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> list[str]:
+    """The variants of a candidate, the best first: a router lets each node take the one that fits there."""
+    variants = variants_of(name, models, denied, families)
+    return quality_order(list(variants), list(variants.values()))
 
 
 # --- ollama_pack.aliases.published ---
@@ -3017,7 +3108,9 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
     families = Families(models)
     for name, row in candidates(table, facts):
         model = find_candidate(name, row, models, families=families)
-        if model is not None:
+        if row.is_automatic:
+            yield from automatic_variants(name, models, families=families)
+        elif model is not None:
             yield model
 
 
@@ -4301,6 +4394,20 @@ def _opened_too(row: WantedRow, opened: WantedRow | None) -> WantedRow:
     return row if opened is None else replace(row, grants=row.grants | opened.grants, opened=True)
 
 
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
 # --- ollama_pack.speech.errors ---
 # What goes wrong with transcription.
 
@@ -4743,7 +4850,6 @@ def bcp47_code(code: str) -> str:
 # --- ollama_pack.speech.language ---
 # Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
 
-AUTO = "auto"
 MAX_TAG = 64  # characters; longer ones are none
 CHINESE = frozenset({"zh", "yue"})
 
@@ -7496,16 +7602,16 @@ class TurnLine:
         with self._lock:
             waiting = [entry for entry in self._line if entry["state"] == _WAITS]
             own = sum(entry["user"] == user for entry in self._line)
-            reserved = int(self._limit * RESERVED_SHARE) if own else 0
+            reserved = RESERVED_SHARE if own else 0.0
             displaced = None
-            if self._line and len(waiting) >= self._limit - reserved:
+            if self._line and len(waiting) >= self._limit - int(self._limit * reserved):
                 displaced = self._one_to_displace(0 if is_shared else own)
                 if displaced is None:
                     raise SpeechQueueFullError(self._limit, len(waiting))
             if not is_shared and own > max(1, self._limit * OWN_SHARE):
                 raise SpeechShareFullError(self.own_limit, own - 1)
-            if len(self._line) - len(waiting) >= MAX_AWAY:
-                raise SpeechQueueFullError(MAX_AWAY, len(self._line) - len(waiting))
+            if (served := len(self._line) - len(waiting)) >= MAX_AWAY - int(MAX_AWAY * reserved):
+                raise SpeechQueueFullError(MAX_AWAY, served)
             if not own:
                 least = min((self._worked.get(entry["user"], 0.0) for entry in self._line), default=0.0)
                 self._worked[user] = max(self._worked.get(user, 0.0), least)
@@ -8755,6 +8861,33 @@ RETRY_SECONDS = "60"
 GRANULARITIES = "timestamp_granularities[]"
 MAX_PROMPT = 2000  # characters: Whisper looks at the last 224 tokens
 MAX_OF_USER, MAX_OF_SHARED = 8, 64  # requests at the same time: each has its recording on the disk
+
+
+class MicrophoneValves(PackValves):
+    """The valves of a function that has the routes."""
+
+    microphone_key: str = Field(
+        default="",
+        description=(
+            "Open WebUI's microphone sends one key for all users. This one opens POST "
+            "/api/voice/v1/audio/transcriptions alone. 16 characters or more; upload.py sets it."
+        ),
+        json_schema_extra={"input": {"type": "password"}},
+    )
+
+    microphone_before: str = Field(
+        default="",
+        description=(
+            "What Open WebUI's speech-to-text was set to before upload.py pointed it at the pack. "
+            "`upload.py --remove` and `voice: {microphone: false}` set it back. Leave it as it is."
+        ),
+        json_schema_extra={"input": {"type": "password"}},
+    )
+
+    @field_validator("microphone_key", "metrics_token", check_fields=False)
+    @classmethod
+    def _long_key(cls, text: str) -> str:
+        return check_route_key(text)
 
 
 class VoiceRoutes:
@@ -10476,6 +10609,13 @@ _service__LOOK_SECONDS = 30.0  # between two looks; spread, so that replicas do 
 SETTLE_SECONDS = 5.0  # Open WebUI tells of switching on before it has done so
 ALIVE_SECONDS = 2.0  # a route of a function that was switched off elsewhere may answer so long
 HAND_OVER = "system.startup.completed"
+_OFF = frozenset({"function.disable_started", "system.shutdown.started"})
+
+
+def ends(event: Mapping[str, Any], name: str, function_id: str) -> bool:
+    """Whether an event says that a function is being switched off, or the whole server."""
+    about_us = (event.get("subject") or {}).get("id") == function_id
+    return name in _OFF and (about_us or name.startswith("system."))
 
 
 class ServedPlugin(Protocol):
@@ -10620,14 +10760,14 @@ MAX_SEARCH = 200  # characters
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
 TELLING = ("config.", "function.", "group.", "model.", "system.startup.")
-OFF = frozenset({"function.disable_started", "system.shutdown.started"})
 ON = "function.enable_started"
+VOICE_FUNCTION = "voice_routes"  # where it is on, it has the routes of voice
 
 
 class Event:
     """Routes and published models, kept up in every process of Open WebUI."""
 
-    class Valves(PackValves):
+    class Valves(MicrophoneValves):
         publish_aliases: bool = Field(
             default=True,
             description=(
@@ -10650,24 +10790,6 @@ class Event:
                 "/ollama/api/tags, show admins the dashboard at /ollama-pack, and Prometheus the metrics."
             ),
         )
-        microphone_key: str = Field(
-            default="",
-            description=(
-                "Open WebUI's microphone sends one key for all users. This one opens POST "
-                "/api/voice/v1/audio/transcriptions alone. 16 characters or more; upload.py sets it."
-            ),
-            json_schema_extra={"input": {"type": "password"}},
-        )
-
-        microphone_before: str = Field(
-            default="",
-            description=(
-                "What Open WebUI's speech-to-text was set to before upload.py pointed it at the pack. "
-                "`upload.py --remove` and `voice: {microphone: false}` set it back. Leave it as it is."
-            ),
-            json_schema_extra={"input": {"type": "password"}},
-        )
-
         metrics_token: str = Field(
             default="",
             description=(
@@ -10683,21 +10805,16 @@ class Event:
             stated_audience(text)  # an AudienceError reaches the admin as the valve's error
             return text
 
-        @field_validator("microphone_key", "metrics_token")
-        @classmethod
-        def _long_key(cls, text: str) -> str:
-            return check_route_key(text)
-
     def __init__(self) -> None:
         self.valves = self.Valves()
         self._service: EventService | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._voice_has_its_own = False
 
     async def event(self, event: Mapping[str, Any], __event_name__: str, __app__: Any, __id__: str) -> None:
         """Begin at whichever event comes first, look again after a change, end when told."""
         try:
-            about_us = (event.get("subject") or {}).get("id") == __id__
-            if __event_name__ in OFF and (about_us or __event_name__.startswith("system.")):
+            if ends(event, __event_name__, __id__):
                 if self._service is not None:
                     self._service.stop()
                 return
@@ -10731,9 +10848,9 @@ class Event:
             RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
-            *VoiceRoutes(lambda: self.valves.microphone_key).specs,
             *ollama_routes(),
         )
+        self._voice_routes = VoiceRoutes(lambda: self.valves.microphone_key).specs
         return EventService(app, function_id, self, self._look)
 
     def _keep_history(self, service: EventService) -> None:
@@ -10742,10 +10859,13 @@ class Event:
 
     @property
     def _specs(self) -> tuple[RouteSpec, ...]:
-        return self._all_routes if self.valves.routes else ()
+        if not self.valves.routes:
+            return ()
+        return self._all_routes if self._voice_has_its_own else (*self._all_routes, *self._voice_routes)
 
     async def _look(self, state: FunctionState) -> None:
         """Look after everything: the valves may have been changed through another replica."""
+        self._voice_has_its_own = (await function_state(VOICE_FUNCTION)).active
         if self._service is not None:
             self._service.start(self._specs)
         await share_replay()

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5412, which the server calls.
+# Begin here: `class Filter`, line 5422, which the server calls.
 # The modules that it uses come first:
 #    119  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
 #    200  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -17,50 +17,50 @@ version: 0.1.0
 #    256  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
 #    372  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
 #    541  cache.key                 What makes two requests the same: the key of a cached answer.
-#    777  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    970  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1124  cache.entry               An answer as it is kept.
-#   1193  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1274  base.single_flight        Many who ask the same at the same time ask once.
-#   1413  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1538  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1544  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1553  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1961  services.pack_valves      What all valves of the pack have in common.
-#   1975  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2036  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2047  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2122  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2225  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2380  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2430  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2534  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2855  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2953  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2978  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3011  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3152  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3438  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3771  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4008  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4335  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4538  base.process              One object for all plugins of a process, which are files that share no code.
-#   4559  services.activity         What chats did in this process, until somebody writes it into the history.
-#   4584  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4595  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4836  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4872  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4937  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4994  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5050  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5109  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5123  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5174  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5208  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5232  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5285  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5313  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5365  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    778  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    975  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1129  cache.entry               An answer as it is kept.
+#   1198  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1284  base.single_flight        Many who ask the same at the same time ask once.
+#   1423  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1548  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1554  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1563  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1971  services.pack_valves      What all valves of the pack have in common.
+#   1985  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2046  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2057  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2132  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2235  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2390  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2440  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2544  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2865  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2963  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2988  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3021  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3162  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3448  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3781  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4018  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4345  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4548  base.process              One object for all plugins of a process, which are files that share no code.
+#   4569  services.activity         What chats did in this process, until somebody writes it into the history.
+#   4594  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4605  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4846  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4882  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4947  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   5004  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5060  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5119  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5133  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5184  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5218  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5242  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5295  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5323  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5375  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -596,7 +596,8 @@ class NotCacheable:
     reason: str
 
 
-class AnswerBasis(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AnswerBasis:
     """All that an answer depends on.
 
     Attributes:
@@ -613,9 +614,9 @@ class AnswerBasis(NamedTuple):
     scope: str
     body: Mapping[str, Any]
     digest: str | None
-    preset: Mapping[str, Any] = {}
+    preset: Mapping[str, Any] = field(default_factory=dict)
     knowledge: tuple[str, ...] = ()
-    contents: Mapping[str, str] = {}
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
@@ -816,7 +817,8 @@ class Quota:
     octets: int = 64 * 2**20
 
 
-class Lease(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lease:
     """The right to generate an answer.
 
     Attributes:
@@ -834,7 +836,8 @@ class Lease(NamedTuple):
     shared: bool = True
 
 
-class Kept(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Kept:
     """An entry was found.
 
     Attributes:
@@ -848,7 +851,8 @@ class Kept(NamedTuple):
     age: float
 
 
-class Running(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Running:
     """Somebody generates the answer at this moment.
 
     Attributes:
@@ -860,7 +864,8 @@ class Running(NamedTuple):
     token: str
 
 
-class Tail(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tail:
     """A look at a live stream.
 
     Attributes:
@@ -1194,7 +1199,8 @@ def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry
 # What a request asks of the cache, and what the cache makes of it.
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Question:
     """A request whose answer may be kept.
 
     Attributes:
@@ -1216,7 +1222,8 @@ class Question(NamedTuple):
     answerer: str = ""
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hit:
     """The answer is here.
 
     Attributes:
@@ -1230,7 +1237,8 @@ class Hit(NamedTuple):
     age_seconds: float
 
 
-class Lead(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lead:
     """This request is to generate the answer, and others may follow.
 
     Attributes:
@@ -1244,7 +1252,8 @@ class Lead(NamedTuple):
     reason: str
 
 
-class Follow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Follow:
     """Another request generates the answer at this moment.
 
     Attributes:
@@ -1256,7 +1265,8 @@ class Follow(NamedTuple):
     running: Running
 
 
-class Miss(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Miss:
     """The cache cannot help: generate, and nothing is kept.
 
     Attributes:

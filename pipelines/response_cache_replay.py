@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 4454, which the server calls.
+# Begin here: `class Pipeline`, line 4464, which the server calls.
 # The modules that it uses come first:
 #     98  base.single_flight          Many who ask the same at the same time ask once.
 #    164  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -17,36 +17,36 @@ version: 0.1.0
 #    220  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
 #    336  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
 #    494  cache.key                   What makes two requests the same: the key of a cached answer.
-#    730  cache.entry                 An answer as it is kept.
-#    799  cache.collect               From the chunks of a generation to what may be kept of it.
-#    954  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1004  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1085  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1278  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1432  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1536  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   1617  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   1938  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   2036  engines.errors              What goes wrong with a node.
-#   2054  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2104  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2129  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2146  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2226  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   2512  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2587  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   2690  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3085  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3418  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   3655  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   3982  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4185  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   4191  base.process                One object for all plugins of a process, which are files that share no code.
-#   4212  services.activity           What chats did in this process, until somebody writes it into the history.
-#   4237  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4385  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   4424  services.pack_valves        What all valves of the pack have in common.
-#   4438  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    731  cache.entry                 An answer as it is kept.
+#    800  cache.collect               From the chunks of a generation to what may be kept of it.
+#    955  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1005  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1086  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1283  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1437  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1541  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   1627  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   1948  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   2046  engines.errors              What goes wrong with a node.
+#   2064  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2114  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2139  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2156  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2236  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   2522  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2597  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   2700  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3095  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3428  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   3665  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   3992  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4195  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   4201  base.process                One object for all plugins of a process, which are files that share no code.
+#   4222  services.activity           What chats did in this process, until somebody writes it into the history.
+#   4247  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4395  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   4434  services.pack_valves        What all valves of the pack have in common.
+#   4448  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -549,7 +549,8 @@ class NotCacheable:
     reason: str
 
 
-class AnswerBasis(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AnswerBasis:
     """All that an answer depends on.
 
     Attributes:
@@ -566,9 +567,9 @@ class AnswerBasis(NamedTuple):
     scope: str
     body: Mapping[str, Any]
     digest: str | None
-    preset: Mapping[str, Any] = {}
+    preset: Mapping[str, Any] = field(default_factory=dict)
     knowledge: tuple[str, ...] = ()
-    contents: Mapping[str, str] = {}
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
@@ -1124,7 +1125,8 @@ class Quota:
     octets: int = 64 * 2**20
 
 
-class Lease(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lease:
     """The right to generate an answer.
 
     Attributes:
@@ -1142,7 +1144,8 @@ class Lease(NamedTuple):
     shared: bool = True
 
 
-class Kept(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Kept:
     """An entry was found.
 
     Attributes:
@@ -1156,7 +1159,8 @@ class Kept(NamedTuple):
     age: float
 
 
-class Running(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Running:
     """Somebody generates the answer at this moment.
 
     Attributes:
@@ -1168,7 +1172,8 @@ class Running(NamedTuple):
     token: str
 
 
-class Tail(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tail:
     """A look at a live stream.
 
     Attributes:
@@ -1537,7 +1542,8 @@ class LiveAnswer:
 # What a request asks of the cache, and what the cache makes of it.
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Question:
     """A request whose answer may be kept.
 
     Attributes:
@@ -1559,7 +1565,8 @@ class Question(NamedTuple):
     answerer: str = ""
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hit:
     """The answer is here.
 
     Attributes:
@@ -1573,7 +1580,8 @@ class Hit(NamedTuple):
     age_seconds: float
 
 
-class Lead(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lead:
     """This request is to generate the answer, and others may follow.
 
     Attributes:
@@ -1587,7 +1595,8 @@ class Lead(NamedTuple):
     reason: str
 
 
-class Follow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Follow:
     """Another request generates the answer at this moment.
 
     Attributes:
@@ -1599,7 +1608,8 @@ class Follow(NamedTuple):
     running: Running
 
 
-class Miss(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Miss:
     """The cache cannot help: generate, and nothing is kept.
 
     Attributes:
