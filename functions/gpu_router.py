@@ -9,119 +9,121 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 15705, which the server calls.
+# Begin here: `class Pipe`, line 15863, which the server calls.
 # The modules that it uses come first:
-#    191  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    217  aliases.errors                 What goes wrong with aliases.
-#    258  engines.errors                 What goes wrong with a node.
-#    400  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    526  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    601  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    662  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    969  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1116  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1284  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1576  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1652  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1713  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1749  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2157  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2305  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2429  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2501  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2507  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   2572  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2620  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   2668  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2993  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3089  routing.errors                 What goes wrong with routing.
-#   3234  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3272  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   3628  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4042  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   4166  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4269  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   4358  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4456  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   4577  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   4685  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4796  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4943  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5077  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5390  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   5612  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5729  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5839  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5897  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   6072  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6422  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6504  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6547  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6652  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6856  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7089  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7147  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7244  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7447  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7618  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7947  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8234  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8320  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8490  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8684  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8767  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8848  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8914  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8963  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9043  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9137  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9625  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9779  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9945  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10169  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10272  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10389  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10573  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10606  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10788  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10823  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11467  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11543  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11689  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11866  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12006  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12066  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12518  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12787  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12893  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13364  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13436  cache.errors                   What goes wrong with the cache.
-#  13456  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13472  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13606  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  13612  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  13726  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  13773  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  13864  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  14027  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  14117  base.single_flight             Many who ask the same at the same time ask once.
-#  14196  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14431  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14452  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14544  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14608  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  14716  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  14763  services.pack_valves           What all valves of the pack have in common.
-#  14777  services.router_valves         The valves of the router, wherever it runs.
-#  14872  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  14986  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15239  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  15271  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15288  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15383  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  15544  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  15555  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  15614  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    194  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    220  aliases.errors                 What goes wrong with aliases.
+#    261  engines.errors                 What goes wrong with a node.
+#    403  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    529  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    604  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    665  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    972  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1119  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1287  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1579  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1655  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1716  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1752  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2160  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2308  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2432  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2504  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2510  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   2575  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2623  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   2671  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2996  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3092  routing.errors                 What goes wrong with routing.
+#   3237  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3275  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   3631  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4045  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4169  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4270  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4492  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4603  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   4692  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4790  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   4911  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5019  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   5130  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5277  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5411  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5724  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5841  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5899  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   6074  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6424  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6506  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6549  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6654  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6858  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7091  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7149  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7246  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7449  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7620  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7949  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8236  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8322  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8492  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8686  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8769  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8850  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8916  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8965  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9045  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9139  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9627  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9781  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9947  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10171  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10274  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10374  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10491  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10675  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10708  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10890  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10925  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11569  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11645  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11791  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11968  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12108  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12168  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12620  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12889  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12995  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13492  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13564  cache.errors                   What goes wrong with the cache.
+#  13584  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13600  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13734  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  13740  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  13854  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  13901  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  13992  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  14155  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  14245  base.single_flight             Many who ask the same at the same time ask once.
+#  14324  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14559  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14580  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  14672  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14697  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  14766  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  14874  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  14921  services.pack_valves           What all valves of the pack have in common.
+#  14935  services.router_valves         The valves of the router, wherever it runs.
+#  15030  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15144  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15397  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  15429  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15446  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15541  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  15702  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  15713  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  15772  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -136,6 +138,7 @@ import ssl
 import sys
 import threading
 import time
+from asyncio import CancelledError
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
@@ -153,7 +156,7 @@ from collections.abc import (
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
@@ -4163,6 +4166,329 @@ class Assignment:
         return asked
 
 
+# --- ollama_pack.routing.dispatch.explain ---
+# Decisions in words: status lines for people, records for the dashboard.
+
+
+def loading_line(binding: Assignment, seconds: float) -> str:
+    """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
+    rates = binding.chosen.quote.rates
+    usual = f" of about {_seconds(rates.load)}" if rates.load_measured and rates.load > seconds else ""
+    return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
+
+
+def waiting_line(ahead: int, *, loading: bool = False) -> str:
+    """What somebody reads who waits, while a model is loaded perhaps."""
+    place = f"{ahead} ahead of you" if ahead else "you are next"
+    return f"waiting for a GPU: {place}" + (" · a model is being loaded" if loading else "")
+
+
+def waited_line(seconds: float) -> str:
+    """What stays where the wait has ended without an answer."""
+    return f"waited {_seconds(seconds)} for an answer"
+
+
+def reason(binding: Assignment, *, figures: bool) -> str:
+    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
+
+    Args:
+        binding: the decision.
+        figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
+            time that this saves. They are for admins.
+    """
+    parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    if is_auto(binding.asked_for):
+        parts.append(f"{binding.model} is the best that fits" if not binding.loads else "the best that fits")
+    if not figures:
+        return " · ".join(parts)
+    if binding.hit and binding.request.tokens:
+        parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
+    if not binding.loads or binding.chosen.quote.rates.load_measured:
+        parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
+    return " · ".join(parts)
+
+
+def status_line(binding: Assignment, *, figures: bool) -> str:
+    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
+    return f"{binding.node} · {reason(binding, figures=figures)}"
+
+
+def _seconds(value: float) -> str:
+    if value >= 120:  # noqa: PLR2004 - up to two minutes are shown in seconds
+        return f"{value / 60:.0f} min"
+    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
+
+
+@dataclass(slots=True)
+class Decision:
+    """One decision and what came of it. Shows nothing of the conversation and not who asked.
+
+    Attributes:
+        at: Unix time, in seconds.
+        node: the node that was chosen.
+        model: the model that answers there.
+        loads: it had to be loaded.
+        hit: tokens of the prompt that the node held.
+        tokens: tokens of the prompt, as estimated.
+        waited: seconds in the queue.
+        predicted: seconds to the first token at the node, as predicted.
+        actual: seconds that it took; None: not yet, or never.
+        background: it was a background call.
+        considered: computes every node that was looked at, with the terms of its cost, when somebody looks.
+    """
+
+    at: float
+    node: str
+    model: str
+    loads: bool
+    hit: int
+    tokens: int
+    waited: float
+    predicted: float
+    actual: float | None
+    background: bool
+    considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
+
+
+def explained(assignment: Assignment, at: float) -> Decision:
+    """A decision as it is recorded."""
+    return Decision(
+        at=at,
+        node=assignment.node,
+        model=assignment.model,
+        loads=assignment.loads,
+        hit=assignment.hit,
+        tokens=assignment.request.tokens,
+        waited=assignment.waited,
+        predicted=assignment.terms.predict_ttft,
+        actual=None,
+        background=assignment.request.background,
+        considered=assignment.considered,
+    )
+
+
+# --- ollama_pack.routing.state.estimates ---
+# How fast a node runs a model, learned from the durations that the engine reports.
+
+SAMPLES_TO_TRUST = 5
+SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
+MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
+MOST_HIT = 0.4  # of a prompt: where more is believed to be held, being wrong would matter too much
+HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
+MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
+WAIT_NOISE = 0.15  # seconds of reported wait that mean nothing
+GOOD_FACTOR = 2.0  # a first token that takes so many times as long as one alone has not waited
+COUNTS_TO_SHRINK = 2  # reports in a row that the engine holds requests back
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """What an engine reports at the end of a request, in seconds and tokens.
+
+    Attributes:
+        total: from its arrival at the node to its end.
+        load: loading the model.
+        prompt: evaluating the prompt.
+        prompt_count: tokens of the prompt, those reused included.
+        decode: generating.
+        decode_count: tokens generated.
+        hit: tokens reused, where the engine tells (`cached_tokens`); None: it does not.
+    """
+
+    total: float
+    load: float = 0.0
+    prompt: float = 0.0
+    prompt_count: int = 0
+    decode: float = 0.0
+    decode_count: int = 0
+    hit: int | None = None
+
+    @property
+    def wait(self) -> float:
+        """Seconds in the engine's own queue: total - load - prompt evaluation - generation."""
+        return max(0.0, self.total - self.load - self.prompt - self.decode)
+
+
+class Average:
+    """An exponentially weighted mean; its first samples are averaged plainly."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self.count = 0
+
+    def add(self, sample: float) -> None:
+        self.count += 1
+        self.value += max(SMOOTHING, 1 / self.count) * (sample - self.value)
+
+    def or_else(self, prior: float) -> float:
+        return self.value if self.count else prior
+
+
+class RatesLearner:
+    """The rates at which one node runs one set of weights."""
+
+    def __init__(self) -> None:
+        self.load = Average()
+        self.prompt = Average()
+        self.token = Average()
+        self.output = Average()
+        self.background_output = Average()
+        self.service = Average()
+        self._fast = 0
+
+    def observe(self, spent: Durations, hit: int | None, *, background: bool, loaded: bool) -> None:
+        """Learn from one finished request.
+
+        Args:
+            spent: what the engine reports.
+            hit: tokens of the prompt that are believed to have been held; None: nobody knows.
+            background: whether it was a background call, whose answers are shorter.
+            loaded: whether it made the node load the model.
+        """
+        if loaded and spent.load > 0:
+            self.load.add(spent.load)
+        if spent.decode > 0 and spent.decode_count > 1:
+            self.token.add(spent.decode / spent.decode_count)
+        if spent.decode_count:
+            (self.background_output if background else self.output).add(spent.decode_count)
+        if not background:
+            self.service.add(spent.prompt + spent.decode)
+        known = spent.hit if spent.hit is not None else hit
+        if known is not None:
+            self._observe_prompt(spent, known)
+
+    def _observe_prompt(self, spent: Durations, hit: int) -> None:
+        """Likely hits are left out, unless every prompt is fast: then it is the rate that has changed."""
+        evaluated = spent.prompt_count - hit
+        if (
+            spent.prompt <= 0
+            or evaluated < MIN_PROMPT
+            or (spent.hit is None and hit > MOST_HIT * spent.prompt_count)
+        ):
+            return
+        rate = evaluated / spent.prompt
+        self._fast = self._fast + 1 if self.prompt.count and rate > HIT_FACTOR * self.prompt.value else 0
+        if self._fast == 0:
+            self.prompt.add(rate)
+        elif self._fast >= SAMPLES_TO_TRUST:
+            self.prompt.value, self._fast = rate, 0
+
+    def hit(self, spent: Durations) -> float:
+        """Tokens of the prompt that were reused: as told, or 1 - duration * rate / count of it."""
+        if spent.hit is not None:
+            return spent.hit
+        return max(0.0, spent.prompt_count - spent.prompt * self.prompt.value)
+
+    def rates(self, priors: ModelRates, slots: int, keeps: int) -> ModelRates:
+        """What is known, filled up with what is usual."""
+        return ModelRates(
+            slots=slots,
+            keeps=keeps,
+            load=self.load.or_else(priors.load),
+            prompt=self.prompt.or_else(priors.prompt),
+            token=self.token.or_else(priors.token),
+            output=self.output.or_else(priors.output),
+            background_output=self.background_output.or_else(priors.background_output),
+            service=self.service.or_else(priors.service),
+            learned=min(self.prompt.count, self.token.count) >= SAMPLES_TO_TRUST,
+            load_measured=self.load.count > 0,
+        )
+
+
+class SlotLearner:
+    """How many requests a runner answers at once: what its row says, else measured, from one upwards.
+
+    While answers begin as soon as they do alone, twice as many are offered: an engine that batches has all of
+    its slots within a few first tokens. When requests wait inside the engine, what was good before is gone
+    back to, and one more is tried after ever more requests: an engine with one slot is hardly ever flooded.
+    """
+
+    def __init__(self, declared: int | None, probe_requests: int) -> None:
+        self.slots = declared or 1
+        self._declared = declared is not None
+        self._every = probe_requests
+        self._until_try = 0
+        self._proved = 1  # so many were answered at once without waiting
+        self._limited = False  # requests have waited in the engine: from now on one more is tried at a time
+        self._reports = False  # the engine says whether requests wait in it
+        self._held_back = 0
+        self._waited = 0
+        self._slow = 0
+        self._alone = Average()  # seconds to the first token of requests that had the runner to themselves
+        self._pace = Average()  # the same for each token of a long prompt
+
+    @property
+    def offered(self) -> int:
+        """The slots to count on now, the one that is tried included."""
+        tries = not self._declared and self._until_try <= 0 and self.slots < MAX_COUNTED
+        return self.slots + tries
+
+    def counted(self, running: int, waiting: int) -> None:
+        """Learn from an engine that reports how many requests it answers at once, and how many wait."""
+        if self._declared:
+            return
+        self._reports = True
+        self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
+        if running > self.slots or self._held_back >= COUNTS_TO_SHRINK:
+            self.slots, self._held_back = min(running, MAX_COUNTED), 0
+        if waiting:
+            self._limited = True
+        elif running >= self.slots:
+            self.slots, self._limited = min(2 * running, MAX_COUNTED), False
+
+    def began(self, beside: int, seconds: float, tokens: int) -> None:
+        """Learn from a first token.
+
+        Args:
+            beside: requests that ran there when this one was sent.
+            seconds: that it took.
+            tokens: of its prompt that were not held.
+        """
+        if self._declared:
+            return
+        if beside == 0:
+            self._alone.add(seconds)
+            self._pace.add(seconds / max(1, tokens))
+        expected = max(self._alone.value, self._pace.value * tokens)
+        there = beside + 1
+        if not self._alone.count or seconds <= GOOD_FACTOR * expected + WAIT_NOISE:
+            self._slow = 0
+            if not self._limited and 2 * there > self.slots:
+                self.slots = min(2 * there, MAX_COUNTED)
+        elif there <= self.slots and not self._reports:
+            self._slow += 1
+            if self._slow >= SAMPLES_TO_TRUST:
+                self._slow, self._limited = 0, True
+                self.slots = max(1, min(self.slots, there) * 3 // 4)
+                self._until_try = self._every
+
+    def observe(self, beside: int, wait: float) -> None:
+        """Learn from a request that was sent while `beside` others ran, and waited so long in the engine."""
+        self._until_try -= 1
+        if self._declared:
+            return
+        if wait < WAIT_NOISE:
+            self._waited = 0
+            self._proved = max(self._proved, beside + 1)
+            if beside >= self.slots:
+                self.slots = min(MAX_COUNTED, beside + 1)
+            return
+        self._limited = True
+        if beside >= self.slots:
+            self._try_later()
+        elif beside > 0:
+            self._waited += 1
+            if beside >= self._proved or self._waited >= SAMPLES_TO_TRUST:  # it has fewer than was believed
+                self.slots = self._proved = beside
+                self._waited = 0
+                self._try_later()
+
+    def _try_later(self) -> None:
+        if self._until_try <= 0:
+            self._until_try = self._every
+            self._every = min(2 * self._every, 4096)
+
+
 # --- ollama_pack.routing.dispatch.pending_chat ---
 # One request on its way through the fleet, and what an admin may set for all of them.
 
@@ -4237,6 +4563,10 @@ class PendingChat:
         headers: for its request to a node; None: only those that every request has.
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        came: when it came, on the loop's clock.
+        began: when its answer began, on the same clock; None: it has not.
+        decision: the last one about it.
+        spent: what the engine reported at the end.
     """
 
     request: FleetRequest
@@ -4252,6 +4582,10 @@ class PendingChat:
     headers: NodeHeaders | None = None
     place: int | None = None
     shown: float | None = None
+    came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    began: float | None = None
+    decision: Decision | None = None
+    spent: Durations | None = None
 
     async def say(self, line: str, *, done: bool) -> None:
         """Show a status line, and remember whether it looks as if something went on."""
@@ -5387,228 +5721,6 @@ async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
                 pass
 
 
-# --- ollama_pack.routing.state.estimates ---
-# How fast a node runs a model, learned from the durations that the engine reports.
-
-SAMPLES_TO_TRUST = 5
-SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
-MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
-MOST_HIT = 0.4  # of a prompt: where more is believed to be held, being wrong would matter too much
-HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
-MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
-WAIT_NOISE = 0.15  # seconds of reported wait that mean nothing
-GOOD_FACTOR = 2.0  # a first token that takes so many times as long as one alone has not waited
-COUNTS_TO_SHRINK = 2  # reports in a row that the engine holds requests back
-
-
-@dataclass(frozen=True, slots=True)
-class Durations:
-    """What an engine reports at the end of a request, in seconds and tokens.
-
-    Attributes:
-        total: from its arrival at the node to its end.
-        load: loading the model.
-        prompt: evaluating the prompt.
-        prompt_count: tokens of the prompt, those reused included.
-        decode: generating.
-        decode_count: tokens generated.
-        hit: tokens reused, where the engine tells (`cached_tokens`); None: it does not.
-    """
-
-    total: float
-    load: float = 0.0
-    prompt: float = 0.0
-    prompt_count: int = 0
-    decode: float = 0.0
-    decode_count: int = 0
-    hit: int | None = None
-
-    @property
-    def wait(self) -> float:
-        """Seconds in the engine's own queue: total - load - prompt evaluation - generation."""
-        return max(0.0, self.total - self.load - self.prompt - self.decode)
-
-
-class Average:
-    """An exponentially weighted mean; its first samples are averaged plainly."""
-
-    def __init__(self) -> None:
-        self.value = 0.0
-        self.count = 0
-
-    def add(self, sample: float) -> None:
-        self.count += 1
-        self.value += max(SMOOTHING, 1 / self.count) * (sample - self.value)
-
-    def or_else(self, prior: float) -> float:
-        return self.value if self.count else prior
-
-
-class RatesLearner:
-    """The rates at which one node runs one set of weights."""
-
-    def __init__(self) -> None:
-        self.load = Average()
-        self.prompt = Average()
-        self.token = Average()
-        self.output = Average()
-        self.background_output = Average()
-        self.service = Average()
-        self._fast = 0
-
-    def observe(self, spent: Durations, hit: int | None, *, background: bool, loaded: bool) -> None:
-        """Learn from one finished request.
-
-        Args:
-            spent: what the engine reports.
-            hit: tokens of the prompt that are believed to have been held; None: nobody knows.
-            background: whether it was a background call, whose answers are shorter.
-            loaded: whether it made the node load the model.
-        """
-        if loaded and spent.load > 0:
-            self.load.add(spent.load)
-        if spent.decode > 0 and spent.decode_count > 1:
-            self.token.add(spent.decode / spent.decode_count)
-        if spent.decode_count:
-            (self.background_output if background else self.output).add(spent.decode_count)
-        if not background:
-            self.service.add(spent.prompt + spent.decode)
-        known = spent.hit if spent.hit is not None else hit
-        if known is not None:
-            self._observe_prompt(spent, known)
-
-    def _observe_prompt(self, spent: Durations, hit: int) -> None:
-        """Likely hits are left out, unless every prompt is fast: then it is the rate that has changed."""
-        evaluated = spent.prompt_count - hit
-        if (
-            spent.prompt <= 0
-            or evaluated < MIN_PROMPT
-            or (spent.hit is None and hit > MOST_HIT * spent.prompt_count)
-        ):
-            return
-        rate = evaluated / spent.prompt
-        self._fast = self._fast + 1 if self.prompt.count and rate > HIT_FACTOR * self.prompt.value else 0
-        if self._fast == 0:
-            self.prompt.add(rate)
-        elif self._fast >= SAMPLES_TO_TRUST:
-            self.prompt.value, self._fast = rate, 0
-
-    def hit(self, spent: Durations) -> float:
-        """Tokens of the prompt that were reused: as told, or 1 - duration * rate / count of it."""
-        if spent.hit is not None:
-            return spent.hit
-        return max(0.0, spent.prompt_count - spent.prompt * self.prompt.value)
-
-    def rates(self, priors: ModelRates, slots: int, keeps: int) -> ModelRates:
-        """What is known, filled up with what is usual."""
-        return ModelRates(
-            slots=slots,
-            keeps=keeps,
-            load=self.load.or_else(priors.load),
-            prompt=self.prompt.or_else(priors.prompt),
-            token=self.token.or_else(priors.token),
-            output=self.output.or_else(priors.output),
-            background_output=self.background_output.or_else(priors.background_output),
-            service=self.service.or_else(priors.service),
-            learned=min(self.prompt.count, self.token.count) >= SAMPLES_TO_TRUST,
-            load_measured=self.load.count > 0,
-        )
-
-
-class SlotLearner:
-    """How many requests a runner answers at once: what its row says, else measured, from one upwards.
-
-    While answers begin as soon as they do alone, twice as many are offered: an engine that batches has all of
-    its slots within a few first tokens. When requests wait inside the engine, what was good before is gone
-    back to, and one more is tried after ever more requests: an engine with one slot is hardly ever flooded.
-    """
-
-    def __init__(self, declared: int | None, probe_requests: int) -> None:
-        self.slots = declared or 1
-        self._declared = declared is not None
-        self._every = probe_requests
-        self._until_try = 0
-        self._proved = 1  # so many were answered at once without waiting
-        self._limited = False  # requests have waited in the engine: from now on one more is tried at a time
-        self._reports = False  # the engine says whether requests wait in it
-        self._held_back = 0
-        self._waited = 0
-        self._slow = 0
-        self._alone = Average()  # seconds to the first token of requests that had the runner to themselves
-        self._pace = Average()  # the same for each token of a long prompt
-
-    @property
-    def offered(self) -> int:
-        """The slots to count on now, the one that is tried included."""
-        tries = not self._declared and self._until_try <= 0 and self.slots < MAX_COUNTED
-        return self.slots + tries
-
-    def counted(self, running: int, waiting: int) -> None:
-        """Learn from an engine that reports how many requests it answers at once, and how many wait."""
-        if self._declared:
-            return
-        self._reports = True
-        self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
-        if running > self.slots or self._held_back >= COUNTS_TO_SHRINK:
-            self.slots, self._held_back = min(running, MAX_COUNTED), 0
-        if waiting:
-            self._limited = True
-        elif running >= self.slots:
-            self.slots, self._limited = min(2 * running, MAX_COUNTED), False
-
-    def began(self, beside: int, seconds: float, tokens: int) -> None:
-        """Learn from a first token.
-
-        Args:
-            beside: requests that ran there when this one was sent.
-            seconds: that it took.
-            tokens: of its prompt that were not held.
-        """
-        if self._declared:
-            return
-        if beside == 0:
-            self._alone.add(seconds)
-            self._pace.add(seconds / max(1, tokens))
-        expected = max(self._alone.value, self._pace.value * tokens)
-        there = beside + 1
-        if not self._alone.count or seconds <= GOOD_FACTOR * expected + WAIT_NOISE:
-            self._slow = 0
-            if not self._limited and 2 * there > self.slots:
-                self.slots = min(2 * there, MAX_COUNTED)
-        elif there <= self.slots and not self._reports:
-            self._slow += 1
-            if self._slow >= SAMPLES_TO_TRUST:
-                self._slow, self._limited = 0, True
-                self.slots = max(1, min(self.slots, there) * 3 // 4)
-                self._until_try = self._every
-
-    def observe(self, beside: int, wait: float) -> None:
-        """Learn from a request that was sent while `beside` others ran, and waited so long in the engine."""
-        self._until_try -= 1
-        if self._declared:
-            return
-        if wait < WAIT_NOISE:
-            self._waited = 0
-            self._proved = max(self._proved, beside + 1)
-            if beside >= self.slots:
-                self.slots = min(MAX_COUNTED, beside + 1)
-            return
-        self._limited = True
-        if beside >= self.slots:
-            self._try_later()
-        elif beside > 0:
-            self._waited += 1
-            if beside >= self._proved or self._waited >= SAMPLES_TO_TRUST:  # it has fewer than was believed
-                self.slots = self._proved = beside
-                self._waited = 0
-                self._try_later()
-
-    def _try_later(self) -> None:
-        if self._until_try <= 0:
-            self._until_try = self._every
-            self._every = min(2 * self._every, 4096)
-
-
 # --- ollama_pack.routing.dispatch.durations ---
 # How long a finished answer took the engine, by the figures in its last chunk.
 
@@ -5724,116 +5836,6 @@ def _told(figures: Mapping[str, Any], name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0.0
     return float(value) if 0 < value < math.inf else 0.0
-
-
-# --- ollama_pack.routing.dispatch.explain ---
-# Decisions in words: status lines for people, records for the dashboard.
-
-
-def loading_line(binding: Assignment, seconds: float) -> str:
-    """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
-    rates = binding.chosen.quote.rates
-    usual = f" of about {_seconds(rates.load)}" if rates.load_measured and rates.load > seconds else ""
-    return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
-
-
-def waiting_line(ahead: int, *, loading: bool = False) -> str:
-    """What somebody reads who waits, while a model is loaded perhaps."""
-    place = f"{ahead} ahead of you" if ahead else "you are next"
-    return f"waiting for a GPU: {place}" + (" · a model is being loaded" if loading else "")
-
-
-def waited_line(seconds: float) -> str:
-    """What stays where the wait has ended without an answer."""
-    return f"waited {_seconds(seconds)} for an answer"
-
-
-def reason(binding: Assignment, *, figures: bool) -> str:
-    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
-
-    Args:
-        binding: the decision.
-        figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
-            time that this saves. They are for admins.
-    """
-    parts = [f"loads {binding.model}" if binding.loads else "resident"]
-    if is_auto(binding.asked_for):
-        parts.append(f"{binding.model} is the best that fits" if not binding.loads else "the best that fits")
-    if not figures:
-        return " · ".join(parts)
-    if binding.hit and binding.request.tokens:
-        parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
-    if not binding.loads or binding.chosen.quote.rates.load_measured:
-        parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
-    return " · ".join(parts)
-
-
-def status_line(binding: Assignment, *, figures: bool) -> str:
-    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
-    return f"{binding.node} · {reason(binding, figures=figures)}"
-
-
-def _seconds(value: float) -> str:
-    if value >= 120:  # noqa: PLR2004 - up to two minutes are shown in seconds
-        return f"{value / 60:.0f} min"
-    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
-
-
-@dataclass(slots=True)
-class Decision:
-    """One decision and what came of it. Shows nothing of the conversation and not who asked.
-
-    Attributes:
-        at: Unix time, in seconds.
-        node: the node that was chosen.
-        model: the model that answers there.
-        loads: it had to be loaded.
-        hit: tokens of the prompt that the node held.
-        tokens: tokens of the prompt, as estimated.
-        waited: seconds in the queue.
-        predicted: seconds to the first token at the node, as predicted.
-        actual: seconds that it took; None: not yet, or never.
-        background: it was a background call.
-        considered: computes every node that was looked at, with the terms of its cost, when somebody looks.
-    """
-
-    at: float
-    node: str
-    model: str
-    loads: bool
-    hit: int
-    tokens: int
-    waited: float
-    predicted: float
-    actual: float | None
-    background: bool
-    considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        told = {one.name: getattr(self, one.name) for one in fields(self)}
-        considered = [
-            {"node": node, "model": model, "terms": terms.as_dict()}
-            for node, model, terms in self.considered()
-        ]
-        return {**told, "considered": considered}
-
-
-def explained(assignment: Assignment, at: float) -> Decision:
-    """A decision as it is recorded."""
-    return Decision(
-        at=at,
-        node=assignment.node,
-        model=assignment.model,
-        loads=assignment.loads,
-        hit=assignment.hit,
-        tokens=assignment.request.tokens,
-        waited=assignment.waited,
-        predicted=assignment.terms.predict_ttft,
-        actual=None,
-        background=assignment.request.background,
-        considered=assignment.considered,
-    )
 
 
 # --- ollama_pack.routing.dispatch.hang_delay ---
@@ -10269,6 +10271,106 @@ class RouterCounts:
         return self.models.setdefault(pair, ModelCounts())
 
 
+# --- ollama_pack.routing.dispatch.record ---
+# What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+
+MAX_CONSIDERED = 5  # nodes, the cheapest ones
+MAX_ERROR = 300  # characters
+
+ChatRecord = Mapping[str, Any]
+NoteChat = Callable[[ChatRecord], None]
+
+
+def note_nowhere(_record: ChatRecord) -> None:
+    """Forget it."""
+
+
+def chat_record(pending: PendingChat, error: BaseException | None, now: float) -> dict[str, Any]:
+    """The record, as JSON has it.
+
+    | field | what |
+    |---|---|
+    | `at` | when it ended, Unix time |
+    | `asked`, `model`, `node` | the name that was asked for, the model that answered, and where |
+    | `user` | its id |
+    | `outcome` | `answered`, `stopped` (its user left) or `failed` |
+    | `error`, `error_text` | of a failed one: the kind, and the sentence |
+    | `waited`, `first`, `took` | seconds: in the queue, to the first token, in all; from when it came |
+    | `predicted` | seconds to the first token at the node, as predicted |
+    | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
+    | `loads`, `background` | the model had to be loaded; nobody looked at the answer |
+    | `tried` | nodes that failed it, each with what was wrong |
+    | `considered` | the cheapest nodes, the chosen one first: node, model, terms in seconds |
+
+    Args:
+        pending: the chat.
+        error: with which it ended.
+        now: on the loop's clock.
+    """
+    decision, spent = pending.decision, pending.spent
+    record: dict[str, Any] = {
+        "id": pending.request.id,
+        "at": round(time.time(), 3),
+        "asked": pending.head.model.removeprefix(ROUTER),
+        "model": decision.model if decision else "",
+        "node": decision.node if decision else "",
+        "user": pending.request.user,
+        "outcome": _outcome(error),
+        "waited": _record__seconds(decision.waited if decision else now - pending.came),
+        "took": _record__seconds(now - pending.came),
+        "loads": bool(decision and decision.loads),
+        "background": pending.request.background,
+    }
+    if pending.began is not None:
+        record["first"] = _record__seconds(pending.began - pending.came)
+    if decision:
+        record["predicted"] = _record__seconds(decision.predicted)
+        record["considered"] = _considered(decision)
+        record |= {"prompt": decision.tokens, "held": decision.hit}
+    if spent and spent.prompt_count:
+        record |= {"prompt": spent.prompt_count, "written": spent.decode_count}
+        record |= {} if spent.hit is None else {"held": spent.hit}
+    if record["outcome"] == "failed" and isinstance(error, Exception):
+        record |= {"error": error_code(error), "error_text": str(error)[:MAX_ERROR]}
+    if pending.tried:
+        record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
+    return record
+
+
+def running_record(pending: PendingChat, now: float) -> dict[str, Any]:
+    """The same of a chat that has not ended: its outcome is `waiting`, `loading` or `answering`."""
+    record = chat_record(pending, None, now)
+    if not pending.bound.done():
+        return record | {"outcome": "waiting"}
+    return record | {"outcome": "loading" if record["loads"] and pending.began is None else "answering"}
+
+
+def _outcome(error: BaseException | None) -> str:
+    if error is None:
+        return "answered"
+    return "stopped" if isinstance(error, CancelledError | GeneratorExit) else "failed"
+
+
+def _record__seconds(value: float) -> float:
+    return round(max(0.0, value), 3)
+
+
+def _considered(decision: Decision) -> list[dict[str, Any]]:
+    def chosen_first(one: ConsideredNode) -> tuple[bool, float]:
+        node, model, terms = one
+        return (node, model) != (decision.node, decision.model), sum(terms.as_dict().values())
+
+    cheapest = sorted(decision.considered(), key=chosen_first)[:MAX_CONSIDERED]
+    return [
+        {
+            "node": node,
+            "model": model,
+            "terms": {name: _record__seconds(cost) for name, cost in terms.as_dict().items()},
+        }
+        for node, model, terms in cheapest
+    ]
+
+
 # --- ollama_pack.routing.state.events ---
 # What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
 
@@ -12900,7 +13002,7 @@ router_log = logging.getLogger(__name__)
 DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
 LOAD_TOLD_SECONDS = 10.0  # until a load is shown to go on; then each time twice as long
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
-DECISIONS_SHOWN = 64
+DECISIONS_SHOWN = RUNNING_SHOWN = 64
 
 
 async def _tell_nobody(line: str, *, done: bool) -> None:
@@ -12920,6 +13022,7 @@ class Router:
         *,
         connect: Connect | None = None,
         secret: str = "",
+        note: NoteChat = note_nowhere,
     ) -> None:
         """Take what is needed; nodes are looked at from the first use on.
 
@@ -12932,7 +13035,9 @@ class Router:
             connect: connects it with other workers on the same nodes; None: it is alone.
             secret: the same for all of them, and known to nobody else: what they tell each other of prompts
                 are hashes with this key.
+            note: is given a record of each chat that has ended, as `chat_record` makes it.
         """
+        self.note = note
         self.settings = settings or RouterSettings()
         self._loop = asyncio.get_running_loop()
         self._session = session
@@ -13015,6 +13120,10 @@ class Router:
         """How many requests are at a node, those of other workers that are heard included."""
         return self._attempts.at(node) + self.scheduler.cluster.remote.at(node)
 
+    def own_in_flight(self, node: str) -> int:
+        """How many of this worker's requests are at a node."""
+        return self._attempts.at(node)
+
     def queued(self, node: str) -> int:
         """How many of this worker's requests that wait this node could answer; other nodes may, too."""
         watch = self.nodes[node]
@@ -13025,6 +13134,11 @@ class Router:
         """Whether requests are given to it: it answers, and has not just failed one."""
         breaker = self.scheduler.cluster.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
+
+    def running(self) -> list[dict[str, Any]]:
+        """Records of the chats that have not ended, the newest first, see `running_record`."""
+        newest = islice(reversed(self._chats.values()), RUNNING_SHOWN)
+        return [running_record(pending, self._loop.time()) for pending in newest]
 
     @property
     def sharing_fault(self) -> str:
@@ -13092,7 +13206,7 @@ class Router:
         )
         bound = self._loop.create_future()
         made = PendingChat(request, body, head, tell, bound, figures, headers=headers)
-        async with self._taken_in(made) as pending:
+        async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
                 if not await self._may_send(pending, binding):
@@ -13108,6 +13222,18 @@ class Router:
                     self._go_on(pending, binding, error)
                 else:
                     return
+
+    @asynccontextmanager
+    async def _noted(self, pending: PendingChat) -> AsyncIterator[None]:
+        """Write down how a chat ends, however it does."""
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            self.note(chat_record(pending, error, self._loop.time()))
 
     @asynccontextmanager
     async def _taken_in(self, pending: PendingChat) -> AsyncIterator[PendingChat]:
@@ -13256,6 +13382,7 @@ class Router:
         """Send the request to its node, and tell the scheduler how it goes."""
         identity = pending.request.id
         pending.waits_since = None
+        pending.decision = self._decided.get(identity)
         self.counts.sent(binding)
         attempt = Attempt(pending, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
@@ -13274,7 +13401,7 @@ class Router:
         finally:
             if telling:
                 telling.cancel()
-        spent = attempt.spent()
+        spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
 
@@ -13299,6 +13426,7 @@ class Router:
 
     def _has_begun(self, pending: PendingChat, binding: Assignment, elapsed: float) -> None:
         pending.answering = True
+        pending.began = self._loop.time()
         self.counts.began(binding, elapsed)
         self._blame(pending)
         self.scheduler.first_token(pending.request.id)
@@ -13378,13 +13506,12 @@ def _usage(router: Router) -> dict[str, float | None]:
 
 
 def dashboard_report(router: Router) -> dict[str, Any]:
-    """The same, with what is in memory, what was learned, and the last decisions, the newest first."""
+    """The same, with what is in memory, what was learned, and the chats at work, the newest first."""
     nodes = [
         _node_load(router, view) | _node_details(router, view)
         for view in router.scheduler.cluster.view().nodes
     ]
-    decisions = [decision.as_dict() for decision in reversed(router.decisions)]
-    told = {"waiting": router.scheduler.waiting, "peers": router.peers, "decisions": decisions}
+    told = {"waiting": router.scheduler.waiting, "peers": router.peers, "running": router.running()}
     return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
 
 
@@ -13404,6 +13531,7 @@ def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
 def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
     now = router.scheduler.cluster.view().now
     return {
+        "own": router.own_in_flight(view.name),
         "gpu_reason": router.nodes[view.name].gpus.reason,
         "fault": router.nodes[view.name].known.fault,
         "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
@@ -14541,6 +14669,31 @@ def weights_behind(model: str, catalogue: Catalogue) -> str:
     return "+".join(part for one in found for part in (one.name, *one.digests))
 
 
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+_activity__MAX_NOTES = 10_000
+
+
+def note_chat(record: Mapping[str, Any]) -> None:
+    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
+    _notes().append(dict(record))
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=_activity__MAX_NOTES))
+
+
 # --- ollama_pack.services.router_host ---
 # The one router of a plugin, which changes with its valves and loses no chat for it.
 
@@ -14584,7 +14737,12 @@ class RouterHost:
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
             session = aiohttp.ClientSession(connector=connector, trust_env=True)
             self.current = Router(
-                rows, session, settings, connect=self._connect(shared_over), secret=self._secret()
+                rows,
+                session,
+                settings,
+                connect=self._connect(shared_over),
+                secret=self._secret(),
+                note=note_chat,
             )
             self._made_of = wanted
         router = self.current

@@ -205,7 +205,7 @@ def test_a_record_that_cannot_be_read_is_named(
 
 def test_odd_records_are_passed_over() -> None:
     """Would catch a record of another version that stops the plan."""
-    odd = [
+    odd: list[dict[str, Any]] = [
         {},
         {"model": 3, "at": 1},
         {"model": "a", "at": float("nan")},
