@@ -9,49 +9,49 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 16185, which the server calls.
+# Begin here: `class Pipe`, line 16341, which the server calls.
 # The modules that it uses come first:
-#    195  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    221  aliases.errors                 What goes wrong with aliases.
-#    262  engines.errors                 What goes wrong with a node.
-#    404  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    530  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    605  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    666  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    973  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   1028  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#   1141  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1288  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1456  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1748  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1824  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1895  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1931  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2339  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2487  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2611  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2683  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2689  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   2754  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2802  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   2850  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3175  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3287  routing.errors                 What goes wrong with routing.
-#   3432  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3470  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   3826  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4240  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   4364  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4522  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4641  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   4730  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4828  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   4949  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5057  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   5168  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5315  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5449  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5762  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#    198  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    224  aliases.errors                 What goes wrong with aliases.
+#    265  engines.errors                 What goes wrong with a node.
+#    407  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    533  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    608  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    669  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    976  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   1031  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#   1144  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1291  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1459  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1751  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1827  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1898  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1934  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2342  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2490  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2614  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2686  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2692  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   2757  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2805  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   2853  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3178  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3290  routing.errors                 What goes wrong with routing.
+#   3435  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3473  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   3829  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4243  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4367  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4516  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4738  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4863  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   4952  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5050  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5171  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5279  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   5390  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5537  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5671  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
 #   5984  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
 #   6101  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
 #   6159  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
@@ -81,51 +81,53 @@ version: 0.1.0
 #  10041  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
 #  10207  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
 #  10431  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10534  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10651  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10835  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10868  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11050  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11085  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11729  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11805  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11951  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12128  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12268  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12328  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12798  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13067  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13173  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13658  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13730  cache.errors                   What goes wrong with the cache.
-#  13750  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13766  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13916  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  13922  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  14036  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  14083  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  14174  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  14337  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  14427  base.single_flight             Many who ask the same at the same time ask once.
-#  14506  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14741  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14762  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  14854  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14972  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  15036  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  15144  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  15191  services.pack_valves           What all valves of the pack have in common.
-#  15214  services.router_valves         The valves of the router, wherever it runs.
-#  15337  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15451  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15704  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  15736  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15753  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15848  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  16009  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  16020  webui.reader                   Who reads what the pack says, and in which language.
-#  16035  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  16094  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  10534  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10634  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10751  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10935  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10968  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11150  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11185  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11829  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11905  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12051  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12228  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12368  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12428  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12898  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13167  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13273  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13784  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13856  cache.errors                   What goes wrong with the cache.
+#  13876  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13892  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14042  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  14048  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  14162  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14209  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  14300  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  14463  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  14553  base.single_flight             Many who ask the same at the same time ask once.
+#  14632  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14867  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14888  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  14980  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  15098  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15123  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15192  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  15300  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  15347  services.pack_valves           What all valves of the pack have in common.
+#  15370  services.router_valves         The valves of the router, wherever it runs.
+#  15493  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15607  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15860  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  15892  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15909  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16004  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  16165  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  16176  webui.reader                   Who reads what the pack says, and in which language.
+#  16191  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  16250  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -140,6 +142,7 @@ import ssl
 import sys
 import threading
 import time
+from asyncio import CancelledError
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
@@ -157,7 +160,7 @@ from collections.abc import (
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
@@ -4492,15 +4495,6 @@ class Decision:
     background: bool
     considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
 
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        told = {one.name: getattr(self, one.name) for one in fields(self)}
-        considered = [
-            {"node": node, "model": model, "terms": terms.as_dict()}
-            for node, model, terms in self.considered()
-        ]
-        return {**told, "considered": considered}
-
 
 def explained(assignment: Assignment, at: float) -> Decision:
     """A decision as it is recorded."""
@@ -4517,6 +4511,228 @@ def explained(assignment: Assignment, at: float) -> Decision:
         background=assignment.request.background,
         considered=assignment.considered,
     )
+
+
+# --- ollama_pack.routing.state.estimates ---
+# How fast a node runs a model, learned from the durations that the engine reports.
+
+SAMPLES_TO_TRUST = 5
+SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
+MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
+MOST_HIT = 0.4  # of a prompt: where more is believed to be held, being wrong would matter too much
+HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
+MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
+WAIT_NOISE = 0.15  # seconds of reported wait that mean nothing
+GOOD_FACTOR = 2.0  # a first token that takes so many times as long as one alone has not waited
+COUNTS_TO_SHRINK = 2  # reports in a row that the engine holds requests back
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """What an engine reports at the end of a request, in seconds and tokens.
+
+    Attributes:
+        total: from its arrival at the node to its end.
+        load: loading the model.
+        prompt: evaluating the prompt.
+        prompt_count: tokens of the prompt, those reused included.
+        decode: generating.
+        decode_count: tokens generated.
+        hit: tokens reused, where the engine tells (`cached_tokens`); None: it does not.
+    """
+
+    total: float
+    load: float = 0.0
+    prompt: float = 0.0
+    prompt_count: int = 0
+    decode: float = 0.0
+    decode_count: int = 0
+    hit: int | None = None
+
+    @property
+    def wait(self) -> float:
+        """Seconds in the engine's own queue: total - load - prompt evaluation - generation."""
+        return max(0.0, self.total - self.load - self.prompt - self.decode)
+
+
+class Average:
+    """An exponentially weighted mean; its first samples are averaged plainly."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self.count = 0
+
+    def add(self, sample: float) -> None:
+        self.count += 1
+        self.value += max(SMOOTHING, 1 / self.count) * (sample - self.value)
+
+    def or_else(self, prior: float) -> float:
+        return self.value if self.count else prior
+
+
+class RatesLearner:
+    """The rates at which one node runs one set of weights."""
+
+    def __init__(self) -> None:
+        self.load = Average()
+        self.prompt = Average()
+        self.token = Average()
+        self.output = Average()
+        self.background_output = Average()
+        self.service = Average()
+        self._fast = 0
+
+    def observe(self, spent: Durations, hit: int | None, *, background: bool, loaded: bool) -> None:
+        """Learn from one finished request.
+
+        Args:
+            spent: what the engine reports.
+            hit: tokens of the prompt that are believed to have been held; None: nobody knows.
+            background: whether it was a background call, whose answers are shorter.
+            loaded: whether it made the node load the model.
+        """
+        if loaded and spent.load > 0:
+            self.load.add(spent.load)
+        if spent.decode > 0 and spent.decode_count > 1:
+            self.token.add(spent.decode / spent.decode_count)
+        if spent.decode_count:
+            (self.background_output if background else self.output).add(spent.decode_count)
+        if not background:
+            self.service.add(spent.prompt + spent.decode)
+        known = spent.hit if spent.hit is not None else hit
+        if known is not None:
+            self._observe_prompt(spent, known)
+
+    def _observe_prompt(self, spent: Durations, hit: int) -> None:
+        """Likely hits are left out, unless every prompt is fast: then it is the rate that has changed."""
+        evaluated = spent.prompt_count - hit
+        if (
+            spent.prompt <= 0
+            or evaluated < MIN_PROMPT
+            or (spent.hit is None and hit > MOST_HIT * spent.prompt_count)
+        ):
+            return
+        rate = evaluated / spent.prompt
+        self._fast = self._fast + 1 if self.prompt.count and rate > HIT_FACTOR * self.prompt.value else 0
+        if self._fast == 0:
+            self.prompt.add(rate)
+        elif self._fast >= SAMPLES_TO_TRUST:
+            self.prompt.value, self._fast = rate, 0
+
+    def hit(self, spent: Durations) -> float:
+        """Tokens of the prompt that were reused: as told, or 1 - duration * rate / count of it."""
+        if spent.hit is not None:
+            return spent.hit
+        return max(0.0, spent.prompt_count - spent.prompt * self.prompt.value)
+
+    def rates(self, priors: ModelRates, slots: int, keeps: int) -> ModelRates:
+        """What is known, filled up with what is usual."""
+        return ModelRates(
+            slots=slots,
+            keeps=keeps,
+            load=self.load.or_else(priors.load),
+            prompt=self.prompt.or_else(priors.prompt),
+            token=self.token.or_else(priors.token),
+            output=self.output.or_else(priors.output),
+            background_output=self.background_output.or_else(priors.background_output),
+            service=self.service.or_else(priors.service),
+            learned=min(self.prompt.count, self.token.count) >= SAMPLES_TO_TRUST,
+            load_measured=self.load.count > 0,
+        )
+
+
+class SlotLearner:
+    """How many requests a runner answers at once: what its row says, else measured, from one upwards.
+
+    While answers begin as soon as they do alone, twice as many are offered: an engine that batches has all of
+    its slots within a few first tokens. When requests wait inside the engine, what was good before is gone
+    back to, and one more is tried after ever more requests: an engine with one slot is hardly ever flooded.
+    """
+
+    def __init__(self, declared: int | None, probe_requests: int) -> None:
+        self.slots = declared or 1
+        self._declared = declared is not None
+        self._every = probe_requests
+        self._until_try = 0
+        self._proved = 1  # so many were answered at once without waiting
+        self._limited = False  # requests have waited in the engine: from now on one more is tried at a time
+        self._reports = False  # the engine says whether requests wait in it
+        self._held_back = 0
+        self._waited = 0
+        self._slow = 0
+        self._alone = Average()  # seconds to the first token of requests that had the runner to themselves
+        self._pace = Average()  # the same for each token of a long prompt
+
+    @property
+    def offered(self) -> int:
+        """The slots to count on now, the one that is tried included."""
+        tries = not self._declared and self._until_try <= 0 and self.slots < MAX_COUNTED
+        return self.slots + tries
+
+    def counted(self, running: int, waiting: int) -> None:
+        """Learn from an engine that reports how many requests it answers at once, and how many wait."""
+        if self._declared:
+            return
+        self._reports = True
+        self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
+        if running > self.slots or self._held_back >= COUNTS_TO_SHRINK:
+            self.slots, self._held_back = min(running, MAX_COUNTED), 0
+        if waiting:
+            self._limited = True
+        elif running >= self.slots:
+            self.slots, self._limited = min(2 * running, MAX_COUNTED), False
+
+    def began(self, beside: int, seconds: float, tokens: int) -> None:
+        """Learn from a first token.
+
+        Args:
+            beside: requests that ran there when this one was sent.
+            seconds: that it took.
+            tokens: of its prompt that were not held.
+        """
+        if self._declared:
+            return
+        if beside == 0:
+            self._alone.add(seconds)
+            self._pace.add(seconds / max(1, tokens))
+        expected = max(self._alone.value, self._pace.value * tokens)
+        there = beside + 1
+        if not self._alone.count or seconds <= GOOD_FACTOR * expected + WAIT_NOISE:
+            self._slow = 0
+            if not self._limited and 2 * there > self.slots:
+                self.slots = min(2 * there, MAX_COUNTED)
+        elif there <= self.slots and not self._reports:
+            self._slow += 1
+            if self._slow >= SAMPLES_TO_TRUST:
+                self._slow, self._limited = 0, True
+                self.slots = max(1, min(self.slots, there) * 3 // 4)
+                self._until_try = self._every
+
+    def observe(self, beside: int, wait: float) -> None:
+        """Learn from a request that was sent while `beside` others ran, and waited so long in the engine."""
+        self._until_try -= 1
+        if self._declared:
+            return
+        if wait < WAIT_NOISE:
+            self._waited = 0
+            self._proved = max(self._proved, beside + 1)
+            if beside >= self.slots:
+                self.slots = min(MAX_COUNTED, beside + 1)
+            return
+        self._limited = True
+        if beside >= self.slots:
+            self._try_later()
+        elif beside > 0:
+            self._waited += 1
+            if beside >= self._proved or self._waited >= SAMPLES_TO_TRUST:  # it has fewer than was believed
+                self.slots = self._proved = beside
+                self._waited = 0
+                self._try_later()
+
+    def _try_later(self) -> None:
+        if self._until_try <= 0:
+            self._until_try = self._every
+            self._every = min(2 * self._every, 4096)
 
 
 # --- ollama_pack.routing.dispatch.pending_chat ---
@@ -4596,7 +4812,10 @@ class PendingChat:
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
         why_model: what made the choice of a model smaller.
-        since: when it came, on the loop's clock.
+        came: when it came, on the loop's clock.
+        began: when its answer began, on the same clock; None: it has not.
+        decision: the last one about it.
+        spent: what the engine reported at the end.
     """
 
     request: FleetRequest
@@ -4613,7 +4832,10 @@ class PendingChat:
     place: int | None = None
     shown: float | None = None
     why_model: WhyModel = lambda _model: ()
-    since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    began: float | None = None
+    decision: Decision | None = None
+    spent: Durations | None = None
 
     @property
     def asked(self) -> str:
@@ -5757,228 +5979,6 @@ async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
         async with asyncio.timeout(END_SECONDS):
             async for _ in pieces:
                 pass
-
-
-# --- ollama_pack.routing.state.estimates ---
-# How fast a node runs a model, learned from the durations that the engine reports.
-
-SAMPLES_TO_TRUST = 5
-SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
-MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
-MOST_HIT = 0.4  # of a prompt: where more is believed to be held, being wrong would matter too much
-HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
-MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
-WAIT_NOISE = 0.15  # seconds of reported wait that mean nothing
-GOOD_FACTOR = 2.0  # a first token that takes so many times as long as one alone has not waited
-COUNTS_TO_SHRINK = 2  # reports in a row that the engine holds requests back
-
-
-@dataclass(frozen=True, slots=True)
-class Durations:
-    """What an engine reports at the end of a request, in seconds and tokens.
-
-    Attributes:
-        total: from its arrival at the node to its end.
-        load: loading the model.
-        prompt: evaluating the prompt.
-        prompt_count: tokens of the prompt, those reused included.
-        decode: generating.
-        decode_count: tokens generated.
-        hit: tokens reused, where the engine tells (`cached_tokens`); None: it does not.
-    """
-
-    total: float
-    load: float = 0.0
-    prompt: float = 0.0
-    prompt_count: int = 0
-    decode: float = 0.0
-    decode_count: int = 0
-    hit: int | None = None
-
-    @property
-    def wait(self) -> float:
-        """Seconds in the engine's own queue: total - load - prompt evaluation - generation."""
-        return max(0.0, self.total - self.load - self.prompt - self.decode)
-
-
-class Average:
-    """An exponentially weighted mean; its first samples are averaged plainly."""
-
-    def __init__(self) -> None:
-        self.value = 0.0
-        self.count = 0
-
-    def add(self, sample: float) -> None:
-        self.count += 1
-        self.value += max(SMOOTHING, 1 / self.count) * (sample - self.value)
-
-    def or_else(self, prior: float) -> float:
-        return self.value if self.count else prior
-
-
-class RatesLearner:
-    """The rates at which one node runs one set of weights."""
-
-    def __init__(self) -> None:
-        self.load = Average()
-        self.prompt = Average()
-        self.token = Average()
-        self.output = Average()
-        self.background_output = Average()
-        self.service = Average()
-        self._fast = 0
-
-    def observe(self, spent: Durations, hit: int | None, *, background: bool, loaded: bool) -> None:
-        """Learn from one finished request.
-
-        Args:
-            spent: what the engine reports.
-            hit: tokens of the prompt that are believed to have been held; None: nobody knows.
-            background: whether it was a background call, whose answers are shorter.
-            loaded: whether it made the node load the model.
-        """
-        if loaded and spent.load > 0:
-            self.load.add(spent.load)
-        if spent.decode > 0 and spent.decode_count > 1:
-            self.token.add(spent.decode / spent.decode_count)
-        if spent.decode_count:
-            (self.background_output if background else self.output).add(spent.decode_count)
-        if not background:
-            self.service.add(spent.prompt + spent.decode)
-        known = spent.hit if spent.hit is not None else hit
-        if known is not None:
-            self._observe_prompt(spent, known)
-
-    def _observe_prompt(self, spent: Durations, hit: int) -> None:
-        """Likely hits are left out, unless every prompt is fast: then it is the rate that has changed."""
-        evaluated = spent.prompt_count - hit
-        if (
-            spent.prompt <= 0
-            or evaluated < MIN_PROMPT
-            or (spent.hit is None and hit > MOST_HIT * spent.prompt_count)
-        ):
-            return
-        rate = evaluated / spent.prompt
-        self._fast = self._fast + 1 if self.prompt.count and rate > HIT_FACTOR * self.prompt.value else 0
-        if self._fast == 0:
-            self.prompt.add(rate)
-        elif self._fast >= SAMPLES_TO_TRUST:
-            self.prompt.value, self._fast = rate, 0
-
-    def hit(self, spent: Durations) -> float:
-        """Tokens of the prompt that were reused: as told, or 1 - duration * rate / count of it."""
-        if spent.hit is not None:
-            return spent.hit
-        return max(0.0, spent.prompt_count - spent.prompt * self.prompt.value)
-
-    def rates(self, priors: ModelRates, slots: int, keeps: int) -> ModelRates:
-        """What is known, filled up with what is usual."""
-        return ModelRates(
-            slots=slots,
-            keeps=keeps,
-            load=self.load.or_else(priors.load),
-            prompt=self.prompt.or_else(priors.prompt),
-            token=self.token.or_else(priors.token),
-            output=self.output.or_else(priors.output),
-            background_output=self.background_output.or_else(priors.background_output),
-            service=self.service.or_else(priors.service),
-            learned=min(self.prompt.count, self.token.count) >= SAMPLES_TO_TRUST,
-            load_measured=self.load.count > 0,
-        )
-
-
-class SlotLearner:
-    """How many requests a runner answers at once: what its row says, else measured, from one upwards.
-
-    While answers begin as soon as they do alone, twice as many are offered: an engine that batches has all of
-    its slots within a few first tokens. When requests wait inside the engine, what was good before is gone
-    back to, and one more is tried after ever more requests: an engine with one slot is hardly ever flooded.
-    """
-
-    def __init__(self, declared: int | None, probe_requests: int) -> None:
-        self.slots = declared or 1
-        self._declared = declared is not None
-        self._every = probe_requests
-        self._until_try = 0
-        self._proved = 1  # so many were answered at once without waiting
-        self._limited = False  # requests have waited in the engine: from now on one more is tried at a time
-        self._reports = False  # the engine says whether requests wait in it
-        self._held_back = 0
-        self._waited = 0
-        self._slow = 0
-        self._alone = Average()  # seconds to the first token of requests that had the runner to themselves
-        self._pace = Average()  # the same for each token of a long prompt
-
-    @property
-    def offered(self) -> int:
-        """The slots to count on now, the one that is tried included."""
-        tries = not self._declared and self._until_try <= 0 and self.slots < MAX_COUNTED
-        return self.slots + tries
-
-    def counted(self, running: int, waiting: int) -> None:
-        """Learn from an engine that reports how many requests it answers at once, and how many wait."""
-        if self._declared:
-            return
-        self._reports = True
-        self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
-        if running > self.slots or self._held_back >= COUNTS_TO_SHRINK:
-            self.slots, self._held_back = min(running, MAX_COUNTED), 0
-        if waiting:
-            self._limited = True
-        elif running >= self.slots:
-            self.slots, self._limited = min(2 * running, MAX_COUNTED), False
-
-    def began(self, beside: int, seconds: float, tokens: int) -> None:
-        """Learn from a first token.
-
-        Args:
-            beside: requests that ran there when this one was sent.
-            seconds: that it took.
-            tokens: of its prompt that were not held.
-        """
-        if self._declared:
-            return
-        if beside == 0:
-            self._alone.add(seconds)
-            self._pace.add(seconds / max(1, tokens))
-        expected = max(self._alone.value, self._pace.value * tokens)
-        there = beside + 1
-        if not self._alone.count or seconds <= GOOD_FACTOR * expected + WAIT_NOISE:
-            self._slow = 0
-            if not self._limited and 2 * there > self.slots:
-                self.slots = min(2 * there, MAX_COUNTED)
-        elif there <= self.slots and not self._reports:
-            self._slow += 1
-            if self._slow >= SAMPLES_TO_TRUST:
-                self._slow, self._limited = 0, True
-                self.slots = max(1, min(self.slots, there) * 3 // 4)
-                self._until_try = self._every
-
-    def observe(self, beside: int, wait: float) -> None:
-        """Learn from a request that was sent while `beside` others ran, and waited so long in the engine."""
-        self._until_try -= 1
-        if self._declared:
-            return
-        if wait < WAIT_NOISE:
-            self._waited = 0
-            self._proved = max(self._proved, beside + 1)
-            if beside >= self.slots:
-                self.slots = min(MAX_COUNTED, beside + 1)
-            return
-        self._limited = True
-        if beside >= self.slots:
-            self._try_later()
-        elif beside > 0:
-            self._waited += 1
-            if beside >= self._proved or self._waited >= SAMPLES_TO_TRUST:  # it has fewer than was believed
-                self.slots = self._proved = beside
-                self._waited = 0
-                self._try_later()
-
-    def _try_later(self) -> None:
-        if self._until_try <= 0:
-            self._until_try = self._every
-            self._every = min(2 * self._every, 4096)
 
 
 # --- ollama_pack.routing.dispatch.durations ---
@@ -10531,6 +10531,106 @@ class RouterCounts:
         return self.models.setdefault(pair, ModelCounts())
 
 
+# --- ollama_pack.routing.dispatch.record ---
+# What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+
+MAX_CONSIDERED = 5  # nodes, the cheapest ones
+MAX_ERROR = 300  # characters
+
+ChatRecord = Mapping[str, Any]
+NoteChat = Callable[[ChatRecord], None]
+
+
+def note_nowhere(_record: ChatRecord) -> None:
+    """Forget it."""
+
+
+def chat_record(pending: PendingChat, error: BaseException | None, now: float) -> dict[str, Any]:
+    """The record, as JSON has it.
+
+    | field | what |
+    |---|---|
+    | `at` | when it ended, Unix time |
+    | `asked`, `model`, `node` | the name that was asked for, the model that answered, and where |
+    | `user` | its id |
+    | `outcome` | `answered`, `stopped` (its user left) or `failed` |
+    | `error`, `error_text` | of a failed one: the kind, and the sentence |
+    | `waited`, `first`, `took` | seconds: in the queue, to the first token, in all; from when it came |
+    | `predicted` | seconds to the first token at the node, as predicted |
+    | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
+    | `loads`, `background` | the model had to be loaded; nobody looked at the answer |
+    | `tried` | nodes that failed it, each with what was wrong |
+    | `considered` | the cheapest nodes, the chosen one first: node, model, terms in seconds |
+
+    Args:
+        pending: the chat.
+        error: with which it ended.
+        now: on the loop's clock.
+    """
+    decision, spent = pending.decision, pending.spent
+    record: dict[str, Any] = {
+        "id": pending.request.id,
+        "at": round(time.time(), 3),
+        "asked": pending.head.model.removeprefix(ROUTER),
+        "model": decision.model if decision else "",
+        "node": decision.node if decision else "",
+        "user": pending.request.user,
+        "outcome": _outcome(error),
+        "waited": _seconds(decision.waited if decision else now - pending.came),
+        "took": _seconds(now - pending.came),
+        "loads": bool(decision and decision.loads),
+        "background": pending.request.background,
+    }
+    if pending.began is not None:
+        record["first"] = _seconds(pending.began - pending.came)
+    if decision:
+        record["predicted"] = _seconds(decision.predicted)
+        record["considered"] = _considered(decision)
+        record |= {"prompt": decision.tokens, "held": decision.hit}
+    if spent and spent.prompt_count:
+        record |= {"prompt": spent.prompt_count, "written": spent.decode_count}
+        record |= {} if spent.hit is None else {"held": spent.hit}
+    if record["outcome"] == "failed" and isinstance(error, Exception):
+        record |= {"error": error_code(error), "error_text": str(error)[:MAX_ERROR]}
+    if pending.tried:
+        record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
+    return record
+
+
+def running_record(pending: PendingChat, now: float) -> dict[str, Any]:
+    """The same of a chat that has not ended: its outcome is `waiting`, `loading` or `answering`."""
+    record = chat_record(pending, None, now)
+    if not pending.bound.done():
+        return record | {"outcome": "waiting"}
+    return record | {"outcome": "loading" if record["loads"] and pending.began is None else "answering"}
+
+
+def _outcome(error: BaseException | None) -> str:
+    if error is None:
+        return "answered"
+    return "stopped" if isinstance(error, CancelledError | GeneratorExit) else "failed"
+
+
+def _seconds(value: float) -> float:
+    return round(max(0.0, value), 3)
+
+
+def _considered(decision: Decision) -> list[dict[str, Any]]:
+    def chosen_first(one: ConsideredNode) -> tuple[bool, float]:
+        node, model, terms = one
+        return (node, model) != (decision.node, decision.model), sum(terms.as_dict().values())
+
+    cheapest = sorted(decision.considered(), key=chosen_first)[:MAX_CONSIDERED]
+    return [
+        {
+            "node": node,
+            "model": model,
+            "terms": {name: _seconds(cost) for name, cost in terms.as_dict().items()},
+        }
+        for node, model, terms in cheapest
+    ]
+
+
 # --- ollama_pack.routing.state.events ---
 # What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
 
@@ -13180,7 +13280,7 @@ router_log = logging.getLogger(__name__)
 DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
 LOAD_TOLD_SECONDS = 10.0  # until a load is shown to go on; then each time twice as long
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
-DECISIONS_SHOWN = 64
+DECISIONS_SHOWN = RUNNING_SHOWN = 64
 
 
 async def _tell_nobody(line: Message, *, done: bool) -> None:
@@ -13204,6 +13304,7 @@ class Router:
         *,
         connect: Connect | None = None,
         secret: str = "",
+        note: NoteChat = note_nowhere,
     ) -> None:
         """Take what is needed; nodes are looked at from the first use on.
 
@@ -13216,7 +13317,9 @@ class Router:
             connect: connects it with other workers on the same nodes; None: it is alone.
             secret: the same for all of them, and known to nobody else: what they tell each other of prompts
                 are hashes with this key.
+            note: is given a record of each chat that has ended, as `chat_record` makes it.
         """
+        self.note = note
         self.settings = settings or RouterSettings()
         self._loop = asyncio.get_running_loop()
         self._session = session
@@ -13299,6 +13402,10 @@ class Router:
         """How many requests are at a node, those of other workers that are heard included."""
         return self._attempts.at(node) + self.scheduler.cluster.remote.at(node)
 
+    def own_in_flight(self, node: str) -> int:
+        """How many of this worker's requests are at a node."""
+        return self._attempts.at(node)
+
     def queued(self, node: str) -> int:
         """How many of this worker's requests that wait this node could answer; other nodes may, too."""
         watch = self.nodes[node]
@@ -13309,6 +13416,11 @@ class Router:
         """Whether requests are given to it: it answers, and has not just failed one."""
         breaker = self.scheduler.cluster.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
+
+    def running(self) -> list[dict[str, Any]]:
+        """Records of the chats that have not ended, the newest first, see `running_record`."""
+        newest = islice(reversed(self._chats.values()), RUNNING_SHOWN)
+        return [running_record(pending, self._loop.time()) for pending in newest]
 
     @property
     def sharing_fault(self) -> str:
@@ -13378,7 +13490,7 @@ class Router:
         )
         bound = self._loop.create_future()
         made = PendingChat(request, body, head, tell, bound, figures, headers=headers, why_model=why_model)
-        async with self._taken_in(made) as pending:
+        async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
                 if not await self._may_send(pending, binding):
@@ -13394,6 +13506,18 @@ class Router:
                     self._go_on(pending, binding, error)
                 else:
                     return
+
+    @asynccontextmanager
+    async def _noted(self, pending: PendingChat) -> AsyncIterator[None]:
+        """Write down how a chat ends, however it does."""
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            self.note(chat_record(pending, error, self._loop.time()))
 
     @asynccontextmanager
     async def _taken_in(self, pending: PendingChat) -> AsyncIterator[PendingChat]:
@@ -13548,6 +13672,7 @@ class Router:
         """Send the request to its node, and tell the scheduler how it goes."""
         identity = pending.request.id
         pending.waits_since = None
+        pending.decision = self._decided.get(identity)
         self.counts.sent(binding)
         attempt = Attempt(pending, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
@@ -13562,13 +13687,13 @@ class Router:
                         if telling:
                             telling.cancel()
                         if not pending.request.background:
-                            waited = self._loop.time() - pending.since
+                            waited = self._loop.time() - pending.came
                             await pending.say(answered_line(pending.asked, binding, waited), done=True)
                     yield chunk
         finally:
             if telling:
                 telling.cancel()
-        spent = attempt.spent()
+        spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
 
@@ -13593,6 +13718,7 @@ class Router:
 
     def _has_begun(self, pending: PendingChat, binding: Assignment, elapsed: float) -> None:
         pending.answering = True
+        pending.began = self._loop.time()
         self.counts.began(binding, elapsed)
         self._blame(pending)
         self.scheduler.first_token(pending.request.id)
@@ -13672,13 +13798,12 @@ def _usage(router: Router) -> dict[str, float | None]:
 
 
 def dashboard_report(router: Router) -> dict[str, Any]:
-    """The same, with what is in memory, what was learned, and the last decisions, the newest first."""
+    """The same, with what is in memory, what was learned, and the chats at work, the newest first."""
     nodes = [
         _node_load(router, view) | _node_details(router, view)
         for view in router.scheduler.cluster.view().nodes
     ]
-    decisions = [decision.as_dict() for decision in reversed(router.decisions)]
-    told = {"waiting": router.scheduler.waiting, "peers": router.peers, "decisions": decisions}
+    told = {"waiting": router.scheduler.waiting, "peers": router.peers, "running": router.running()}
     return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
 
 
@@ -13698,6 +13823,7 @@ def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
 def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
     now = router.scheduler.cluster.view().now
     return {
+        "own": router.own_in_flight(view.name),
         "gpu_reason": router.nodes[view.name].gpus.reason,
         "fault": router.nodes[view.name].known.fault,
         "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
@@ -14969,6 +15095,31 @@ def weights_behind(model: str, catalogue: Catalogue) -> str:
     return "+".join(part for one in found for part in (one.name, *one.digests))
 
 
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+_activity__MAX_NOTES = 10_000
+
+
+def note_chat(record: Mapping[str, Any]) -> None:
+    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
+    _notes().append(dict(record))
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=_activity__MAX_NOTES))
+
+
 # --- ollama_pack.services.router_host ---
 # The one router of a plugin, which changes with its valves and loses no chat for it.
 
@@ -15012,7 +15163,12 @@ class RouterHost:
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
             session = aiohttp.ClientSession(connector=connector, trust_env=True)
             self.current = Router(
-                rows, session, settings, connect=self._connect(shared_over), secret=self._secret()
+                rows,
+                session,
+                settings,
+                connect=self._connect(shared_over),
+                secret=self._secret(),
+                note=note_chat,
             )
             self._made_of = wanted
         router = self.current

@@ -9,61 +9,62 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5615, which the server calls.
+# Begin here: `class Filter`, line 5667, which the server calls.
 # The modules that it uses come first:
-#    121  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    143  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    256  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    337  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    357  cache.errors              What goes wrong with the cache.
-#    393  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    509  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    678  cache.key                 What makes two requests the same: the key of a cached answer.
-#    915  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1112  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1266  cache.entry               An answer as it is kept.
-#   1335  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1421  base.single_flight        Many who ask the same at the same time ask once.
-#   1560  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1685  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1691  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1700  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2108  base.process              One object for all plugins of a process, which are files that share no code.
-#   2129  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2191  services.pack_valves      What all valves of the pack have in common.
-#   2214  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2295  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2306  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2381  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2484  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2639  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2689  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2793  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3114  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   3212  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3237  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3270  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3411  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3697  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   4030  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4267  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4594  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4797  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4808  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   5024  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5060  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   5125  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   5182  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5238  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5297  webui.reader              Who reads what the pack says, and in which language.
-#   5312  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5326  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5377  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5411  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5435  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5488  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5516  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5568  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    123  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    145  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    258  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    339  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    359  cache.errors              What goes wrong with the cache.
+#    395  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    511  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    680  cache.key                 What makes two requests the same: the key of a cached answer.
+#    917  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1114  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1268  cache.entry               An answer as it is kept.
+#   1337  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1423  base.single_flight        Many who ask the same at the same time ask once.
+#   1562  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1687  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1693  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1702  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2110  base.process              One object for all plugins of a process, which are files that share no code.
+#   2131  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   2193  services.pack_valves      What all valves of the pack have in common.
+#   2216  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2297  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2308  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2383  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2486  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2641  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2691  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2795  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3116  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   3214  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3239  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3272  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3413  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3699  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   4032  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4269  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4596  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4799  services.activity         What chats did in this process, until somebody writes it into the history.
+#   4824  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4835  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   5076  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5112  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   5177  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   5234  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5290  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5349  webui.reader              Who reads what the pack says, and in which language.
+#   5364  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5378  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5429  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5463  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5487  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5540  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5568  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5620  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -79,7 +80,7 @@ import ssl
 import sys
 import time
 from bisect import bisect_left
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -106,6 +107,7 @@ from string import punctuation
 from types import ModuleType, SimpleNamespace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+from uuid import uuid4
 
 import aiohttp
 import orjson
@@ -4794,6 +4796,31 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+MAX_NOTES = 10_000
+
+
+def note_chat(record: Mapping[str, Any]) -> None:
+    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
+    _notes().append(dict(record))
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=MAX_NOTES))
+
+
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
@@ -4812,6 +4839,31 @@ CLAIM_SECONDS = 10.0  # after which an answer that nobody came for is forgotten
 _CONNECT_SECONDS = 0.1  # that a chat waits for the first connection
 
 Ask = Callable[[], Awaitable[dict[str, Any]]]  # gives a whole body
+
+
+def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
+    """Write into the history that a chat got an answer that was there, or is being generated for another.
+
+    Args:
+        outcome: of the lookup; others than these two are not written.
+        asked: the name of the model that was asked for.
+        user: the id of the user.
+    """
+    record = {
+        "id": uuid4().hex,
+        "at": round(time.time(), 3),
+        "asked": asked.removeprefix(ROUTER),
+        "user": user,
+    }
+    if isinstance(outcome, Hit):
+        entry = outcome.entry
+        note_chat(
+            record
+            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
+        )
+    elif isinstance(outcome, Follow):
+        note_chat(record | {"outcome": "shared", "model": outcome.question.answerer})
 
 
 @dataclass(frozen=True, slots=True)
@@ -5736,6 +5788,7 @@ class Filter:
             used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
+        note_from_cache(outcome, str(model.get("id") or body["model"]), asked.user_id)
         routed = str(asked.preset["base"]).startswith(ROUTER)
         return PendingAnswer(used, outcome, body, str(body["model"]), routed)
 

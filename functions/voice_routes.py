@@ -54,6 +54,7 @@ version: 0.1.0
 #   5372  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
+import email.message
 import hashlib
 import hmac
 import io
@@ -85,7 +86,6 @@ from collections.abc import (
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from email.message import EmailMessage
 from functools import cache, partial, reduce
 from hashlib import sha256
 from importlib.util import find_spec
@@ -4880,7 +4880,7 @@ def _content_type(text: str) -> tuple[str, dict[str, str]]:
     """
     if len(text) > MAX_TYPE:
         raise UploadError(f"the Content-Type has {len(text)} characters, the limit is {MAX_TYPE}: {_SEND}")
-    kind = EmailMessage()
+    kind = email.message.Message()
     kind["Content-Type"] = text
     told = {name.lower(): str(value) for name, value in kind.get_params(failobj=[])[1:]}
     return (kind.get_content_type() if text else ""), told

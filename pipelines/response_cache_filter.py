@@ -21,8 +21,8 @@ version: 0.1.0
 #    672  services.pack_valves        What all valves of the pack have in common.
 #    695  services.cache_valves       The valves of the response cache, wherever it runs.
 #    776  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    787  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    810  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    787  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    793  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 #    816  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
 #    833  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
 #    884  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
@@ -784,6 +784,12 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+# --- ollama_pack.engines.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
 # --- ollama_pack.services.caching ---
 # The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 
@@ -805,12 +811,6 @@ class CacheSettings:
     secret: str = field(repr=False)
     ttl_seconds: int
     max_entry_octets: int
-
-
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
 
 
 # --- ollama_pack.services.webui_tasks ---

@@ -1,12 +1,12 @@
 """A recording that comes with a request: in a form, or as the body itself. Imports starlette when called."""
 
 import asyncio
+import email.message
 import logging
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from email.message import EmailMessage
 from typing import Any, BinaryIO
 
 from ollama_pack.webui.errors import NoRoomError, UploadError, UploadTooLargeError
@@ -83,7 +83,7 @@ def _content_type(text: str) -> tuple[str, dict[str, str]]:
     """
     if len(text) > MAX_TYPE:
         raise UploadError(f"the Content-Type has {len(text)} characters, the limit is {MAX_TYPE}: {_SEND}")
-    kind = EmailMessage()
+    kind = email.message.Message()
     kind["Content-Type"] = text
     told = {name.lower(): str(value) for name, value in kind.get_params(failobj=[])[1:]}
     return (kind.get_content_type() if text else ""), told

@@ -11,7 +11,8 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.way_in import WayIn
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest
-from ollama_pack.routing.dispatch.explain import reason
+from ollama_pack.routing.dispatch.explain import Decision, reason
+from ollama_pack.routing.state.estimates import Durations
 
 # What made the choice smaller, given the model that answers: such as others that are not installed.
 WhyModel = Callable[[str], Sequence[Message]]
@@ -87,7 +88,10 @@ class PendingChat:
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
         why_model: what made the choice of a model smaller.
-        since: when it came, on the loop's clock.
+        came: when it came, on the loop's clock.
+        began: when its answer began, on the same clock; None: it has not.
+        decision: the last one about it.
+        spent: what the engine reported at the end.
     """
 
     request: FleetRequest
@@ -104,7 +108,10 @@ class PendingChat:
     place: int | None = None
     shown: float | None = None
     why_model: WhyModel = lambda _model: ()
-    since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    began: float | None = None
+    decision: Decision | None = None
+    spent: Durations | None = None
 
     @property
     def asked(self) -> str:
