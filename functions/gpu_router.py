@@ -9,125 +9,125 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 16341, which the server calls.
+# Begin here: `class Pipe`, line 16480, which the server calls.
 # The modules that it uses come first:
-#    198  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    224  aliases.errors                 What goes wrong with aliases.
-#    265  engines.errors                 What goes wrong with a node.
-#    407  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    533  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    608  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    669  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    976  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   1031  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#   1144  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1291  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1459  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1751  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1827  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1898  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1934  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2342  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2490  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2614  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2686  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2692  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   2757  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2805  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   2853  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3178  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3290  routing.errors                 What goes wrong with routing.
-#   3435  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3473  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   3829  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4243  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   4367  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4516  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4738  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4863  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   4952  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5050  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5171  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5279  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   5390  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5537  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5671  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5984  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6101  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6159  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   6334  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6684  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6766  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6809  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6914  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7118  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7351  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7409  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7506  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7709  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7880  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8209  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8496  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8582  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8752  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8946  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9029  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9110  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9176  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9225  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9305  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9399  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9887  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10041  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10207  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10431  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10534  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10634  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10751  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10935  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10968  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11150  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11185  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11829  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11905  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12051  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12228  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12368  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12428  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12898  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13167  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13273  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13784  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13856  cache.errors                   What goes wrong with the cache.
-#  13876  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13892  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14042  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  14048  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  14162  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  14209  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  14300  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  14463  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  14553  base.single_flight             Many who ask the same at the same time ask once.
-#  14632  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14867  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14888  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  14980  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  15098  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15123  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  15192  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  15300  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  15347  services.pack_valves           What all valves of the pack have in common.
-#  15370  services.router_valves         The valves of the router, wherever it runs.
-#  15493  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15607  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15860  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  15892  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15909  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16004  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  16165  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  16176  webui.reader                   Who reads what the pack says, and in which language.
-#  16191  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  16250  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    198  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    303  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    416  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    442  aliases.errors                 What goes wrong with aliases.
+#    499  engines.errors                 What goes wrong with a node.
+#    669  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    795  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    870  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    931  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1238  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1385  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1553  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1845  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1921  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1979  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2015  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2423  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2571  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2695  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2767  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2773  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   2838  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2886  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   2934  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3259  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3371  routing.errors                 What goes wrong with routing.
+#   3561  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3599  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   3955  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4369  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4493  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4642  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4864  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4989  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   5078  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5180  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5301  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5409  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   5520  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5667  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5801  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6121  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6238  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6296  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   6471  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6821  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6903  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6946  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7051  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7255  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7488  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7546  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7643  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7846  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8017  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8348  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8635  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8721  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8891  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9085  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9168  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9249  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9315  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9364  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9444  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9538  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10026  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10180  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10346  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10570  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10673  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10773  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10890  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11074  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11107  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11289  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11324  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11968  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12044  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12190  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12367  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12507  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12567  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13037  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13306  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13412  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13923  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13995  cache.errors                   What goes wrong with the cache.
+#  14015  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14031  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14181  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  14187  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  14301  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14348  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  14439  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  14602  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  14692  base.single_flight             Many who ask the same at the same time ask once.
+#  14771  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15006  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15027  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15119  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  15237  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15262  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15331  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  15439  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  15486  services.pack_valves           What all valves of the pack have in common.
+#  15509  services.router_valves         The valves of the router, wherever it runs.
+#  15632  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15746  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15999  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16031  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16048  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16143  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  16304  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  16315  webui.reader                   Who reads what the pack says, and in which language.
+#  16330  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  16389  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -195,6 +195,224 @@ from pydantic import (
     model_validator,
 )
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        " and ": "和",
+        " or ": "或",
+        ", ": "、",
+        ": ": "：",
+        "; ": "；",
+        "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
+        "No model behind the alias {alias!r} can answer: {reasons}. An admin can install one (ollama pull {first}), grant access to it, or change the alias.": "别名 {alias!r} 背后没有可用的模型：{reasons}。管理员可以安装一个（ollama pull {first}）、授予使用权限，或修改别名。",
+        "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
+        "Settings of {plugin} were refused: {reason}": "{plugin} 的设置未被接受：{reason}",
+        "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
+        "The answer failed unexpectedly. Try again. Admins find the cause in the server's log.": "生成回答时发生意外错误。请重试；管理员可在服务器日志中查看原因。",
+        "The computers that run this model do not answer at the moment. Try again in a minute, or choose another model.": "运行该模型的机器目前没有响应。请稍后再试，或选择其他模型。",
+        "The model cannot answer this request. Change it, or choose another model.": "该模型无法回答此请求。请修改请求，或选择其他模型。",
+        "The model cannot answer this request: {reason}": "该模型无法回答此请求：{reason}",
+        "The model fails at this request every time. Change it, or choose another model.": "该模型每次处理此请求都会失败。请修改请求，或选择其他模型。",
+        "This model did not begin to answer in time. Try again in a minute, or choose another model.": "该模型未能及时开始回答。请稍后再试，或选择其他模型。",
+        "This model failed to answer. Try again in a minute, or choose another model.": "该模型回答失败。请稍后再试，或选择其他模型。",
+        "This model has too much to do. Try again in a minute, or choose another model.": "该模型当前负载过高。请稍后再试，或选择其他模型。",
+        "This model is not installed on any computer here. Choose another model, or ask an admin.": "所有机器上都没有安装该模型。请选择其他模型，或联系管理员。",
+        "Too many questions are waiting, {own} of them yours. Try again in a minute.": "排队的请求过多，其中 {own} 个来自您。请稍后再试。",
+        "Too many questions are waiting. Try again in a minute.": "排队的请求过多。请稍后再试。",
+        "a model is being loaded": "正在加载模型",
+        "about {time}": "约 {time}",
+        "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队（上限 {limit}）：请稍后再试",
+        "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队，其中 {own} 个来自您（上限 {limit}）：请稍后再试",
+        "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an admin add a node or raise first_token_timeout_seconds": "所有节点已忙了 {seconds:g} 秒，有 {waiting} 个请求在排队：请稍后再试，或请管理员增加节点、调大 first_token_timeout_seconds",
+        "answers in a form that is not Ollama's": "返回的格式不是 Ollama 的",
+        "answers with more than {limit} bytes": "返回的内容超过 {limit} 字节",
+        "answers with status {status}": "返回状态码 {status}",
+        "answers with status {status} and a web page: something in front of it answers": "返回状态码 {status} 和一个网页：是它前面的其他服务在应答",
+        "answers with {answered!r} though it was asked for {asked!r}": "请求的是 {asked!r}，却用 {answered!r} 回答",
+        "at once": "立即响应",
+        "cannot be reached (does it run, is the address right?)": "无法连接（是否在运行？地址是否正确？）",
+        "ended its answer before it began": "还没开始回答就结束了",
+        "ended its answer before the last chunk": "在最后一块数据之前就结束了回答",
+        "ended its answer before the last line": "在最后一行之前就结束了回答",
+        "expected at once": "预计立即响应",
+        "expected in {time}": "预计 {time}",
+        "failed while it answered": "回答过程中出错",
+        "gave up in the middle of its answer": "回答到一半放弃了",
+        "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)": "证书不受信任，或不支持 TLS（如果是自签名证书，请在运行环境中将 AIOHTTP_CLIENT_SSL_CERT_FILE 或 SSL_CERT_FILE 设为您的 CA）",
+        "has no {model!r} ({remedy})": "没有 {model!r}（{remedy}）",
+        "has not connected within {seconds:g} s": "{seconds:g} 秒内未能建立连接",
+        "has not loaded the model within {seconds:g} s": "{seconds:g} 秒内未能加载模型",
+        "has not sent its answer within {seconds:g} s": "{seconds:g} 秒内没有返回回答",
+        "has not sent its first byte within {seconds:g} s": "{seconds:g} 秒内没有返回任何数据",
+        "has not sent its next line within {seconds:g} s": "{seconds:g} 秒内没有返回后续内容",
+        "has stopped answering": "已停止响应",
+        "hung up before it answered, or spoke no HTTP": "回答之前断开了连接，或不是 HTTP 服务",
+        "hung up in the middle of its answer": "回答到一半断开了连接",
+        "in {time}": "用时 {time}",
+        "is busy (status {status})": "正忙（状态码 {status}）",
+        "it is the best variant that fits there": "这是该节点能容纳的最佳版本",
+        "lists models in a form that is not OpenAI's: there are none": "模型列表的格式不是 OpenAI 的：没有模型",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
+        "no node answers that may have {wanted}: no node is configured": "没有可能提供 {wanted} 的节点：尚未配置任何节点",
+        "no node answers that may have {wanted}: {faults}": "可能提供 {wanted} 的节点都没有响应：{faults}",
+        "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
+        "no node could answer ({reasons}): try again, or let an admin look at these nodes": "没有节点能够回答（{reasons}）：请重试，或请管理员检查这些节点",
+        "no node has {wanted}: pull it on one of {there}": "没有节点安装了 {wanted}：请在其中一个节点上拉取：{there}",
+        "no node has {wanted}: pull it on one of {there}; no answer from {faults}": "没有节点安装了 {wanted}：请在其中一个节点上拉取：{there}；以下节点没有响应：{faults}",
+        "no node that has {wanted} answers at the moment: {reasons}; try again in a minute": "安装了 {wanted} 的节点目前都没有响应：{reasons}；请稍后再试",
+        "node {node} {reason}": "节点 {node}：{reason}",
+        "on {node}": "节点 {node}",
+        "redirects to {target} (set that address instead)": "重定向到 {target}（请改用该地址）",
+        "refuses the request": "拒绝了该请求",
+        "refuses the request (status {status})": "拒绝了该请求（状态码 {status}）",
+        "row {line} ({row!r}): {reason}": "第 {line} 行（{row!r}）：{reason}",
+        "run 'ollama pull {model}' there": "请在该节点运行 'ollama pull {model}'",
+        "sends a line of more than {limit} bytes": "返回了超过 {limit} 字节的一行",
+        "sends {count} bytes that are no JSON object: is it {engine}?": "返回了 {count} 字节，但不是 JSON 对象：它是 {engine} 吗？",
+        "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
+        "waited {time} for an answer": "已等待回答 {time}",
+        "waiting for a GPU": "正在等待空闲的 GPU",
+        "you are next": "下一个就是您",
+        "you may not use {model}": "您无权使用 {model}",
+        "{field} {reason}": "{field} {reason}",
+        "{minutes} min": "{minutes} 分钟",
+        "{model} is not installed": "未安装 {model}",
+        "{nodes} failed in the same way ({why}): change this request, as it is the likely reason": "{nodes} 以同样的方式出错（{why}）：很可能是请求本身的问题，请修改请求",
+        "{node} ({fault})": "{node}（{fault}）",
+        "{node} failed": "节点 {node} 出错",
+        "{node} failed in the middle of this answer ({reason}): it is incomplete, regenerate it and another node answers": "{node} 在回答过程中出错（{reason}）：回答不完整，请重新生成，由其他节点回答",
+        "{node} has {model} in memory": "节点 {node} 的显存中已有 {model}",
+        "{node} is loading the model": "节点 {node} 正在加载模型",
+        "{node} loads {model}": "节点 {node} 需要加载 {model}",
+        "{node} passes this on to {model}": "节点 {node} 将请求转给 {model}",
+        "{number} ahead of you": "前面还有 {number} 个请求",
+        "{percent} % of the prompt is cached there": "提示词的 {percent}% 已在该节点缓存",
+        "{reason}: {said}": "{reason}：{said}",
+        "{seconds} s": "{seconds} 秒",
+        "{time} of about {usual}": "已用 {time}，共约 {usual}",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def joined(parts: Iterable[object], separator: str = " · ") -> Message:
+    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
+
+    Args:
+        parts: messages, exceptions or other values; the empty ones are left out.
+        separator: stands between them; a message is translated, too.
+    """
+    kept = [part for part in parts if part not in ("", None)]
+    names = [f"part{number}" for number in range(len(kept))]
+    template = "{between}".join(f"{{{name}}}" for name in names)
+    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
@@ -224,6 +442,19 @@ def error_code(error: Exception) -> str:
 # --- ollama_pack.aliases.errors ---
 # What goes wrong with aliases.
 
+NOT_INSTALLED = "is not installed"
+NOT_PERMITTED = "is not granted to this user"
+NOT_ANSWERING = "does not answer"
+
+
+def why_not(model: str, reason: str) -> Message:
+    """Why a model that the table prefers does not answer: `mixtral:8x7b is not installed`."""
+    if reason == NOT_INSTALLED:
+        return message("{model} is not installed", model=model)
+    if reason == NOT_PERMITTED:
+        return message("you may not use {model}", model=model)
+    return message("no node can answer with {model} now", model=model)
+
 
 class AliasTableError(PackError, ValueError):
     """A row of an alias table cannot be used.
@@ -237,7 +468,7 @@ class AliasTableError(PackError, ValueError):
     """
 
     def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
         self.line = line
         self.row = row
         self.reason = reason
@@ -252,11 +483,14 @@ class AliasUnavailableError(PackError):
     """
 
     def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
-        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
         super().__init__(
-            f"No model behind the alias {alias!r} can answer: {reasons}. "
-            f"An admin can install one (ollama pull {passed_over[0][0]}), grant access to it, "
-            "or change the alias."
+            message(
+                "No model behind the alias {alias!r} can answer: {reasons}. An admin can install one (ollama "
+                "pull {first}), grant access to it, or change the alias.",
+                alias=alias,
+                reasons=joined((why_not(model, reason) for model, reason in passed_over), message(", ")),
+                first=passed_over[0][0],
+            )
         )
         self.alias = alias
         self.passed_over = passed_over
@@ -275,7 +509,7 @@ class ChatBodyError(PackError, ValueError):
     """
 
     def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field} {reason}")
+        super().__init__(message("{field} {reason}", field=field, reason=reason))
         self.field = field
         self.reason = reason
 
@@ -297,13 +531,25 @@ class NodeError(PackError):
         self.status = status
         self.said = said
 
+    @property
+    def message(self) -> Message:
+        """What went wrong, with the node's address."""
+        return message("node {node} {reason}", node=self.node, reason=self.plain_with_said)
+
     def __str__(self) -> str:
-        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
+        return str(self.message)
 
     @property
-    def plain(self) -> str:
+    def plain_with_said(self) -> Message:
+        """The reason, and what the node itself said."""
+        if not self.said:
+            return self.reason if isinstance(self.reason, Message) else Message(self.reason)
+        return message("{reason}: {said}", reason=self.reason, said=self.said)
+
+    @property
+    def plain(self) -> Message:
         """What went wrong, for people who are not to see addresses."""
-        return self.reason + (f": {self.said}" if self.said else "")
+        return self.plain_with_said
 
 
 class RetryableNodeError(NodeError):
@@ -314,12 +560,13 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+        reason = message("cannot be reached (does it run, is the address right?)")
+        super().__init__(node, reason, said=said)
 
     @property
-    def plain(self) -> str:
+    def plain(self) -> Message:
         """What went wrong; the system's own message has the address in it."""
-        return self.reason
+        return self.reason if isinstance(self.reason, Message) else Message(self.reason)
 
 
 class NodeCertificateError(NodeUnreachableError):
@@ -327,7 +574,7 @@ class NodeCertificateError(NodeUnreachableError):
 
     def __init__(self, node: str, said: str) -> None:
         super().__init__(node, said)
-        self.reason = (
+        self.reason = message(
             "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
             "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
         )
@@ -347,8 +594,17 @@ class NodeTimeoutError(RetryableNodeError):
         stage: Literal["connect", "load", "first byte", "next line", "answer"],
         seconds: float,
     ) -> None:
-        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
-        super().__init__(node, f"has not {waited} within {seconds:g} s")
+        if stage == "connect":
+            reason = message("has not connected within {seconds:g} s", seconds=seconds)
+        elif stage == "load":
+            reason = message("has not loaded the model within {seconds:g} s", seconds=seconds)
+        elif stage == "first byte":
+            reason = message("has not sent its first byte within {seconds:g} s", seconds=seconds)
+        elif stage == "next line":
+            reason = message("has not sent its next line within {seconds:g} s", seconds=seconds)
+        else:
+            reason = message("has not sent its answer within {seconds:g} s", seconds=seconds)
+        super().__init__(node, reason)
         self.stage = stage
         self.seconds = seconds
 
@@ -357,7 +613,7 @@ class NodeBusyError(RetryableNodeError):
     """The node takes no more requests at the moment."""
 
     def __init__(self, node: str, status: int, said: str) -> None:
-        super().__init__(node, f"is busy (status {status})", status=status, said=said)
+        super().__init__(node, message("is busy (status {status})", status=status), status=status, said=said)
 
 
 class NodeFaultError(RetryableNodeError):
@@ -368,7 +624,7 @@ class NodeGoneError(RetryableNodeError):
     """The node has stopped answering at all while a request was there."""
 
     def __init__(self, node: str) -> None:
-        super().__init__(node, "has stopped answering")
+        super().__init__(node, message("has stopped answering"))
 
 
 class WrongModelError(RetryableNodeError):
@@ -379,7 +635,10 @@ class WrongModelError(RetryableNodeError):
     """
 
     def __init__(self, node: str, asked: str, answered: str) -> None:
-        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
+        reason = message(
+            "answers with {answered!r} though it was asked for {asked!r}", answered=answered, asked=asked
+        )
+        super().__init__(node, reason)
         self.answered = answered
 
 
@@ -391,8 +650,9 @@ class ModelNotFoundError(RetryableNodeError):
     """
 
     def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"run 'ollama pull {model}' there"
-        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
+        remedy = remedy or message("run 'ollama pull {model}' there", model=model)
+        reason = message("has no {model!r} ({remedy})", model=model, remedy=remedy)
+        super().__init__(node, reason, status=404, said=said)
         self.model = model
 
 
@@ -400,8 +660,10 @@ class RequestRefusedError(NodeError):
     """The node will not take this request, and no other node would: the request has to change."""
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
-        number = f" (status {status})" if status and not said else ""
-        super().__init__(node, f"refuses the request{number}", status=status, said=said)
+        reason = message("refuses the request")
+        if status and not said:
+            reason = message("refuses the request (status {status})", status=status)
+        super().__init__(node, reason, status=status, said=said)
 
 
 # --- ollama_pack.engines.body ---
@@ -971,174 +1233,6 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
         if depth[row.alias] > MAX_CHAIN:
             reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
             raise AliasTableError(row.line, row.text, reason)
-
-
-# --- ollama_pack.base.translations ---
-# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-
-TRANSLATIONS: dict[str, dict[str, str]] = {
-    "zh-CN": {
-        ": ": "：",
-        "; ": "；",
-        "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
-        "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
-        "Settings of {plugin} were refused: {reason}": "{plugin} 的设置未被接受：{reason}",
-        "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
-        "The answer failed unexpectedly. Try again. Admins find the cause in the server's log.": "生成回答时发生意外错误。请重试；管理员可在服务器日志中查看原因。",
-        "The computers that run this model do not answer at the moment. Try again in a minute, or choose another model.": "运行该模型的机器目前没有响应。请稍后再试，或选择其他模型。",
-        "The model cannot answer this request. Change it, or choose another model.": "该模型无法回答此请求。请修改请求，或选择其他模型。",
-        "The model cannot answer this request: {reason}": "该模型无法回答此请求：{reason}",
-        "The model fails at this request every time. Change it, or choose another model.": "该模型每次处理此请求都会失败。请修改请求，或选择其他模型。",
-        "This model did not begin to answer in time. Try again in a minute, or choose another model.": "该模型未能及时开始回答。请稍后再试，或选择其他模型。",
-        "This model failed to answer. Try again in a minute, or choose another model.": "该模型回答失败。请稍后再试，或选择其他模型。",
-        "This model has too much to do. Try again in a minute, or choose another model.": "该模型当前负载过高。请稍后再试，或选择其他模型。",
-        "This model is not installed on any computer here. Choose another model, or ask an admin.": "所有机器上都没有安装该模型。请选择其他模型，或联系管理员。",
-        "Too many questions are waiting, {own} of them yours. Try again in a minute.": "排队的请求过多，其中 {own} 个来自您。请稍后再试。",
-        "Too many questions are waiting. Try again in a minute.": "排队的请求过多。请稍后再试。",
-        "a model is being loaded": "正在加载模型",
-        "about {time}": "约 {time}",
-        "at once": "立即响应",
-        "expected at once": "预计立即响应",
-        "expected in {time}": "预计 {time}",
-        "in {time}": "用时 {time}",
-        "it is the best variant that fits there": "这是该节点能容纳的最佳版本",
-        "must be a number": "必须是数字",
-        "must be a whole number": "必须是整数",
-        "must be at least {limit}": "不能小于 {limit}",
-        "must be at most {limit}": "不能大于 {limit}",
-        "must be one of {choices}": "必须是以下之一：{choices}",
-        "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
-        "on {node}": "节点 {node}",
-        "waited {time} for an answer": "已等待回答 {time}",
-        "waiting for a GPU": "正在等待空闲的 GPU",
-        "you are next": "下一个就是您",
-        "you may not use {model}": "您无权使用 {model}",
-        "{minutes} min": "{minutes} 分钟",
-        "{model} is not installed": "未安装 {model}",
-        "{node} failed": "节点 {node} 出错",
-        "{node} has {model} in memory": "节点 {node} 的显存中已有 {model}",
-        "{node} is loading the model": "节点 {node} 正在加载模型",
-        "{node} loads {model}": "节点 {node} 需要加载 {model}",
-        "{node} passes this on to {model}": "节点 {node} 将请求转给 {model}",
-        "{number} ahead of you": "前面还有 {number} 个请求",
-        "{percent} % of the prompt is cached there": "提示词的 {percent}% 已在该节点缓存",
-        "{seconds} s": "{seconds} 秒",
-        "{time} of about {usual}": "已用 {time}，共约 {usual}",
-    },
-}
-
-
-# --- ollama_pack.base.messages ---
-# Sentences for people, in English and in the languages of the catalogue.
-#
-# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
-# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
-# translations; `scripts/messages.py` keeps them complete.
-
-ENGLISH = "en"
-_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
-
-
-class Message(str):
-    """A sentence in English, which knows what it was made of.
-
-    Attributes:
-        template: the English sentence with its placeholders: the key in the catalogue.
-        values: what stands in them: messages and exceptions are translated as well.
-    """
-
-    __slots__ = ("template", "values")
-
-    template: str
-    values: Mapping[str, object]
-
-    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
-        made = super().__new__(cls, text)
-        made.template = template or text
-        made.values = values or {}
-        return made
-
-
-def message(template: str, /, **values: object) -> Message:
-    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
-
-    Args:
-        template: whole sentences in English; placeholders are those of `str.format`.
-        values: one for each placeholder.
-    """
-    return Message(_filled(template, values, ENGLISH), template, values)
-
-
-def joined(parts: Iterable[object], separator: str = " · ") -> Message:
-    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
-
-    Args:
-        parts: messages, exceptions or other values; the empty ones are left out.
-        separator: stands between them; a message is translated, too.
-    """
-    kept = [part for part in parts if part not in ("", None)]
-    names = [f"part{number}" for number in range(len(kept))]
-    template = "{between}".join(f"{{{name}}}" for name in names)
-    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
-
-
-def in_language(thing: object, language: str) -> str:
-    """A sentence in a reader's language; in English where the catalogue lacks it.
-
-    Args:
-        thing: a message, an exception that was raised with one, or any other text.
-        language: as `known_language` reads it.
-    """
-    if isinstance(thing, BaseException):
-        thing = said_by(thing)
-    known = known_language(language)
-    table = TRANSLATIONS.get(known, {})
-    if not isinstance(thing, Message):
-        return table.get(str(thing), str(thing))
-    if known == ENGLISH:
-        return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
-
-
-def said_by(error: BaseException) -> Message:
-    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
-    for found in (getattr(error, "message", None), *error.args[:1]):
-        if isinstance(found, Message):
-            return found
-    return Message(str(error))
-
-
-def known_language(wanted: str) -> str:
-    """The best language of the catalogue for what a reader asks for; `en` where there is none.
-
-    Args:
-        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
-    """
-    for tag in _by_preference(wanted):
-        primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
-            break
-        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
-            return found
-    return ENGLISH
-
-
-def _by_preference(wanted: str) -> list[str]:
-    weighted = []
-    for part in re.split("[,:]", wanted):
-        found = _QUALITY.search(part)
-        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
-        if quality > 0 and (tag := part.partition(";")[0].strip()):
-            weighted.append((-quality, tag))
-    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
-
-
-def _filled(template: str, values: Mapping[str, object], language: str) -> str:
-    shown = {
-        name: in_language(value, language) if isinstance(value, str | BaseException) else value
-        for name, value in values.items()
-    }
-    return template.format_map(shown)
 
 
 # --- ollama_pack.engines.ollama.names ---
@@ -1826,19 +1920,6 @@ def best_variant(
 
 # --- ollama_pack.aliases.resolve ---
 # Which model answers for a name: a pure function of the table, the request and the models that are there.
-
-NOT_INSTALLED = "is not installed"
-NOT_PERMITTED = "is not granted to this user"
-NOT_ANSWERING = "does not answer"
-
-
-def why_not(model: str, reason: str) -> Message:
-    """Why a model that the table prefers does not answer: `mixtral:8x7b is not installed`."""
-    if reason == NOT_INSTALLED:
-        return message("{model} is not installed", model=model)
-    if reason == NOT_PERMITTED:
-        return message("you may not use {model}", model=model)
-    return message("no node can answer with {model} now", model=model)
 
 
 def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, AliasRow]]:
@@ -3301,7 +3382,7 @@ class NodeTableError(PackError, ValueError):
     """
 
     def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
         self.line = line
         self.row = row
         self.reason = reason
@@ -3324,12 +3405,21 @@ class NoNodeError(RoutingError):
         self, models: tuple[str, ...], nodes: tuple[str, ...], silent: Mapping[str, str] | None = None
     ) -> None:
         wanted, silent = _either(models), silent or {}
-        faults = ", ".join(f"{node} ({fault})" for node, fault in silent.items())
-        if there := [node for node in nodes if node not in silent]:
-            where = f"pull it on one of {', '.join(there)}" + (f"; no answer from {faults}" if faults else "")
-            said = f"no node has {wanted}: {where}"
+        faults = joined((_faulty(node, fault) for node, fault in silent.items()), message(", "))
+        there = joined((node for node in nodes if node not in silent), message(", "))
+        if there and faults:
+            said = message(
+                "no node has {wanted}: pull it on one of {there}; no answer from {faults}",
+                wanted=wanted,
+                there=there,
+                faults=faults,
+            )
+        elif there:
+            said = message("no node has {wanted}: pull it on one of {there}", wanted=wanted, there=there)
+        elif faults:
+            said = message("no node answers that may have {wanted}: {faults}", wanted=wanted, faults=faults)
         else:
-            said = f"no node answers that may have {wanted}: {faults or 'no node is configured'}"
+            said = message("no node answers that may have {wanted}: no node is configured", wanted=wanted)
         super().__init__(said)
         self.models = models
         self.nodes = nodes
@@ -3346,11 +3436,22 @@ class QueueFullError(RoutingError):
     """
 
     def __init__(self, limit: int, waiting: int, own: int) -> None:
-        yours = f", {own} of them yours" if own else ""
-        super().__init__(
-            f"all nodes are busy and {waiting} requests wait{yours} (the limit is {limit}): "
-            "try again in a minute"
-        )
+        if own:
+            said = message(
+                "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): "
+                "try again in a minute",
+                waiting=waiting,
+                own=own,
+                limit=limit,
+            )
+        else:
+            said = message(
+                "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a "
+                "minute",
+                waiting=waiting,
+                limit=limit,
+            )
+        super().__init__(said)
         self.limit = limit
         self.waiting = waiting
         self.own = own
@@ -3366,9 +3467,14 @@ class NodesDownError(RoutingError):
             models: the models that may answer.
             nodes: name of each node that has one → what is wrong with it.
         """
-        wanted = _either(models)
-        reasons = ", ".join(f"{node} ({reason})" if reason else node for node, reason in nodes.items())
-        super().__init__(f"no node that has {wanted} answers at the moment: {reasons}; try again in a minute")
+        reasons = joined((_faulty(node, reason) for node, reason in nodes.items()), message(", "))
+        super().__init__(
+            message(
+                "no node that has {wanted} answers at the moment: {reasons}; try again in a minute",
+                wanted=_either(models),
+                reasons=reasons,
+            )
+        )
         self.models = models
         self.nodes = dict(nodes)
 
@@ -3383,8 +3489,12 @@ class WaitedTooLongError(RoutingError):
 
     def __init__(self, seconds: float, waiting: int) -> None:
         super().__init__(
-            f"all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an "
-            "admin add a node or raise first_token_timeout_seconds"
+            message(
+                "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let "
+                "an admin add a node or raise first_token_timeout_seconds",
+                seconds=seconds,
+                waiting=waiting,
+            )
         )
         self.seconds = seconds
         self.waiting = waiting
@@ -3398,8 +3508,13 @@ class NoAnswerError(RoutingError):
     """
 
     def __init__(self, failures: Mapping[str, NodeError]) -> None:
-        reasons = "; ".join(f"{node}: {failure.plain}" for node, failure in failures.items())
-        super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
+        each = (joined((node, failure.plain), message(": ")) for node, failure in failures.items())
+        super().__init__(
+            message(
+                "no node could answer ({reasons}): try again, or let an admin look at these nodes",
+                reasons=joined(each, message("; ")),
+            )
+        )
         self.failures = dict(failures)
 
 
@@ -3408,8 +3523,11 @@ class RequestFailsError(NoAnswerError):
 
     def __init__(self, failures: Mapping[str, NodeError]) -> None:
         super().__init__(failures)
-        nodes, why = " and ".join(failures), list(failures.values())[-1].plain
-        said = f"{nodes} failed in the same way ({why}): change this request, as it is the likely reason"
+        said = message(
+            "{nodes} failed in the same way ({why}): change this request, as it is the likely reason",
+            nodes=joined(failures, message(" and ")),
+            why=list(failures.values())[-1].plain,
+        )
         self.args = (said,)
 
 
@@ -3422,14 +3540,22 @@ class AnswerBrokenError(RoutingError):
 
     def __init__(self, node: str, reason: str) -> None:
         super().__init__(
-            f"{node} failed in the middle of this answer ({reason}): it is incomplete, "
-            "regenerate it and another node answers"
+            message(
+                "{node} failed in the middle of this answer ({reason}): it is incomplete, regenerate it and "
+                "another node answers",
+                node=node,
+                reason=reason,
+            )
         )
         self.node = node
 
 
-def _either(models: tuple[str, ...]) -> str:
-    return " or ".join(f"'{model}'" for model in models)
+def _either(models: tuple[str, ...]) -> Message:
+    return joined((f"'{model}'" for model in models), message(" or "))
+
+
+def _faulty(node: str, fault: str) -> Message:
+    return message("{node} ({fault})", node=node, fault=fault) if fault else Message(node)
 
 
 # --- ollama_pack.routing.naming ---
@@ -4986,8 +5112,12 @@ def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError
     is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
     if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
         return RequestRefusedError(node, status, said)
-    page = " and a web page: something in front of it answers" if _is_page(answer) else ""
-    return NodeFaultError(node, f"answers with status {status}{page}", status=status, said=said)
+    reason = message("answers with status {status}", status=status)
+    if _is_page(answer):
+        reason = message(
+            "answers with status {status} and a web page: something in front of it answers", status=status
+        )
+    return NodeFaultError(node, reason, status=status, said=said)
 
 
 def said_in(answer: bytes) -> str:
@@ -4997,10 +5127,10 @@ def said_in(answer: bytes) -> str:
     text = answer.decode(errors="replace")
     try:
         error = json.loads(text)["error"]
-        message = error["message"] if isinstance(error, dict) else error
+        said = error["message"] if isinstance(error, dict) else error
     except (ValueError, LookupError, TypeError, RecursionError):
-        message = text
-    return shortened(message if isinstance(message, str) else text)
+        said = text
+    return shortened(said if isinstance(said, str) else text)
 
 
 def _is_page(answer: bytes) -> bool:
@@ -5807,7 +5937,7 @@ class NodeTransport:
                 if line.get("done") is True:
                     await _read_to_end(pieces)
                     return
-        raise NodeFaultError(self.name, "ended its answer before the last line")
+        raise NodeFaultError(self.name, message("ended its answer before the last line"))
 
     async def events(
         self, path: str, body: Mapping[str, Any], first_byte: float, headers: Mapping[str, str] = NO_HEADERS
@@ -5874,7 +6004,8 @@ class NodeTransport:
     def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
         """Not followed: it would make a GET of a POST, and carry the node's key to another server."""
         target = shortened(node_name(urljoin(self._url + path, location)).removesuffix(path))
-        return NodeFaultError(self.name, f"redirects to {target} (set that address instead)", status=status)
+        reason = message("redirects to {target} (set that address instead)", target=target)
+        return NodeFaultError(self.name, reason, status=status)
 
     async def _send(
         self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
@@ -5901,7 +6032,9 @@ class NodeTransport:
         except ValueError:  # aiohttp shows the address as it is, with its password
             raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise NodeFaultError(self.name, "hung up before it answered, or spoke no HTTP") from error
+            raise NodeFaultError(
+                self.name, message("hung up before it answered, or spoke no HTTP")
+            ) from error
 
     def _merged(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """The headers of all requests and of this one, whose own count more, in any spelling."""
@@ -5920,7 +6053,7 @@ class NodeTransport:
         while len(body) <= limit and (data := await self._some(response)):
             body += data
         if whole and len(body) > limit:
-            raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
+            raise NodeFaultError(self.name, message("answers with more than {limit} bytes", limit=limit))
         return body[:limit]
 
     async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[T]") -> list[T]:
@@ -5930,8 +6063,8 @@ class NodeTransport:
                 if pieces := buffer.feed(data):
                     return pieces
         except LineTooLongError as error:
-            message = f"sends a line of more than {self.limits.line_bytes} bytes"
-            raise NodeFaultError(self.name, message) from error
+            reason = message("sends a line of more than {limit} bytes", limit=self.limits.line_bytes)
+            raise NodeFaultError(self.name, reason) from error
         return buffer.end()
 
     async def _some(self, response: aiohttp.ClientResponse) -> bytes:
@@ -5939,12 +6072,12 @@ class NodeTransport:
         try:
             return await response.content.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise NodeFaultError(self.name, "hung up in the middle of its answer") from error
+            raise NodeFaultError(self.name, message("hung up in the middle of its answer")) from error
 
     def _line(self, text: bytes) -> dict[str, Any]:
         line = self.parsed(text)
         if "error" in line:
-            raise NodeFaultError(self.name, "failed while it answered", said=said_in(text))
+            raise NodeFaultError(self.name, message("failed while it answered"), said=said_in(text))
         return line
 
     def parsed(self, text: bytes) -> dict[str, Any]:
@@ -5959,8 +6092,12 @@ class NodeTransport:
             value = None
         if isinstance(value, dict):
             return value
-        message = f"sends {len(text)} bytes that are no JSON object: is it {self.dialect.engine}?"
-        raise NodeFaultError(self.name, message)
+        reason = message(
+            "sends {count} bytes that are no JSON object: is it {engine}?",
+            count=len(text),
+            engine=self.dialect.engine,
+        )
+        raise NodeFaultError(self.name, reason)
 
     @asynccontextmanager
     async def _within(self, stage: _Stage, seconds: float, until: float | None = None) -> AsyncIterator[None]:
@@ -7208,9 +7345,9 @@ class OllamaClient:
         try:
             models, unread = entries_in(await self._node.ask("/api/tags"), ListedModel)
         except ValueError as error:
-            raise NodeFaultError(self.name, "answers in a form that is not Ollama's") from error
+            raise NodeFaultError(self.name, message("answers in a form that is not Ollama's")) from error
         if unread and not models:
-            raise NodeFaultError(self.name, "answers in a form that is not Ollama's")
+            raise NodeFaultError(self.name, message("answers in a form that is not Ollama's"))
         if unread:
             self._node.note(f"{unread} of its models are passed over: /api/tags gives them no name")
         self._ids.learn(model.name for model in models)
@@ -8116,14 +8253,14 @@ class OpenAIClient:
         status = None if reply.is_begun else event_status(chunk)
         if status is not None:
             raise engine_status_error(self.name, status, event.data, model.asked)
-        raise NodeFaultError(self.name, "failed while it answered", said=engine_said_in(event.data))
+        raise NodeFaultError(self.name, message("failed while it answered"), said=engine_said_in(event.data))
 
     def _end(self, reply: EngineReply) -> list[dict[str, Any]]:
         """The last chunks, where the answer has come to its end. Some engines do without `[DONE]`."""
         if reply.is_aborted:
-            raise NodeFaultError(self.name, "gave up in the middle of its answer")
+            raise NodeFaultError(self.name, message("gave up in the middle of its answer"))
         if not reply.is_whole:
-            raise NodeFaultError(self.name, "ended its answer before the last chunk")
+            raise NodeFaultError(self.name, message("ended its answer before the last chunk"))
         return reply.end()
 
     async def _models(self) -> tuple[EngineModel, ...]:
@@ -8166,7 +8303,9 @@ class OpenAIClient:
                 self.name, f"lists models in a form that is not OpenAI's: {error}"
             ) from error
         if bare and not models:
-            raise NodeFaultError(self.name, "lists models in a form that is not OpenAI's: there are none")
+            raise NodeFaultError(
+                self.name, message("lists models in a form that is not OpenAI's: there are none")
+            )
         if unread := nameless_models(answer):
             self._node.note(f"{unread} of its models are passed over: {base}/models gives them no id")
         self._bases = (base,)
@@ -10287,9 +10426,9 @@ class Attempt:
             async with asyncio.timeout(None) as self._hang_limit:
                 return await anext(chunks)
         except TimeoutError:
-            raise self._given_up or self._fault("has stopped answering") from None
+            raise self._given_up or self._fault(message("has stopped answering")) from None
         except StopAsyncIteration:
-            raise self._fault("ended its answer before it began") from None
+            raise self._fault(message("ended its answer before it began")) from None
         finally:
             self._hang_limit = None
             self._limits.cancel()
@@ -13868,7 +14007,7 @@ class LeaderLostError(PackError):
 
     def __init__(self, chunks: int) -> None:
         super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+            message("the answer was shared with another request, whose generation broke off: regenerate it")
         )
         self.chunks = chunks
 

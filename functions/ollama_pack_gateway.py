@@ -9,50 +9,50 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 3276, which the server calls.
+# Begin here: `class Event`, line 3375, which the server calls.
 # The modules that it uses come first:
 #     93  base.single_flight             Many who ask the same at the same time ask once.
-#    172  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    180  engines.errors                 What goes wrong with a node.
-#    288  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    375  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    498  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    570  aliases.errors                 What goes wrong with aliases.
-#    611  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    644  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    757  cache.errors                   What goes wrong with the cache.
-#    777  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    886  routing.errors                 What goes wrong with routing.
-#    998  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1030  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1157  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1263  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1324  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1344  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1486  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1495  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1556  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1863  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2000  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2037  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2058  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2188  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2224  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2230  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2346  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2371  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2422  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2428  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2469  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   2557  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2702  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2722  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2836  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   2915  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   3145  base.process                   One object for all plugins of a process, which are files that share no code.
-#   3166  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   3228  services.pack_valves           What all valves of the pack have in common.
-#   3251  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    172  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    236  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    349  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    357  engines.errors                 What goes wrong with a node.
+#    490  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    577  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    700  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    772  aliases.errors                 What goes wrong with aliases.
+#    828  cache.errors                   What goes wrong with the cache.
+#    848  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    957  routing.errors                 What goes wrong with routing.
+#   1109  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1141  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1268  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1374  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1435  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1455  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1597  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1606  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1667  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1974  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2111  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2148  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2169  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2287  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2323  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2329  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2445  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2470  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2521  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2527  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2568  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   2656  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2801  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2821  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2935  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   3014  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   3244  base.process                   One object for all plugins of a process, which are files that share no code.
+#   3265  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   3327  services.pack_valves           What all valves of the pack have in common.
+#   3350  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import json
@@ -169,6 +169,183 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        " and ": "和",
+        " or ": "或",
+        ", ": "、",
+        ": ": "：",
+        "; ": "；",
+        "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
+        "No model behind the alias {alias!r} can answer: {reasons}. An admin can install one (ollama pull {first}), grant access to it, or change the alias.": "别名 {alias!r} 背后没有可用的模型：{reasons}。管理员可以安装一个（ollama pull {first}）、授予使用权限，或修改别名。",
+        "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
+        "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
+        "The answer failed unexpectedly. Try again. Admins find the cause in the server's log.": "生成回答时发生意外错误。请重试；管理员可在服务器日志中查看原因。",
+        "The computers that run this model do not answer at the moment. Try again in a minute, or choose another model.": "运行该模型的机器目前没有响应。请稍后再试，或选择其他模型。",
+        "The model cannot answer this request. Change it, or choose another model.": "该模型无法回答此请求。请修改请求，或选择其他模型。",
+        "The model cannot answer this request: {reason}": "该模型无法回答此请求：{reason}",
+        "The model fails at this request every time. Change it, or choose another model.": "该模型每次处理此请求都会失败。请修改请求，或选择其他模型。",
+        "This model did not begin to answer in time. Try again in a minute, or choose another model.": "该模型未能及时开始回答。请稍后再试，或选择其他模型。",
+        "This model failed to answer. Try again in a minute, or choose another model.": "该模型回答失败。请稍后再试，或选择其他模型。",
+        "This model has too much to do. Try again in a minute, or choose another model.": "该模型当前负载过高。请稍后再试，或选择其他模型。",
+        "This model is not installed on any computer here. Choose another model, or ask an admin.": "所有机器上都没有安装该模型。请选择其他模型，或联系管理员。",
+        "Too many questions are waiting, {own} of them yours. Try again in a minute.": "排队的请求过多，其中 {own} 个来自您。请稍后再试。",
+        "Too many questions are waiting. Try again in a minute.": "排队的请求过多。请稍后再试。",
+        "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队（上限 {limit}）：请稍后再试",
+        "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队，其中 {own} 个来自您（上限 {limit}）：请稍后再试",
+        "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an admin add a node or raise first_token_timeout_seconds": "所有节点已忙了 {seconds:g} 秒，有 {waiting} 个请求在排队：请稍后再试，或请管理员增加节点、调大 first_token_timeout_seconds",
+        "cannot be reached (does it run, is the address right?)": "无法连接（是否在运行？地址是否正确？）",
+        "has no {model!r} ({remedy})": "没有 {model!r}（{remedy}）",
+        "has not connected within {seconds:g} s": "{seconds:g} 秒内未能建立连接",
+        "has not loaded the model within {seconds:g} s": "{seconds:g} 秒内未能加载模型",
+        "has not sent its answer within {seconds:g} s": "{seconds:g} 秒内没有返回回答",
+        "has not sent its first byte within {seconds:g} s": "{seconds:g} 秒内没有返回任何数据",
+        "has not sent its next line within {seconds:g} s": "{seconds:g} 秒内没有返回后续内容",
+        "is busy (status {status})": "正忙（状态码 {status}）",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
+        "no node answers that may have {wanted}: no node is configured": "没有可能提供 {wanted} 的节点：尚未配置任何节点",
+        "no node answers that may have {wanted}: {faults}": "可能提供 {wanted} 的节点都没有响应：{faults}",
+        "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
+        "no node could answer ({reasons}): try again, or let an admin look at these nodes": "没有节点能够回答（{reasons}）：请重试，或请管理员检查这些节点",
+        "no node has {wanted}: pull it on one of {there}": "没有节点安装了 {wanted}：请在其中一个节点上拉取：{there}",
+        "no node has {wanted}: pull it on one of {there}; no answer from {faults}": "没有节点安装了 {wanted}：请在其中一个节点上拉取：{there}；以下节点没有响应：{faults}",
+        "node {node} {reason}": "节点 {node}：{reason}",
+        "refuses the request": "拒绝了该请求",
+        "refuses the request (status {status})": "拒绝了该请求（状态码 {status}）",
+        "row {line} ({row!r}): {reason}": "第 {line} 行（{row!r}）：{reason}",
+        "run 'ollama pull {model}' there": "请在该节点运行 'ollama pull {model}'",
+        "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
+        "you may not use {model}": "您无权使用 {model}",
+        "{field} {reason}": "{field} {reason}",
+        "{model} is not installed": "未安装 {model}",
+        "{nodes} failed in the same way ({why}): change this request, as it is the likely reason": "{nodes} 以同样的方式出错（{why}）：很可能是请求本身的问题，请修改请求",
+        "{node} ({fault})": "{node}（{fault}）",
+        "{node} failed in the middle of this answer ({reason}): it is incomplete, regenerate it and another node answers": "{node} 在回答过程中出错（{reason}）：回答不完整，请重新生成，由其他节点回答",
+        "{reason}: {said}": "{reason}：{said}",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def joined(parts: Iterable[object], separator: str = " · ") -> Message:
+    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
+
+    Args:
+        parts: messages, exceptions or other values; the empty ones are left out.
+        separator: stands between them; a message is translated, too.
+    """
+    kept = [part for part in parts if part not in ("", None)]
+    names = [f"part{number}" for number in range(len(kept))]
+    template = "{between}".join(f"{{{name}}}" for name in names)
+    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
@@ -190,7 +367,7 @@ class ChatBodyError(PackError, ValueError):
     """
 
     def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field} {reason}")
+        super().__init__(message("{field} {reason}", field=field, reason=reason))
         self.field = field
         self.reason = reason
 
@@ -212,13 +389,25 @@ class NodeError(PackError):
         self.status = status
         self.said = said
 
+    @property
+    def message(self) -> Message:
+        """What went wrong, with the node's address."""
+        return message("node {node} {reason}", node=self.node, reason=self.plain_with_said)
+
     def __str__(self) -> str:
-        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
+        return str(self.message)
 
     @property
-    def plain(self) -> str:
+    def plain_with_said(self) -> Message:
+        """The reason, and what the node itself said."""
+        if not self.said:
+            return self.reason if isinstance(self.reason, Message) else Message(self.reason)
+        return message("{reason}: {said}", reason=self.reason, said=self.said)
+
+    @property
+    def plain(self) -> Message:
         """What went wrong, for people who are not to see addresses."""
-        return self.reason + (f": {self.said}" if self.said else "")
+        return self.plain_with_said
 
 
 class RetryableNodeError(NodeError):
@@ -229,12 +418,13 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+        reason = message("cannot be reached (does it run, is the address right?)")
+        super().__init__(node, reason, said=said)
 
     @property
-    def plain(self) -> str:
+    def plain(self) -> Message:
         """What went wrong; the system's own message has the address in it."""
-        return self.reason
+        return self.reason if isinstance(self.reason, Message) else Message(self.reason)
 
 
 class NodeTimeoutError(RetryableNodeError):
@@ -251,8 +441,17 @@ class NodeTimeoutError(RetryableNodeError):
         stage: Literal["connect", "load", "first byte", "next line", "answer"],
         seconds: float,
     ) -> None:
-        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
-        super().__init__(node, f"has not {waited} within {seconds:g} s")
+        if stage == "connect":
+            reason = message("has not connected within {seconds:g} s", seconds=seconds)
+        elif stage == "load":
+            reason = message("has not loaded the model within {seconds:g} s", seconds=seconds)
+        elif stage == "first byte":
+            reason = message("has not sent its first byte within {seconds:g} s", seconds=seconds)
+        elif stage == "next line":
+            reason = message("has not sent its next line within {seconds:g} s", seconds=seconds)
+        else:
+            reason = message("has not sent its answer within {seconds:g} s", seconds=seconds)
+        super().__init__(node, reason)
         self.stage = stage
         self.seconds = seconds
 
@@ -261,7 +460,7 @@ class NodeBusyError(RetryableNodeError):
     """The node takes no more requests at the moment."""
 
     def __init__(self, node: str, status: int, said: str) -> None:
-        super().__init__(node, f"is busy (status {status})", status=status, said=said)
+        super().__init__(node, message("is busy (status {status})", status=status), status=status, said=said)
 
 
 class ModelNotFoundError(RetryableNodeError):
@@ -272,8 +471,9 @@ class ModelNotFoundError(RetryableNodeError):
     """
 
     def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"run 'ollama pull {model}' there"
-        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
+        remedy = remedy or message("run 'ollama pull {model}' there", model=model)
+        reason = message("has no {model!r} ({remedy})", model=model, remedy=remedy)
+        super().__init__(node, reason, status=404, said=said)
         self.model = model
 
 
@@ -281,8 +481,10 @@ class RequestRefusedError(NodeError):
     """The node will not take this request, and no other node would: the request has to change."""
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
-        number = f" (status {status})" if status and not said else ""
-        super().__init__(node, f"refuses the request{number}", status=status, said=said)
+        reason = message("refuses the request")
+        if status and not said:
+            reason = message("refuses the request (status {status})", status=status)
+        super().__init__(node, reason, status=status, said=said)
 
 
 # --- ollama_pack.engines.body ---
@@ -570,6 +772,18 @@ class Refusal:
 # --- ollama_pack.aliases.errors ---
 # What goes wrong with aliases.
 
+NOT_INSTALLED = "is not installed"
+NOT_PERMITTED = "is not granted to this user"
+
+
+def why_not(model: str, reason: str) -> Message:
+    """Why a model that the table prefers does not answer: `mixtral:8x7b is not installed`."""
+    if reason == NOT_INSTALLED:
+        return message("{model} is not installed", model=model)
+    if reason == NOT_PERMITTED:
+        return message("you may not use {model}", model=model)
+    return message("no node can answer with {model} now", model=model)
+
 
 class AliasTableError(PackError, ValueError):
     """A row of an alias table cannot be used.
@@ -583,7 +797,7 @@ class AliasTableError(PackError, ValueError):
     """
 
     def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
         self.line = line
         self.row = row
         self.reason = reason
@@ -598,160 +812,17 @@ class AliasUnavailableError(PackError):
     """
 
     def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
-        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
         super().__init__(
-            f"No model behind the alias {alias!r} can answer: {reasons}. "
-            f"An admin can install one (ollama pull {passed_over[0][0]}), grant access to it, "
-            "or change the alias."
+            message(
+                "No model behind the alias {alias!r} can answer: {reasons}. An admin can install one (ollama "
+                "pull {first}), grant access to it, or change the alias.",
+                alias=alias,
+                reasons=joined((why_not(model, reason) for model, reason in passed_over), message(", ")),
+                first=passed_over[0][0],
+            )
         )
         self.alias = alias
         self.passed_over = passed_over
-
-
-# --- ollama_pack.base.translations ---
-# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-
-TRANSLATIONS: dict[str, dict[str, str]] = {
-    "zh-CN": {
-        ": ": "：",
-        "; ": "；",
-        "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
-        "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
-        "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
-        "The answer failed unexpectedly. Try again. Admins find the cause in the server's log.": "生成回答时发生意外错误。请重试；管理员可在服务器日志中查看原因。",
-        "The computers that run this model do not answer at the moment. Try again in a minute, or choose another model.": "运行该模型的机器目前没有响应。请稍后再试，或选择其他模型。",
-        "The model cannot answer this request. Change it, or choose another model.": "该模型无法回答此请求。请修改请求，或选择其他模型。",
-        "The model cannot answer this request: {reason}": "该模型无法回答此请求：{reason}",
-        "The model fails at this request every time. Change it, or choose another model.": "该模型每次处理此请求都会失败。请修改请求，或选择其他模型。",
-        "This model did not begin to answer in time. Try again in a minute, or choose another model.": "该模型未能及时开始回答。请稍后再试，或选择其他模型。",
-        "This model failed to answer. Try again in a minute, or choose another model.": "该模型回答失败。请稍后再试，或选择其他模型。",
-        "This model has too much to do. Try again in a minute, or choose another model.": "该模型当前负载过高。请稍后再试，或选择其他模型。",
-        "This model is not installed on any computer here. Choose another model, or ask an admin.": "所有机器上都没有安装该模型。请选择其他模型，或联系管理员。",
-        "Too many questions are waiting, {own} of them yours. Try again in a minute.": "排队的请求过多，其中 {own} 个来自您。请稍后再试。",
-        "Too many questions are waiting. Try again in a minute.": "排队的请求过多。请稍后再试。",
-        "must be a number": "必须是数字",
-        "must be a whole number": "必须是整数",
-        "must be at least {limit}": "不能小于 {limit}",
-        "must be at most {limit}": "不能大于 {limit}",
-        "must be one of {choices}": "必须是以下之一：{choices}",
-        "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
-        "you may not use {model}": "您无权使用 {model}",
-        "{model} is not installed": "未安装 {model}",
-    },
-}
-
-
-# --- ollama_pack.base.messages ---
-# Sentences for people, in English and in the languages of the catalogue.
-#
-# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
-# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
-# translations; `scripts/messages.py` keeps them complete.
-
-ENGLISH = "en"
-_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
-
-
-class Message(str):
-    """A sentence in English, which knows what it was made of.
-
-    Attributes:
-        template: the English sentence with its placeholders: the key in the catalogue.
-        values: what stands in them: messages and exceptions are translated as well.
-    """
-
-    __slots__ = ("template", "values")
-
-    template: str
-    values: Mapping[str, object]
-
-    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
-        made = super().__new__(cls, text)
-        made.template = template or text
-        made.values = values or {}
-        return made
-
-
-def message(template: str, /, **values: object) -> Message:
-    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
-
-    Args:
-        template: whole sentences in English; placeholders are those of `str.format`.
-        values: one for each placeholder.
-    """
-    return Message(_filled(template, values, ENGLISH), template, values)
-
-
-def joined(parts: Iterable[object], separator: str = " · ") -> Message:
-    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
-
-    Args:
-        parts: messages, exceptions or other values; the empty ones are left out.
-        separator: stands between them; a message is translated, too.
-    """
-    kept = [part for part in parts if part not in ("", None)]
-    names = [f"part{number}" for number in range(len(kept))]
-    template = "{between}".join(f"{{{name}}}" for name in names)
-    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
-
-
-def in_language(thing: object, language: str) -> str:
-    """A sentence in a reader's language; in English where the catalogue lacks it.
-
-    Args:
-        thing: a message, an exception that was raised with one, or any other text.
-        language: as `known_language` reads it.
-    """
-    if isinstance(thing, BaseException):
-        thing = said_by(thing)
-    known = known_language(language)
-    table = TRANSLATIONS.get(known, {})
-    if not isinstance(thing, Message):
-        return table.get(str(thing), str(thing))
-    if known == ENGLISH:
-        return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
-
-
-def said_by(error: BaseException) -> Message:
-    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
-    for found in (getattr(error, "message", None), *error.args[:1]):
-        if isinstance(found, Message):
-            return found
-    return Message(str(error))
-
-
-def known_language(wanted: str) -> str:
-    """The best language of the catalogue for what a reader asks for; `en` where there is none.
-
-    Args:
-        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
-    """
-    for tag in _by_preference(wanted):
-        primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
-            break
-        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
-            return found
-    return ENGLISH
-
-
-def _by_preference(wanted: str) -> list[str]:
-    weighted = []
-    for part in re.split("[,:]", wanted):
-        found = _QUALITY.search(part)
-        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
-        if quality > 0 and (tag := part.partition(";")[0].strip()):
-            weighted.append((-quality, tag))
-    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
-
-
-def _filled(template: str, values: Mapping[str, object], language: str) -> str:
-    shown = {
-        name: in_language(value, language) if isinstance(value, str | BaseException) else value
-        for name, value in values.items()
-    }
-    return template.format_map(shown)
 
 
 # --- ollama_pack.cache.errors ---
@@ -769,7 +840,7 @@ class LeaderLostError(PackError):
 
     def __init__(self, chunks: int) -> None:
         super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+            message("the answer was shared with another request, whose generation broke off: regenerate it")
         )
         self.chunks = chunks
 
@@ -904,12 +975,21 @@ class NoNodeError(RoutingError):
         self, models: tuple[str, ...], nodes: tuple[str, ...], silent: Mapping[str, str] | None = None
     ) -> None:
         wanted, silent = _either(models), silent or {}
-        faults = ", ".join(f"{node} ({fault})" for node, fault in silent.items())
-        if there := [node for node in nodes if node not in silent]:
-            where = f"pull it on one of {', '.join(there)}" + (f"; no answer from {faults}" if faults else "")
-            said = f"no node has {wanted}: {where}"
+        faults = joined((_faulty(node, fault) for node, fault in silent.items()), message(", "))
+        there = joined((node for node in nodes if node not in silent), message(", "))
+        if there and faults:
+            said = message(
+                "no node has {wanted}: pull it on one of {there}; no answer from {faults}",
+                wanted=wanted,
+                there=there,
+                faults=faults,
+            )
+        elif there:
+            said = message("no node has {wanted}: pull it on one of {there}", wanted=wanted, there=there)
+        elif faults:
+            said = message("no node answers that may have {wanted}: {faults}", wanted=wanted, faults=faults)
         else:
-            said = f"no node answers that may have {wanted}: {faults or 'no node is configured'}"
+            said = message("no node answers that may have {wanted}: no node is configured", wanted=wanted)
         super().__init__(said)
         self.models = models
         self.nodes = nodes
@@ -926,11 +1006,22 @@ class QueueFullError(RoutingError):
     """
 
     def __init__(self, limit: int, waiting: int, own: int) -> None:
-        yours = f", {own} of them yours" if own else ""
-        super().__init__(
-            f"all nodes are busy and {waiting} requests wait{yours} (the limit is {limit}): "
-            "try again in a minute"
-        )
+        if own:
+            said = message(
+                "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): "
+                "try again in a minute",
+                waiting=waiting,
+                own=own,
+                limit=limit,
+            )
+        else:
+            said = message(
+                "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a "
+                "minute",
+                waiting=waiting,
+                limit=limit,
+            )
+        super().__init__(said)
         self.limit = limit
         self.waiting = waiting
         self.own = own
@@ -946,8 +1037,12 @@ class WaitedTooLongError(RoutingError):
 
     def __init__(self, seconds: float, waiting: int) -> None:
         super().__init__(
-            f"all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an "
-            "admin add a node or raise first_token_timeout_seconds"
+            message(
+                "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let "
+                "an admin add a node or raise first_token_timeout_seconds",
+                seconds=seconds,
+                waiting=waiting,
+            )
         )
         self.seconds = seconds
         self.waiting = waiting
@@ -961,8 +1056,13 @@ class NoAnswerError(RoutingError):
     """
 
     def __init__(self, failures: Mapping[str, NodeError]) -> None:
-        reasons = "; ".join(f"{node}: {failure.plain}" for node, failure in failures.items())
-        super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
+        each = (joined((node, failure.plain), message(": ")) for node, failure in failures.items())
+        super().__init__(
+            message(
+                "no node could answer ({reasons}): try again, or let an admin look at these nodes",
+                reasons=joined(each, message("; ")),
+            )
+        )
         self.failures = dict(failures)
 
 
@@ -971,8 +1071,11 @@ class RequestFailsError(NoAnswerError):
 
     def __init__(self, failures: Mapping[str, NodeError]) -> None:
         super().__init__(failures)
-        nodes, why = " and ".join(failures), list(failures.values())[-1].plain
-        said = f"{nodes} failed in the same way ({why}): change this request, as it is the likely reason"
+        said = message(
+            "{nodes} failed in the same way ({why}): change this request, as it is the likely reason",
+            nodes=joined(failures, message(" and ")),
+            why=list(failures.values())[-1].plain,
+        )
         self.args = (said,)
 
 
@@ -985,14 +1088,22 @@ class AnswerBrokenError(RoutingError):
 
     def __init__(self, node: str, reason: str) -> None:
         super().__init__(
-            f"{node} failed in the middle of this answer ({reason}): it is incomplete, "
-            "regenerate it and another node answers"
+            message(
+                "{node} failed in the middle of this answer ({reason}): it is incomplete, regenerate it and "
+                "another node answers",
+                node=node,
+                reason=reason,
+            )
         )
         self.node = node
 
 
-def _either(models: tuple[str, ...]) -> str:
-    return " or ".join(f"'{model}'" for model in models)
+def _either(models: tuple[str, ...]) -> Message:
+    return joined((f"'{model}'" for model in models), message(" or "))
+
+
+def _faulty(node: str, fault: str) -> Message:
+    return message("{node} ({fault})", node=node, fault=fault) if fault else Message(node)
 
 
 # --- ollama_pack.webui.errors ---
@@ -2057,18 +2168,6 @@ def _rank(bits: float) -> float:
 
 # --- ollama_pack.aliases.resolve ---
 # Which model answers for a name: a pure function of the table, the request and the models that are there.
-
-NOT_INSTALLED = "is not installed"
-NOT_PERMITTED = "is not granted to this user"
-
-
-def why_not(model: str, reason: str) -> Message:
-    """Why a model that the table prefers does not answer: `mixtral:8x7b is not installed`."""
-    if reason == NOT_INSTALLED:
-        return message("{model} is not installed", model=model)
-    if reason == NOT_PERMITTED:
-        return message("you may not use {model}", model=model)
-    return message("no node can answer with {model} now", model=model)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,62 +9,62 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5667, which the server calls.
+# Begin here: `class Filter`, line 5668, which the server calls.
 # The modules that it uses come first:
 #    123  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    145  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    258  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    339  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    359  cache.errors              What goes wrong with the cache.
-#    395  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    511  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    680  cache.key                 What makes two requests the same: the key of a cached answer.
-#    917  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1114  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1268  cache.entry               An answer as it is kept.
-#   1337  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1423  base.single_flight        Many who ask the same at the same time ask once.
-#   1562  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1687  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1693  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1702  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2110  base.process              One object for all plugins of a process, which are files that share no code.
-#   2131  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2193  services.pack_valves      What all valves of the pack have in common.
-#   2216  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2297  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2308  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2383  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2486  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2641  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2691  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2795  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3116  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   3214  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3239  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3272  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3413  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3699  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   4032  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4269  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4596  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4799  services.activity         What chats did in this process, until somebody writes it into the history.
-#   4824  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4835  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   5076  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5112  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   5177  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   5234  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5290  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5349  webui.reader              Who reads what the pack says, and in which language.
-#   5364  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5378  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5429  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5463  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5487  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5540  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5568  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5620  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    146  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    259  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    340  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    360  cache.errors              What goes wrong with the cache.
+#    396  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    512  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    681  cache.key                 What makes two requests the same: the key of a cached answer.
+#    918  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1115  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1269  cache.entry               An answer as it is kept.
+#   1338  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1424  base.single_flight        Many who ask the same at the same time ask once.
+#   1563  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1688  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1694  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1703  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2111  base.process              One object for all plugins of a process, which are files that share no code.
+#   2132  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   2194  services.pack_valves      What all valves of the pack have in common.
+#   2217  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2298  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2309  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2384  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2487  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2642  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2692  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2796  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3117  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   3215  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3240  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3273  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3414  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3700  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   4033  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4270  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4597  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4800  services.activity         What chats did in this process, until somebody writes it into the history.
+#   4825  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4836  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   5077  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5113  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   5178  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   5235  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5291  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5350  webui.reader              Who reads what the pack says, and in which language.
+#   5365  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5379  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5430  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5464  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5488  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5541  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5569  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5621  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -134,6 +134,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
         "shared · being generated for the same question · regenerate for a new answer": "共享回答 · 正在为相同的问题生成 · 点击“重新生成”可获得新回答",
+        "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
         "{days} d": "{days} 天",
         "{hours} h": "{hours} 小时",
         "{minutes} min": "{minutes} 分钟",
@@ -387,7 +388,7 @@ class LeaderLostError(PackError):
 
     def __init__(self, chunks: int) -> None:
         super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+            message("the answer was shared with another request, whose generation broke off: regenerate it")
         )
         self.chunks = chunks
 

@@ -9,49 +9,49 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5404, which the server calls.
+# Begin here: `class Event`, line 5410, which the server calls.
 # The modules that it uses come first:
 #    103  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    117  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    133  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    246  base.process             One object for all plugins of a process, which are files that share no code.
-#    269  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    331  services.pack_valves     What all valves of the pack have in common.
-#    354  speech.errors            What goes wrong with transcription.
-#    716  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    793  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    885  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    921  speech.values            What recordings turn into, and what an engine is.
-#   1178  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1328  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1410  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1594  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1727  speech.sentences         Segments of about a sentence, made from words with times.
-#   1781  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1959  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2187  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2341  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2425  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2514  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2678  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3268  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3356  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3430  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3698  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3748  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3895  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4161  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4199  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4228  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4258  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4373  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4511  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4665  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4808  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   4988  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5242  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5293  base.single_flight       Many who ask the same at the same time ask once.
-#   5372  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    135  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    248  base.process             One object for all plugins of a process, which are files that share no code.
+#    271  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    333  services.pack_valves     What all valves of the pack have in common.
+#    356  speech.errors            What goes wrong with transcription.
+#    718  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    795  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    887  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    923  speech.values            What recordings turn into, and what an engine is.
+#   1180  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1330  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1412  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1596  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1729  speech.sentences         Segments of about a sentence, made from words with times.
+#   1783  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1961  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2189  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2343  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2427  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2516  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2680  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3270  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3358  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3432  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3700  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3750  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3897  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4163  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4201  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4234  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4264  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4379  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4517  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4671  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4814  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   4994  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5248  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5299  base.single_flight       Many who ask the same at the same time ask once.
+#   5378  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -126,6 +126,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "the file has {actual} bytes or more, the limit is {limit}": "文件至少有 {actual} 字节，上限为 {limit}",
+        "the server has no room for the recording now: try again later, or ask an admin": "服务器目前没有空间保存录音：请稍后再试，或联系管理员",
     },
 }
 
@@ -902,10 +904,10 @@ def said_in(answer: bytes) -> str:
     text = answer.decode(errors="replace")
     try:
         error = json.loads(text)["error"]
-        message = error["message"] if isinstance(error, dict) else error
+        said = error["message"] if isinstance(error, dict) else error
     except (ValueError, LookupError, TypeError, RecursionError):
-        message = text
-    return shortened(message if isinstance(message, str) else text)
+        said = text
+    return shortened(said if isinstance(said, str) else text)
 
 
 def _is_page(answer: bytes) -> bool:
@@ -4213,7 +4215,9 @@ class UploadTooLargeError(UploadError):
     """
 
     def __init__(self, limit: int, actual: int) -> None:
-        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
+        super().__init__(
+            message("the file has {actual} bytes or more, the limit is {limit}", actual=actual, limit=limit)
+        )
         self.limit = limit
         self.actual = actual
 
@@ -4222,7 +4226,9 @@ class NoRoomError(PackError):
     """The server has no place for an upload, such as on a full disk: an admin can help."""
 
     def __init__(self) -> None:
-        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
+        super().__init__(
+            message("the server has no room for the recording now: try again later, or ask an admin")
+        )
 
 
 # --- ollama_pack.webui.voice_files ---

@@ -13,9 +13,9 @@ version: 0.1.0
 # The modules that it uses come first:
 #     49  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     69  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    433  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    458  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    474  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    433  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    449  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    562  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
 #    587  base.process                One object for all plugins of a process, which are files that share no code.
 #    610  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
 #    672  services.pack_valves        What all valves of the pack have in common.
@@ -430,31 +430,6 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 }
 
 
-# --- ollama_pack.cache.keyring ---
-# Everything that is derived from the admin's secret: names in the store, and ciphers.
-
-SECRET_CHARACTERS = 16  # the fewest that a secret may have
-
-
-def check_secret(secret: str) -> str:
-    """The secret, which is none or can be used.
-
-    Raises:
-        SettingError: it is too short.
-    """
-    if secret:
-        _refuse_short(secret)
-    return secret
-
-
-def _refuse_short(secret: str) -> None:
-    if len(secret) < SECRET_CHARACTERS:
-        raise SettingError(
-            f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
-            "`openssl rand -hex 32` makes one"
-        )
-
-
 # --- ollama_pack.base.translations ---
 # The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 
@@ -582,6 +557,31 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
         for name, value in values.items()
     }
     return template.format_map(shown)
+
+
+# --- ollama_pack.cache.keyring ---
+# Everything that is derived from the admin's secret: names in the store, and ciphers.
+
+SECRET_CHARACTERS = 16  # the fewest that a secret may have
+
+
+def check_secret(secret: str) -> str:
+    """The secret, which is none or can be used.
+
+    Raises:
+        SettingError: it is too short.
+    """
+    if secret:
+        _refuse_short(secret)
+    return secret
+
+
+def _refuse_short(secret: str) -> None:
+    if len(secret) < SECRET_CHARACTERS:
+        raise SettingError(
+            f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
+            "`openssl rand -hex 32` makes one"
+        )
 
 
 # --- ollama_pack.base.process ---

@@ -9,47 +9,47 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 4667, which the server calls.
+# Begin here: `class Pipeline`, line 4669, which the server calls.
 # The modules that it uses come first:
 #    101  base.single_flight          Many who ask the same at the same time ask once.
-#    167  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    187  cache.errors                What goes wrong with the cache.
-#    223  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    339  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    497  cache.key                   What makes two requests the same: the key of a cached answer.
-#    734  cache.entry                 An answer as it is kept.
-#    803  cache.collect               From the chunks of a generation to what may be kept of it.
-#    958  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1008  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1089  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1286  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1440  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1544  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   1630  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   1951  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   2049  engines.errors              What goes wrong with a node.
-#   2067  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2117  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2142  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2159  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2239  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   2525  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2600  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   2703  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3098  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3431  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   3668  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   3995  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4198  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   4204  base.process                One object for all plugins of a process, which are files that share no code.
-#   4225  services.activity           What chats did in this process, until somebody writes it into the history.
-#   4250  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   4266  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#   4379  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4527  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   4566  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4628  services.pack_valves        What all valves of the pack have in common.
-#   4651  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    167  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    185  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    298  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    318  cache.errors                What goes wrong with the cache.
+#    354  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    470  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    628  cache.key                   What makes two requests the same: the key of a cached answer.
+#    865  cache.entry                 An answer as it is kept.
+#    934  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1089  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1139  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1220  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1417  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1571  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1675  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   1761  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2082  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   2180  engines.errors              What goes wrong with a node.
+#   2198  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2248  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2273  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2290  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2370  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   2656  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2731  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   2834  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3229  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3562  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   3799  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4126  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4329  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   4335  base.process                One object for all plugins of a process, which are files that share no code.
+#   4356  services.activity           What chats did in this process, until somebody writes it into the history.
+#   4381  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4529  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   4568  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4630  services.pack_valves        What all valves of the pack have in common.
+#   4653  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -164,6 +164,137 @@ class JoinedCalls(Generic[_Key, _Shared]):
         self._turns[key] = turn
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        ": ": "：",
+        "; ": "；",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
+        "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
+        "{field} {reason}": "{field} {reason}",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def joined(parts: Iterable[object], separator: str = " · ") -> Message:
+    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
+
+    Args:
+        parts: messages, exceptions or other values; the empty ones are left out.
+        separator: stands between them; a message is translated, too.
+    """
+    kept = [part for part in parts if part not in ("", None)]
+    names = [f"part{number}" for number in range(len(kept))]
+    template = "{between}".join(f"{{{name}}}" for name in names)
+    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
@@ -215,7 +346,7 @@ class LeaderLostError(PackError):
 
     def __init__(self, chunks: int) -> None:
         super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+            message("the answer was shared with another request, whose generation broke off: regenerate it")
         )
         self.chunks = chunks
 
@@ -2059,7 +2190,7 @@ class ChatBodyError(PackError, ValueError):
     """
 
     def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field} {reason}")
+        super().__init__(message("{field} {reason}", field=field, reason=reason))
         self.field = field
         self.reason = reason
 
@@ -4245,135 +4376,6 @@ def note_chat(record: Mapping[str, Any]) -> None:
 
 def _notes() -> "deque[dict[str, Any]]":
     return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=MAX_NOTES))
-
-
-# --- ollama_pack.base.translations ---
-# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-
-TRANSLATIONS: dict[str, dict[str, str]] = {
-    "zh-CN": {
-        ": ": "：",
-        "; ": "；",
-        "must be a number": "必须是数字",
-        "must be a whole number": "必须是整数",
-        "must be at least {limit}": "不能小于 {limit}",
-        "must be at most {limit}": "不能大于 {limit}",
-        "must be one of {choices}": "必须是以下之一：{choices}",
-    },
-}
-
-
-# --- ollama_pack.base.messages ---
-# Sentences for people, in English and in the languages of the catalogue.
-#
-# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
-# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
-# translations; `scripts/messages.py` keeps them complete.
-
-ENGLISH = "en"
-_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
-
-
-class Message(str):
-    """A sentence in English, which knows what it was made of.
-
-    Attributes:
-        template: the English sentence with its placeholders: the key in the catalogue.
-        values: what stands in them: messages and exceptions are translated as well.
-    """
-
-    __slots__ = ("template", "values")
-
-    template: str
-    values: Mapping[str, object]
-
-    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
-        made = super().__new__(cls, text)
-        made.template = template or text
-        made.values = values or {}
-        return made
-
-
-def message(template: str, /, **values: object) -> Message:
-    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
-
-    Args:
-        template: whole sentences in English; placeholders are those of `str.format`.
-        values: one for each placeholder.
-    """
-    return Message(_filled(template, values, ENGLISH), template, values)
-
-
-def joined(parts: Iterable[object], separator: str = " · ") -> Message:
-    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
-
-    Args:
-        parts: messages, exceptions or other values; the empty ones are left out.
-        separator: stands between them; a message is translated, too.
-    """
-    kept = [part for part in parts if part not in ("", None)]
-    names = [f"part{number}" for number in range(len(kept))]
-    template = "{between}".join(f"{{{name}}}" for name in names)
-    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
-
-
-def in_language(thing: object, language: str) -> str:
-    """A sentence in a reader's language; in English where the catalogue lacks it.
-
-    Args:
-        thing: a message, an exception that was raised with one, or any other text.
-        language: as `known_language` reads it.
-    """
-    if isinstance(thing, BaseException):
-        thing = said_by(thing)
-    known = known_language(language)
-    table = TRANSLATIONS.get(known, {})
-    if not isinstance(thing, Message):
-        return table.get(str(thing), str(thing))
-    if known == ENGLISH:
-        return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
-
-
-def said_by(error: BaseException) -> Message:
-    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
-    for found in (getattr(error, "message", None), *error.args[:1]):
-        if isinstance(found, Message):
-            return found
-    return Message(str(error))
-
-
-def known_language(wanted: str) -> str:
-    """The best language of the catalogue for what a reader asks for; `en` where there is none.
-
-    Args:
-        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
-    """
-    for tag in _by_preference(wanted):
-        primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
-            break
-        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
-            return found
-    return ENGLISH
-
-
-def _by_preference(wanted: str) -> list[str]:
-    weighted = []
-    for part in re.split("[,:]", wanted):
-        found = _QUALITY.search(part)
-        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
-        if quality > 0 and (tag := part.partition(";")[0].strip()):
-            weighted.append((-quality, tag))
-    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
-
-
-def _filled(template: str, values: Mapping[str, object], language: str) -> str:
-    shown = {
-        name: in_language(value, language) if isinstance(value, str | BaseException) else value
-        for name, value in values.items()
-    }
-    return template.format_map(shown)
 
 
 # --- ollama_pack.services.caching ---

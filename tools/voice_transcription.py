@@ -10,44 +10,44 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4871, which the server calls.
+# Begin here: `class Tools`, line 4872, which the server calls.
 # The modules that it uses come first:
 #     88  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    102  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    118  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    231  base.process             One object for all plugins of a process, which are files that share no code.
-#    254  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    316  services.pack_valves     What all valves of the pack have in common.
-#    339  speech.errors            What goes wrong with transcription.
-#    702  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    779  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    871  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    907  speech.values            What recordings turn into, and what an engine is.
-#   1164  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1314  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1396  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1580  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1713  speech.sentences         Segments of about a sentence, made from words with times.
-#   1767  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1945  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2173  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2326  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2410  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2499  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2663  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3253  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3341  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3415  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3683  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3733  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3880  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4146  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4184  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4200  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4301  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4416  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4554  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4691  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#    119  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    232  base.process             One object for all plugins of a process, which are files that share no code.
+#    255  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    317  services.pack_valves     What all valves of the pack have in common.
+#    340  speech.errors            What goes wrong with transcription.
+#    703  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    780  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    872  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    908  speech.values            What recordings turn into, and what an engine is.
+#   1165  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1315  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1397  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1581  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1714  speech.sentences         Segments of about a sentence, made from words with times.
+#   1768  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1946  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2174  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2327  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2411  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2500  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2664  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3254  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3342  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3416  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3684  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3734  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3881  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4147  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4185  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4201  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4302  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4417  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4555  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4692  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -111,6 +111,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "the file {wanted!r} was not found: attach it to the chat": "找不到文件 {wanted!r}：请将其添加到对话中",
     },
 }
 
@@ -888,10 +889,10 @@ def said_in(answer: bytes) -> str:
     text = answer.decode(errors="replace")
     try:
         error = json.loads(text)["error"]
-        message = error["message"] if isinstance(error, dict) else error
+        said = error["message"] if isinstance(error, dict) else error
     except (ValueError, LookupError, TypeError, RecursionError):
-        message = text
-    return shortened(message if isinstance(message, str) else text)
+        said = text
+    return shortened(said if isinstance(said, str) else text)
 
 
 def _is_page(answer: bytes) -> bool:
@@ -4193,7 +4194,7 @@ class StoredFileError(PackError):
     """
 
     def __init__(self, wanted: str) -> None:
-        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
+        super().__init__(message("the file {wanted!r} was not found: attach it to the chat", wanted=wanted))
         self.wanted = wanted
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_pack.aliases.errors import AliasTableError, AliasUnavailableError
+from ollama_pack.aliases.errors import NOT_INSTALLED, NOT_PERMITTED, AliasTableError, AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts
-from ollama_pack.aliases.resolve import NOT_INSTALLED, NOT_PERMITTED, Resolution, candidates, resolve
+from ollama_pack.aliases.resolve import Resolution, candidates, resolve
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
 from ollama_pack.engines.ollama.names import find_model, split_tag
 from ollama_pack.errors import PackError

@@ -1,6 +1,20 @@
 """What goes wrong with aliases."""
 
+from ollama_pack.base.messages import Message, joined, message
 from ollama_pack.errors import PackError
+
+NOT_INSTALLED = "is not installed"
+NOT_PERMITTED = "is not granted to this user"
+NOT_ANSWERING = "does not answer"
+
+
+def why_not(model: str, reason: str) -> Message:
+    """Why a model that the table prefers does not answer: `mixtral:8x7b is not installed`."""
+    if reason == NOT_INSTALLED:
+        return message("{model} is not installed", model=model)
+    if reason == NOT_PERMITTED:
+        return message("you may not use {model}", model=model)
+    return message("no node can answer with {model} now", model=model)
 
 
 class AliasTableError(PackError, ValueError):
@@ -15,7 +29,7 @@ class AliasTableError(PackError, ValueError):
     """
 
     def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
         self.line = line
         self.row = row
         self.reason = reason
@@ -30,11 +44,14 @@ class AliasUnavailableError(PackError):
     """
 
     def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
-        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
         super().__init__(
-            f"No model behind the alias {alias!r} can answer: {reasons}. "
-            f"An admin can install one (ollama pull {passed_over[0][0]}), grant access to it, "
-            "or change the alias."
+            message(
+                "No model behind the alias {alias!r} can answer: {reasons}. An admin can install one (ollama "
+                "pull {first}), grant access to it, or change the alias.",
+                alias=alias,
+                reasons=joined((why_not(model, reason) for model, reason in passed_over), message(", ")),
+                first=passed_over[0][0],
+            )
         )
         self.alias = alias
         self.passed_over = passed_over

@@ -4,25 +4,12 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from ollama_pack.aliases.errors import AliasUnavailableError
+from ollama_pack.aliases.errors import NOT_INSTALLED, NOT_PERMITTED, AliasUnavailableError, why_not
 from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.table import AliasRow, AliasTable
-from ollama_pack.base.messages import Message, joined, message
+from ollama_pack.base.messages import Message, joined
 from ollama_pack.engines.ollama.names import Families, find_model, find_variant, variants_of
 from ollama_pack.fit.choose import quality_order
-
-NOT_INSTALLED = "is not installed"
-NOT_PERMITTED = "is not granted to this user"
-NOT_ANSWERING = "does not answer"
-
-
-def why_not(model: str, reason: str) -> Message:
-    """Why a model that the table prefers does not answer: `mixtral:8x7b is not installed`."""
-    if reason == NOT_INSTALLED:
-        return message("{model} is not installed", model=model)
-    if reason == NOT_PERMITTED:
-        return message("you may not use {model}", model=model)
-    return message("no node can answer with {model} now", model=model)
 
 
 @dataclass(frozen=True, slots=True)

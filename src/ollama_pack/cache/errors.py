@@ -3,6 +3,7 @@
 None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 """
 
+from ollama_pack.base.messages import message
 from ollama_pack.errors import PackError
 
 
@@ -31,6 +32,6 @@ class LeaderLostError(PackError):
 
     def __init__(self, chunks: int) -> None:
         super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+            message("the answer was shared with another request, whose generation broke off: regenerate it")
         )
         self.chunks = chunks

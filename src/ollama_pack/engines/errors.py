@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from ollama_pack.base.messages import Message, message
 from ollama_pack.errors import PackError
 
 
@@ -14,7 +15,7 @@ class ChatBodyError(PackError, ValueError):
     """
 
     def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field} {reason}")
+        super().__init__(message("{field} {reason}", field=field, reason=reason))
         self.field = field
         self.reason = reason
 
@@ -36,13 +37,25 @@ class NodeError(PackError):
         self.status = status
         self.said = said
 
+    @property
+    def message(self) -> Message:
+        """What went wrong, with the node's address."""
+        return message("node {node} {reason}", node=self.node, reason=self.plain_with_said)
+
     def __str__(self) -> str:
-        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
+        return str(self.message)
 
     @property
-    def plain(self) -> str:
+    def plain_with_said(self) -> Message:
+        """The reason, and what the node itself said."""
+        if not self.said:
+            return self.reason if isinstance(self.reason, Message) else Message(self.reason)
+        return message("{reason}: {said}", reason=self.reason, said=self.said)
+
+    @property
+    def plain(self) -> Message:
         """What went wrong, for people who are not to see addresses."""
-        return self.reason + (f": {self.said}" if self.said else "")
+        return self.plain_with_said
 
 
 class RetryableNodeError(NodeError):
@@ -53,12 +66,13 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+        reason = message("cannot be reached (does it run, is the address right?)")
+        super().__init__(node, reason, said=said)
 
     @property
-    def plain(self) -> str:
+    def plain(self) -> Message:
         """What went wrong; the system's own message has the address in it."""
-        return self.reason
+        return self.reason if isinstance(self.reason, Message) else Message(self.reason)
 
 
 class NodeCertificateError(NodeUnreachableError):
@@ -66,7 +80,7 @@ class NodeCertificateError(NodeUnreachableError):
 
     def __init__(self, node: str, said: str) -> None:
         super().__init__(node, said)
-        self.reason = (
+        self.reason = message(
             "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
             "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
         )
@@ -86,8 +100,17 @@ class NodeTimeoutError(RetryableNodeError):
         stage: Literal["connect", "load", "first byte", "next line", "answer"],
         seconds: float,
     ) -> None:
-        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
-        super().__init__(node, f"has not {waited} within {seconds:g} s")
+        if stage == "connect":
+            reason = message("has not connected within {seconds:g} s", seconds=seconds)
+        elif stage == "load":
+            reason = message("has not loaded the model within {seconds:g} s", seconds=seconds)
+        elif stage == "first byte":
+            reason = message("has not sent its first byte within {seconds:g} s", seconds=seconds)
+        elif stage == "next line":
+            reason = message("has not sent its next line within {seconds:g} s", seconds=seconds)
+        else:
+            reason = message("has not sent its answer within {seconds:g} s", seconds=seconds)
+        super().__init__(node, reason)
         self.stage = stage
         self.seconds = seconds
 
@@ -96,7 +119,7 @@ class NodeBusyError(RetryableNodeError):
     """The node takes no more requests at the moment."""
 
     def __init__(self, node: str, status: int, said: str) -> None:
-        super().__init__(node, f"is busy (status {status})", status=status, said=said)
+        super().__init__(node, message("is busy (status {status})", status=status), status=status, said=said)
 
 
 class NodeFaultError(RetryableNodeError):
@@ -107,7 +130,7 @@ class NodeGoneError(RetryableNodeError):
     """The node has stopped answering at all while a request was there."""
 
     def __init__(self, node: str) -> None:
-        super().__init__(node, "has stopped answering")
+        super().__init__(node, message("has stopped answering"))
 
 
 class WrongModelError(RetryableNodeError):
@@ -118,7 +141,10 @@ class WrongModelError(RetryableNodeError):
     """
 
     def __init__(self, node: str, asked: str, answered: str) -> None:
-        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
+        reason = message(
+            "answers with {answered!r} though it was asked for {asked!r}", answered=answered, asked=asked
+        )
+        super().__init__(node, reason)
         self.answered = answered
 
 
@@ -130,8 +156,9 @@ class ModelNotFoundError(RetryableNodeError):
     """
 
     def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"run 'ollama pull {model}' there"
-        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
+        remedy = remedy or message("run 'ollama pull {model}' there", model=model)
+        reason = message("has no {model!r} ({remedy})", model=model, remedy=remedy)
+        super().__init__(node, reason, status=404, said=said)
         self.model = model
 
 
@@ -139,5 +166,7 @@ class RequestRefusedError(NodeError):
     """The node will not take this request, and no other node would: the request has to change."""
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
-        number = f" (status {status})" if status and not said else ""
-        super().__init__(node, f"refuses the request{number}", status=status, said=said)
+        reason = message("refuses the request")
+        if status and not said:
+            reason = message("refuses the request (status {status})", status=status)
+        super().__init__(node, reason, status=status, said=said)

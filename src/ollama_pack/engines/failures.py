@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.errors import (
     ModelNotFoundError,
     NodeBusyError,
@@ -46,8 +47,12 @@ def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError
     is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
     if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
         return RequestRefusedError(node, status, said)
-    page = " and a web page: something in front of it answers" if _is_page(answer) else ""
-    return NodeFaultError(node, f"answers with status {status}{page}", status=status, said=said)
+    reason = message("answers with status {status}", status=status)
+    if _is_page(answer):
+        reason = message(
+            "answers with status {status} and a web page: something in front of it answers", status=status
+        )
+    return NodeFaultError(node, reason, status=status, said=said)
 
 
 def said_in(answer: bytes) -> str:
@@ -57,10 +62,10 @@ def said_in(answer: bytes) -> str:
     text = answer.decode(errors="replace")
     try:
         error = json.loads(text)["error"]
-        message = error["message"] if isinstance(error, dict) else error
+        said = error["message"] if isinstance(error, dict) else error
     except (ValueError, LookupError, TypeError, RecursionError):
-        message = text
-    return shortened(message if isinstance(message, str) else text)
+        said = text
+    return shortened(said if isinstance(said, str) else text)
 
 
 def _is_page(answer: bytes) -> bool:

@@ -11,6 +11,7 @@ from urllib.parse import urljoin
 
 import aiohttp
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import json_in
 from ollama_pack.engines.errors import (
     NodeCertificateError,
@@ -159,7 +160,7 @@ class NodeTransport:
                 if line.get("done") is True:
                     await _read_to_end(pieces)
                     return
-        raise NodeFaultError(self.name, "ended its answer before the last line")
+        raise NodeFaultError(self.name, message("ended its answer before the last line"))
 
     async def events(
         self, path: str, body: Mapping[str, Any], first_byte: float, headers: Mapping[str, str] = NO_HEADERS
@@ -226,7 +227,8 @@ class NodeTransport:
     def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
         """Not followed: it would make a GET of a POST, and carry the node's key to another server."""
         target = shortened(node_name(urljoin(self._url + path, location)).removesuffix(path))
-        return NodeFaultError(self.name, f"redirects to {target} (set that address instead)", status=status)
+        reason = message("redirects to {target} (set that address instead)", target=target)
+        return NodeFaultError(self.name, reason, status=status)
 
     async def _send(
         self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
@@ -253,7 +255,9 @@ class NodeTransport:
         except ValueError:  # aiohttp shows the address as it is, with its password
             raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise NodeFaultError(self.name, "hung up before it answered, or spoke no HTTP") from error
+            raise NodeFaultError(
+                self.name, message("hung up before it answered, or spoke no HTTP")
+            ) from error
 
     def _merged(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """The headers of all requests and of this one, whose own count more, in any spelling."""
@@ -272,7 +276,7 @@ class NodeTransport:
         while len(body) <= limit and (data := await self._some(response)):
             body += data
         if whole and len(body) > limit:
-            raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
+            raise NodeFaultError(self.name, message("answers with more than {limit} bytes", limit=limit))
         return body[:limit]
 
     async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[T]") -> list[T]:
@@ -282,8 +286,8 @@ class NodeTransport:
                 if pieces := buffer.feed(data):
                     return pieces
         except LineTooLongError as error:
-            message = f"sends a line of more than {self.limits.line_bytes} bytes"
-            raise NodeFaultError(self.name, message) from error
+            reason = message("sends a line of more than {limit} bytes", limit=self.limits.line_bytes)
+            raise NodeFaultError(self.name, reason) from error
         return buffer.end()
 
     async def _some(self, response: aiohttp.ClientResponse) -> bytes:
@@ -291,12 +295,12 @@ class NodeTransport:
         try:
             return await response.content.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise NodeFaultError(self.name, "hung up in the middle of its answer") from error
+            raise NodeFaultError(self.name, message("hung up in the middle of its answer")) from error
 
     def _line(self, text: bytes) -> dict[str, Any]:
         line = self.parsed(text)
         if "error" in line:
-            raise NodeFaultError(self.name, "failed while it answered", said=said_in(text))
+            raise NodeFaultError(self.name, message("failed while it answered"), said=said_in(text))
         return line
 
     def parsed(self, text: bytes) -> dict[str, Any]:
@@ -311,8 +315,12 @@ class NodeTransport:
             value = None
         if isinstance(value, dict):
             return value
-        message = f"sends {len(text)} bytes that are no JSON object: is it {self.dialect.engine}?"
-        raise NodeFaultError(self.name, message)
+        reason = message(
+            "sends {count} bytes that are no JSON object: is it {engine}?",
+            count=len(text),
+            engine=self.dialect.engine,
+        )
+        raise NodeFaultError(self.name, reason)
 
     @asynccontextmanager
     async def _within(self, stage: _Stage, seconds: float, until: float | None = None) -> AsyncIterator[None]:

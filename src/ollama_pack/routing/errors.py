@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from ollama_pack.base.messages import Message, joined, message
 from ollama_pack.engines.errors import NodeError
 from ollama_pack.errors import PackError
 
@@ -16,7 +17,7 @@ class NodeTableError(PackError, ValueError):
     """
 
     def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
         self.line = line
         self.row = row
         self.reason = reason
@@ -39,12 +40,21 @@ class NoNodeError(RoutingError):
         self, models: tuple[str, ...], nodes: tuple[str, ...], silent: Mapping[str, str] | None = None
     ) -> None:
         wanted, silent = _either(models), silent or {}
-        faults = ", ".join(f"{node} ({fault})" for node, fault in silent.items())
-        if there := [node for node in nodes if node not in silent]:
-            where = f"pull it on one of {', '.join(there)}" + (f"; no answer from {faults}" if faults else "")
-            said = f"no node has {wanted}: {where}"
+        faults = joined((_faulty(node, fault) for node, fault in silent.items()), message(", "))
+        there = joined((node for node in nodes if node not in silent), message(", "))
+        if there and faults:
+            said = message(
+                "no node has {wanted}: pull it on one of {there}; no answer from {faults}",
+                wanted=wanted,
+                there=there,
+                faults=faults,
+            )
+        elif there:
+            said = message("no node has {wanted}: pull it on one of {there}", wanted=wanted, there=there)
+        elif faults:
+            said = message("no node answers that may have {wanted}: {faults}", wanted=wanted, faults=faults)
         else:
-            said = f"no node answers that may have {wanted}: {faults or 'no node is configured'}"
+            said = message("no node answers that may have {wanted}: no node is configured", wanted=wanted)
         super().__init__(said)
         self.models = models
         self.nodes = nodes
@@ -61,11 +71,22 @@ class QueueFullError(RoutingError):
     """
 
     def __init__(self, limit: int, waiting: int, own: int) -> None:
-        yours = f", {own} of them yours" if own else ""
-        super().__init__(
-            f"all nodes are busy and {waiting} requests wait{yours} (the limit is {limit}): "
-            "try again in a minute"
-        )
+        if own:
+            said = message(
+                "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): "
+                "try again in a minute",
+                waiting=waiting,
+                own=own,
+                limit=limit,
+            )
+        else:
+            said = message(
+                "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a "
+                "minute",
+                waiting=waiting,
+                limit=limit,
+            )
+        super().__init__(said)
         self.limit = limit
         self.waiting = waiting
         self.own = own
@@ -81,9 +102,14 @@ class NodesDownError(RoutingError):
             models: the models that may answer.
             nodes: name of each node that has one → what is wrong with it.
         """
-        wanted = _either(models)
-        reasons = ", ".join(f"{node} ({reason})" if reason else node for node, reason in nodes.items())
-        super().__init__(f"no node that has {wanted} answers at the moment: {reasons}; try again in a minute")
+        reasons = joined((_faulty(node, reason) for node, reason in nodes.items()), message(", "))
+        super().__init__(
+            message(
+                "no node that has {wanted} answers at the moment: {reasons}; try again in a minute",
+                wanted=_either(models),
+                reasons=reasons,
+            )
+        )
         self.models = models
         self.nodes = dict(nodes)
 
@@ -98,8 +124,12 @@ class WaitedTooLongError(RoutingError):
 
     def __init__(self, seconds: float, waiting: int) -> None:
         super().__init__(
-            f"all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an "
-            "admin add a node or raise first_token_timeout_seconds"
+            message(
+                "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let "
+                "an admin add a node or raise first_token_timeout_seconds",
+                seconds=seconds,
+                waiting=waiting,
+            )
         )
         self.seconds = seconds
         self.waiting = waiting
@@ -113,8 +143,13 @@ class NoAnswerError(RoutingError):
     """
 
     def __init__(self, failures: Mapping[str, NodeError]) -> None:
-        reasons = "; ".join(f"{node}: {failure.plain}" for node, failure in failures.items())
-        super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
+        each = (joined((node, failure.plain), message(": ")) for node, failure in failures.items())
+        super().__init__(
+            message(
+                "no node could answer ({reasons}): try again, or let an admin look at these nodes",
+                reasons=joined(each, message("; ")),
+            )
+        )
         self.failures = dict(failures)
 
 
@@ -123,8 +158,11 @@ class RequestFailsError(NoAnswerError):
 
     def __init__(self, failures: Mapping[str, NodeError]) -> None:
         super().__init__(failures)
-        nodes, why = " and ".join(failures), list(failures.values())[-1].plain
-        said = f"{nodes} failed in the same way ({why}): change this request, as it is the likely reason"
+        said = message(
+            "{nodes} failed in the same way ({why}): change this request, as it is the likely reason",
+            nodes=joined(failures, message(" and ")),
+            why=list(failures.values())[-1].plain,
+        )
         self.args = (said,)
 
 
@@ -137,11 +175,19 @@ class AnswerBrokenError(RoutingError):
 
     def __init__(self, node: str, reason: str) -> None:
         super().__init__(
-            f"{node} failed in the middle of this answer ({reason}): it is incomplete, "
-            "regenerate it and another node answers"
+            message(
+                "{node} failed in the middle of this answer ({reason}): it is incomplete, regenerate it and "
+                "another node answers",
+                node=node,
+                reason=reason,
+            )
         )
         self.node = node
 
 
-def _either(models: tuple[str, ...]) -> str:
-    return " or ".join(f"'{model}'" for model in models)
+def _either(models: tuple[str, ...]) -> Message:
+    return joined((f"'{model}'" for model in models), message(" or "))
+
+
+def _faulty(node: str, fault: str) -> Message:
+    return message("{node} ({fault})", node=node, fault=fault) if fault else Message(node)

@@ -4,17 +4,19 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from ollama_pack.aliases.errors import AliasUnavailableError
-from ollama_pack.aliases.facts import RequestFacts
-from ollama_pack.aliases.published import answering_models, concrete_names, models_behind
-from ollama_pack.aliases.resolve import (
+from ollama_pack.aliases.errors import (
     NOT_ANSWERING,
     NOT_INSTALLED,
     NOT_PERMITTED,
+    AliasUnavailableError,
+    why_not,
+)
+from ollama_pack.aliases.facts import RequestFacts
+from ollama_pack.aliases.published import answering_models, concrete_names, models_behind
+from ollama_pack.aliases.resolve import (
     automatic_variants,
     candidates,
     find_candidate,
-    why_not,
 )
 from ollama_pack.aliases.table import AliasRow, AliasTable
 from ollama_pack.base.messages import Message

@@ -1,5 +1,6 @@
 """What goes wrong between the pack and Open WebUI."""
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.errors import PackError
 
@@ -15,8 +16,11 @@ class AudienceError(PackError, ValueError):
 
     def __init__(self, part: str) -> None:
         super().__init__(
-            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
-            "with commas between several"
+            message(
+                "audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
+                "with commas between several",
+                part=part,
+            )
         )
         self.part = part
 
@@ -61,7 +65,7 @@ class StoredFileError(PackError):
     """
 
     def __init__(self, wanted: str) -> None:
-        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
+        super().__init__(message("the file {wanted!r} was not found: attach it to the chat", wanted=wanted))
         self.wanted = wanted
 
 
@@ -78,7 +82,9 @@ class UploadTooLargeError(UploadError):
     """
 
     def __init__(self, limit: int, actual: int) -> None:
-        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
+        super().__init__(
+            message("the file has {actual} bytes or more, the limit is {limit}", actual=actual, limit=limit)
+        )
         self.limit = limit
         self.actual = actual
 
@@ -87,4 +93,6 @@ class NoRoomError(PackError):
     """The server has no place for an upload, such as on a full disk: an admin can help."""
 
     def __init__(self) -> None:
-        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
+        super().__init__(
+            message("the server has no room for the recording now: try again later, or ask an admin")
+        )

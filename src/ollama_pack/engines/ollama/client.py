@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.errors import (
     NodeError,
     NodeFaultError,
@@ -111,9 +112,9 @@ class OllamaClient:
         try:
             models, unread = entries_in(await self._node.ask("/api/tags"), ListedModel)
         except ValueError as error:
-            raise NodeFaultError(self.name, "answers in a form that is not Ollama's") from error
+            raise NodeFaultError(self.name, message("answers in a form that is not Ollama's")) from error
         if unread and not models:
-            raise NodeFaultError(self.name, "answers in a form that is not Ollama's")
+            raise NodeFaultError(self.name, message("answers in a form that is not Ollama's"))
         if unread:
             self._node.note(f"{unread} of its models are passed over: /api/tags gives them no name")
         self._ids.learn(model.name for model in models)

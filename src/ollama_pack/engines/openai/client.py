@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.errors import (
     ModelNotFoundError,
     NodeBusyError,
@@ -273,14 +274,14 @@ class OpenAIClient:
         status = None if reply.is_begun else event_status(chunk)
         if status is not None:
             raise engine_status_error(self.name, status, event.data, model.asked)
-        raise NodeFaultError(self.name, "failed while it answered", said=engine_said_in(event.data))
+        raise NodeFaultError(self.name, message("failed while it answered"), said=engine_said_in(event.data))
 
     def _end(self, reply: EngineReply) -> list[dict[str, Any]]:
         """The last chunks, where the answer has come to its end. Some engines do without `[DONE]`."""
         if reply.is_aborted:
-            raise NodeFaultError(self.name, "gave up in the middle of its answer")
+            raise NodeFaultError(self.name, message("gave up in the middle of its answer"))
         if not reply.is_whole:
-            raise NodeFaultError(self.name, "ended its answer before the last chunk")
+            raise NodeFaultError(self.name, message("ended its answer before the last chunk"))
         return reply.end()
 
     async def _models(self) -> tuple[EngineModel, ...]:
@@ -323,7 +324,9 @@ class OpenAIClient:
                 self.name, f"lists models in a form that is not OpenAI's: {error}"
             ) from error
         if bare and not models:
-            raise NodeFaultError(self.name, "lists models in a form that is not OpenAI's: there are none")
+            raise NodeFaultError(
+                self.name, message("lists models in a form that is not OpenAI's: there are none")
+            )
         if unread := nameless_models(answer):
             self._node.note(f"{unread} of its models are passed over: {base}/models gives them no id")
         self._bases = (base,)

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.errors import (
     ModelNotFoundError,
     NodeBusyError,
@@ -110,9 +111,9 @@ class Attempt:
             async with asyncio.timeout(None) as self._hang_limit:
                 return await anext(chunks)
         except TimeoutError:
-            raise self._given_up or self._fault("has stopped answering") from None
+            raise self._given_up or self._fault(message("has stopped answering")) from None
         except StopAsyncIteration:
-            raise self._fault("ended its answer before it began") from None
+            raise self._fault(message("ended its answer before it began")) from None
         finally:
             self._hang_limit = None
             self._limits.cancel()
