@@ -163,8 +163,8 @@ def test_nothing_left_says_why() -> None:
         ("less:1b", NOT_INSTALLED),
     )
     assert str(refused.value) == (
-        "No model behind the alias 'gpt-4' can answer: nothing is not installed, llama3:8b is not granted to "
-        "this user, less:1b is not installed. An admin can install one (ollama pull nothing), grant access "
+        "No model behind the alias 'gpt-4' can answer: nothing is not installed, you may not use llama3:8b, "
+        "less:1b is not installed. An admin can install one (ollama pull nothing), grant access "
         "to it, or change the alias."
     )
 
