@@ -9,114 +9,116 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14767, which the server calls.
+# Begin here: `class Pipe`, line 14950, which the server calls.
 # The modules that it uses come first:
-#    186  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    212  aliases.errors                 What goes wrong with aliases.
-#    253  engines.errors                 What goes wrong with a node.
-#    395  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    521  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    596  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    657  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    955  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1083  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1129  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1163  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1571  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1695  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1767  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1773  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1838  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1886  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1934  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2243  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2339  routing.errors                 What goes wrong with routing.
-#   2484  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2496  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2852  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3264  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3388  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3491  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3580  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3678  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3799  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3914  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   4022  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4133  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4280  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4414  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4727  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4949  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5066  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5174  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5232  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5287  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5493  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5668  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6018  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6097  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6140  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6245  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6478  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6536  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6633  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6836  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7007  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7336  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7607  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7692  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7862  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8056  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8139  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8220  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8286  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8335  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8764  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8902  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9068  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9292  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9395  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9512  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9696  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9729  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9911  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9946  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10590  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10666  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10812  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10959  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11099  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11159  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11612  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11881  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11987  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12453  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12525  cache.errors                   What goes wrong with the cache.
-#  12545  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12561  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12695  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12701  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12815  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12862  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12953  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  13116  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  13206  base.single_flight             Many who ask the same at the same time ask once.
-#  13285  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  13520  base.process                   One object for all plugins of a process, which are files that share no code.
-#  13541  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13619  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13683  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13789  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13836  services.pack_valves           What all valves of the pack have in common.
-#  13850  services.router_valves         The valves of the router, wherever it runs.
-#  13945  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  14059  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  14312  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  14344  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  14361  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  14456  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14617  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  14676  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    188  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    214  aliases.errors                 What goes wrong with aliases.
+#    255  engines.errors                 What goes wrong with a node.
+#    397  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    523  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    598  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    659  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    957  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1085  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1131  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1165  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1573  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1697  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1769  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1775  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1840  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1888  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1936  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2247  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2343  routing.errors                 What goes wrong with routing.
+#   2488  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2500  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2865  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3277  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3401  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3508  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3597  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3695  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3816  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3931  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   4039  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4150  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4297  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4431  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4744  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4966  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5083  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5191  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5249  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5304  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5510  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5685  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6035  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6117  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6160  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6265  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6498  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6556  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6653  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6856  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7027  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7356  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7627  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7712  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7882  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8076  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8159  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8240  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8306  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8355  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8784  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8922  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9088  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9326  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9429  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9546  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9730  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9763  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9945  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9980  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10624  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10700  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10846  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10993  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11133  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11193  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11646  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11915  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12021  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12505  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12577  cache.errors                   What goes wrong with the cache.
+#  12597  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12625  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12759  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12765  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12879  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12926  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  13017  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  13180  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  13270  base.single_flight             Many who ask the same at the same time ask once.
+#  13349  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13584  base.process                   One object for all plugins of a process, which are files that share no code.
+#  13605  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13683  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13747  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13853  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13900  services.pack_valves           What all valves of the pack have in common.
+#  13914  services.router_valves         The valves of the router, wherever it runs.
+#  14009  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  14123  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  14376  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  14408  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  14425  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  14476  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  14544  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14639  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14800  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  14859  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -1970,6 +1972,7 @@ class FleetRequest:
         options: the other options that a runner is loaded with (`num_gpu`, …), sorted by name.
         background: nobody looks at the answer as it is written (titles, tags): people come first.
         load_only: nobody waits: the model is loaded for those who will come.
+        last: its user has used up a budget: it comes behind all others.
     """
 
     id: str
@@ -1982,6 +1985,7 @@ class FleetRequest:
     options: RunnerOptions = ()
     background: bool = False
     load_only: bool = False
+    last: bool = False
 
     @property
     def tokens(self) -> int:
@@ -2496,6 +2500,8 @@ def fold_name(name: str) -> str:
 # --- ollama_pack.routing.decide.fair_queue ---
 # Who comes next: users with the least in service, then start-time fair queueing; background behind people.
 #
+# Behind all of them come the requests of users who have used up a budget. They never step between the others.
+#
 # A request's turn is how many of its user's requests are in service or wait before it: a user who holds several
 # slots gets no further one while somebody waits who holds fewer. Among equal turns the order is that of start
 # tags, in seconds of service: the later of the queue's virtual time and the end of the user's request before
@@ -2518,7 +2524,7 @@ MAX_DEBT = 120.0  # seconds of service by which a user comes after others at mos
 
 # Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
 Owner = tuple[str, bool]
-Place = tuple[bool, int, float, int]
+Place = tuple[int, int, float, int]
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -2565,7 +2571,8 @@ class WaitingRequest:
     @property
     def place(self) -> Place:
         """What fair order goes by."""
-        return self.behind, max(0, self.turn - self.spare_turns), self.tag, self.number
+        rank = 2 if self.request.last else int(self.behind)
+        return rank, max(0, self.turn - self.spare_turns), self.tag, self.number
 
     @property
     def tag(self) -> float:
@@ -2619,7 +2626,8 @@ class FairQueue:
             QueueFullError: there is no place, or none for this user or for a background call.
         """
         own = self.places_of(request.user)
-        reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
+        yields = request.background or request.last
+        reserved = int(self.limit * RESERVED_SHARE) if own or yields else 0
         displaced = None
         if len(self) >= self.limit - reserved:
             displaced = self._one_to_displace(request, own)
@@ -2645,7 +2653,7 @@ class FairQueue:
         start = max(self._virtual, self._ends.get(request.user, 0.0))
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
-        kind = repr((models, request.background, request.context, request.options))
+        kind = repr((models, request.background, request.last, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, came, kind=kind)
         entry.pushed = self._virtual
         entry.spare_turns, entry.grace = self._leeway(entry.owner)
@@ -2680,8 +2688,13 @@ class FairQueue:
 
         It is the last one of the user with the most places, if that user still has as many as the newcomer
         then. Where nobody has that many, a background call makes room for a person who has no place yet.
-        A background call displaces no person.
+        A background call displaces no person. A request that comes behind all others displaces none, and is
+        the first to make room for them.
         """
+        if request.last:
+            return None
+        if self._order and self._order[-1].request.last:
+            return self._order[-1].request
         places = self._waiting_of
         if request.background:
             places = {user: len(_at_home(held)) for (user, behind), held in self._own.items() if behind}
@@ -3388,6 +3401,8 @@ class Assignment:
 # --- ollama_pack.routing.dispatch.pending_chat ---
 # One request on its way through the fleet, and what an admin may set for all of them.
 
+# Called with the seconds that an answer took a node, and its tokens.
+Served = Callable[[float, float], None]
 # The headers for one user's chat at a node, besides those that every request there has.
 NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
 
@@ -3458,6 +3473,7 @@ class PendingChat:
         answering: its answer has begun.
         headers: for its request to a node; None: only those that every request has.
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
+        served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
     """
 
@@ -3472,6 +3488,7 @@ class PendingChat:
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
     headers: NodeHeaders | None = None
+    served: Served | None = None
     place: int | None = None
     shown: float | None = None
 
@@ -6027,6 +6044,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     user: str,
     chat: str = "",
     background: bool = False,
+    last: bool = False,
     key: bytes = b"",
 ) -> FleetRequest:
     """Read an OpenAI chat body.
@@ -6038,6 +6056,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
+        last: it comes behind all others.
         key: of the hashes that other workers see instead of the user, the conversation and the prompt.
 
     Raises:
@@ -6056,6 +6075,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         context=max(0, options.get("num_ctx", 0)),
         options=tuple((name, options[name]) for name in RUNNER_OPTIONS if name in options),
         background=background,
+        last=last,
     )
 
 
@@ -9212,6 +9232,20 @@ class Attempt:
         elapsed = Elapsed(self._first_at - self._began, self.elapsed)
         return spent_on(self._figures.get("usage"), self._figures.get("timings"), elapsed)
 
+    def service(self, pieces: int) -> tuple[float, float]:
+        """Seconds that it kept the engine at work, without a load, and tokens; as far as it has come.
+
+        Args:
+            pieces: chunks that have come: about as many tokens, where the engine has not counted them.
+        """
+        spent = self.spent()
+        if self._figures.get("usage"):
+            return spent.prompt + spent.decode, spent.prompt_count + spent.decode_count
+        tokens = self._pending_chat.request.tokens + pieces
+        if self.binding.loads:  # until the first token nobody can say when the load was over
+            return (0.0 if self.heard_at is None else spent.decode), tokens
+        return spent.total, tokens
+
 
 class Attempts:
     """All that are under way, by the request's id."""
@@ -12152,6 +12186,8 @@ class Router:
         tell: Tell = _tell_nobody,
         figures: bool = True,
         headers: NodeHeaders | None = None,
+        last: bool = False,
+        served: Served | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
@@ -12168,6 +12204,8 @@ class Router:
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
             headers: for its request to a node; None: only those that every request has.
+            last: it comes behind all others.
+            served: is told what the answer took, also where its user leaves before the end.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -12177,10 +12215,17 @@ class Router:
         await self.ready()
         identity = uuid4().hex
         request = fleet_request(
-            body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
+            body,
+            models,
+            request_id=identity,
+            user=user,
+            chat=chat,
+            background=background,
+            last=last,
+            key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers)
+        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, served=served)
         async with self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
@@ -12351,18 +12396,25 @@ class Router:
         telling = None if pending.request.background else await self._tell_node(pending, attempt)
         if not pending.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
+        pieces, failed = 0, False
         try:
             async with aclosing(attempt.chunks()) as chunks:
                 async for chunk in chunks:
+                    pieces += 1
                     if not pending.answering:
                         self._has_begun(pending, binding, attempt.elapsed)
                         if telling:
                             telling.cancel()
                             await pending.say(status_line(binding, figures=pending.figures), done=True)
                     yield chunk
+        except NodeError:
+            failed = True
+            raise
         finally:
             if telling:
                 telling.cancel()
+            if pending.served and not failed:
+                pending.served(*attempt.service(pieces))
         spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
@@ -12544,6 +12596,18 @@ class LeaderLostError(PackError):
 
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI.
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        refusal: what the client gets.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
 
 
 class ModelClosedError(PackError):
@@ -14358,6 +14422,125 @@ def is_background_task(task: object) -> bool:
     return isinstance(task, str) and task in _NOBODY_WAITS
 
 
+# --- ollama_pack.webui.functions ---
+# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionState:
+    """A function as the database has it.
+
+    Attributes:
+        installed: there is one.
+        active: it is switched on.
+        owner: id of the user who installed it.
+        valves: what an admin set; defaults are not in it.
+    """
+
+    installed: bool = False
+    active: bool = False
+    owner: str = ""
+    valves: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def function_state(function_id: str) -> FunctionState:
+    """Look a function up.
+
+    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
+    function, or no valves, and what is published would be taken away. Here the database's error is raised.
+    """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
+
+    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    async with get_async_db_context() as session:
+        found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        return FunctionState()
+    is_active, owner, stored = found
+    valves = decrypt_valves(stored) or {}
+    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+
+
+async def live_function(app: Any, function_id: str) -> Any:
+    """The instance that this process runs, of the code and with the valves that are stored.
+
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    """
+    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
+
+    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+
+
+# --- ollama_pack.webui.budget_contact ---
+# The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#
+# Imports `open_webui` when called, not before.
+
+BUDGETS_ID = "usage_budgets"
+_LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
+_USERS_AT_ONCE = 500
+NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
+
+
+class BudgetContact:
+    """Asks `usage_budgets`; without it, or when it fails, there are no budgets."""
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        self._app: Any = None
+        self._live = SingleFlight(self._look, _LOOK_SECONDS)
+
+    async def live(self, app: Any) -> Any:
+        """The function as it runs in this process; None: it is not installed, off, or has no table."""
+        self._app = app
+        try:
+            found = await self._live.get()
+        except Exception:
+            log.exception("usage_budgets cannot be asked, and no budgets hold")
+            return None
+        return found if found is not None and found.valves.budgets else None
+
+    async def begin(
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], *, always: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin to count an answer: the function, and what its `budget_begin` says."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return None, NO_BUDGET
+        try:
+            return budgets, await budgets.budget_begin(user, metadata, always=always)
+        except Exception:
+            log.exception("An answer is not counted, and no budgets hold for it")
+            return None, NO_BUDGET
+
+    async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
+        """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return {"budgets": [], "fault": ""}
+        found: dict[str, Any] = await budgets.budget_usage(user)
+        ids = [entry["whose"] for entry in found.get("all") or () if not entry["shared"]]
+        names = await _addresses(ids) if ids else {}
+        for entry in found.get("all") or ():
+            entry["whose"] = names.get(entry["whose"], entry["whose"])
+        return found
+
+    async def _look(self) -> Any:
+        if not (await function_state(BUDGETS_ID)).active:
+            return None
+        return await live_function(self._app, BUDGETS_ID)
+
+
+async def _addresses(ids: list[str]) -> dict[str, str]:
+    """The e-mail address of each user; a user who was deleted has none."""
+    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
+
+    parts = [ids[at : at + _USERS_AT_ONCE] for at in range(0, len(ids), _USERS_AT_ONCE)]
+    return {user.id: user.email for part in parts for user in await Users.get_users_by_user_ids(part)}
+
+
 # --- ollama_pack.engines.front_route ---
 # A route in front of a server's own, which sees each answer of a chat before its client does.
 #
@@ -14801,6 +14984,7 @@ class Pipe:
         self.valves = self.Valves()
         self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
         self._discovery = NodeDiscovery()
+        self._budgets = BudgetContact()
         self._connections: tuple[NodeRow, ...] = ()
         self._lists: tuple[ConnectionModels, ...] = ()
         self._ids = OfferedIds((), (), are_connections=False)
@@ -14830,12 +15014,16 @@ class Pipe:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
         take_over(__request__.app, ROUTER.rstrip("."), self)
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
-        chunks = self._chunks(
-            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers
+        chunks = self._counted(
+            __request__.app,
+            *(body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers),
         )
 
         def refused(error: Exception) -> Refusal:
-            refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            if isinstance(error, ModelRefusedError):
+                refusal = error.refusal
+            else:
+                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
             note_refusal(__request__, refusal, __metadata__)
             if self._host.current is not None:
                 self._host.current.counts.refuse(error_code(error))
@@ -14849,6 +15037,24 @@ class Pipe:
         except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
             return refused_answer(refused(error))
 
+    async def _counted(
+        self, app: Any, body: Body, user: dict[str, Any], metadata: dict[str, Any], *about: Any
+    ) -> AsyncGenerator[Body, None]:
+        """The answer, as far as the budgets of its user allow it: see `usage_budgets`."""
+        is_task = bool(metadata.get("task"))
+        budgets, begun = await self._budgets.begin(app, user, metadata, always=is_task)
+        if begun["refusal"]:
+            raise ModelRefusedError(Refusal(**begun["refusal"]))
+        served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
+        try:
+            chunks = self._chunks(body, user, metadata, *about, last=begun["last"], served=served)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            if begun["own"]:
+                budgets.budget_end(begun["ticket"])
+
     async def _chunks(
         self,
         body: Body,
@@ -14858,6 +15064,9 @@ class Pipe:
         task: str | None,
         emitter: Emitter | None,
         headers: NodeHeaders,
+        *,
+        last: bool,
+        served: Served | None,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
@@ -14878,6 +15087,8 @@ class Pipe:
             figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None, span),
             headers=headers,
+            last=last,
+            served=served,
         )
         async with aclosing(span.around(chunks)) as traced:
             async for chunk in traced:

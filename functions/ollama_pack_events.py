@@ -9,81 +9,83 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8453, which the server calls.
+# Begin here: `class Event`, line 8537, which the server calls.
 # The modules that it uses come first:
-#    142  base.single_flight          Many who ask the same at the same time ask once.
-#    221  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#    236  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#    254  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    261  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#    404  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    510  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    582  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    691  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    705  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    716  webui.errors                What goes wrong between the pack and Open WebUI.
-#    778  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    923  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    929  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1016  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   1103  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1253  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1278  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1402  services.pack_valves        What all valves of the pack have in common.
-#   1416  aliases.errors              What goes wrong with aliases.
-#   1438  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1461  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1759  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1877  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1920  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1980  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   2033  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   2147  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2313  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2364  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2462  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2686  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2947  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   3073  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3213  base.process                One object for all plugins of a process, which are files that share no code.
-#   3236  speech.errors               What goes wrong with transcription.
-#   3598  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3675  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3767  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3803  speech.values               What recordings turn into, and what an engine is.
-#   4060  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4210  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4292  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4476  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4609  speech.sentences            Segments of about a sentence, made from words with times.
-#   4663  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4841  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   5069  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5191  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5275  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5364  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5528  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   6118  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6206  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6280  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6548  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6598  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6745  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   7011  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   7049  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   7079  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7194  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7332  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7486  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7664  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7888  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7930  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7991  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8308  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8394  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8428  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    144  base.single_flight          Many who ask the same at the same time ask once.
+#    223  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#    238  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#    256  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    263  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#    406  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    512  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    584  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    693  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    707  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    718  webui.errors                What goes wrong between the pack and Open WebUI.
+#    780  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    925  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    931  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1018  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   1105  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1255  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1280  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1404  services.pack_valves        What all valves of the pack have in common.
+#   1418  aliases.errors              What goes wrong with aliases.
+#   1440  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1463  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1761  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1879  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1922  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1982  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   2035  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2149  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2315  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2366  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2464  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2688  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2949  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   3075  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3215  base.process                One object for all plugins of a process, which are files that share no code.
+#   3238  speech.errors               What goes wrong with transcription.
+#   3600  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3677  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3769  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3805  speech.values               What recordings turn into, and what an engine is.
+#   4062  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4212  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4294  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4478  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4611  speech.sentences            Segments of about a sentence, made from words with times.
+#   4665  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4843  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   5071  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5193  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5277  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5366  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5530  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6120  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6208  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6282  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6550  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6600  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6747  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   7013  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   7051  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   7081  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7196  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7334  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7488  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7666  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7890  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   7972  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   8014  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   8075  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8392  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8478  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8512  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
+import csv
 import hashlib
 import hmac
 import io
@@ -7885,6 +7887,88 @@ def _status(error: PackError) -> int:
     return next((status for kinds, status in statuses.items() if isinstance(error, kinds)), 400)
 
 
+# --- ollama_pack.webui.budget_contact ---
+# The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#
+# Imports `open_webui` when called, not before.
+
+BUDGETS_ID = "usage_budgets"
+_LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
+_USERS_AT_ONCE = 500
+NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
+
+
+class BudgetContact:
+    """Asks `usage_budgets`; without it, or when it fails, there are no budgets."""
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        self._app: Any = None
+        self._live = SingleFlight(self._look, _LOOK_SECONDS)
+
+    async def live(self, app: Any) -> Any:
+        """The function as it runs in this process; None: it is not installed, off, or has no table."""
+        self._app = app
+        try:
+            found = await self._live.get()
+        except Exception:
+            log.exception("usage_budgets cannot be asked, and no budgets hold")
+            return None
+        return found if found is not None and found.valves.budgets else None
+
+    async def begin(
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], *, always: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin to count an answer: the function, and what its `budget_begin` says."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return None, NO_BUDGET
+        try:
+            return budgets, await budgets.budget_begin(user, metadata, always=always)
+        except Exception:
+            log.exception("An answer is not counted, and no budgets hold for it")
+            return None, NO_BUDGET
+
+    async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
+        """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return {"budgets": [], "fault": ""}
+        found: dict[str, Any] = await budgets.budget_usage(user)
+        ids = [entry["whose"] for entry in found.get("all") or () if not entry["shared"]]
+        names = await _addresses(ids) if ids else {}
+        for entry in found.get("all") or ():
+            entry["whose"] = names.get(entry["whose"], entry["whose"])
+        return found
+
+    async def _look(self) -> Any:
+        if not (await function_state(BUDGETS_ID)).active:
+            return None
+        return await live_function(self._app, BUDGETS_ID)
+
+
+async def _addresses(ids: list[str]) -> dict[str, str]:
+    """The e-mail address of each user; a user who was deleted has none."""
+    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
+
+    parts = [ids[at : at + _USERS_AT_ONCE] for at in range(0, len(ids), _USERS_AT_ONCE)]
+    return {user.id: user.email for part in parts for user in await Users.get_users_by_user_ids(part)}
+
+
+def usage_table(entries: Iterable[Mapping[str, Any]]) -> str:
+    """What `budget_usage` says of all, as CSV. A spreadsheet takes no cell of it for a formula."""
+    written = io.StringIO()
+    columns = ("whose", "shared", "unit", "period", "used", "under_way")
+    table = csv.writer(written)
+    table.writerow(columns)
+    for entry in entries:
+        cells = [str(entry[column]) for column in columns]
+        table.writerow(
+            [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t")) else cell for cell in cells]
+        )
+    return written.getvalue()
+
+
 # --- ollama_pack.webui.cache_contact ---
 # The way from the events function to the running `response_cache_filter`, which may not be there.
 
@@ -8565,6 +8649,7 @@ def _services(app: Any) -> dict[str, Any]:
 
 # --- ollama_pack.plugins.functions.ollama_pack_events ---
 
+NO_STORE = {"Cache-Control": "no-store"}
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
 TELLING = ("config.", "function.", "group.", "model.", "system.startup.")
@@ -8661,6 +8746,7 @@ class Event:
         self._router = RouterContact(app)
         self._publisher = Publisher(app, self._router)
         self._cache = CacheContact(app)
+        self._budgets = BudgetContact()
         self._load = SingleFlight(self._ask_load, LOAD_SECONDS)
         self._details = SingleFlight(self._ask_details, LOAD_SECONDS)
         self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
@@ -8671,6 +8757,8 @@ class Event:
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
+            RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
+            RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
             *VoiceRoutes(lambda: self.valves.microphone_key).specs,
             *ollama_routes(),
         )
@@ -8701,7 +8789,7 @@ class Event:
             f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
             "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
         )
-        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
+        headers = {"Content-Security-Policy": policy, **NO_STORE}
         return html_page(dashboard_html(nonce), headers)
 
     async def _data(self, _request: Any, _user: Any) -> dict[str, Any]:
@@ -8716,7 +8804,14 @@ class Event:
         router, cache = await self._router_metrics.get(), cache_metrics(await self._cached.get())
         answers = [(("gpu_router",), int(bool(router))), (("response_cache_filter",), int(bool(cache)))]
         text = family(PLUGIN_UP, answers) + router + cache + voice_metrics(voice_counts())
-        return text_answer(text, METRICS_TYPE, {"Cache-Control": "no-store"})
+        return text_answer(text, METRICS_TYPE, NO_STORE)
+
+    async def _usage(self, request: Any, user: Any) -> Any:
+        return json_answer(await self._budgets.usage(request.app, user.model_dump()), headers=NO_STORE)
+
+    async def _usage_csv(self, request: Any, user: Any) -> Any:
+        usage = await self._budgets.usage(request.app, user.model_dump())
+        return text_answer(usage_table(usage.get("all") or ()), "text/csv; charset=utf-8", NO_STORE)
 
     async def _flush_cache(self, _request: Any, _user: Any) -> dict[str, Any]:
         return {"fault": await self._cache.flush()}
