@@ -9,56 +9,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5338, which the server calls.
+# Begin here: `class Filter`, line 5422, which the server calls.
 # The modules that it uses come first:
-#    116  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    197  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    217  cache.errors              What goes wrong with the cache.
-#    253  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    369  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    538  cache.key                 What makes two requests the same: the key of a cached answer.
-#    774  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    967  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1121  cache.entry               An answer as it is kept.
-#   1190  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1271  base.single_flight        Many who ask the same at the same time ask once.
-#   1410  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1535  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1541  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1550  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1958  services.pack_valves      What all valves of the pack have in common.
-#   1972  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2033  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2044  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2119  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2222  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2377  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2427  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2531  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2852  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2950  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2975  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3008  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3149  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3435  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3768  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4005  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4332  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4535  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4546  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4762  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4798  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4863  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4920  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4976  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5035  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5049  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5100  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5134  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5158  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5211  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5239  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5291  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    119  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    200  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    220  cache.errors              What goes wrong with the cache.
+#    256  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    372  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    541  cache.key                 What makes two requests the same: the key of a cached answer.
+#    778  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    975  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1129  cache.entry               An answer as it is kept.
+#   1198  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1284  base.single_flight        Many who ask the same at the same time ask once.
+#   1423  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1548  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1554  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1563  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1971  services.pack_valves      What all valves of the pack have in common.
+#   1985  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2046  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2057  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2132  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2235  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2390  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2440  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2544  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2865  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2963  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2988  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3021  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3162  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3448  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3781  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4018  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4345  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4548  base.process              One object for all plugins of a process, which are files that share no code.
+#   4569  services.activity         What chats did in this process, until somebody writes it into the history.
+#   4594  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4605  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4846  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4882  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4947  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   5004  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5060  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5119  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5133  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5184  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5218  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5242  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5295  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5323  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5375  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -74,7 +76,7 @@ import ssl
 import sys
 import time
 from bisect import bisect_left
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -98,9 +100,10 @@ from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from ssl import SSLContext
 from string import punctuation
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+from uuid import uuid4
 
 import aiohttp
 import orjson
@@ -593,7 +596,8 @@ class NotCacheable:
     reason: str
 
 
-class AnswerBasis(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AnswerBasis:
     """All that an answer depends on.
 
     Attributes:
@@ -610,9 +614,9 @@ class AnswerBasis(NamedTuple):
     scope: str
     body: Mapping[str, Any]
     digest: str | None
-    preset: Mapping[str, Any] = {}
+    preset: Mapping[str, Any] = field(default_factory=dict)
     knowledge: tuple[str, ...] = ()
-    contents: Mapping[str, str] = {}
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
@@ -813,7 +817,8 @@ class Quota:
     octets: int = 64 * 2**20
 
 
-class Lease(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lease:
     """The right to generate an answer.
 
     Attributes:
@@ -831,7 +836,8 @@ class Lease(NamedTuple):
     shared: bool = True
 
 
-class Kept(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Kept:
     """An entry was found.
 
     Attributes:
@@ -845,7 +851,8 @@ class Kept(NamedTuple):
     age: float
 
 
-class Running(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Running:
     """Somebody generates the answer at this moment.
 
     Attributes:
@@ -857,7 +864,8 @@ class Running(NamedTuple):
     token: str
 
 
-class Tail(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tail:
     """A look at a live stream.
 
     Attributes:
@@ -1191,7 +1199,8 @@ def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry
 # What a request asks of the cache, and what the cache makes of it.
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Question:
     """A request whose answer may be kept.
 
     Attributes:
@@ -1213,7 +1222,8 @@ class Question(NamedTuple):
     answerer: str = ""
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hit:
     """The answer is here.
 
     Attributes:
@@ -1227,7 +1237,8 @@ class Hit(NamedTuple):
     age_seconds: float
 
 
-class Lead(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lead:
     """This request is to generate the answer, and others may follow.
 
     Attributes:
@@ -1241,7 +1252,8 @@ class Lead(NamedTuple):
     reason: str
 
 
-class Follow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Follow:
     """Another request generates the answer at this moment.
 
     Attributes:
@@ -1253,7 +1265,8 @@ class Follow(NamedTuple):
     running: Running
 
 
-class Miss(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Miss:
     """The cache cannot help: generate, and nothing is kept.
 
     Attributes:
@@ -4532,6 +4545,52 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+MAX_NOTES = 10_000
+
+
+def note_chat(record: Mapping[str, Any]) -> None:
+    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
+    _notes().append(dict(record))
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=MAX_NOTES))
+
+
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
@@ -4550,6 +4609,31 @@ CLAIM_SECONDS = 10.0  # after which an answer that nobody came for is forgotten
 _CONNECT_SECONDS = 0.1  # that a chat waits for the first connection
 
 Ask = Callable[[], Awaitable[dict[str, Any]]]  # gives a whole body
+
+
+def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
+    """Write into the history that a chat got an answer that was there, or is being generated for another.
+
+    Args:
+        outcome: of the lookup; others than these two are not written.
+        asked: the name of the model that was asked for.
+        user: the id of the user.
+    """
+    record = {
+        "id": uuid4().hex,
+        "at": round(time.time(), 3),
+        "asked": asked.removeprefix(ROUTER),
+        "user": user,
+    }
+    if isinstance(outcome, Hit):
+        entry = outcome.entry
+        note_chat(
+            record
+            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
+        )
+    elif isinstance(outcome, Follow):
+        note_chat(record | {"outcome": "shared", "model": outcome.question.answerer})
 
 
 @dataclass(frozen=True, slots=True)
@@ -5455,6 +5539,7 @@ class Filter:
             used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
+        note_from_cache(outcome, str(model.get("id") or body["model"]), asked.user_id)
         routed = str(asked.preset["base"]).startswith(ROUTER)
         return PendingAnswer(used, outcome, body, str(body["model"]), routed)
 

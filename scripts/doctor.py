@@ -32,7 +32,7 @@ from deploy.microphone import (
 from deploy.plan import Plan
 from deploy.rows import unanswered
 from deploy.shown import SECRETS, Secrets, plain, say, shown_address
-from deploy.voice import EVENTS, VOICE
+from deploy.voice import EVENTS, ROUTES, VOICE, microphone_valves
 from deploy.web import Answer, fetch, sends_on
 from ollama_pack.base.redis import redis_client, redis_fault
 from ollama_pack.engines.ollama.names import find_model
@@ -136,7 +136,7 @@ def _deployment(config: PackConfig, stores: Stores) -> Iterator[Finding]:
         stores |= _stores(webui, pipelines)
         yield from _differences(config, webui, pipelines)
         if webui:
-            if VOICE in webui.plugins("tools") and EVENTS in webui.plugins("functions"):
+            if VOICE in webui.plugins("tools") and webui.plugins("functions").keys() & {EVENTS, ROUTES}:
                 yield from _voice(webui)
             offered = webui.models(refresh=True)
             yield from _candidates(config, {model.removeprefix(ROUTER) for model in offered})
@@ -167,8 +167,8 @@ def _voice(webui: OpenWebUI) -> Iterator[Finding]:
     stt = webui.audio()["stt"]
     if not is_ours(stt):
         return
-    if stt["OPENAI_API_KEY"] != webui.valves("functions", EVENTS).get(KEY_VALVE):
-        text = f"Open WebUI shows another key than the valve {KEY_VALVE} of {EVENTS}"
+    if stt["OPENAI_API_KEY"] != microphone_valves(webui).get(KEY_VALVE):
+        text = f"Open WebUI shows another key than the valve {KEY_VALVE} of the function with the route"
         yield Finding("microphone", "wrong", text, "run upload.py with `voice: {microphone: true}`")
     elif fault := transcription_fault(webui, MICROPHONE_PATH):
         remedy = "is its address (Admin Panel → Settings → Audio) one under which Open WebUI reaches itself?"

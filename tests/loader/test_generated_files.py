@@ -32,6 +32,7 @@ TYPES = {
     "gpu_router": "pipe",
     "usage_budgets": "filter",
     "ollama_pack_events": "event",
+    "voice_routes": "event",
     "ollama_pack_gateway": "event",
     "voice_transcription": "tools",
 }

@@ -10,6 +10,8 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.way_in import WayIn
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest
+from ollama_pack.routing.dispatch.explain import Decision
+from ollama_pack.routing.state.estimates import Durations
 
 # Called with the seconds that an answer took a node, and its tokens.
 Served = Callable[[float, float], None]
@@ -85,6 +87,10 @@ class PendingChat:
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        came: when it came, on the loop's clock.
+        began: when its answer began, on the same clock; None: it has not.
+        decision: the last one about it.
+        spent: what the engine reported at the end.
     """
 
     request: FleetRequest
@@ -101,6 +107,10 @@ class PendingChat:
     served: Served | None = None
     place: int | None = None
     shown: float | None = None
+    came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    began: float | None = None
+    decision: Decision | None = None
+    spent: Durations | None = None
 
     async def say(self, line: str, *, done: bool) -> None:
         """Show a status line, and remember whether it looks as if something went on."""
