@@ -27,6 +27,7 @@ check: ## ruff, mypy --strict, no stale generated file
 	@$(PYTHON) -m mypy
 	@$(PYTHON) scripts/package.py --check
 	@$(PYTHON) scripts/docs.py --check
+	@$(PYTHON) scripts/messages.py --check
 
 package: ## build the committed plugin files and dist/
 	@scripts/prepare .venv

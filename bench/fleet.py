@@ -116,7 +116,7 @@ def worker(
     made = SharingWorker(nodes, clock, len(setting.shares), dice, setting.declared, **options)
     if setting.sized:
         for node in nodes:
-            made.scheduler.sized(node.name, node.shape.room)
+            made.scheduler.cluster.sized(node.name, node.shape.room)
     return made
 
 
@@ -274,8 +274,8 @@ def memory(requests: int = 100_000) -> dict[str, float]:
     seen: dict[int, tuple[float, int]] = {}
     for number in range(requests):
         if number % 100 == 0:
-            for name in scheduler.nodes:
-                scheduler.probed(name, installed, [])
+            for name in scheduler.cluster.nodes:
+                scheduler.cluster.probed(name, installed, [])
         now[0] += 0.5
         blocks = (PromptBlock(number % 3, 200), PromptBlock(1000 + number, 400))
         scheduler.submit(FleetRequest(str(number), f"u{number}", (f"m{number % 3}",), str(number), blocks))

@@ -9,78 +9,78 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8336, which the server calls.
+# Begin here: `class Event`, line 8360, which the server calls.
 # The modules that it uses come first:
-#    141  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#    156  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#    174  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    181  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#    324  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    430  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    502  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    611  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    625  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    636  webui.errors                What goes wrong between the pack and Open WebUI.
-#    698  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    835  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    841  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#    925  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1064  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1087  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1211  services.pack_valves        What all valves of the pack have in common.
-#   1225  aliases.errors              What goes wrong with aliases.
-#   1247  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1270  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1568  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1686  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1729  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1789  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   1842  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   1956  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2021  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2187  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2238  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2336  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2560  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2821  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   2947  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3087  speech.errors               What goes wrong with transcription.
-#   3449  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3526  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3618  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3654  speech.values               What recordings turn into, and what an engine is.
-#   3911  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4061  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4143  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4327  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#   4350  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4483  speech.sentences            Segments of about a sentence, made from words with times.
-#   4537  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4715  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   4943  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5065  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5149  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5238  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5402  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   5992  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6080  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6154  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6422  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6472  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6614  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   6880  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   6910  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7023  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7161  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7315  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7493  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7717  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7759  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7820  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8137  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8223  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8257  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-#   8311  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    141  base.single_flight          Many who ask the same at the same time ask once.
+#    214  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#    229  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#    247  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    254  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#    397  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    503  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    575  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    684  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    698  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    709  webui.errors                What goes wrong between the pack and Open WebUI.
+#    771  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    908  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    914  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#    998  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1137  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1160  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1284  services.pack_valves        What all valves of the pack have in common.
+#   1298  aliases.errors              What goes wrong with aliases.
+#   1320  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1343  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1641  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1759  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1802  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1862  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   1915  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2029  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2094  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2260  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2311  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2409  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2633  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2894  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   3020  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3160  base.process                One object for all plugins of a process, which are files that share no code.
+#   3183  speech.errors               What goes wrong with transcription.
+#   3545  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3622  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3714  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3750  speech.values               What recordings turn into, and what an engine is.
+#   4007  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4157  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4239  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4423  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4556  speech.sentences            Segments of about a sentence, made from words with times.
+#   4610  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4788  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   5016  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5138  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5222  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5311  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5475  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6065  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6153  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6227  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6495  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6545  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6692  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   6958  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   6988  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7101  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7239  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7393  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7571  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7795  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7837  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7898  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8215  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8301  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8335  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -137,6 +137,79 @@ from typing import Any, BinaryIO, Generic, Literal, NamedTuple, Protocol, Self, 
 import aiohttp
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    async def _renew(self) -> _Shared:
+        began = self._clock()
+        try:
+            answer = await self._ask()
+            self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            self._task = None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
 
 # --- ollama_pack.webui.chats ---
 # Chats of the running Open WebUI. Imports `open_webui` when called, not before.
@@ -3084,6 +3157,29 @@ def _opened_too(row: WantedRow, opened: WantedRow | None) -> WantedRow:
     return row if opened is None else replace(row, grants=row.grants | opened.grants, opened=True)
 
 
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+T = TypeVar("T")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
 # --- ollama_pack.speech.errors ---
 # What goes wrong with transcription.
 
@@ -4322,29 +4418,6 @@ def _retry_seconds(header: str) -> float:
         return max(0.0, float(header))
     except ValueError:
         return 1.0
-
-
-# --- ollama_pack.speech.process ---
-# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-T = TypeVar("T")
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
 
 
 # --- ollama_pack.speech.recognizer ---
@@ -6585,7 +6658,12 @@ class SpanCutter:
 def windows_and_pauses(
     heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
 ) -> Iterator[SpeechWindow | None]:
-    """The same with a None after each block, where whoever reads may pause."""
+    """The windows of a recording, in order, with a None after each block, where whoever reads may pause.
+
+    Args:
+        heard: blocks of samples, each with the probabilities of speech of its frames.
+        limit_seconds: the longest window.
+    """
     from numpy import concatenate, zeros  # noqa: PLC0415 - see `Samples`
 
     cutter = SpanCutter(int(limit_seconds * _FRAMES_PER_SECOND))
@@ -8254,60 +8332,6 @@ async def _make_row(state: FunctionState) -> None:
     await Models.insert_new_model(form, state.owner)  # None: another worker was faster
 
 
-# --- ollama_pack.webui.shared ---
-# One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-
-
-class SharedAnswer(Generic[T]):
-    """However many ask, the source is asked at most once at a time and once in so many seconds."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[T]],
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Ask nothing yet.
-
-        Args:
-            ask: gives the answer; what it raises reaches those who wait, and is not kept.
-            seconds: how long an answer is kept, on the clock.
-            clock: monotonic seconds.
-        """
-        self._ask = ask
-        self._seconds = seconds
-        self._clock = clock
-        self._kept: tuple[float, T] | None = None
-        self._task: asyncio.Task[T] | None = None
-
-    async def get(self) -> T:
-        """The answer, at most so many seconds old."""
-        if self._kept is not None and self._clock() < self._kept[0]:
-            return self._kept[1]
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(_retrieve)
-        return await asyncio.shield(self._task)  # one who gives up takes nothing from the others
-
-    def keep(self, answer: T) -> None:
-        """Keep an answer that is known from elsewhere."""
-        self._kept = (self._clock() + self._seconds, answer)
-
-    async def _renew(self) -> T:
-        try:
-            answer = await self._ask()
-            self.keep(answer)
-            return answer
-        finally:
-            self._task = None
-
-
-def _retrieve(task: asyncio.Task[T]) -> None:
-    """Look at the error even when all who waited have left, or asyncio complains of it."""
-    if not task.cancelled():
-        task.exception()
-
-
 # --- ollama_pack.webui.service ---
 # What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 #
@@ -8358,7 +8382,7 @@ class EventService:
         self._specs: tuple[RouteSpec, ...] | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._alive = SharedAnswer(self._is_on, ALIVE_SECONDS)
+        self._alive = SingleFlight(self._is_on, ALIVE_SECONDS)
 
     def start(self, specs: tuple[RouteSpec, ...]) -> None:
         """Place the routes and begin to look, in place of older code of the same function."""
@@ -8544,10 +8568,10 @@ class Event:
         self._router = RouterContact(app)
         self._publisher = Publisher(app, self._router)
         self._cache = CacheContact(app)
-        self._load = SharedAnswer(self._ask_load, LOAD_SECONDS)
-        self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
-        self._cached = SharedAnswer(self._cache.report, LOAD_SECONDS)
-        self._router_metrics = SharedAnswer(self._ask_metrics, LOAD_SECONDS)
+        self._load = SingleFlight(self._ask_load, LOAD_SECONDS)
+        self._details = SingleFlight(self._ask_details, LOAD_SECONDS)
+        self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
+        self._router_metrics = SingleFlight(self._ask_metrics, LOAD_SECONDS)
         self._all_routes = (
             RouteSpec("GET", "/api/system/load", "user", self._system_load),
             RouteSpec("GET", "/ollama-pack", "admin", self._page),

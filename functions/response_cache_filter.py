@@ -9,61 +9,63 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5135, which the server calls.
+# Begin here: `class Filter`, line 5293, which the server calls.
 # The modules that it uses come first:
-#    112  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    120  cache.errors              What goes wrong with the cache.
-#    168  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    284  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    453  cache.key                 What makes two requests the same: the key of a cached answer.
-#    689  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    882  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1038  cache.entry               An answer as it is kept.
-#   1107  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1188  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
-#   1308  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1314  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1323  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1690  services.pack_valves      What all valves of the pack have in common.
-#   1704  services.cache_valves     The valves of the response cache, wherever it runs.
-#   1765  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1776  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   1851  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   1954  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2109  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2159  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2263  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2584  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2682  cache.joining             Many who ask the same at the same time ask once.
-#   2748  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2773  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2806  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2947  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3233  cache.redis_link          Commands to Redis with a bound on how many run at once, and failures in the store's terms.
-#   3302  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3648  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   3843  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4170  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4373  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4384  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4600  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4636  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4701  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4755  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4811  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4870  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   4884  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4935  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   4969  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4993  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5046  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5074  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    115  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    196  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    216  cache.errors              What goes wrong with the cache.
+#    252  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    368  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    537  cache.key                 What makes two requests the same: the key of a cached answer.
+#    773  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    966  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1120  cache.entry               An answer as it is kept.
+#   1189  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1270  base.single_flight        Many who ask the same at the same time ask once.
+#   1403  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1528  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1534  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1543  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1951  services.pack_valves      What all valves of the pack have in common.
+#   1965  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2026  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2037  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2112  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2215  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2370  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2420  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2524  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2845  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2943  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2968  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3001  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3142  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3428  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3761  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   3998  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4325  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4528  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4539  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4755  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4791  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4856  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4913  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4969  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5028  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5042  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5093  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5127  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5151  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5204  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5232  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
 import binascii
 import hashlib
+import json
 import logging
+import math
 import random
 import re
 import sqlite3
@@ -93,6 +95,7 @@ from math import isfinite
 from os import urandom
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
+from ssl import SSLContext
 from string import punctuation
 from types import SimpleNamespace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
@@ -107,7 +110,88 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError
+
+# --- ollama_pack.base.breaker ---
+# A breaker: after failures nothing is sent for a while, then one request tries.
+
+BreakerState = Literal["closed", "open", "half-open"]
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRule:
+    """When a breaker opens, and for how long.
+
+    Attributes:
+        threshold: failures in a row that open it.
+        shortest: seconds that it stays open the first time; each time after, twice as long,
+        longest: but not longer than this.
+    """
+
+    threshold: int = 1
+    shortest: float = 5.0
+    longest: float = 120.0
+
+
+class Breaker:
+    """Closed: all may pass. Open: none. Half-open: one, whose end decides. Times on the caller's clock.
+
+    Only what tells of the node's health is to be reported: a 4xx answer or the user's own cancel is neither
+    a failure nor a success.
+    """
+
+    def __init__(self, rule: BreakerRule) -> None:
+        self._rule = rule
+        self._failures = 0
+        self._backoff = rule.shortest
+        self._retry_at: float | None = None
+        self._trying = False
+
+    def state(self, now: float) -> BreakerState:
+        if self._retry_at is None:
+            return "closed"
+        return "half-open" if now >= self._retry_at else "open"
+
+    def allows(self, now: float) -> bool:
+        """Whether a request may pass now. One that does is to be reported with `passed`."""
+        state = self.state(now)
+        return state == "closed" or (state == "half-open" and not self._trying)
+
+    @property
+    def retry_at(self) -> float | None:
+        """When it lets one try; None while it is closed or one is trying."""
+        return None if self._trying else self._retry_at
+
+    def passed(self) -> None:
+        """A request was let through."""
+        self._trying = self._retry_at is not None
+
+    def succeeded(self) -> None:
+        """A request was answered: all is well."""
+        self._failures, self._backoff, self._retry_at, self._trying = 0, self._rule.shortest, None, False
+
+    def gave_up(self) -> None:
+        """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
+        self._trying = False
+
+    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
+        """A request failed. Those that were on their way when it opened tell nothing new.
+
+        Args:
+            now: the moment.
+            at_once: open now, whatever the threshold: such failures cost too much to wait for another.
+            grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
+        """
+        if self.state(now) == "open" and not self._trying:
+            return
+        was_open = self._retry_at is not None
+        self._trying = False
+        self._failures += 1
+        if was_open and grows:
+            self._backoff = min(2 * self._backoff, self._rule.longest)
+        if was_open or at_once or self._failures >= self._rule.threshold:
+            self._retry_at = now + self._backoff
+
 
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -117,22 +201,22 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache.
-#
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
+class SettingError(PackError, ValueError):
+    """A setting cannot be used. It is a `ValueError` too, so that a valve can refuse it.
 
     Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
+        reason: what is wrong and what to do. Never a secret, nor the password in a URL.
     """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
 
 class StoreError(PackError):
@@ -332,7 +416,7 @@ def check_secret(secret: str) -> str:
     """The secret, which is none or can be used.
 
     Raises:
-        CacheConfigError: it is too short.
+        SettingError: it is too short.
     """
     if secret:
         _refuse_short(secret)
@@ -341,7 +425,7 @@ def check_secret(secret: str) -> str:
 
 def _refuse_short(secret: str) -> None:
     if len(secret) < SECRET_CHARACTERS:
-        raise CacheConfigError(
+        raise SettingError(
             f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
             "`openssl rand -hex 32` makes one"
         )
@@ -361,7 +445,7 @@ class Keyring:
             secret: of the admin; the same in every process that shares the store.
 
         Raises:
-            CacheConfigError: it is too short.
+            SettingError: it is too short.
         """
         _refuse_short(secret)
         self._secret = secret.encode("utf-8", "surrogatepass")
@@ -900,22 +984,19 @@ class StoreTrouble:
 
 
 @dataclass(frozen=True, slots=True)
-class GuardRule:
-    """When the store is given up, in seconds.
+class GuardRule(BreakerRule):
+    """When the store is given up.
 
     Attributes:
-        limit: for one answer.
-        threshold: failures in a row after which it is not asked for a while.
-        shortest: that it is left alone the first time; each time after, twice as long,
-        longest: but not longer than this.
-        probe_limit: for the try that decides whether it is asked again. It is longer than `limit`, because
-            it connects, and nobody waits for it.
+        limit: seconds for one answer.
+        probe_limit: seconds for the try that decides whether the store is asked again. It is longer than
+            `limit`, because it connects, and nobody waits for it.
     """
 
-    limit: float = 0.1
     threshold: int = 3
     shortest: float = 0.5
     longest: float = 30.0
+    limit: float = 0.1
     probe_limit: float = 2.0
 
 
@@ -934,15 +1015,13 @@ class StoreGuard:
         self._clock = clock
         self.fault = ""
         self._logged = self._full = False
-        self._failures = 0
-        self._backoff = rule.shortest
-        self._retry_at: float | None = None
+        self._breaker = Breaker(rule)
         self._probe: asyncio.Task[None] | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether the store is left alone at the moment."""
-        return self._retry_at is not None
+        return self._breaker.state(self._clock()) != "closed"
 
     @property
     def limit(self) -> float:
@@ -963,8 +1042,8 @@ class StoreGuard:
             step: calls one method of it.
             limit: in seconds, where it is not the rule's.
         """
-        if self._retry_at is not None:
-            self._try_again(self._retry_at)
+        if self.is_open:
+            self._try_again()
             return StoreTrouble("open")
         seconds = self._rule.limit if limit is None else limit
         began = self._clock()
@@ -976,12 +1055,13 @@ class StoreGuard:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
             return self._failed("slow", f"it does not answer within {seconds:g} s")
         except StoreFullError as error:
-            self._failures = 0  # it answers, and what it has can be read
+            self._succeeded()  # it answers, and what it has can be read
             self._log_full(str(error))
             return StoreTrouble("full")
         except StoreError as error:
             return self._failed("down", str(error))
-        self._failures, self.fault = 0, ""
+        self._succeeded()
+        self.fault = ""
         return answer
 
     async def close(self) -> None:
@@ -991,12 +1071,16 @@ class StoreGuard:
             await asyncio.gather(self._probe, return_exceptions=True)
 
     def _failed(self, reason: StoreTroubleReason, fault: str) -> StoreTrouble:
-        self._failures += 1
         self.fault = fault
-        if self._failures >= self._rule.threshold and self._retry_at is None:
-            self._retry_at = self._clock() + self._backoff
-            self._log_trouble(fault)
+        if not self.is_open:
+            self._breaker.failed(self._clock())
+            if self.is_open:
+                self._log_trouble(fault)
         return StoreTrouble(reason)
+
+    def _succeeded(self) -> None:
+        if not self.is_open:  # else a try decides, and not what was asked before
+            self._breaker.succeeded()
 
     def _log_full(self, fault: str) -> None:
         if not self._full:  # once: what is kept can be read, so it does not recover in one moment
@@ -1016,8 +1100,9 @@ class StoreGuard:
             self._logged = False
             log.warning("The response cache can use its store again")
 
-    def _try_again(self, retry_at: float) -> None:
-        if self._probe is None and self._clock() >= retry_at:
+    def _try_again(self) -> None:
+        if self._breaker.allows(self._clock()):
+            self._breaker.passed()
             self._probe = asyncio.create_task(self._probed())
 
     async def _probed(self) -> None:
@@ -1026,13 +1111,10 @@ class StoreGuard:
                 await self._store.ping()
         except (TimeoutError, StoreError) as error:
             self.fault = str(error) or self.fault
-            self._backoff = min(2 * self._backoff, self._rule.longest)
-            self._retry_at = self._clock() + self._backoff
+            self._breaker.failed(self._clock())
         else:
-            self._failures, self._backoff, self._retry_at = 0, self._rule.shortest, None
+            self._breaker.succeeded()
             self._log_recovery()
-        finally:
-            self._probe = None
 
 
 # --- ollama_pack.cache.entry ---
@@ -1185,10 +1267,144 @@ class Miss(NamedTuple):
 CacheOutcome = Hit | Lead | Follow | Miss
 
 
-# --- ollama_pack.engines.ollama.digests ---
-# Which weights a model's name stands for on some Ollama nodes.
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
 
-LOOK_LIMIT_SECONDS = 2.0  # for all nodes together
+_Key = TypeVar("_Key")
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    async def _renew(self) -> _Shared:
+        began = self._clock()
+        try:
+            answer = await self._ask()
+            self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            self._task = None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
+class _Turn:
+    """A call, or one that will be made when the call before it is over."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.answered = False
+        self.answer: Any = None
+        self.following: _Turn | None = None
+
+
+class JoinedCalls(Generic[_Key, _Shared]):
+    """For each key one call at a time. Those who come while it is under way share the next one.
+
+    So everybody gets the answer to a call that began after he came: what was changed before is seen.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[_Key, _Turn] = {}
+
+    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
+        """The answer, and whether it is this caller's own call that was made."""
+        while True:
+            current = self._turns.get(key)
+            if current is None:
+                turn = self._turns[key] = _Turn()
+                return await self._make(key, turn, make), True
+            if current.following is None:
+                turn = current.following = _Turn()
+                await self._wait_for(key, current, turn)
+                return await self._make(key, turn, make), True
+            turn = current.following
+            await turn.over.wait()
+            if turn.answered:
+                return turn.answer, False
+
+    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        try:
+            turn.answer = await make()
+            turn.answered = True
+        finally:
+            turn.over.set()
+            if turn.following is None:
+                del self._turns[key]
+        answer: _Shared = turn.answer
+        return answer
+
+    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
+        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
+        try:
+            await current.over.wait()
+        except asyncio.CancelledError:
+            turn.over.set()
+            current.following = None
+            if current.over.is_set():
+                del self._turns[key]
+            raise
+        self._turns[key] = turn
+
+
+# --- ollama_pack.engines.ollama.installed ---
+# Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+
+LOOK_SECONDS = 2.0  # for all nodes together
+_LISTING_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -1197,13 +1413,11 @@ class TagSite:
 
     Attributes:
         url: its address.
-        key: that it wants; empty: none.
-        prefix: that its models' names have where they are offered; empty: none.
-        headers: that are sent, too.
+        prefix: of its models' names where they are offered; empty: none.
+        headers: that are sent, with the key that the node wants.
     """
 
     url: str
-    key: str = field(default="", repr=False)
     prefix: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -1215,94 +1429,100 @@ class DigestTimes:
     Attributes:
         fresh: and be used as it is.
         usable: and be used where the nodes do not answer at once.
-        patience: that one who asks waits for a look.
+        wait: that a question waits for a look at the nodes.
     """
 
     fresh: float = 5.0
     usable: float = 60.0
-    patience: float = 0.1
+    wait: float = 0.1
 
 
 class ModelDigests:
-    """Digests by `GET /api/tags` of all nodes. One event loop at a time.
-
-    One who asks while what is known is older than `fresh` waits for a look, but never longer than `patience`.
-    """
+    """Which weights a model's name stands for on some nodes."""
 
     def __init__(
         self,
         sites: Callable[[], Awaitable[Sequence[TagSite]]],
         times: DigestTimes | None = None,
         clock: Callable[[], float] = time.monotonic,
+        trusted: Callable[[], SSLContext | bool] = lambda: True,
     ) -> None:
-        """Ask nothing yet.
+        """Nothing is asked before `digest_of`.
 
         Args:
-            sites: tells the nodes as they are now.
+            sites: gives the nodes as they are now.
             times: when left out, the defaults.
             clock: monotonic seconds.
+            trusted: the certificates of nodes, as `aiohttp.TCPConnector` takes them.
         """
         self._sites = sites
         self._times = times or DigestTimes()
-        self._clock = clock
-        self._digests: Mapping[str, str] = {}
-        self._looked_at = float("-inf")
-        self._look: asyncio.Task[None] | None = None
+        self._trusted = trusted
+        self._look = SingleFlight(self._look_at_all, self._times.fresh, clock)
 
     async def digest_of(self, name: str) -> str | None:
         """The digests that a name has on the nodes that answer; None: it is not known, or too old."""
-        if self._age > self._times.fresh:
-            self._look = self._look or asyncio.get_running_loop().create_task(self._renew())
-            await asyncio.wait({self._look}, timeout=self._times.patience)
-        return self._digests.get(name) if self._age <= self._times.usable else None
+        if self._look.age > self._times.fresh:
+            await asyncio.wait({self._look.renew()}, timeout=self._times.wait)
+        return (self._look.kept or {}).get(name) if self._look.age <= self._times.usable else None
 
-    @property
-    def _age(self) -> float:
-        return self._clock() - self._looked_at
+    async def _look_at_all(self) -> dict[str, str]:
+        """Name → its digests, in order: the same name may stand for several.
 
-    async def _renew(self) -> None:
-        try:
-            began = self._clock()
-            answers = await _ask_all(await self._sites())
-            if any(answer is not None for answer in answers):
-                self._digests = _put_together(answer for answer in answers if answer)
-                self._looked_at = began
-        finally:
-            self._look = None
-
-
-async def _ask_all(sites: Sequence[TagSite]) -> list[dict[str, str] | None]:
-    timeout = aiohttp.ClientTimeout(total=LOOK_LIMIT_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
-        return list(await asyncio.gather(*(_site_digests(session, site) for site in sites)))
+        Raises:
+            ConnectionError: no node answers.
+        """
+        listings = await _listings(await self._sites(), self._trusted)
+        if not listings:
+            raise ConnectionError
+        found: dict[str, set[str]] = {}
+        for site, listed in listings:
+            for name, model in _named(listed, "model", "name"):
+                if digest := model.get("digest"):
+                    found.setdefault(f"{site.prefix}.{name}" if site.prefix else name, set()).add(str(digest))
+        return {name: "+".join(sorted(digests)) for name, digests in found.items()}
 
 
-def _put_together(answers: Any) -> dict[str, str]:
-    """Name → its digests, in order: the same name may stand for several."""
-    found: dict[str, set[str]] = {}
-    for answer in answers:
-        for name, digest in answer.items():
-            found.setdefault(name, set()).add(digest)
-    return {name: "+".join(sorted(digests)) for name, digests in found.items()}
+_Models = list[Mapping[str, Any]]
 
 
-async def _site_digests(session: aiohttp.ClientSession, site: TagSite) -> dict[str, str] | None:
-    """Offered name → digest on one node; None when it does not answer as Ollama does."""
-    headers = {**({"Authorization": f"Bearer {site.key}"} if site.key else {}), **site.headers}
+async def _listings(
+    sites: Iterable[TagSite], trusted: Callable[[], SSLContext | bool] = lambda: True
+) -> list[tuple[TagSite, _Models]]:
+    """The lists of the nodes that answer as Ollama does."""
+    # as the router's: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY
+    connector = aiohttp.TCPConnector(ssl=trusted())
+    timeout = aiohttp.ClientTimeout(total=LOOK_SECONDS)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=True) as session:
+        return [found for found in await asyncio.gather(*(_listing(session, one) for one in sites)) if found]
+
+
+async def _listing(session: aiohttp.ClientSession, site: TagSite) -> tuple[TagSite, _Models] | None:
     url = f"{site.url.rstrip('/')}/api/tags"
     try:
-        async with session.get(url, headers=headers, raise_for_status=True) as response:
-            listed = [entry for entry in (await response.json())["models"] if isinstance(entry, dict)]
-            named = ((entry.get("model") or entry.get("name"), entry.get("digest")) for entry in listed)
-            return {
-                f"{site.prefix}.{name}" if site.prefix else str(name): str(digest)
-                for name, digest in named
-                if name and digest
-            }
+        # a redirect would carry the node's key to another server
+        async with session.get(
+            url, headers=site.headers, raise_for_status=True, allow_redirects=False
+        ) as response:
+            body = bytearray()
+            async for part in response.content.iter_any():
+                body += part
+                if len(body) > _LISTING_BYTES:
+                    return None
+        models = json.loads(body)["models"]
+        found: _Models = [model for model in models if isinstance(model, dict)]
     except (aiohttp.ClientError, TimeoutError):
         return None
-    except (ValueError, LookupError, TypeError, AttributeError):  # an answer, but not of Ollama's form
+    except (ValueError, LookupError, TypeError, RecursionError):  # an answer, but not of Ollama's form
         return None
+    return (site, found) if found or not models else None
+
+
+def _named(models: _Models, *keys: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """The models that have a name, under the first of the keys that is there."""
+    for model in models:
+        if name := next(filter(None, map(model.get, keys)), None):
+            yield str(name), model
 
 
 # --- ollama_pack.engines.routed_names ---
@@ -1320,8 +1540,10 @@ ROUTER = "gpu_router."  # begins their ids
 STATE = "ollama_pack_cache"
 
 
-# --- ollama_pack.cache.redis_url ---
-# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+# --- ollama_pack.base.redis ---
+# A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#
+# Making a client connects nothing.
 #
 # redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
 # redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
@@ -1361,6 +1583,45 @@ def connection_pool_of(client: RedisClient) -> Any:
     return getattr(client, "connection_pool", None)
 
 
+@dataclass(frozen=True, slots=True)
+class LuaScript:
+    """A script, and the name that the server knows it by once it has seen it."""
+
+    text: str
+    sha: str
+
+
+def lua_script(text: str) -> LuaScript:
+    # SHA-1 is what Redis names scripts by
+    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+async def run_script(
+    send: Callable[..., Awaitable[Any]], script: LuaScript, keys: Sequence[str], *values: Any
+) -> Any:
+    """Run a script by its name, and by its text where the server has not seen it, or has restarted.
+
+    Args:
+        send: sends one command, as `RedisClient.execute_command`.
+        script: to run.
+        keys: that it uses.
+        values: its other arguments.
+    """
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
+
+    try:
+        return await send("EVALSHA", script.sha, len(keys), *keys, *values)
+    except NoScriptError:
+        return await send("EVAL", script.text, len(keys), *keys, *values)
+
+
+def redis_faults() -> tuple[type[Exception], ...]:
+    """What is raised when Redis does not answer, or not as it should."""
+    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
+
+    return RedisError, RedisClusterException, OSError, EOFError  # a cluster's is no `RedisError`
+
+
 class _UrlError(ValueError):
     """What is wrong with a URL, in words that may be shown."""
 
@@ -1386,7 +1647,7 @@ def check_redis_url(url: str) -> str:
     """The URL, which is none or can be used.
 
     Raises:
-        CacheConfigError: it is none of the forms.
+        SettingError: it is none of the forms.
         ModuleNotFoundError: there is no redis-py.
     """
     if url:
@@ -1398,19 +1659,19 @@ def redis_client(url: str) -> RedisClient:
     """A client for a URL.
 
     Raises:
-        CacheConfigError: the URL is none of the forms, or has an option that would have no effect.
+        SettingError: the URL is none of the forms, or has an option that would have no effect.
         ModuleNotFoundError: there is no redis-py.
     """
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise CacheConfigError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
-        raise CacheConfigError(
+        raise SettingError(
             f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
             + _HOW_WRITTEN
         ) from None
@@ -1754,7 +2015,7 @@ class CacheValves(PackValves):
     @field_validator("redis_url")
     @classmethod
     def _usable_url(cls, url: str) -> str:
-        return check_redis_url(url)  # a CacheConfigError reaches the admin as the valve's error
+        return check_redis_url(url)  # a SettingError reaches the admin as the valve's error
 
     @field_validator("secret")
     @classmethod
@@ -2679,72 +2940,6 @@ class LiveHub:
         return False
 
 
-# --- ollama_pack.cache.joining ---
-# Many who ask the same at the same time ask once.
-
-_Key = TypeVar("_Key")
-_Shared = TypeVar("_Shared")
-
-
-class _Turn:
-    """A call, or one that will be made when the call before it is over."""
-
-    def __init__(self) -> None:
-        self.over = asyncio.Event()
-        self.answered = False
-        self.answer: Any = None
-        self.following: _Turn | None = None
-
-
-class JoinedCalls(Generic[_Key, _Shared]):
-    """For each key one call at a time. Those who come while it is under way share the next one.
-
-    So everybody gets the answer to a call that began after he came: what was changed before is seen.
-    """
-
-    def __init__(self) -> None:
-        self._turns: dict[_Key, _Turn] = {}
-
-    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
-        """The answer, and whether it is this caller's own call that was made."""
-        while True:
-            current = self._turns.get(key)
-            if current is None:
-                turn = self._turns[key] = _Turn()
-                return await self._make(key, turn, make), True
-            if current.following is None:
-                turn = current.following = _Turn()
-                await self._wait_for(key, current, turn)
-                return await self._make(key, turn, make), True
-            turn = current.following
-            await turn.over.wait()
-            if turn.answered:
-                return turn.answer, False
-
-    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        try:
-            turn.answer = await make()
-            turn.answered = True
-        finally:
-            turn.over.set()
-            if turn.following is None:
-                del self._turns[key]
-        answer: _Shared = turn.answer
-        return answer
-
-    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
-        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
-        try:
-            await current.over.wait()
-        except asyncio.CancelledError:
-            turn.over.set()
-            current.following = None
-            if current.over.is_set():
-                del self._turns[key]
-            raise
-        self._turns[key] = turn
-
-
 # --- ollama_pack.engines.ollama.to_openai ---
 # What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
 #
@@ -3230,75 +3425,6 @@ class _NothingShownError(Exception):
     """A leader was lost, or failed, before its follower had shown anything."""
 
 
-# --- ollama_pack.cache.redis_link ---
-# Commands to Redis with a bound on how many run at once, and failures in the store's terms.
-
-REDIS_FAULTS = (RedisError, RedisClusterException, OSError, EOFError)  # a Cluster's is no `RedisError`
-
-
-class RedisLink:
-    """Sends commands to a server or a cluster, at most `most` at once. Used from one event loop."""
-
-    def __init__(self, client: RedisClient, most: int) -> None:
-        """Connect nothing yet.
-
-        Args:
-            client: as `redis_client` makes it. The link changes and closes it.
-            most: commands at once, and so connections.
-        """
-        self._client = client
-        self._free = asyncio.Semaphore(most)
-        self._running = 0
-        self._closed = False
-        if connection_pool_of(client) is not None:  # a cluster's client needs them for itself
-            client.response_callbacks.clear()  # answers as the server gives them
-
-    async def ask(self, name: str, *values: bytes | str | float) -> Any:
-        """The answer to a command, with texts as bytes.
-
-        Args:
-            name: of the command, one word or two.
-            values: that it takes.
-
-        Raises:
-            StoreError: there is none.
-            NoScriptError: the server does not know the script.
-        """
-        async with self._free:
-            self._running += 1
-            try:
-                return await self._execute(name, *values)
-            except NoScriptError:
-                raise
-            except REDIS_FAULTS as error:
-                raise store_error(error) from error
-            finally:
-                self._running -= 1
-                await self._disconnect_if_closed()
-
-    async def _execute(self, *command: bytes | str | float) -> Any:
-        try:
-            return await self._client.execute_command(*command)
-        except RedisConnectionError:  # redis-py has tried the same server again; this asks the Sentinels
-            return await self._client.execute_command(*command)
-
-    async def close(self) -> None:
-        """Close the connections; if some are in use, when the last has its answer."""
-        self._closed = True
-        await self._disconnect_if_closed()
-
-    async def _disconnect_if_closed(self) -> None:
-        if self._closed and not self._running:
-            await self._client.aclose()
-
-
-def store_error(error: Exception) -> StoreError:
-    """What went wrong, as the store says it; `error` is one of `REDIS_FAULTS`."""
-    if isinstance(error, OutOfMemoryError):
-        return StoreFullError("Redis is at its maxmemory")
-    return StoreDownError(f"Redis failed: {redis_fault(error)}")
-
-
 # --- ollama_pack.cache.redis_scripts ---
 # What happens in one step inside of Redis: the scripts, and the names of the keys.
 #
@@ -3320,19 +3446,6 @@ def store_error(error: Exception) -> StoreError:
 # | `counts` | hash | figures of all processes |
 
 REDIS_PREFIX = "ollama_pack:cache:"
-
-
-@dataclass(frozen=True, slots=True)
-class LuaScript:
-    """A script, and the name that the server knows it by once it has seen it."""
-
-    text: str
-    sha: str
-
-
-def _lua(text: str) -> LuaScript:
-    # SHA-1 is what Redis names scripts by
-    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 _CLOCK = """
@@ -3379,7 +3492,7 @@ end
 
 # KEYS: m, e, l, g of this token. ARGV: token, mode, lease, follower, scope times, '1' to begin the scope,
 # prefix of followers
-ACQUIRE = _lua(
+ACQUIRE = lua_script(
     _CLOCK
     + """
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
@@ -3416,7 +3529,7 @@ return {'lease', fence, epoch}
 )
 
 # KEYS: l, g, s. ARGV: token, lease, stream times, place of the first record, records
-APPEND = _lua(
+APPEND = lua_script(
     _PROLONG
     + """
 if not prolong() then return 0 end
@@ -3432,7 +3545,7 @@ return 1
 )
 
 # KEYS: l, g, f. ARGV: token, lease time
-RENEW = _lua(
+RENEW = lua_script(
     _NOW
     + _PROLONG
     + """
@@ -3443,7 +3556,7 @@ return redis.call('ZCARD', KEYS[3])
 )
 
 # KEYS: l, g, f. ARGV: token
-LEAVE = _lua(
+LEAVE = lua_script(
     _NOW
     + _LEADS
     + """
@@ -3470,11 +3583,11 @@ end
 """
 )
 
-RELEASE = _lua(_END + "return finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4])")
+RELEASE = lua_script(_END + "return finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4])")
 
 # KEYS: l, g, s, a, x, b, m, e. ARGV: token, fence, epoch, shared, sealed, ttl, most entries, most bytes,
 # slot, prefix of entries, place, record, stream time, scope time
-COMMIT = _lua(
+COMMIT = lua_script(
     _NOW
     + _FORGET
     + _END
@@ -3516,7 +3629,7 @@ return result
 )
 
 # KEYS: g, f. ARGV: follower, follower time
-FOLLOW = _lua(
+FOLLOW = lua_script(
     _NOW
     + """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
@@ -3528,7 +3641,7 @@ return 1
 
 # Without a lease a generation goes on for its followers and cannot commit. KEYS: a, x, b, e, l. ARGV: slot,
 # fence or ''
-DISCARD = _lua(
+DISCARD = lua_script(
     _FORGET
     + """
 if ARGV[2] == '' then redis.call('DEL', KEYS[5])
@@ -3539,7 +3652,7 @@ return redis.call('DEL', KEYS[4])
 )
 
 # KEYS: m. ARGV: scope time
-FLUSH = _lua(
+FLUSH = lua_script(
     _NOW
     + """
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
@@ -3551,7 +3664,7 @@ return 1
 )
 
 # After a flush, in pieces, so that the server is never held up for long. KEYS: a, x, b, m. ARGV: most, prefix
-SWEEP = _lua(
+SWEEP = lua_script(
     _FORGET
     + """
 local epoch = redis.call('HGET', KEYS[4], 'epoch')
@@ -3567,7 +3680,7 @@ return done
 )
 
 # KEYS: k. ARGV: member, ttl
-LABEL = _lua(
+LABEL = lua_script(
     _NOW
     + """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
@@ -3578,7 +3691,7 @@ return 1
 )
 
 # Forget a scope of which nothing is left, unless it was new again just now. KEYS: scopes. ARGV: tag, age
-DROP_SCOPE = _lua(
+DROP_SCOPE = lua_script(
     _NOW
     + """
 local new = redis.call('ZSCORE', KEYS[1], ARGV[1])
@@ -3588,7 +3701,7 @@ return 0
 )
 
 # KEYS: scopes. ARGV: tag
-REGISTER = _lua(
+REGISTER = lua_script(
     _NOW
     + """
 return redis.call('ZADD', KEYS[1], now, ARGV[1])
@@ -3669,15 +3782,53 @@ class RedisStore:
             waiting: another one to the same place, for reads that wait.
             times: when left out, the defaults.
         """
-        self._link = RedisLink(client, _CONNECTIONS)
+        self._client = client
         self._waiting = waiting
         self._times = times or StoreTimes()
+        self._free = asyncio.Semaphore(_CONNECTIONS)
+        self._running = 0
+        self._closed = False
+        if connection_pool_of(client) is not None:  # a cluster's client needs them for itself
+            client.response_callbacks.clear()  # answers as the server gives them
+
+    async def ask(self, name: str, *values: bytes | str | float) -> Any:
+        """The answer to a command, with texts as bytes. No more commands run at once than connections.
+
+        Args:
+            name: of the command, one word or two.
+            values: that it takes.
+
+        Raises:
+            StoreError: there is none.
+            NoScriptError: the server does not know the script.
+        """
+        async with self._free:
+            self._running += 1
+            try:
+                return await self._sent(name, *values)
+            except NoScriptError:
+                raise
+            except redis_faults() as error:
+                raise _store_error(error) from error
+            finally:
+                self._running -= 1
+                await self._disconnect_if_closed()
+
+    async def _sent(self, *command: bytes | str | float) -> Any:
+        try:
+            return await self._client.execute_command(*command)
+        except RedisConnectionError:  # redis-py has tried the same server again; this asks the Sentinels
+            return await self._client.execute_command(*command)
+
+    async def _disconnect_if_closed(self) -> None:
+        if self._closed and not self._running:
+            await self._client.aclose()
 
     async def ping(self) -> None:
         """Connect more than once, and leave the scripts there, so that the first chats find both."""
-        await asyncio.gather(*(self._link.ask("PING") for _ in range(_WARM_CONNECTIONS)))
+        await asyncio.gather(*(self.ask("PING") for _ in range(_WARM_CONNECTIONS)))
         for script in ALL_SCRIPTS:
-            await self._link.ask("SCRIPT LOAD", script.text)
+            await self.ask("SCRIPT LOAD", script.text)
 
     async def acquire(self, slot: Slot, token: str, mode: AcquireMode) -> Kept | Lease | Running:
         found = await self._acquire(slot, token, mode, begin=False)
@@ -3738,8 +3889,8 @@ class RedisStore:
             found = await self._waiting.execute_command(
                 "XREAD", "COUNT", _RECORDS_AT_ONCE, *block, "STREAMS", *place
             )
-        except REDIS_FAULTS as error:
-            raise store_error(error) from error
+        except redis_faults() as error:
+            raise _store_error(error) from error
         return Tail(tuple(_records(found, after)), alive)
 
     async def discard(self, slot: Slot, fence: int | None = None) -> bool:
@@ -3762,26 +3913,28 @@ class RedisStore:
         for members in await self._members(key):
             slots = (Slot(scope, name) for scope, _, name in (each.partition("/") for each in members))
             count += sum(await asyncio.gather(*map(self.discard, slots)))
-            await self._link.ask("ZREM", key, *members)  # those alone: another may have come since
+            await self.ask("ZREM", key, *members)  # those alone: another may have come since
         return count
 
     async def use_of(self, scope: str) -> ScopeUse:
         ages, _, sizes = RedisNames(scope).index
-        entries = await self._link.ask("ZCARD", ages)
-        octets = await self._link.ask("HGET", sizes, "*")
+        entries = await self.ask("ZCARD", ages)
+        octets = await self.ask("HGET", sizes, "*")
         return ScopeUse(int(entries), int(octets or 0))
 
     async def add_counts(self, counts: Mapping[str, float]) -> None:
         for name, value in counts.items():
-            await self._link.ask("HINCRBYFLOAT", _COUNTS, name, value)
+            await self.ask("HINCRBYFLOAT", _COUNTS, name, value)
 
     async def counts(self) -> dict[str, float]:
-        found = await self._link.ask("HGETALL", _COUNTS)
+        found = await self.ask("HGETALL", _COUNTS)
         pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
         return {name.decode(): float(value) for name, value in pairs}
 
     async def close(self) -> None:
-        await self._link.close()
+        """Close the connections; if some are in use, when the last has its answer."""
+        self._closed = True
+        await self._disconnect_if_closed()
         await self._waiting.aclose()
 
     async def _acquire(self, slot: Slot, token: str, mode: AcquireMode, *, begin: bool) -> Any:
@@ -3792,7 +3945,7 @@ class RedisStore:
 
     async def _members(self, key: str) -> list[list[str]]:
         """Of a sorted set, in lists that are worked on at once."""
-        found: list[bytes] = await self._link.ask("ZRANGE", key, 0, -1)
+        found: list[bytes] = await self.ask("ZRANGE", key, 0, -1)
         names = [member.decode() for member in found]
         return [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
 
@@ -3810,11 +3963,13 @@ class RedisStore:
         return True
 
     async def _run(self, script: LuaScript, keys: Sequence[str], *values: Any) -> Any:
-        """Run a script by its name, and by its text where the server has not seen it, or has restarted."""
-        try:
-            return await self._link.ask("EVALSHA", script.sha, len(keys), *keys, *values)
-        except NoScriptError:
-            return await self._link.ask("EVAL", script.text, len(keys), *keys, *values)
+        return await run_script(self.ask, script, keys, *values)
+
+
+def _store_error(error: Exception) -> StoreError:
+    if isinstance(error, OutOfMemoryError):
+        return StoreFullError("Redis is at its maxmemory")
+    return StoreDownError(f"Redis failed: {redis_fault(error)}")
 
 
 def _lease_keys(lease: Lease) -> list[str]:
@@ -4413,7 +4568,7 @@ def make_cache(settings: CacheSettings) -> ResponseCache:
     """The cache; nothing is connected yet.
 
     Raises:
-        CacheConfigError: the URL or the secret cannot be used.
+        SettingError: the URL or the secret cannot be used.
     """
     rules = CacheRules(ttl_seconds=settings.ttl_seconds, max_entry_octets=settings.max_entry_octets)
     return ResponseCache(_store_of(settings), Keyring(settings.secret), rules)
@@ -4482,7 +4637,7 @@ class CacheKeeper:
         """The cache for these settings, connected if that takes no time.
 
         Raises:
-            CacheConfigError: there is none for them.
+            SettingError: there is none for them.
         """
         if self._used is None or self._made_of != settings:
             used = CacheInUse(self._make(settings))
@@ -4702,14 +4857,17 @@ def split_login(url: str) -> tuple[str, str]:
 # Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
 
 
-async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
-    """Of each that is switched on: address, key, prefix of its models' names (empty: none), and headers."""
-    return [
-        (url, "" if way.auth == "none" or way.needs_user else way.key, prefix, way.own_headers)
-        for url, prefix, way in (
-            (url, str(own.get("prefix_id") or ""), _way_in(url, own)) for url, own in await _connections_on()
-        )
-    ]
+def trusted_certificates() -> SSLContext | bool:
+    """What Open WebUI itself trusts where it connects to Ollama, as `aiohttp.TCPConnector` takes it."""
+    from open_webui.env import AIOHTTP_CLIENT_SESSION_SSL  # noqa: PLC0415 - see the top of this module
+
+    trusted: SSLContext | bool = AIOHTTP_CLIENT_SESSION_SSL
+    return trusted
+
+
+async def prefixed_connections() -> list[tuple[WayIn, str]]:
+    """How each connection that is switched on is entered, and the prefix of its models' names, if any."""
+    return [(_way_in(url, own), str(own.get("prefix_id") or "")) for url, own in await _connections_on()]
 
 
 def _way_in(url: str, own: Mapping[str, Any]) -> WayIn:
@@ -5150,7 +5308,7 @@ class Filter:
         self._keeper = CacheKeeper()
         self._pending = PendingAnswers()
         self._replay = ReplayModel()
-        self._digests = ModelDigests(_tag_sites)
+        self._digests = ModelDigests(_tag_sites, trusted=trusted_certificates)
         self._said = ""  # what was logged last of settings that cannot be used
 
     async def request(
@@ -5177,7 +5335,7 @@ class Filter:
                 return body
             if self.valves.show_status and __event_emitter__ and (line := _status(pending)):
                 await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
-        except CacheConfigError as error:
+        except SettingError as error:
             if self._said != str(error):
                 self._said = str(error)
                 log.warning("The response cache does nothing: %s", error)
@@ -5318,7 +5476,7 @@ def _wishes(request: Any) -> str:
 
 
 async def _tag_sites() -> list[TagSite]:
-    return [TagSite(*connection) for connection in await prefixed_connections()]
+    return [TagSite(way.url, prefix, way.fixed_headers) for way, prefix in await prefixed_connections()]
 
 
 def _status(pending: PendingAnswer) -> str:

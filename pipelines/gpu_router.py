@@ -8,105 +8,105 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12276, which the server calls.
+# Begin here: `class Pipeline`, line 12300, which the server calls.
 # The modules that it uses come first:
 #    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    189  aliases.errors                 What goes wrong with aliases.
-#    230  engines.errors                 What goes wrong with a node.
-#    372  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    498  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    573  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    634  cache.errors                   What goes wrong with the cache.
-#    666  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    790  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    862  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#    951  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#    999  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1047  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1356  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1448  routing.errors                 What goes wrong with routing.
-#   1593  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1721  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1733  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2056  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2468  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2592  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2690  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2811  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2926  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3034  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3145  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3292  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3348  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3482  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3801  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4023  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4140  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4248  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4306  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4371  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4474  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4676  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4851  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5201  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5277  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5320  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5425  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5658  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5716  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5813  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6016  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6187  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6516  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6778  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6863  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7010  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7204  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7287  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7368  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7434  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7483  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7912  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8049  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8215  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8439  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8542  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8636  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8797  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8830  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9012  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9047  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9691  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9767  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9913  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10056  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10114  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10493  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10760  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10866  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11332  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11348  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11482  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11611  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11780  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  11910  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  12011  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  12017  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  12052  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  12128  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12246  services.pack_valves           What all valves of the pack have in common.
-#  12260  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12332  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12630  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12676  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12710  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12731  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12809  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12873  services.router_valves         The valves of the router, wherever it runs.
-#  12967  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13329  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13443  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13736  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    201  aliases.errors                 What goes wrong with aliases.
+#    242  engines.errors                 What goes wrong with a node.
+#    384  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    510  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    585  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    646  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    770  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    842  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#    931  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#    979  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1027  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1336  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1432  routing.errors                 What goes wrong with routing.
+#   1577  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1705  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1717  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2040  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2452  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2576  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2674  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2795  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2910  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3018  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3129  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3276  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3410  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3723  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   3945  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4062  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4170  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4228  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4293  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4396  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4598  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4773  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5123  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5199  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5242  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5347  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5580  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5638  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5735  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   5938  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6109  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6438  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6700  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6785  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   6932  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7126  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7209  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   7290  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7356  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7405  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7834  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   7971  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8137  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8361  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8464  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8558  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8719  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8752  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   8934  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   8969  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9613  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9689  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9835  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#   9982  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10040  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  10429  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10696  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10802  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11268  cache.errors                   What goes wrong with the cache.
+#  11288  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11304  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11438  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11567  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11736  base.single_flight             Many who ask the same at the same time ask once.
+#  11809  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  11934  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  12035  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  12041  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12076  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12152  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12270  services.pack_valves           What all valves of the pack have in common.
+#  12284  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12356  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12654  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12700  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12734  base.process                   One object for all plugins of a process, which are files that share no code.
+#  12755  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12833  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12897  services.router_valves         The valves of the router, wherever it runs.
+#  12991  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  13399  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13513  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13766  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -161,7 +161,7 @@ from secrets import token_urlsafe
 from ssl import SSLContext
 from string import punctuation
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
 
@@ -184,6 +184,18 @@ from pydantic import (
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+class SettingError(PackError, ValueError):
+    """A setting cannot be used. It is a `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never a secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 # --- ollama_pack.aliases.errors ---
@@ -629,38 +641,6 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
     content = message.get("content")
     texts = [content, *(part.get("text") for part in _mappings(content))]
     return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
-
-
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache.
-#
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
-
-    Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class LeaderLostError(PackError):
-    """The generation that an answer was copied from ended without its end, and part of it is shown already.
-
-    Attributes:
-        chunks: how many had come.
-    """
-
-    def __init__(self, chunks: int) -> None:
-        super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
-        )
-        self.chunks = chunks
 
 
 # --- ollama_pack.engines.ollama.to_openai ---
@@ -1400,7 +1380,11 @@ class CostTerms:
 
 
 def prompt_pace(busy: int, rates: ModelRates) -> float:
-    """Seconds that each further token of a prompt takes."""
+    """Seconds for each token of a prompt that is not held.
+
+    Before the rates are learned, each request that is answered already makes it slower. With `prompt_head` a
+    prompt takes (P - hit + 1) * (b + 1) / pp then.
+    """
     return (1 if rates.learned else busy + 1) / rates.prompt
 
 
@@ -2146,8 +2130,8 @@ class Quote:
         fixed: load + decode + tier: what depends neither on the prompt nor on the moment.
         load, decode: as in `CostTerms`.
         evict: what others lose.
-        pace: seconds for each token of the prompt that is not held, and
-        head: before the first of them: `predict_prompt` in its two parts.
+        pace: seconds for each token of the prompt that is not held.
+        head: seconds before the first of them.
         model: the name by which the node knows the model.
         blob: the weights.
         rates: of the node with these weights.
@@ -3289,62 +3273,6 @@ def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-# --- ollama_pack.engines.silence ---
-# A limit on the silence between two pieces of a stream, with one timer for all of them.
-
-
-class SilenceWatch:
-    """Ends a read of a stream that has waited longer than a limit.
-
-    A timer for each read, as `asyncio.timeout` has one, costs as much as all else that is done for a token.
-
-    Attributes:
-        is_over: it was too long; the read has ended with an error.
-    """
-
-    def __init__(self, stream: aiohttp.StreamReader, seconds: float) -> None:
-        """Watch nothing yet.
-
-        Args:
-            stream: what is read.
-            seconds: the limit.
-        """
-        self.is_over = False
-        self._stream = stream
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> Self:
-        """A read begins."""
-        self._since = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._look)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """It has ended."""
-        self._since = None
-
-    def close(self) -> None:
-        """Watch no longer."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        """End the read, or come again when it will have lasted too long."""
-        self._timer = None
-        if self._since is None:  # the next read sets a new timer
-            return
-        left = self._since + self._seconds - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
-            return
-        self.is_over = True
-        self._stream.set_exception(TimeoutError("silent for too long"))
-
-
 # --- ollama_pack.engines.sse ---
 # Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #
@@ -3653,7 +3581,6 @@ class NodeTransport:
         async with self._within("first byte", first_byte):
             last = {"Connection": "close"} if last_request else {}
             response = await self._open(path, body, {**headers, **last})
-        silence = SilenceWatch(response.content, self.limits.next_line)
         try:
             if last_request and response.connection and response.connection.protocol is not None:
                 response.connection.protocol.force_close()  # also where the node does not repeat `close`
@@ -3662,14 +3589,9 @@ class NodeTransport:
             while pieces:
                 for piece in pieces:
                     yield piece
-                with silence:
+                async with self._within("next line", self.limits.next_line):
                     pieces = await self._next_pieces(response, buffer)
-        except NodeFaultError as error:
-            if silence.is_over:
-                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
-            raise
         finally:
-            silence.close()
             response.close()
 
     async def _open(
@@ -3855,8 +3777,8 @@ class Average:
         return self.value if self.count else prior
 
 
-class PairLearner:
-    """The rates of one (node, weights)."""
+class RatesLearner:
+    """The rates at which one node runs one set of weights."""
 
     def __init__(self) -> None:
         self.load = Average()
@@ -7284,7 +7206,7 @@ class ListedClient:
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
-# --- ollama_pack.routing.state.breaker ---
+# --- ollama_pack.base.breaker ---
 # A breaker: after failures nothing is sent for a while, then one request tries.
 
 BreakerState = Literal["closed", "open", "half-open"]
@@ -7372,7 +7294,7 @@ class Breaker:
 # Each is believed to last a usual service. They never hold back ours for ever: when they have had a node to
 # themselves for long enough, one of ours is sent to stand in the engine's own line.
 
-EXTERNAL_SERVICES = 2.0  # usual services that others may have a runner to themselves while ours wait
+YIELD_SERVICES = 2.0  # usual services that others may have a runner to themselves while ours wait
 STALE_SERVICES = 6.0  # usual services after which what nobody repeats is forgotten
 MAX_EXTERNAL = 1024
 
@@ -7405,7 +7327,7 @@ class ExternalLoad:
             return
         if self.since is None:
             self.since = now
-        self.yields_at = self.since + EXTERNAL_SERVICES * service
+        self.yields_at = self.since + YIELD_SERVICES * service
         self.stale_at = now + STALE_SERVICES * service
         self.ends_at = now + service
 
@@ -7458,7 +7380,7 @@ class ModelStats:
     """What was learned of one node with one set of weights."""
 
     def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
-        self.rates = PairLearner()
+        self.rates = RatesLearner()
         self.slots = SlotLearner(declared_slots, policy.probe_requests)
         self.retention = RetentionLearner()
 
@@ -7581,27 +7503,27 @@ class NodeState:
         self._loads_again_at = -math.inf
         self._policy = policy
         self._priors = priors
-        self._pairs: dict[str, ModelStats] = {}
+        self._stats: dict[str, ModelStats] = {}
         self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
         self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
-    def pair(self, blob: str) -> ModelStats:
-        if blob not in self._pairs:
-            self._pairs[blob] = ModelStats(self.row.slots, self._policy)
-        return self._pairs[blob]
+    def stats(self, blob: str) -> ModelStats:
+        if blob not in self._stats:
+            self._stats[blob] = ModelStats(self.row.slots, self._policy)
+        return self._stats[blob]
 
     def known(self, blob: str) -> ModelRates:
         """The rates of one set of weights."""
-        return self._rates.get(blob) or self.pair(blob).known(self._priors)
+        return self._rates.get(blob) or self.stats(blob).known(self._priors)
 
     def learned(self, blob: str) -> None:
-        """The pair of these weights was told something."""
-        pair = self.pair(blob)
-        self._rates = {**self._rates, blob: pair.known(self._priors)}
+        """Something was learned of these weights."""
+        stats = self.stats(blob)
+        self._rates = {**self._rates, blob: stats.known(self._priors)}
         if runner := self.runners.get(blob):
-            runner.mirror.retain(pair.retention.retention)
+            runner.mirror.retain(stats.retention.retention)
         self.changed()
 
     # --- its breakers: one of the node, and one of each model that has failed ---
@@ -7669,7 +7591,7 @@ class NodeState:
             named = {name: replace(model, name=name) for name, model in models.items()}
             self.listed = named | {fold_name(name): model for name, model in named.items()}
         blobs = {model.blob for model in models.values()}
-        self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
+        self._stats = {blob: stats for blob, stats in self._stats.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
         self._broken_for = {name: user for name, user in self._broken_for.items() if name in models}
@@ -7740,7 +7662,7 @@ class NodeState:
         for runner in self.runners.values():
             runner.counted = True
             runner.external.seen(external, now, self.known(runner.blob).service)
-            self.pair(runner.blob).slots.counted(running, waiting)
+            self.stats(runner.blob).slots.counted(running, waiting)
             self.learned(runner.blob)
 
     def gpu_busy(self, utilization: float, now: float) -> None:
@@ -7760,7 +7682,7 @@ class NodeState:
 
     def _mirror(self, blob: str) -> PrefixMirror:
         """Of a runner that holds nothing yet."""
-        return PrefixMirror(retention=self.pair(blob).retention.retention)
+        return PrefixMirror(retention=self.stats(blob).retention.retention)
 
     def _size(self, blob: str) -> int:
         return next((model.size for model in self.models.values() if model.blob == blob), 0)
@@ -8956,7 +8878,7 @@ class RemoteRequests:
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
         node = self._nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
-            node.pair(event.blob).learn(event.lesson)
+            node.stats(event.blob).learn(event.lesson)
             node.learned(event.blob)
 
     def _leave(self, request_id: str) -> RemoteRequest | None:
@@ -9919,22 +9841,22 @@ MAX_HOLDERS = 4  # nodes that are remembered for a block
 MAX_REMEMBERED = 32768  # blocks
 
 
-class KnownNodes:
+class Cluster:
     """What decisions see. Names are those of the rows; times are seconds on the caller's clock.
 
     Attributes:
-        policy: weights and bounds.
         nodes: by name.
+        demand: how often each set of weights is asked for.
         remote: requests of other workers at these nodes.
+        stale_at: when the first node looks otherwise though nothing happens.
     """
 
     def __init__(
         self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
-        self.policy = policy
         self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
         self._clock = clock
-        self._demand = DemandMeter()
+        self.demand = DemandMeter()
         self._returns: dict[str, ReturnLearner] = {}
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
@@ -9942,10 +9864,10 @@ class KnownNodes:
         self._stale: dict[str, None] = dict.fromkeys(
             self.nodes
         )  # in the order of the rows, as they are shown
-        self._stale_at = -math.inf  # when the first of them looks otherwise though nothing is told
+        self.stale_at = -math.inf
         for node in self.nodes.values():
             node.on_change = self._stale.setdefault
-        self.remote = RemoteRequests(self.nodes, clock, self._demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(self.nodes, clock, self.demand, self._prompt_sent_elsewhere)
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -9996,11 +9918,11 @@ class KnownNodes:
 
     def view(self) -> FleetView:
         """All that a decision goes by, as of now."""
-        return self._view(self._clock())
+        return self.view_at(self._clock())
 
-    def _refresh(self, now: float) -> None:
+    def refresh(self, now: float) -> None:
         """Look at the nodes that may look otherwise than before."""
-        if now >= self._stale_at:
+        if now >= self.stale_at:
             self._stale.update(dict.fromkeys(self.nodes))
         if self._stale:
             for name in self._stale:
@@ -10009,16 +9931,20 @@ class KnownNodes:
                     self._views[name] = seen
                     self._changed.add(name)
             self._stale.clear()
-            self._stale_at = min([node.next_change for node in self.nodes.values()], default=math.inf)
+            self.stale_at = min([node.next_change for node in self.nodes.values()], default=math.inf)
 
-    def _view(self, now: float) -> FleetView:
-        """The same, with the nodes that look otherwise than at the last decision."""
-        self._refresh(now)
+    def view_at(self, now: float) -> FleetView:
+        """The same as of a moment, with the nodes that look otherwise than at the last decision."""
+        self.refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
         return FleetView(
-            now, nodes, self._demand.rates(now), returns, self._changed, self._views, self._holders
+            now, nodes, self.demand.rates(now), returns, self._changed, self._views, self._holders
         )
+
+    def decided(self) -> None:
+        """A decision was made on the last view: changes count from here on."""
+        self._changed.clear()
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.
@@ -10112,11 +10038,13 @@ class RunningRequest:
 
 
 # --- ollama_pack.routing.state.scheduler ---
-# The state that decisions are made on, and the events that change it. No input, no output.
+# The requests that wait and run, and the decisions about them. No input, no output.
 #
-# Tell it what happens, then ask `decide` what begins::
+# What happens to a request goes to the scheduler, what is seen of the nodes to its `cluster`. Then `decide`
+# returns what begins::
 #
-#     scheduler.submit(request)            # or cancel, first_token, finished, failed, probed, unreachable
+#     scheduler.submit(request)            # or cancel, first_token, finished, failed
+#     scheduler.cluster.probed(name, …)    # or unreachable, activity, gpu_busy, drain
 #     for assignment in scheduler.decide():   # send each to its node
 #         ...
 #
@@ -10134,8 +10062,14 @@ STRATEGIES: Mapping[str, type[Planner]] = {
 }
 
 
-class Scheduler(KnownNodes):
-    """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it."""
+class Scheduler:
+    """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it.
+
+    Attributes:
+        cluster: the nodes as they are known.
+        wake_at: when to decide again though nothing happens; None: whenever something does.
+        listener: hears what happens to requests, for other workers.
+    """
 
     def __init__(  # noqa: PLR0913 - what differs from one deployment or test to the next
         self,
@@ -10164,10 +10098,12 @@ class Scheduler(KnownNodes):
         """
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
-        super().__init__(rows, clock, policy or RoutingPolicy(), priors)
+        policy = policy or RoutingPolicy()
+        self.cluster = Cluster(rows, clock, policy, priors)
         self.wake_at: float | None = None
-        self._planner = STRATEGIES[strategy](self.policy, dice)
-        self._queue = FairQueue(max_queue, self.policy.background_wait)
+        self._clock = clock
+        self._planner = STRATEGIES[strategy](policy, dice)
+        self._queue = FairQueue(max_queue, policy.background_wait)
         self._running: dict[str, RunningRequest] = {}
         self.listener: Listener = tell_nobody
 
@@ -10205,7 +10141,7 @@ class Scheduler(KnownNodes):
         blobs, cost = self._expect(request)
         displaced = self._queue.push(request, now, cost).displaced
         for blob, share in blobs.items():
-            self._demand.add(blob, now, share)
+            self.cluster.demand.add(blob, now, share)
         return displaced
 
     def places_of(self, user: str) -> int:
@@ -10215,14 +10151,14 @@ class Scheduler(KnownNodes):
     def _expect(self, request: FleetRequest) -> tuple[Mapping[str, float], float]:
         """The weights that it asks for, by their share, and the seconds of service that it may take."""
         for model in map(fold_name, request.models):
-            having = [node for node in self.nodes.values() if model in node.listed]
+            having = [node for node in self.cluster.nodes.values() if model in node.listed]
             if having:
                 counts = Counter(node.listed[model].blob for node in having)
                 rates = having[0].known(having[0].listed[model].blob)
                 output = predict_output(rates, background=request.background, limit=request.max_output)
                 blobs = {blob: count / len(having) for blob, count in counts.items()}
                 return blobs, request.tokens / rates.prompt + output * rates.token
-        raise NoNodeError(request.models, tuple(self.nodes))
+        raise NoNodeError(request.models, tuple(self.cluster.nodes))
 
     def cancel(self, request_id: str) -> None:
         """Nobody wants the answer any more. An id that is not known is ignored."""
@@ -10278,7 +10214,7 @@ class Scheduler(KnownNodes):
         request, blob = running.assignment.request, running.runner.blob
         if not running.assignment.loads:
             new = max(0, request.tokens - running.assignment.hit)
-            running.node.pair(blob).slots.began(running.beside, now - running.since, new)
+            running.node.stats(blob).slots.began(running.beside, now - running.since, new)
             running.node.learned(blob)
         rates = running.node.known(blob)
         output = predict_output(rates, background=request.background, limit=request.max_output)
@@ -10296,7 +10232,7 @@ class Scheduler(KnownNodes):
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
         blob = running.runner.blob
-        running.node.pair(blob).learn(lesson)
+        running.node.stats(blob).learn(lesson)
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
@@ -10347,13 +10283,13 @@ class Scheduler(KnownNodes):
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
         """A node failed a request that another one has begun to answer: so the fault was the node's."""
-        node = self.nodes[name]
+        node = self.cluster.nodes[name]
         node.failed(model, self._clock(), node_down=False, hung=hung)
         self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
     def _elsewhere(self, running: RunningRequest) -> bool:
         tried = running.entry.tried | {running.node.row.name}
-        others = [node for name, node in self.nodes.items() if name not in tried]
+        others = [node for name, node in self.cluster.nodes.items() if name not in tried]
         return any(model in node.listed for node in others for model in running.entry.models)
 
     def has_another(self, request_id: str) -> bool:
@@ -10365,13 +10301,13 @@ class Scheduler(KnownNodes):
             fold_name(running.assignment.model),
             {running.node.row.name, *running.entry.tried},
         )
-        others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
-        return any(model in node.models for node in others)
+        others = (node for node in self.cluster.view().nodes if node.name not in passed_over)
+        return any(node.weight > 0 and model in node.models for node in others)
 
     def loads(self, models: Iterable[str]) -> Iterator[tuple[str, str, float]]:
         """What nodes that have one of these models load now, as is believed: node, model, since when."""
         names = set(map(fold_name, models))
-        for name, node in self.nodes.items():
+        for name, node in self.cluster.nodes.items():
             if not names.isdisjoint(node.listed):
                 for runner in node.runners.values():
                     if runner.loading:
@@ -10414,12 +10350,12 @@ class Scheduler(KnownNodes):
     def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
         now = self._clock()
-        self.remote.expire(now)
+        self.cluster.remote.expire(now)
         if not len(self._queue):
             self.wake_at = None
             return []
-        planned = self._planner.plan(self._view(now), self._queue.kinds(now))
-        self._changed.clear()
+        planned = self._planner.plan(self.cluster.view_at(now), self._queue.kinds(now))
+        self.cluster.decided()
         started = [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
         self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now)
         return started
@@ -10441,7 +10377,7 @@ class Scheduler(KnownNodes):
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
-        return self.nodes[assignment.node].allows(assignment.model, now)
+        return self.cluster.nodes[assignment.node].allows(assignment.model, now)
 
     def _start(self, assignment: Assignment, now: float) -> Assignment:
         """Let a request take the slot that it was assigned, and remember how to undo it."""
@@ -10449,7 +10385,7 @@ class Scheduler(KnownNodes):
         quote = assignment.chosen.quote
         if not request.load_only:
             self._queue.bound(request.id, now)
-        node = self.nodes[assignment.node]
+        node = self.cluster.nodes[assignment.node]
         node.changed()
         node.passed(assignment.model)
         evicted = {blob: node.runners[blob] for blob in assignment.victims if blob in node.runners}
@@ -10464,7 +10400,7 @@ class Scheduler(KnownNodes):
         output = predict_output(quote.rates, background=request.background, limit=request.max_output)
         answers = 0.0 if request.load_only else output * quote.rates.token
         ends_at = now + assignment.terms.predict_ttft + answers
-        shared, kind = self.prompt_sent(assignment.node, quote.blob, request, now)
+        shared, kind = self.cluster.prompt_sent(assignment.node, quote.blob, request, now)
         runner.begin(request, now, ends_at, shared, kind)
         return assignment
 
@@ -10481,9 +10417,9 @@ class Scheduler(KnownNodes):
         """When to decide again though nothing happens: when a load ends, or a title has waited enough."""
         if not len(self._queue):
             return None
-        self._refresh(now)
-        due = [self._stale_at, self._planner.look_again]
-        if (until := self.remote.expires_at()) is not None:
+        self.cluster.refresh(now)
+        due = [self.cluster.stale_at, self._planner.look_again]
+        if (until := self.cluster.remote.expires_at()) is not None:
             due.append(until)
         if (until := self._queue.ripens_at()) is not None:
             due.append(min(until, now + BACKGROUND_LOOK))
@@ -10613,7 +10549,7 @@ class FleetShare:
         self.connected = False
         self.outbox.clear()
         self._heard_at.clear()
-        self._scheduler.remote.forget_all()
+        self._scheduler.cluster.remote.forget_all()
 
     def say_bye(self) -> None:
         """This worker ends; what it held is free."""
@@ -10646,7 +10582,7 @@ class FleetShare:
         quote = binding.chosen.quote
         claim = SlotClaim(
             request_id=binding.request.id,
-            node=node_key(self._scheduler.nodes[binding.node].row),
+            node=node_key(self._scheduler.cluster.nodes[binding.node].row),
             blob=quote.blob,
             slots=quote.rates.slots,
             loads=binding.loads,
@@ -10674,7 +10610,7 @@ class FleetShare:
         """Somebody else was first: the request waits again, and what kept it out is believed for a while."""
         scheduler, now = self._scheduler, self._clock()
         scheduler.give_back(binding.request.id)
-        node, remote = scheduler.nodes[binding.node], scheduler.remote
+        node, remote = scheduler.cluster.nodes[binding.node], scheduler.cluster.remote
         others = [holder for holder in refusal.holders if not scheduler.is_running(holder)]
         learnt = [remote.hold(node, refusal.blob, holder, now + HOLD_SECONDS) for holder in others]
         if not any(learnt):
@@ -10705,16 +10641,16 @@ class FleetShare:
             case HelloMessage():
                 self._announce()
             case AliveMessage(worker, requests):
-                self._scheduler.remote.forget(worker, requests)
+                self._scheduler.cluster.remote.forget(worker, requests)
             case ByeMessage(worker):
                 self._lose(worker)
             case EventMessage(worker, event):
-                self._scheduler.remote.apply(worker, event)
+                self._scheduler.cluster.remote.apply(worker, event)
         return not isinstance(message, HelloMessage)
 
     def _lose(self, worker: str) -> None:
         self._heard_at.pop(worker, None)
-        self._scheduler.remote.forget(worker)
+        self._scheduler.cluster.remote.forget(worker)
 
     def _send(self, message: FleetMessage) -> None:
         self._put(ShareStep("tell", None, encode_message(message)))
@@ -10942,27 +10878,27 @@ class Router:
         """Told by the poller, as are the two below."""
         name = watch.row.name
         if look is not None:
-            self.scheduler.probed(name, look.installed, look.residents)
+            self.scheduler.cluster.probed(name, look.installed, look.residents)
         elif watch.is_gone:
-            self.scheduler.unreachable(name)
+            self.scheduler.cluster.unreachable(name)
             self._attempts.is_gone(name)
         self._decide()
 
     def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
         """Its engine tells what it does for all clients."""
-        self.scheduler.activity(watch.row.name, activity.running, activity.waiting, asked_at)
+        self.scheduler.cluster.activity(watch.row.name, activity.running, activity.waiting, asked_at)
         self._decide()
 
     def gpus_read(self, watch: NodeWatch) -> None:
         """Its GPUs were looked at. Those that another node has, too, may be at work for that one."""
         sources = [other.gpu_source for other in self.nodes.values()]
         if watch.utilization is not None and sources.count(watch.gpu_source) == 1:
-            self.scheduler.gpu_busy(watch.row.name, watch.utilization)
+            self.scheduler.cluster.gpu_busy(watch.row.name, watch.utilization)
             self._decide()
 
     def answering(self, models: Sequence[str]) -> str:
         """Of the models that may answer, the preferred one first, the one that would now."""
-        return next((model for model in models if self.scheduler.can_answer((model,))), models[0])
+        return next((model for model in models if self.scheduler.cluster.can_answer((model,))), models[0])
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
@@ -10981,7 +10917,7 @@ class Router:
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
-        return self._attempts.at(node) + self.scheduler.remote.at(node)
+        return self._attempts.at(node) + self.scheduler.cluster.remote.at(node)
 
     def queued(self, node: str) -> int:
         """How many of this worker's requests that wait this node could answer; other nodes may, too."""
@@ -10991,7 +10927,7 @@ class Router:
 
     def is_healthy(self, node: str) -> bool:
         """Whether requests are given to it: it answers, and has not just failed one."""
-        breaker = self.scheduler.nodes[node].breaker
+        breaker = self.scheduler.cluster.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
 
     @property
@@ -11206,7 +11142,7 @@ class Router:
     def _faults(self, pending: PendingChat) -> dict[str, str]:
         """What is wrong with each node that has the model; empty when one of them may answer."""
         models = pending.request.models
-        if self.scheduler.can_answer(models):
+        if self.scheduler.cluster.can_answer(models):
             return {}
         return {
             name: watch.known.fault or self._failure(name, models)
@@ -11327,6 +11263,26 @@ async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
         await asyncio.sleep(pause)
         await pending.say(loading_line(attempt.binding, attempt.elapsed), done=False)
         pause = attempt.elapsed
+
+
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks
 
 
 # --- ollama_pack.webui.errors ---
@@ -11777,6 +11733,79 @@ class _LoopThread:
             self.ended.set_result(None)
 
 
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    async def _renew(self) -> _Shared:
+        began = self._clock()
+        try:
+            answer = await self._ask()
+            self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            self._task = None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
 # --- ollama_pack.services.discovery ---
 # Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
 
@@ -11827,11 +11856,10 @@ class NodeDiscovery:
             clock: monotonic seconds.
         """
         self._resolve = resolve
-        self._clock = clock
         self._servers: dict[str, Servers] = {}
         self._faults: dict[str, str] = {}
-        self._asked_at = -math.inf
-        self._task: asyncio.Task[None] | None = None
+        self._names: Sequence[str] = ()
+        self._look = SingleFlight(self._ask_all, 0, clock)
         self._made: tuple[tuple[NodeRow, ...], dict[str, Servers], tuple[NodeRow, ...]] = ((), {}, ())
 
     async def rows(self, rows: tuple[NodeRow, ...], seconds: float) -> tuple[NodeRow, ...]:
@@ -11845,21 +11873,17 @@ class NodeDiscovery:
         if not names:
             return rows
         is_news = not self._servers.keys() >= set(names)
-        age = self._clock() - self._asked_at
-        if self._task is None and (is_news or age >= seconds):
-            self._task = asyncio.get_running_loop().create_task(self._ask(names))
-        if self._task is not None and (is_news or age >= 2 * seconds):
-            await asyncio.wait({self._task}, timeout=FIRST_ANSWER_SECONDS)
+        self._names = names
+        if is_news or self._look.age >= seconds:
+            looking = self._look.renew()
+            if is_news or self._look.age >= 2 * seconds:
+                await asyncio.wait({looking}, timeout=FIRST_ANSWER_SECONDS)
         if self._made[:2] != (rows, self._servers):
             self._made = rows, dict(self._servers), expanded(rows, self._servers)
         return self._made[2]
 
-    async def _ask(self, names: Sequence[str]) -> None:
-        try:
-            await asyncio.gather(*map(self._ask_one, names))
-        finally:
-            self._asked_at = self._clock()
-            self._task = None
+    async def _ask_all(self) -> None:
+        await asyncio.gather(*map(self._ask_one, self._names))
 
     async def _ask_one(self, name: str) -> None:
         try:
@@ -12707,8 +12731,8 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
-# --- ollama_pack.speech.process ---
-# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
 #
 # Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
 # the server runs leaves objects of its older classes behind.
@@ -12964,8 +12988,10 @@ class RouterValves(PackValves):
         )
 
 
-# --- ollama_pack.cache.redis_url ---
-# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+# --- ollama_pack.base.redis ---
+# A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#
+# Making a client connects nothing.
 #
 # redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
 # redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
@@ -13005,6 +13031,45 @@ def connection_pool_of(client: RedisClient) -> Any:
     return getattr(client, "connection_pool", None)
 
 
+@dataclass(frozen=True, slots=True)
+class LuaScript:
+    """A script, and the name that the server knows it by once it has seen it."""
+
+    text: str
+    sha: str
+
+
+def lua_script(text: str) -> LuaScript:
+    # SHA-1 is what Redis names scripts by
+    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+async def run_script(
+    send: Callable[..., Awaitable[Any]], script: LuaScript, keys: Sequence[str], *values: Any
+) -> Any:
+    """Run a script by its name, and by its text where the server has not seen it, or has restarted.
+
+    Args:
+        send: sends one command, as `RedisClient.execute_command`.
+        script: to run.
+        keys: that it uses.
+        values: its other arguments.
+    """
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
+
+    try:
+        return await send("EVALSHA", script.sha, len(keys), *keys, *values)
+    except NoScriptError:
+        return await send("EVAL", script.text, len(keys), *keys, *values)
+
+
+def redis_faults() -> tuple[type[Exception], ...]:
+    """What is raised when Redis does not answer, or not as it should."""
+    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
+
+    return RedisError, RedisClusterException, OSError, EOFError  # a cluster's is no `RedisError`
+
+
 class _UrlError(ValueError):
     """What is wrong with a URL, in words that may be shown."""
 
@@ -13030,7 +13095,7 @@ def check_redis_url(url: str) -> str:
     """The URL, which is none or can be used.
 
     Raises:
-        CacheConfigError: it is none of the forms.
+        SettingError: it is none of the forms.
         ModuleNotFoundError: there is no redis-py.
     """
     if url:
@@ -13042,22 +13107,27 @@ def redis_client(url: str) -> RedisClient:
     """A client for a URL.
 
     Raises:
-        CacheConfigError: the URL is none of the forms, or has an option that would have no effect.
+        SettingError: the URL is none of the forms, or has an option that would have no effect.
         ModuleNotFoundError: there is no redis-py.
     """
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise CacheConfigError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
-        raise CacheConfigError(
+        raise SettingError(
             f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
             + _HOW_WRITTEN
         ) from None
+
+
+def redis_fault(error: BaseException) -> str:
+    """What redis-py says of a failure, without what was sent: an old server repeats an unknown AUTH whole."""
+    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
 
 
 def _shown_beginning(url: str) -> str:
@@ -13432,19 +13502,16 @@ tell(KEYS[1], ARGV[2], ARGV[3], ARGV[4])
 )
 
 SHARE_SCRIPTS = {
-    "claim": CLAIM_SLOT,
-    "renew": RENEW_SLOT,
-    "release": RELEASE_SLOT,
-    "loaded": LOADED_SLOT,
-    "tell": TELL_ALL,
+    "claim": lua_script(CLAIM_SLOT),
+    "renew": lua_script(RENEW_SLOT),
+    "release": lua_script(RELEASE_SLOT),
+    "loaded": lua_script(LOADED_SLOT),
+    "tell": lua_script(TELL_ALL),
 }
 
 
 # --- ollama_pack.routing.peers.redis ---
 # Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#
-# The errors of redis-py are imported where one has come: the minimal image of the Pipelines server lacks it,
-# and the router runs there without.
 
 share_log = logging.getLogger(__name__)
 
@@ -13455,25 +13522,9 @@ READ_AT_ONCE = 256
 FIRST_RETRY, LAST_RETRY = 0.5, 10.0  # seconds between two tries to join
 UNUSED_SECONDS = 600.0  # after which it leaves, until it is started again
 
-_SHAS = {
-    # SHA-1 is what Redis names scripts by
-    kind: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-    for kind, text in SHARE_SCRIPTS.items()
-}
-
 
 class _UnusedError(Exception):
     """Nobody has used this worker's router for long, perhaps because there is a newer one."""
-
-
-class RedisCommands(Protocol):
-    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
-
-    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """Send a command and return its answer, with bytes for strings."""
-
-    async def aclose(self) -> None:
-        """Close the connections."""
 
 
 class RedisShare:
@@ -13482,8 +13533,8 @@ class RedisShare:
     def __init__(
         self,
         share: FleetShare,
-        client: RedisCommands,
-        waiting: RedisCommands,
+        client: RedisClient,
+        waiting: RedisClient,
         decide: Callable[[], None],
         prefix: str = SHARE_PREFIX,
     ) -> None:
@@ -13525,7 +13576,7 @@ class RedisShare:
                 await self._task
         if self._share.connected:
             self._share.say_bye()
-            with suppress(*_redis_faults()):
+            with suppress(*redis_faults()):
                 async with asyncio.timeout(STEP_SECONDS):
                     await self._empty_outbox()
             self._share.leave()
@@ -13533,7 +13584,7 @@ class RedisShare:
 
     async def _close_clients(self) -> None:
         for client in (self._client, self._waiting):
-            with suppress(*_redis_faults()):
+            with suppress(*redis_faults()):
                 await client.aclose()
 
     async def claim(self, binding: Assignment) -> bool:
@@ -13582,7 +13633,7 @@ class RedisShare:
                         tasks.create_task(work)
             except* _UnusedError:
                 pass  # unless somebody has come meanwhile this was the last time
-            except* _redis_faults() as group:
+            except* redis_faults() as group:
                 self._tell_once(group.exceptions[0])
             except* Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
                 share_log.exception("Something went wrong between workers that share the nodes")
@@ -13600,8 +13651,7 @@ class RedisShare:
 
     def _tell_once(self, fault: Exception) -> None:
         """One line a time that it is down, not one a try."""
-        # an old server repeats an AUTH that it does not know
-        self.fault = f"{type(fault).__name__}: {str(fault).partition(', with args')[0]}"
+        self.fault = redis_fault(fault)
         if not self._told:
             self._told = True
             share_log.warning(
@@ -13681,30 +13731,10 @@ class RedisShare:
             arguments[0] = claim.request_id
             arguments += [claim.slots, CLAIM_MS, int(claim.loads), _blob_key(claim.blob)]
             arguments += [_blob_key(victim) for victim in claim.victims]
-        try:
-            return await self._script("EVALSHA", _SHAS[step.kind], keys, arguments)
-        except _unknown_script():
-            return await self._script("EVAL", SHARE_SCRIPTS[step.kind], keys, arguments)
-
-    def _script(self, command: str, script: str, keys: list[str], arguments: list[Any]) -> Awaitable[Any]:
-        return self._client.execute_command(command, script, len(keys), *keys, *arguments)
+        return await run_script(self._client.execute_command, SHARE_SCRIPTS[step.kind], keys, *arguments)
 
     def _slots(self, claim: SlotClaim, blob: str) -> str:
         return f"{self._prefix}slots:{claim.node}:{_blob_key(blob)}"
-
-
-def _redis_faults() -> tuple[type[Exception], ...]:
-    """What comes of a Redis that does not answer, or not as it should."""
-    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
-
-    return RedisError, RedisClusterException, OSError, TimeoutError
-
-
-def _unknown_script() -> type[Exception]:
-    """What a server says that has not seen a script, or has restarted."""
-    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
-
-    return NoScriptError
 
 
 def _heed_cancelling() -> None:
@@ -13741,7 +13771,7 @@ def usable_redis_url(url: str) -> str:
     """The URL, which is none or can be used; unchecked where redis-py is missing.
 
     Raises:
-        CacheConfigError: as `check_redis_url`.
+        SettingError: as `check_redis_url`.
     """
     return check_redis_url(url) if url and _has_redis_py() else url
 
@@ -13964,7 +13994,7 @@ def _given_redis_url() -> str:
     """What the variable says; empty where it cannot be used, which is logged as it is for valves."""
     try:
         return usable_redis_url(os.getenv(REDIS_VARIABLE, ""))
-    except CacheConfigError as error:
+    except SettingError as error:
         log.error("%s is left out: %s", REDIS_VARIABLE, error)  # noqa: TRY400 - its trace tells nothing more
         return ""
 

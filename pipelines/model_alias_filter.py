@@ -8,34 +8,37 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 772, which the server calls.
+# Begin here: `class Pipeline`, line 889, which the server calls.
 # The modules that it uses come first:
-#     43  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     51  aliases.errors            What goes wrong with aliases.
-#     92  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    101  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
-#    162  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    460  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    578  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    680  engines.ollama.tags       Which models a set of Ollama nodes has, remembered for a while.
-#    740  services.pack_valves      What all valves of the pack have in common.
-#    754  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
+#     46  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     54  aliases.errors            What goes wrong with aliases.
+#     95  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    104  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
+#    165  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    463  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    581  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    683  base.single_flight        Many who ask the same at the same time ask once.
+#    756  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#    857  services.pack_valves      What all valves of the pack have in common.
+#    871  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
+import json
 import logging
 import math
 import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, TypeVar
+from ssl import SSLContext
+from typing import Any, Generic, TypeVar
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -677,64 +680,178 @@ def find_candidate(
     return variant or find_model(name, models, families)
 
 
-# --- ollama_pack.engines.ollama.tags ---
-# Which models a set of Ollama nodes has, remembered for a while.
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
 
-TIMEOUT_SECONDS = 2.0
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    async def _renew(self) -> _Shared:
+        began = self._clock()
+        try:
+            answer = await self._ask()
+            self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            self._task = None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
+# --- ollama_pack.engines.ollama.installed ---
+# Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+
+LOOK_SECONDS = 2.0  # for all nodes together
+_LISTING_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class TagSite:
+    """A node whose models are asked for.
+
+    Attributes:
+        url: its address.
+        prefix: of its models' names where they are offered; empty: none.
+        headers: that are sent, with the key that the node wants.
+    """
+
+    url: str
+    prefix: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class InstalledModels:
-    """The models of some Ollama nodes, by `GET /api/tags`, at most `max_age` seconds old.
+    """The models of some nodes.
 
-    A node that does not answer keeps what it had when it last did: a node that restarts must not make
-    its models vanish. Not for more than one event loop at a time.
+    A node that does not answer keeps what it had when it last did: a node that restarts must not make its
+    models vanish.
     """
 
     def __init__(
         self, urls: Sequence[str], max_age: float = 30.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.urls = tuple(url.rstrip("/") for url in urls)
-        self._max_age = max_age
-        self._clock = clock
+        self._sites = tuple(TagSite(url.rstrip("/")) for url in urls)
         self._models: dict[str, dict[str, str]] = {}
-        self._looked_at: float | None = None
-        self._looking = asyncio.Lock()
+        self._look = SingleFlight(self._look_at_all, max_age, clock)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return tuple(site.url for site in self._sites)
 
     async def get(self) -> dict[str, str] | None:
         """Name → quantization level of every model; None while no node has ever answered."""
-        async with self._looking:
-            if self._looked_at is None or self._clock() - self._looked_at > self._max_age:
-                await self._look()
-                self._looked_at = self._clock()
+        return await self._look.get()
+
+    async def _look_at_all(self) -> dict[str, str] | None:
+        for site, listed in await _listings(self._sites):
+            named = {name: _quantization(model) for name, model in _named(listed, "name", "model")}
+            if named or not listed:  # a list without one model is not Ollama's
+                self._models[site.url] = named
         if not self._models:
             return None
         return {name: level for models in self._models.values() for name, level in models.items()}
 
-    async def _look(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
-            answers = await asyncio.gather(*(_tags(session, url) for url in self.urls))
-        found = zip(self.urls, answers, strict=True)
-        self._models.update({url: tags for url, tags in found if tags is not None})
+
+_Models = list[Mapping[str, Any]]
 
 
-async def _tags(session: aiohttp.ClientSession, url: str) -> dict[str, str] | None:
-    """Name → quantization level on one node; None when it does not answer as Ollama does."""
+async def _listings(
+    sites: Iterable[TagSite], trusted: Callable[[], SSLContext | bool] = lambda: True
+) -> list[tuple[TagSite, _Models]]:
+    """The lists of the nodes that answer as Ollama does."""
+    # as the router's: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY
+    connector = aiohttp.TCPConnector(ssl=trusted())
+    timeout = aiohttp.ClientTimeout(total=LOOK_SECONDS)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=True) as session:
+        return [found for found in await asyncio.gather(*(_listing(session, one) for one in sites)) if found]
+
+
+async def _listing(session: aiohttp.ClientSession, site: TagSite) -> tuple[TagSite, _Models] | None:
+    url = f"{site.url.rstrip('/')}/api/tags"
     try:
-        async with session.get(f"{url}/api/tags", raise_for_status=True) as response:
-            models = (await response.json())["models"]
-            listed = [entry for entry in models if isinstance(entry, dict)]
-            named = ((entry.get("name") or entry.get("model"), entry.get("details")) for entry in listed)
-            found = {
-                str(name): str((details if isinstance(details, dict) else {}).get("quantization_level") or "")
-                for name, details in named
-                if name
-            }
-            return found if found or not models else None  # a list without one model is not Ollama's
+        # a redirect would carry the node's key to another server
+        async with session.get(
+            url, headers=site.headers, raise_for_status=True, allow_redirects=False
+        ) as response:
+            body = bytearray()
+            async for part in response.content.iter_any():
+                body += part
+                if len(body) > _LISTING_BYTES:
+                    return None
+        models = json.loads(body)["models"]
+        found: _Models = [model for model in models if isinstance(model, dict)]
     except (aiohttp.ClientError, TimeoutError):
         return None
-    except (ValueError, LookupError, TypeError, AttributeError):  # an answer, but not of Ollama's form
+    except (ValueError, LookupError, TypeError, RecursionError):  # an answer, but not of Ollama's form
         return None
+    return (site, found) if found or not models else None
+
+
+def _named(models: _Models, *keys: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """The models that have a name, under the first of the keys that is there."""
+    for model in models:
+        if name := next(filter(None, map(model.get, keys)), None):
+            yield str(name), model
+
+
+def _quantization(model: Mapping[str, Any]) -> str:
+    details = model.get("details")
+    return str(details.get("quantization_level") or "") if isinstance(details, dict) else ""
 
 
 # --- ollama_pack.services.pack_valves ---

@@ -9,20 +9,19 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 657, which the server calls.
+# Begin here: `class Pipeline`, line 652, which the server calls.
 # The modules that it uses come first:
-#     43  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     51  cache.errors                What goes wrong with the cache.
-#     69  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#     94  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#    456  services.pack_valves        What all valves of the pack have in common.
-#    470  services.cache_valves       The valves of the response cache, wherever it runs.
-#    531  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    542  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    565  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    571  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    588  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#    639  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     42  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     62  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    426  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    451  services.pack_valves        What all valves of the pack have in common.
+#    465  services.cache_valves       The valves of the response cache, wherever it runs.
+#    526  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    537  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    560  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    566  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    583  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#    634  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -48,17 +47,11 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache.
-#
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
+class SettingError(PackError, ValueError):
+    """A setting cannot be used. It is a `ValueError` too, so that a valve can refuse it.
 
     Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
+        reason: what is wrong and what to do. Never a secret, nor the password in a URL.
     """
 
     def __init__(self, reason: str) -> None:
@@ -66,33 +59,10 @@ class CacheConfigError(PackError, ValueError):
         self.reason = reason
 
 
-# --- ollama_pack.cache.keyring ---
-# Everything that is derived from the admin's secret: names in the store, and ciphers.
-
-SECRET_CHARACTERS = 16  # the fewest that a secret may have
-
-
-def check_secret(secret: str) -> str:
-    """The secret, which is none or can be used.
-
-    Raises:
-        CacheConfigError: it is too short.
-    """
-    if secret:
-        _refuse_short(secret)
-    return secret
-
-
-def _refuse_short(secret: str) -> None:
-    if len(secret) < SECRET_CHARACTERS:
-        raise CacheConfigError(
-            f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
-            "`openssl rand -hex 32` makes one"
-        )
-
-
-# --- ollama_pack.cache.redis_url ---
-# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+# --- ollama_pack.base.redis ---
+# A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#
+# Making a client connects nothing.
 #
 # redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
 # redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
@@ -157,7 +127,7 @@ def check_redis_url(url: str) -> str:
     """The URL, which is none or can be used.
 
     Raises:
-        CacheConfigError: it is none of the forms.
+        SettingError: it is none of the forms.
         ModuleNotFoundError: there is no redis-py.
     """
     if url:
@@ -169,19 +139,19 @@ def redis_client(url: str) -> RedisClient:
     """A client for a URL.
 
     Raises:
-        CacheConfigError: the URL is none of the forms, or has an option that would have no effect.
+        SettingError: the URL is none of the forms, or has an option that would have no effect.
         ModuleNotFoundError: there is no redis-py.
     """
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise CacheConfigError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
-        raise CacheConfigError(
+        raise SettingError(
             f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
             + _HOW_WRITTEN
         ) from None
@@ -453,6 +423,31 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 }
 
 
+# --- ollama_pack.cache.keyring ---
+# Everything that is derived from the admin's secret: names in the store, and ciphers.
+
+SECRET_CHARACTERS = 16  # the fewest that a secret may have
+
+
+def check_secret(secret: str) -> str:
+    """The secret, which is none or can be used.
+
+    Raises:
+        SettingError: it is too short.
+    """
+    if secret:
+        _refuse_short(secret)
+    return secret
+
+
+def _refuse_short(secret: str) -> None:
+    if len(secret) < SECRET_CHARACTERS:
+        raise SettingError(
+            f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
+            "`openssl rand -hex 32` makes one"
+        )
+
+
 # --- ollama_pack.services.pack_valves ---
 # What all valves of the pack have in common.
 
@@ -520,7 +515,7 @@ class CacheValves(PackValves):
     @field_validator("redis_url")
     @classmethod
     def _usable_url(cls, url: str) -> str:
-        return check_redis_url(url)  # a CacheConfigError reaches the admin as the valve's error
+        return check_redis_url(url)  # a SettingError reaches the admin as the valve's error
 
     @field_validator("secret")
     @classmethod

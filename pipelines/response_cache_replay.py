@@ -9,41 +9,41 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 4292, which the server calls.
+# Begin here: `class Pipeline`, line 4372, which the server calls.
 # The modules that it uses come first:
-#     93  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    101  cache.errors                What goes wrong with the cache.
-#    149  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    265  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    423  cache.key                   What makes two requests the same: the key of a cached answer.
-#    659  cache.entry                 An answer as it is kept.
-#    728  cache.collect               From the chunks of a generation to what may be kept of it.
-#    883  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    933  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1126  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1282  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1386  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   1467  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   1788  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   1886  cache.joining               Many who ask the same at the same time ask once.
-#   1952  engines.errors              What goes wrong with a node.
-#   1970  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2020  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2045  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2062  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2142  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   2428  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2503  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   2606  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   2960  cache.redis_link            Commands to Redis with a bound on how many run at once, and failures in the store's terms.
-#   3029  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3375  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   3570  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   3897  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4100  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4223  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   4262  services.pack_valves        What all valves of the pack have in common.
-#   4276  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     93  base.single_flight          Many who ask the same at the same time ask once.
+#    159  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    179  cache.errors                What goes wrong with the cache.
+#    215  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    331  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    489  cache.key                   What makes two requests the same: the key of a cached answer.
+#    725  cache.entry                 An answer as it is kept.
+#    794  cache.collect               From the chunks of a generation to what may be kept of it.
+#    949  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    999  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1080  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1273  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1427  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1531  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   1612  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   1933  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   2031  engines.errors              What goes wrong with a node.
+#   2049  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2099  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2124  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2141  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2221  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   2507  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2582  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   2685  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3080  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3413  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   3650  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   3977  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4180  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4303  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   4342  services.pack_valves        What all valves of the pack have in common.
+#   4356  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -88,7 +88,73 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError
+
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Key = TypeVar("_Key")
+_Shared = TypeVar("_Shared")
+
+
+class _Turn:
+    """A call, or one that will be made when the call before it is over."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.answered = False
+        self.answer: Any = None
+        self.following: _Turn | None = None
+
+
+class JoinedCalls(Generic[_Key, _Shared]):
+    """For each key one call at a time. Those who come while it is under way share the next one.
+
+    So everybody gets the answer to a call that began after he came: what was changed before is seen.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[_Key, _Turn] = {}
+
+    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
+        """The answer, and whether it is this caller's own call that was made."""
+        while True:
+            current = self._turns.get(key)
+            if current is None:
+                turn = self._turns[key] = _Turn()
+                return await self._make(key, turn, make), True
+            if current.following is None:
+                turn = current.following = _Turn()
+                await self._wait_for(key, current, turn)
+                return await self._make(key, turn, make), True
+            turn = current.following
+            await turn.over.wait()
+            if turn.answered:
+                return turn.answer, False
+
+    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        try:
+            turn.answer = await make()
+            turn.answered = True
+        finally:
+            turn.over.set()
+            if turn.following is None:
+                del self._turns[key]
+        answer: _Shared = turn.answer
+        return answer
+
+    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
+        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
+        try:
+            await current.over.wait()
+        except asyncio.CancelledError:
+            turn.over.set()
+            current.following = None
+            if current.over.is_set():
+                del self._turns[key]
+            raise
+        self._turns[key] = turn
+
 
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -98,22 +164,22 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache.
-#
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
+class SettingError(PackError, ValueError):
+    """A setting cannot be used. It is a `ValueError` too, so that a valve can refuse it.
 
     Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
+        reason: what is wrong and what to do. Never a secret, nor the password in a URL.
     """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
 
 class StoreError(PackError):
@@ -311,7 +377,7 @@ class _ScopeKeys:
 
 def _refuse_short(secret: str) -> None:
     if len(secret) < SECRET_CHARACTERS:
-        raise CacheConfigError(
+        raise SettingError(
             f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
             "`openssl rand -hex 32` makes one"
         )
@@ -331,7 +397,7 @@ class Keyring:
             secret: of the admin; the same in every process that shares the store.
 
         Raises:
-            CacheConfigError: it is too short.
+            SettingError: it is too short.
         """
         _refuse_short(secret)
         self._secret = secret.encode("utf-8", "surrogatepass")
@@ -930,6 +996,87 @@ class CacheCounters:
             self._taken[name] -= value
 
 
+# --- ollama_pack.base.breaker ---
+# A breaker: after failures nothing is sent for a while, then one request tries.
+
+BreakerState = Literal["closed", "open", "half-open"]
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRule:
+    """When a breaker opens, and for how long.
+
+    Attributes:
+        threshold: failures in a row that open it.
+        shortest: seconds that it stays open the first time; each time after, twice as long,
+        longest: but not longer than this.
+    """
+
+    threshold: int = 1
+    shortest: float = 5.0
+    longest: float = 120.0
+
+
+class Breaker:
+    """Closed: all may pass. Open: none. Half-open: one, whose end decides. Times on the caller's clock.
+
+    Only what tells of the node's health is to be reported: a 4xx answer or the user's own cancel is neither
+    a failure nor a success.
+    """
+
+    def __init__(self, rule: BreakerRule) -> None:
+        self._rule = rule
+        self._failures = 0
+        self._backoff = rule.shortest
+        self._retry_at: float | None = None
+        self._trying = False
+
+    def state(self, now: float) -> BreakerState:
+        if self._retry_at is None:
+            return "closed"
+        return "half-open" if now >= self._retry_at else "open"
+
+    def allows(self, now: float) -> bool:
+        """Whether a request may pass now. One that does is to be reported with `passed`."""
+        state = self.state(now)
+        return state == "closed" or (state == "half-open" and not self._trying)
+
+    @property
+    def retry_at(self) -> float | None:
+        """When it lets one try; None while it is closed or one is trying."""
+        return None if self._trying else self._retry_at
+
+    def passed(self) -> None:
+        """A request was let through."""
+        self._trying = self._retry_at is not None
+
+    def succeeded(self) -> None:
+        """A request was answered: all is well."""
+        self._failures, self._backoff, self._retry_at, self._trying = 0, self._rule.shortest, None, False
+
+    def gave_up(self) -> None:
+        """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
+        self._trying = False
+
+    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
+        """A request failed. Those that were on their way when it opened tell nothing new.
+
+        Args:
+            now: the moment.
+            at_once: open now, whatever the threshold: such failures cost too much to wait for another.
+            grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
+        """
+        if self.state(now) == "open" and not self._trying:
+            return
+        was_open = self._retry_at is not None
+        self._trying = False
+        self._failures += 1
+        if was_open and grows:
+            self._backoff = min(2 * self._backoff, self._rule.longest)
+        if was_open or at_once or self._failures >= self._rule.threshold:
+            self._retry_at = now + self._backoff
+
+
 # --- ollama_pack.cache.store ---
 # What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
 #
@@ -1144,22 +1291,19 @@ class StoreTrouble:
 
 
 @dataclass(frozen=True, slots=True)
-class GuardRule:
-    """When the store is given up, in seconds.
+class GuardRule(BreakerRule):
+    """When the store is given up.
 
     Attributes:
-        limit: for one answer.
-        threshold: failures in a row after which it is not asked for a while.
-        shortest: that it is left alone the first time; each time after, twice as long,
-        longest: but not longer than this.
-        probe_limit: for the try that decides whether it is asked again. It is longer than `limit`, because
-            it connects, and nobody waits for it.
+        limit: seconds for one answer.
+        probe_limit: seconds for the try that decides whether the store is asked again. It is longer than
+            `limit`, because it connects, and nobody waits for it.
     """
 
-    limit: float = 0.1
     threshold: int = 3
     shortest: float = 0.5
     longest: float = 30.0
+    limit: float = 0.1
     probe_limit: float = 2.0
 
 
@@ -1178,15 +1322,13 @@ class StoreGuard:
         self._clock = clock
         self.fault = ""
         self._logged = self._full = False
-        self._failures = 0
-        self._backoff = rule.shortest
-        self._retry_at: float | None = None
+        self._breaker = Breaker(rule)
         self._probe: asyncio.Task[None] | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether the store is left alone at the moment."""
-        return self._retry_at is not None
+        return self._breaker.state(self._clock()) != "closed"
 
     @property
     def limit(self) -> float:
@@ -1207,8 +1349,8 @@ class StoreGuard:
             step: calls one method of it.
             limit: in seconds, where it is not the rule's.
         """
-        if self._retry_at is not None:
-            self._try_again(self._retry_at)
+        if self.is_open:
+            self._try_again()
             return StoreTrouble("open")
         seconds = self._rule.limit if limit is None else limit
         began = self._clock()
@@ -1220,12 +1362,13 @@ class StoreGuard:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
             return self._failed("slow", f"it does not answer within {seconds:g} s")
         except StoreFullError as error:
-            self._failures = 0  # it answers, and what it has can be read
+            self._succeeded()  # it answers, and what it has can be read
             self._log_full(str(error))
             return StoreTrouble("full")
         except StoreError as error:
             return self._failed("down", str(error))
-        self._failures, self.fault = 0, ""
+        self._succeeded()
+        self.fault = ""
         return answer
 
     async def close(self) -> None:
@@ -1235,12 +1378,16 @@ class StoreGuard:
             await asyncio.gather(self._probe, return_exceptions=True)
 
     def _failed(self, reason: StoreTroubleReason, fault: str) -> StoreTrouble:
-        self._failures += 1
         self.fault = fault
-        if self._failures >= self._rule.threshold and self._retry_at is None:
-            self._retry_at = self._clock() + self._backoff
-            self._log_trouble(fault)
+        if not self.is_open:
+            self._breaker.failed(self._clock())
+            if self.is_open:
+                self._log_trouble(fault)
         return StoreTrouble(reason)
+
+    def _succeeded(self) -> None:
+        if not self.is_open:  # else a try decides, and not what was asked before
+            self._breaker.succeeded()
 
     def _log_full(self, fault: str) -> None:
         if not self._full:  # once: what is kept can be read, so it does not recover in one moment
@@ -1260,8 +1407,9 @@ class StoreGuard:
             self._logged = False
             log.warning("The response cache can use its store again")
 
-    def _try_again(self, retry_at: float) -> None:
-        if self._probe is None and self._clock() >= retry_at:
+    def _try_again(self) -> None:
+        if self._breaker.allows(self._clock()):
+            self._breaker.passed()
             self._probe = asyncio.create_task(self._probed())
 
     async def _probed(self) -> None:
@@ -1270,13 +1418,10 @@ class StoreGuard:
                 await self._store.ping()
         except (TimeoutError, StoreError) as error:
             self.fault = str(error) or self.fault
-            self._backoff = min(2 * self._backoff, self._rule.longest)
-            self._retry_at = self._clock() + self._backoff
+            self._breaker.failed(self._clock())
         else:
-            self._failures, self._backoff, self._retry_at = 0, self._rule.shortest, None
+            self._breaker.succeeded()
             self._log_recovery()
-        finally:
-            self._probe = None
 
 
 # --- ollama_pack.cache.live ---
@@ -1881,72 +2026,6 @@ class LiveHub:
             return True
         live.close("complete" if plain == END_RECORD else "lost")
         return False
-
-
-# --- ollama_pack.cache.joining ---
-# Many who ask the same at the same time ask once.
-
-_Key = TypeVar("_Key")
-_Shared = TypeVar("_Shared")
-
-
-class _Turn:
-    """A call, or one that will be made when the call before it is over."""
-
-    def __init__(self) -> None:
-        self.over = asyncio.Event()
-        self.answered = False
-        self.answer: Any = None
-        self.following: _Turn | None = None
-
-
-class JoinedCalls(Generic[_Key, _Shared]):
-    """For each key one call at a time. Those who come while it is under way share the next one.
-
-    So everybody gets the answer to a call that began after he came: what was changed before is seen.
-    """
-
-    def __init__(self) -> None:
-        self._turns: dict[_Key, _Turn] = {}
-
-    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
-        """The answer, and whether it is this caller's own call that was made."""
-        while True:
-            current = self._turns.get(key)
-            if current is None:
-                turn = self._turns[key] = _Turn()
-                return await self._make(key, turn, make), True
-            if current.following is None:
-                turn = current.following = _Turn()
-                await self._wait_for(key, current, turn)
-                return await self._make(key, turn, make), True
-            turn = current.following
-            await turn.over.wait()
-            if turn.answered:
-                return turn.answer, False
-
-    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        try:
-            turn.answer = await make()
-            turn.answered = True
-        finally:
-            turn.over.set()
-            if turn.following is None:
-                del self._turns[key]
-        answer: _Shared = turn.answer
-        return answer
-
-    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
-        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
-        try:
-            await current.over.wait()
-        except asyncio.CancelledError:
-            turn.over.set()
-            current.following = None
-            if current.over.is_set():
-                del self._turns[key]
-            raise
-        self._turns[key] = turn
 
 
 # --- ollama_pack.engines.errors ---
@@ -2603,8 +2682,10 @@ def _text_sizes(messages: object) -> Iterator[int]:
             yield from _text_sizes(value)
 
 
-# --- ollama_pack.cache.redis_url ---
-# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+# --- ollama_pack.base.redis ---
+# A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#
+# Making a client connects nothing.
 #
 # redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
 # redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
@@ -2644,6 +2725,45 @@ def connection_pool_of(client: RedisClient) -> Any:
     return getattr(client, "connection_pool", None)
 
 
+@dataclass(frozen=True, slots=True)
+class LuaScript:
+    """A script, and the name that the server knows it by once it has seen it."""
+
+    text: str
+    sha: str
+
+
+def lua_script(text: str) -> LuaScript:
+    # SHA-1 is what Redis names scripts by
+    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+async def run_script(
+    send: Callable[..., Awaitable[Any]], script: LuaScript, keys: Sequence[str], *values: Any
+) -> Any:
+    """Run a script by its name, and by its text where the server has not seen it, or has restarted.
+
+    Args:
+        send: sends one command, as `RedisClient.execute_command`.
+        script: to run.
+        keys: that it uses.
+        values: its other arguments.
+    """
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
+
+    try:
+        return await send("EVALSHA", script.sha, len(keys), *keys, *values)
+    except NoScriptError:
+        return await send("EVAL", script.text, len(keys), *keys, *values)
+
+
+def redis_faults() -> tuple[type[Exception], ...]:
+    """What is raised when Redis does not answer, or not as it should."""
+    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
+
+    return RedisError, RedisClusterException, OSError, EOFError  # a cluster's is no `RedisError`
+
+
 class _UrlError(ValueError):
     """What is wrong with a URL, in words that may be shown."""
 
@@ -2668,19 +2788,19 @@ def redis_client(url: str) -> RedisClient:
     """A client for a URL.
 
     Raises:
-        CacheConfigError: the URL is none of the forms, or has an option that would have no effect.
+        SettingError: the URL is none of the forms, or has an option that would have no effect.
         ModuleNotFoundError: there is no redis-py.
     """
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise CacheConfigError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
-        raise CacheConfigError(
+        raise SettingError(
             f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
             + _HOW_WRITTEN
         ) from None
@@ -2957,75 +3077,6 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 }
 
 
-# --- ollama_pack.cache.redis_link ---
-# Commands to Redis with a bound on how many run at once, and failures in the store's terms.
-
-REDIS_FAULTS = (RedisError, RedisClusterException, OSError, EOFError)  # a Cluster's is no `RedisError`
-
-
-class RedisLink:
-    """Sends commands to a server or a cluster, at most `most` at once. Used from one event loop."""
-
-    def __init__(self, client: RedisClient, most: int) -> None:
-        """Connect nothing yet.
-
-        Args:
-            client: as `redis_client` makes it. The link changes and closes it.
-            most: commands at once, and so connections.
-        """
-        self._client = client
-        self._free = asyncio.Semaphore(most)
-        self._running = 0
-        self._closed = False
-        if connection_pool_of(client) is not None:  # a cluster's client needs them for itself
-            client.response_callbacks.clear()  # answers as the server gives them
-
-    async def ask(self, name: str, *values: bytes | str | float) -> Any:
-        """The answer to a command, with texts as bytes.
-
-        Args:
-            name: of the command, one word or two.
-            values: that it takes.
-
-        Raises:
-            StoreError: there is none.
-            NoScriptError: the server does not know the script.
-        """
-        async with self._free:
-            self._running += 1
-            try:
-                return await self._execute(name, *values)
-            except NoScriptError:
-                raise
-            except REDIS_FAULTS as error:
-                raise store_error(error) from error
-            finally:
-                self._running -= 1
-                await self._disconnect_if_closed()
-
-    async def _execute(self, *command: bytes | str | float) -> Any:
-        try:
-            return await self._client.execute_command(*command)
-        except RedisConnectionError:  # redis-py has tried the same server again; this asks the Sentinels
-            return await self._client.execute_command(*command)
-
-    async def close(self) -> None:
-        """Close the connections; if some are in use, when the last has its answer."""
-        self._closed = True
-        await self._disconnect_if_closed()
-
-    async def _disconnect_if_closed(self) -> None:
-        if self._closed and not self._running:
-            await self._client.aclose()
-
-
-def store_error(error: Exception) -> StoreError:
-    """What went wrong, as the store says it; `error` is one of `REDIS_FAULTS`."""
-    if isinstance(error, OutOfMemoryError):
-        return StoreFullError("Redis is at its maxmemory")
-    return StoreDownError(f"Redis failed: {redis_fault(error)}")
-
-
 # --- ollama_pack.cache.redis_scripts ---
 # What happens in one step inside of Redis: the scripts, and the names of the keys.
 #
@@ -3047,19 +3098,6 @@ def store_error(error: Exception) -> StoreError:
 # | `counts` | hash | figures of all processes |
 
 REDIS_PREFIX = "ollama_pack:cache:"
-
-
-@dataclass(frozen=True, slots=True)
-class LuaScript:
-    """A script, and the name that the server knows it by once it has seen it."""
-
-    text: str
-    sha: str
-
-
-def _lua(text: str) -> LuaScript:
-    # SHA-1 is what Redis names scripts by
-    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 _CLOCK = """
@@ -3106,7 +3144,7 @@ end
 
 # KEYS: m, e, l, g of this token. ARGV: token, mode, lease, follower, scope times, '1' to begin the scope,
 # prefix of followers
-ACQUIRE = _lua(
+ACQUIRE = lua_script(
     _CLOCK
     + """
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
@@ -3143,7 +3181,7 @@ return {'lease', fence, epoch}
 )
 
 # KEYS: l, g, s. ARGV: token, lease, stream times, place of the first record, records
-APPEND = _lua(
+APPEND = lua_script(
     _PROLONG
     + """
 if not prolong() then return 0 end
@@ -3159,7 +3197,7 @@ return 1
 )
 
 # KEYS: l, g, f. ARGV: token, lease time
-RENEW = _lua(
+RENEW = lua_script(
     _NOW
     + _PROLONG
     + """
@@ -3170,7 +3208,7 @@ return redis.call('ZCARD', KEYS[3])
 )
 
 # KEYS: l, g, f. ARGV: token
-LEAVE = _lua(
+LEAVE = lua_script(
     _NOW
     + _LEADS
     + """
@@ -3197,11 +3235,11 @@ end
 """
 )
 
-RELEASE = _lua(_END + "return finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4])")
+RELEASE = lua_script(_END + "return finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4])")
 
 # KEYS: l, g, s, a, x, b, m, e. ARGV: token, fence, epoch, shared, sealed, ttl, most entries, most bytes,
 # slot, prefix of entries, place, record, stream time, scope time
-COMMIT = _lua(
+COMMIT = lua_script(
     _NOW
     + _FORGET
     + _END
@@ -3243,7 +3281,7 @@ return result
 )
 
 # KEYS: g, f. ARGV: follower, follower time
-FOLLOW = _lua(
+FOLLOW = lua_script(
     _NOW
     + """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
@@ -3255,7 +3293,7 @@ return 1
 
 # Without a lease a generation goes on for its followers and cannot commit. KEYS: a, x, b, e, l. ARGV: slot,
 # fence or ''
-DISCARD = _lua(
+DISCARD = lua_script(
     _FORGET
     + """
 if ARGV[2] == '' then redis.call('DEL', KEYS[5])
@@ -3266,7 +3304,7 @@ return redis.call('DEL', KEYS[4])
 )
 
 # KEYS: m. ARGV: scope time
-FLUSH = _lua(
+FLUSH = lua_script(
     _NOW
     + """
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
@@ -3278,7 +3316,7 @@ return 1
 )
 
 # After a flush, in pieces, so that the server is never held up for long. KEYS: a, x, b, m. ARGV: most, prefix
-SWEEP = _lua(
+SWEEP = lua_script(
     _FORGET
     + """
 local epoch = redis.call('HGET', KEYS[4], 'epoch')
@@ -3294,7 +3332,7 @@ return done
 )
 
 # KEYS: k. ARGV: member, ttl
-LABEL = _lua(
+LABEL = lua_script(
     _NOW
     + """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
@@ -3305,7 +3343,7 @@ return 1
 )
 
 # Forget a scope of which nothing is left, unless it was new again just now. KEYS: scopes. ARGV: tag, age
-DROP_SCOPE = _lua(
+DROP_SCOPE = lua_script(
     _NOW
     + """
 local new = redis.call('ZSCORE', KEYS[1], ARGV[1])
@@ -3315,7 +3353,7 @@ return 0
 )
 
 # KEYS: scopes. ARGV: tag
-REGISTER = _lua(
+REGISTER = lua_script(
     _NOW
     + """
 return redis.call('ZADD', KEYS[1], now, ARGV[1])
@@ -3396,15 +3434,53 @@ class RedisStore:
             waiting: another one to the same place, for reads that wait.
             times: when left out, the defaults.
         """
-        self._link = RedisLink(client, _CONNECTIONS)
+        self._client = client
         self._waiting = waiting
         self._times = times or StoreTimes()
+        self._free = asyncio.Semaphore(_CONNECTIONS)
+        self._running = 0
+        self._closed = False
+        if connection_pool_of(client) is not None:  # a cluster's client needs them for itself
+            client.response_callbacks.clear()  # answers as the server gives them
+
+    async def ask(self, name: str, *values: bytes | str | float) -> Any:
+        """The answer to a command, with texts as bytes. No more commands run at once than connections.
+
+        Args:
+            name: of the command, one word or two.
+            values: that it takes.
+
+        Raises:
+            StoreError: there is none.
+            NoScriptError: the server does not know the script.
+        """
+        async with self._free:
+            self._running += 1
+            try:
+                return await self._sent(name, *values)
+            except NoScriptError:
+                raise
+            except redis_faults() as error:
+                raise _store_error(error) from error
+            finally:
+                self._running -= 1
+                await self._disconnect_if_closed()
+
+    async def _sent(self, *command: bytes | str | float) -> Any:
+        try:
+            return await self._client.execute_command(*command)
+        except RedisConnectionError:  # redis-py has tried the same server again; this asks the Sentinels
+            return await self._client.execute_command(*command)
+
+    async def _disconnect_if_closed(self) -> None:
+        if self._closed and not self._running:
+            await self._client.aclose()
 
     async def ping(self) -> None:
         """Connect more than once, and leave the scripts there, so that the first chats find both."""
-        await asyncio.gather(*(self._link.ask("PING") for _ in range(_WARM_CONNECTIONS)))
+        await asyncio.gather(*(self.ask("PING") for _ in range(_WARM_CONNECTIONS)))
         for script in ALL_SCRIPTS:
-            await self._link.ask("SCRIPT LOAD", script.text)
+            await self.ask("SCRIPT LOAD", script.text)
 
     async def acquire(self, slot: Slot, token: str, mode: AcquireMode) -> Kept | Lease | Running:
         found = await self._acquire(slot, token, mode, begin=False)
@@ -3465,8 +3541,8 @@ class RedisStore:
             found = await self._waiting.execute_command(
                 "XREAD", "COUNT", _RECORDS_AT_ONCE, *block, "STREAMS", *place
             )
-        except REDIS_FAULTS as error:
-            raise store_error(error) from error
+        except redis_faults() as error:
+            raise _store_error(error) from error
         return Tail(tuple(_records(found, after)), alive)
 
     async def discard(self, slot: Slot, fence: int | None = None) -> bool:
@@ -3489,26 +3565,28 @@ class RedisStore:
         for members in await self._members(key):
             slots = (Slot(scope, name) for scope, _, name in (each.partition("/") for each in members))
             count += sum(await asyncio.gather(*map(self.discard, slots)))
-            await self._link.ask("ZREM", key, *members)  # those alone: another may have come since
+            await self.ask("ZREM", key, *members)  # those alone: another may have come since
         return count
 
     async def use_of(self, scope: str) -> ScopeUse:
         ages, _, sizes = RedisNames(scope).index
-        entries = await self._link.ask("ZCARD", ages)
-        octets = await self._link.ask("HGET", sizes, "*")
+        entries = await self.ask("ZCARD", ages)
+        octets = await self.ask("HGET", sizes, "*")
         return ScopeUse(int(entries), int(octets or 0))
 
     async def add_counts(self, counts: Mapping[str, float]) -> None:
         for name, value in counts.items():
-            await self._link.ask("HINCRBYFLOAT", _COUNTS, name, value)
+            await self.ask("HINCRBYFLOAT", _COUNTS, name, value)
 
     async def counts(self) -> dict[str, float]:
-        found = await self._link.ask("HGETALL", _COUNTS)
+        found = await self.ask("HGETALL", _COUNTS)
         pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
         return {name.decode(): float(value) for name, value in pairs}
 
     async def close(self) -> None:
-        await self._link.close()
+        """Close the connections; if some are in use, when the last has its answer."""
+        self._closed = True
+        await self._disconnect_if_closed()
         await self._waiting.aclose()
 
     async def _acquire(self, slot: Slot, token: str, mode: AcquireMode, *, begin: bool) -> Any:
@@ -3519,7 +3597,7 @@ class RedisStore:
 
     async def _members(self, key: str) -> list[list[str]]:
         """Of a sorted set, in lists that are worked on at once."""
-        found: list[bytes] = await self._link.ask("ZRANGE", key, 0, -1)
+        found: list[bytes] = await self.ask("ZRANGE", key, 0, -1)
         names = [member.decode() for member in found]
         return [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
 
@@ -3537,11 +3615,13 @@ class RedisStore:
         return True
 
     async def _run(self, script: LuaScript, keys: Sequence[str], *values: Any) -> Any:
-        """Run a script by its name, and by its text where the server has not seen it, or has restarted."""
-        try:
-            return await self._link.ask("EVALSHA", script.sha, len(keys), *keys, *values)
-        except NoScriptError:
-            return await self._link.ask("EVAL", script.text, len(keys), *keys, *values)
+        return await run_script(self.ask, script, keys, *values)
+
+
+def _store_error(error: Exception) -> StoreError:
+    if isinstance(error, OutOfMemoryError):
+        return StoreFullError("Redis is at its maxmemory")
+    return StoreDownError(f"Redis failed: {redis_fault(error)}")
 
 
 def _lease_keys(lease: Lease) -> list[str]:
@@ -4126,7 +4206,7 @@ def make_cache(settings: CacheSettings) -> ResponseCache:
     """The cache; nothing is connected yet.
 
     Raises:
-        CacheConfigError: the URL or the secret cannot be used.
+        SettingError: the URL or the secret cannot be used.
     """
     rules = CacheRules(ttl_seconds=settings.ttl_seconds, max_entry_octets=settings.max_entry_octets)
     return ResponseCache(_store_of(settings), Keyring(settings.secret), rules)
@@ -4195,7 +4275,7 @@ class CacheKeeper:
         """The cache for these settings, connected if that takes no time.
 
         Raises:
-            CacheConfigError: there is none for them.
+            SettingError: there is none for them.
         """
         if self._used is None or self._made_of != settings:
             used = CacheInUse(self._make(settings))
@@ -4396,7 +4476,7 @@ class Pipeline:
             used = await self._keeper.cache(rules.settings())
             self._tell_figures(used.cache)
             return await self._looked_up(used, rules.valves, body, who, digest, answerer)
-        except (CacheConfigError, OSError) as error:
+        except (SettingError, OSError) as error:
             self._tell_once(f"The response cache does nothing: {error}")
             return None
         except Exception:

@@ -34,10 +34,10 @@ from deploy.rows import unanswered
 from deploy.shown import SECRETS, Secrets, plain, say, shown_address
 from deploy.voice import EVENTS, VOICE
 from deploy.web import Answer, fetch, sends_on
-from ollama_pack.cache.errors import CacheConfigError
-from ollama_pack.cache.redis_url import redis_client, redis_fault
+from ollama_pack.base.redis import redis_client, redis_fault
 from ollama_pack.engines.ollama.names import find_model
 from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.errors import SettingError
 from ollama_pack.routing.nodes import SRV, parse_nodes
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
 from package import add_version
@@ -51,7 +51,7 @@ REDIS_SECONDS = 3.0
 # redis-py's errors of a Cluster are no `RedisError`.
 REDIS_FAULTS = (
     *(redis.RedisError, redis.exceptions.RedisClusterException),
-    *(CacheConfigError, OSError, ValueError, RecursionError),
+    *(SettingError, OSError, ValueError, RecursionError),
 )
 
 State = Literal["ok", "look", "wrong"]
@@ -361,7 +361,7 @@ def redis_finding(
     except TimeoutError:
         return Finding(subject, "wrong", f"does not answer within {REDIS_SECONDS:g} s", remedy)
     except REDIS_FAULTS as error:
-        reason = str(error) if isinstance(error, CacheConfigError) else redis_fault(error)
+        reason = str(error) if isinstance(error, SettingError) else redis_fault(error)
         return Finding(subject, "wrong", f"does not answer ({plain(secrets.clean(reason))})", remedy)
     return Finding(subject, "ok", "answers")
 

@@ -27,6 +27,7 @@ from typing import Any
 from bundle.build import BY, GENERATED, Builder, Plugin
 from bundle.rules import KINDS
 from bundle.source import PACK, SOURCE, PackagingError, Problem
+from bundle.words import LOCALE, TRANSLATIONS, module_text, translations
 
 ROOT = Path(__file__).resolve().parents[1]
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
@@ -161,6 +162,20 @@ def write(root: Path, plugins: Sequence[Plugin]) -> Iterator[str]:
         yield f"removed {name}"
 
 
+def compile_words(root: Path, dictionary: Path, *, write: bool) -> Iterator[str]:
+    """Bring the module with the translations up to date with `locale/`; a line when it was not.
+
+    Raises:
+        PackagingError: a file of `locale/` cannot be read.
+    """
+    text = module_text(translations(root))
+    if not dictionary.exists() or dictionary.read_text(encoding="utf-8") != text:
+        name = dictionary.relative_to(root.resolve()).as_posix()
+        if write:
+            dictionary.write_text(text, encoding="utf-8")
+        yield f"wrote {name}" if write else f"{name}: not what {LOCALE}/ says\n"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Build the plugin files and dist/.")
@@ -192,9 +207,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (root / "pyproject.toml").is_file():
         parser.error(f"no pyproject.toml in {root}: --root must be the top folder of a project")
     try:
+        dictionary = source / options.package / f"{TRANSLATIONS.replace('.', '/')}.py"
+        words: list[str] = []
+        if (root / LOCALE).is_dir():
+            words = list(compile_words(root, dictionary, write=not options.check))
         plugins = build(root, source.relative_to(root.resolve()).as_posix(), options.package)
-        stale = list(differences(root, plugins)) if options.check else []
-        changed = [] if options.check else list(write(root, plugins))
+        stale = words + list(differences(root, plugins)) if options.check else []
+        changed = [] if options.check else words + list(write(root, plugins))
     except PackagingError as error:
         print(error, file=sys.stderr)
         return 1

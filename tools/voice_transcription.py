@@ -10,19 +10,19 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4590, which the server calls.
+# Begin here: `class Tools`, line 4595, which the server calls.
 # The modules that it uses come first:
 #     84  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     98  services.pack_valves     What all valves of the pack have in common.
-#    112  speech.errors            What goes wrong with transcription.
-#    475  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    552  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    644  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    680  speech.values            What recordings turn into, and what an engine is.
-#    937  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1087  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1169  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1353  speech.process           What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#    112  base.process             One object for all plugins of a process, which are files that share no code.
+#    135  speech.errors            What goes wrong with transcription.
+#    498  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    575  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    667  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    703  speech.values            What recordings turn into, and what an engine is.
+#    960  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1110  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1192  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
 #   1376  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
 #   1509  speech.sentences         Segments of about a sentence, made from words with times.
 #   1563  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
@@ -37,13 +37,13 @@ version: 0.1.0
 #   3179  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
 #   3447  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
 #   3497  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3639  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   3905  webui.errors             What goes wrong between the pack and Open WebUI.
-#   3921  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4022  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4135  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4273  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4410  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#   3644  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   3910  webui.errors             What goes wrong between the pack and Open WebUI.
+#   3926  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4027  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4140  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4278  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4415  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -107,6 +107,29 @@ class PackValves(BaseModel):
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+T = TypeVar("T")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
 
 
 # --- ollama_pack.speech.errors ---
@@ -1348,29 +1371,6 @@ def _retry_seconds(header: str) -> float:
         return max(0.0, float(header))
     except ValueError:
         return 1.0
-
-
-# --- ollama_pack.speech.process ---
-# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-T = TypeVar("T")
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
 
 
 # --- ollama_pack.speech.recognizer ---
@@ -3610,7 +3610,12 @@ class SpanCutter:
 def windows_and_pauses(
     heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
 ) -> Iterator[SpeechWindow | None]:
-    """The same with a None after each block, where whoever reads may pause."""
+    """The windows of a recording, in order, with a None after each block, where whoever reads may pause.
+
+    Args:
+        heard: blocks of samples, each with the probabilities of speech of its frames.
+        limit_seconds: the longest window.
+    """
     from numpy import concatenate, zeros  # noqa: PLC0415 - see `Samples`
 
     cutter = SpanCutter(int(limit_seconds * _FRAMES_PER_SECOND))

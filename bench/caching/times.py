@@ -12,12 +12,11 @@ from os import urandom
 from typing import Any, NamedTuple, Self
 
 from harness.cache_requests import chat_body
+from ollama_pack.base.redis import redis_client
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.key import AnswerBasis, Slot, slot_of
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import Question
-from ollama_pack.cache.redis_link import RedisLink
-from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.cache.store import CacheStore
 from ollama_pack.cache.store_redis import RedisStore
 from ollama_pack.engines.ollama.to_openai import ReplyHead
@@ -121,16 +120,16 @@ async def one_get(url: str) -> AsyncIterator[Ask]:
     if not url:
         yield nothing
         return
-    link = RedisLink(redis_client(url), 1)
-    await link.ask("SET", "bytes", urandom(ENTRY_OCTETS))
+    client = redis_client(url)
+    await client.execute_command("SET", "bytes", urandom(ENTRY_OCTETS))
 
     async def get() -> Spent:
         began = Spent.now()
-        await link.ask("GET", "bytes")
+        await client.execute_command("GET", "bytes")
         return Spent.now().without(began)
 
     yield get
-    await link.close()
+    await client.aclose()
 
 
 async def hits(store: CacheStore, calls: int, url: str = "") -> dict[str, Any]:

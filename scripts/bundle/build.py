@@ -19,6 +19,7 @@ from bundle.rules import (
     with_version,
 )
 from bundle.source import PACK, SOURCE, Import, Module, PackagingError, Problem, parse_module
+from bundle.words import with_own_translations
 
 GENERATED, BY = "# GENERATED from ", " by scripts/package.py"
 
@@ -96,6 +97,7 @@ class Builder:
             return None
         name = type_name(kind, entry)
         parts, imported = reached(self._with_dependencies(entry), name)
+        parts = with_own_translations(parts)
         self.problems += plugin_problems(kind, [part.module for part in parts] or [entry])
         self.problems += scope_names(parts, imported, name)
         head = with_version(frontmatter_text(entry), self.version)

@@ -21,8 +21,8 @@ from deploy.errors import ConfigError
 from deploy.shown import HIDDEN, SECRETS, Secrets, is_secret_name, plain, shown_address
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
+from ollama_pack.base.redis import check_redis_url
 from ollama_pack.cache.keyring import check_secret
-from ollama_pack.cache.redis_url import check_redis_url
 from ollama_pack.routing.errors import NodeTableError
 from ollama_pack.routing.nodes import SRV, parse_nodes
 from ollama_pack.speech.language import parse_language

@@ -5,7 +5,7 @@ Its errors, of which a plugin ships those that it can raise:
 PackError
 ├── AliasTableError             a row of an alias table cannot be used
 ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-├── CacheConfigError            the cache cannot be used as it is configured
+├── SettingError                a setting cannot be used
 ├── StoreError                  a store of the cache did not do what it was asked
 │   ├── StoreDownError              it cannot be reached, or failed
 │   └── StoreFullError              it takes no more, and still answers

@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ollama_pack.base.redis import redis_client
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.guard import GuardRule
 from ollama_pack.cache.key import AnswerBasis, Slot, slot_of
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import Question
-from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.cache.store import CacheStore, StoreTimes
 from ollama_pack.cache.store_redis import RedisStore
 from ollama_pack.cache.store_sqlite import SqliteStore

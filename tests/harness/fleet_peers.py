@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.cache_processes import until
 from harness.virtual_world import World
-from ollama_pack.cache.redis_url import redis_client
+from ollama_pack.base.redis import redis_client
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.peers.redis import RedisShare
 from ollama_pack.routing.peers.share import FleetShare

@@ -85,7 +85,7 @@ class Worker:
                 for runner in node.runners.values()
                 if runner.ready
             ]
-            self.scheduler.probed(name, self._installed, residents)
+            self.scheduler.cluster.probed(name, self._installed, residents)
 
     def decide(self) -> None:
         waiting = self.scheduler.waiting

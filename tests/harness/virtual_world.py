@@ -43,7 +43,7 @@ class World:
             rows, lambda: self.now, dice, max_queue=self.max_queue, strategy=self.strategy
         )
         for name in self.names:
-            self.scheduler.probed(name, MODELS, [])
+            self.scheduler.cluster.probed(name, MODELS, [])
 
     def ask(self, number: int, model: str = "a", **fields: Any) -> None:
         user = fields.pop("user", f"u{number % 4}")
@@ -79,7 +79,7 @@ def check(world: World) -> None:
         by_runner[key] = by_runner.get(key, 0) + 1
     if world.strategy != "random":
         assert all(count <= SLOTS for count in by_runner.values())
-    for node in world.scheduler.nodes.values():
+    for node in world.scheduler.cluster.nodes.values():
         assert len(node.runners) <= len(MODELS)
         assert sum(len(runner.ends) for runner in node.runners.values()) <= len(world.running)
 
@@ -110,7 +110,7 @@ def take(world: World, number: int, step: str, chance: int) -> None:
             world.scheduler.cancel(name)
         case "probe":
             node = world.names[chance % 3]
-            known = world.scheduler.nodes[node].runners.values()
-            world.scheduler.probed(
+            known = world.scheduler.cluster.nodes[node].runners.values()
+            world.scheduler.cluster.probed(
                 node, MODELS, [ResidentModel(one.model, 10, 0, 1.0) for one in known if not one.loading]
             )

@@ -454,9 +454,9 @@ def test_a_model_is_loaded_ahead_of_need(nodes: list[OllamaNode]) -> None:
 
     async def scenario() -> None:
         async with routing(nodes, replace(QUICK, keep_alive="30m"), "slots=4") as router:
-            router.scheduler.drain("gpu0")
+            router.scheduler.cluster.drain("gpu0")
             await Chat(router, body={"options": options}).run()
-            router.scheduler.drain("gpu0", draining=False)
+            router.scheduler.cluster.drain("gpu0", draining=False)
             await asyncio.gather(*(Chat(router, f"{n}", body={"options": options}).run() for n in range(3)))
             await until(lambda: bool(loads()))
 
@@ -484,7 +484,7 @@ class SlowPeer:
         if self.router and len(self.claimed) == 1:
             self.router.decisions.clear()  # as when a crowd has pushed it out of the list
             self.router.scheduler.give_back(binding.request.id)
-            self.router.scheduler.nodes[binding.node].pause(asyncio.get_running_loop().time() + 3600)
+            self.router.scheduler.cluster.nodes[binding.node].pause(asyncio.get_running_loop().time() + 3600)
             return False
         return True
 

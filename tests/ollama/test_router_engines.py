@@ -45,7 +45,9 @@ def real_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def others_at(router: Router, node: str) -> int:
     """How many requests of other clients a node is believed to have."""
-    return max((runner.external.count for runner in router.scheduler.nodes[node].runners.values()), default=0)
+    return max(
+        (runner.external.count for runner in router.scheduler.cluster.nodes[node].runners.values()), default=0
+    )
 
 
 def test_an_engine_that_others_keep_busy_gets_nothing() -> None:
@@ -133,12 +135,14 @@ def test_a_gpu_that_others_use_is_left_to_them(shared: bool) -> None:  # noqa: F
                 async with router_over(*rows) as router:
                     for node in (first, second):
                         await warm(node)
-                    await until(lambda: all(state.runners for state in router.scheduler.nodes.values()))
+                    await until(
+                        lambda: all(state.runners for state in router.scheduler.cluster.nodes.values())
+                    )
                     asked.clear()
                     await until(
                         lambda: all(asked.count(name) >= 4 for name in names)
                     )  # what came first is told
-                    return [state.gpu.count for state in router.scheduler.nodes.values()]
+                    return [state.gpu.count for state in router.scheduler.cluster.nodes.values()]
 
     assert run(scenario) == ([0, 0] if shared else [1, 0])
 

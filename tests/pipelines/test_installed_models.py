@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from harness.ollama_node import Model, OllamaNode
-from ollama_pack.engines.ollama.tags import InstalledModels
+from ollama_pack.engines.ollama.installed import InstalledModels
 
 FULL_NAMES = {"llama3:8b": "Q4_1"}
 

@@ -8,19 +8,19 @@ import pytest
 
 from harness.cache_processes import until
 from harness.valkey import Sentinel, Valkey
+from ollama_pack.base.redis import redis_client
 from ollama_pack.cache.errors import StoreDownError
-from ollama_pack.cache.redis_link import RedisLink
-from ollama_pack.cache.redis_url import redis_client
+from ollama_pack.cache.store_redis import RedisStore
 
-MOST = 3
+MOST = 8
 NAME = "link"  # of its connections, at the server
 
 
-def run(url: str, test: Callable[[RedisLink], Awaitable[None]]) -> None:
+def run(url: str, test: Callable[[RedisStore], Awaitable[None]]) -> None:
     """Run a test on a link, which is closed afterwards."""
 
     async def within() -> None:
-        link = RedisLink(redis_client(f"{url}?client_name={NAME}"), MOST)
+        link = RedisStore(redis_client(f"{url}?client_name={NAME}"), redis_client(url))
         try:
             async with asyncio.timeout(30):
                 await test(link)
@@ -43,7 +43,7 @@ async def has_connections(valkey: Valkey, number: int) -> None:
 def test_values_of_all_kinds_arrive(valkey: Valkey) -> None:
     """Would catch a command that is put together wrongly, or an answer that is decoded."""
 
-    async def test(link: RedisLink) -> None:
+    async def test(link: RedisStore) -> None:
         kinds: list[tuple[bytes | str | float, bytes]] = [
             (b"\x00\r\n\xff", b"\x00\r\n\xff"),
             ("é $1", "é $1".encode()),
@@ -61,7 +61,7 @@ def test_values_of_all_kinds_arrive(valkey: Valkey) -> None:
 def test_connections_are_kept_and_no_more_are_made_than_allowed(valkey: Valkey) -> None:
     """Would catch a connection for each command, or a burst of lookups that opens one for each of them."""
 
-    async def test(link: RedisLink) -> None:
+    async def test(link: RedisStore) -> None:
         for _ in range(3):
             answers = await asyncio.gather(*(link.ask("ECHO", f"{n}") for n in range(50)))
             assert answers == [b"%d" % n for n in range(50)]
@@ -76,7 +76,7 @@ def test_connections_are_kept_and_no_more_are_made_than_allowed(valkey: Valkey) 
 def test_answer_that_nobody_waits_for_is_given_to_nobody(valkey: Valkey) -> None:
     """Would catch a lookup that was given up, whose answer the next lookup takes for its own."""
 
-    async def test(link: RedisLink) -> None:
+    async def test(link: RedisStore) -> None:
         await link.ask("SET", "mine", "mine")
         await link.ask("SET", "yours", "yours")
         valkey.pause()
@@ -92,7 +92,7 @@ def test_answer_that_nobody_waits_for_is_given_to_nobody(valkey: Valkey) -> None
 def test_connection_in_use_is_closed_once_it_has_its_answer(valkey: Valkey) -> None:
     """Would catch a lookup that fails, or a connection that stays, when the valves are saved meanwhile."""
 
-    async def test(link: RedisLink) -> None:
+    async def test(link: RedisStore) -> None:
         asked = asyncio.create_task(link.ask("BLPOP", "later", 30))
         await has_connections(valkey, 1)
         await link.close()
@@ -108,7 +108,7 @@ def test_dead_server_is_told_in_the_stores_terms(tmp_path: Path) -> None:
     """Would catch an error of the client that no guard knows, or a link that does not recover."""
     with Valkey(tmp_path) as valkey:
 
-        async def test(link: RedisLink) -> None:
+        async def test(link: RedisStore) -> None:
             await link.ask("PING")
             valkey.kill()
             with pytest.raises(StoreDownError):
@@ -126,7 +126,7 @@ def test_new_master_is_found_through_sentinel(tmp_path: Path) -> None:
             with server.client() as client:
                 client.set("name", name)
 
-        async def test(link: RedisLink) -> None:
+        async def test(link: RedisStore) -> None:
             assert await link.ask("GET", "name") == b"old"
             with sentinel.client() as client:
                 client.execute_command("SENTINEL REMOVE", "pack")

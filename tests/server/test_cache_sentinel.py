@@ -13,10 +13,10 @@ from harness.cache_upstream import ScriptedUpstream, question
 from harness.certificates import self_signed
 from harness.valkey import Sentinel, Valkey
 from local.processes import free_port
+from ollama_pack.base.redis import redis_client
 from ollama_pack.cache.cache import ResponseCache
-from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.outcome import Hit
-from ollama_pack.cache.redis_url import redis_client
+from ollama_pack.errors import SettingError
 
 
 @pytest.fixture
@@ -92,13 +92,13 @@ def test_certificate_that_nobody_vouches_for_is_not_trusted(redis_itself: Valkey
 )
 def test_unusable_url_is_refused_with_what_to_write(url: str, says: str) -> None:
     """Would catch a mistyped URL that is found out when the first chat is asked, or not at all."""
-    with pytest.raises(CacheConfigError, match=says):
+    with pytest.raises(SettingError, match=says):
         redis_client(url)
 
 
 def test_password_is_not_in_the_refusal() -> None:
     """Would catch a password that reaches a log or a valve's error."""
-    with pytest.raises(CacheConfigError) as refused:
+    with pytest.raises(SettingError) as refused:
         redis_client("redis+cluster://user:hunter2@:7000")
     assert "hunter2" not in str(refused.value)
 

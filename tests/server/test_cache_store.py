@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.valkey import Valkey, server_program
+from ollama_pack.base.redis import redis_client
 from ollama_pack.cache.key import Slot
-from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.cache.store import CacheStore, Kept, Lease, Quota, Running, ScopeUse, StoreTimes
 from ollama_pack.cache.store_redis import RedisStore
 from ollama_pack.cache.store_sqlite import SqliteStore

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from harness.cache_upstream import ScriptedUpstream, question
-from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.outcome import Lead
 from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.errors import SettingError
 from ollama_pack.services.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
 
 HEAD = ReplyHead("chatcmpl-1", 1, "m")
@@ -47,7 +47,7 @@ def test_settings_that_cannot_be_leave_the_cache_as_it_was(tmp_path: Path) -> No
     async def test() -> None:
         keeper = CacheKeeper()
         first = await keeper.cache(settings(tmp_path))
-        with pytest.raises(CacheConfigError):
+        with pytest.raises(SettingError):
             await keeper.cache(settings(tmp_path, url="http://x"))
         assert await keeper.cache(settings(tmp_path)) is first
         keeper.retire()

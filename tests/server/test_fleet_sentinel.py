@@ -45,7 +45,7 @@ def test_workers_meet_again_at_the_new_master(pair: WatchedPair, how: str) -> No
         await until(pair.sentinel.knows_replica)
         async with peers(pair.sentinel.watching_url, 2, names=("x",), slots=1) as made:
             for peer in made:
-                peer.world.scheduler.probed("x", MODELS, [resident(1.0)])
+                peer.world.scheduler.cluster.probed("x", MODELS, [resident(1.0)])
             await take_turns(made, 10)
             await until(lambda: slots_taken(pair.replica) == 0)
             before = last_told(pair.replica)

@@ -13,7 +13,7 @@ from harness.fleet_peers import peers, run
 from harness.valkey import Valkey
 from harness.virtual_share import SharedPlace
 from harness.virtual_world import MODELS, World, resident
-from ollama_pack.cache.redis_url import redis_client
+from ollama_pack.base.redis import redis_client
 from ollama_pack.routing.peers import redis as share_redis
 from ollama_pack.routing.peers.redis import RedisShare
 from ollama_pack.routing.peers.share import FleetShare, ShareStep, SlotClaim
@@ -39,7 +39,7 @@ def test_a_free_slot_is_given_to_one_worker(
         async with peers(server.url, count, names=("x", "y"), slots=2) as made:
             for peer in made:
                 for name in peer.world.names:
-                    peer.world.scheduler.probed(name, MODELS, [resident(1.0)])
+                    peer.world.scheduler.cluster.probed(name, MODELS, [resident(1.0)])
             served = 0
             for number, peer in enumerate(made):
                 for more in range(3):
@@ -85,7 +85,7 @@ def test_a_worker_that_dies_holds_nothing_for_long(server: Valkey) -> None:
             one.world.ask(1)
             one.decide()
             await until(lambda: bool(one.sent))
-            await until(lambda: len(two.world.scheduler.remote) == 1)
+            await until(lambda: len(two.world.scheduler.cluster.remote) == 1)
             assert one.redis._task  # noqa: SLF001 - the closest to a kill within one process
             one.redis._task.cancel()  # noqa: SLF001 - the same
             one.share.connected = False
@@ -116,9 +116,9 @@ def test_without_redis_each_goes_on_alone_and_joins_again(server: Valkey, how: s
             finally:
                 server.resume() if how == "paused" else server.start()
             await until(lambda: all(peer.share.peers == 1 for peer in made))
-            await until(lambda: all(len(peer.world.scheduler.remote) == 1 for peer in made))
+            await until(lambda: all(len(peer.world.scheduler.cluster.remote) == 1 for peer in made))
             one.finish()
-            await until(lambda: len(two.world.scheduler.remote) == 0)
+            await until(lambda: len(two.world.scheduler.cluster.remote) == 0)
 
     run(test())
 

@@ -4,9 +4,9 @@ import asyncio
 from dataclasses import dataclass
 
 from harness.ollama_node import Model, OllamaNode
-from ollama_pack.engines.ollama.digests import DigestTimes, ModelDigests, TagSite
+from ollama_pack.engines.ollama.installed import DigestTimes, ModelDigests, TagSite
 
-PATIENT = DigestTimes(fresh=5, usable=60, patience=10)
+PATIENT = DigestTimes(fresh=5, usable=60, wait=10)
 
 
 @dataclass

@@ -40,7 +40,7 @@ from ollama_pack.speech.source import AudioSource
 from ollama_pack.speech.transcribe import transcribe
 from ollama_pack.speech.vad import speech_probabilities
 from ollama_pack.speech.values import PcmFormat, SpeechOptions, SpeechProgress, SpeechWindow, Transcript
-from ollama_pack.speech.windows import cut_windows
+from ollama_pack.speech.windows import windows_and_pauses
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = SpeechOptions()
@@ -80,7 +80,7 @@ def kinds(audio: DecodedAudio | Transcript) -> list[str]:
 
 def windows(samples: Any) -> list[SpeechWindow]:
     blocks = (samples[start : start + 256_000] for start in range(0, len(samples), 256_000))
-    return list(cut_windows(speech_probabilities(blocks)))
+    return [window for window in windows_and_pauses(speech_probabilities(blocks)) if window]
 
 
 @pytest.mark.parametrize("name", ENCODINGS)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from harness.webui_converters import Converters
 from ollama_pack.engines.errors import ChatBodyError
-from ollama_pack.engines.ollama.stream import StreamState, line_to_chunks
+from ollama_pack.engines.ollama.stream import StreamState, completion_of, line_to_chunks
 from ollama_pack.engines.ollama.to_ollama import request_to_ollama
-from ollama_pack.engines.ollama.to_openai import ReplyHead, answer_to_openai
+from ollama_pack.engines.ollama.to_openai import ReplyHead
 
 JSON = dict[str, Any]
 HEAD = ReplyHead("chatcmpl-1", 1_700_000_000, "llama3:8b")
@@ -488,7 +488,9 @@ def request_differences(theirs: Converters, body: JSON) -> tuple[JSON, JSON]:
 
 
 def answer_differences(theirs: Converters, answer: JSON) -> tuple[JSON, JSON]:
-    return differences(unnamed(theirs.answer(answer)), unnamed(answer_to_openai(answer, HEAD)))
+    return differences(
+        unnamed(theirs.answer(answer)), unnamed(completion_of(our_stream([answer | {"done": True}])))
+    )
 
 
 def stream_differences(theirs: Converters, lines: list[JSON]) -> tuple[JSON, JSON]:

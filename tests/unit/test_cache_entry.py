@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_pack.cache.entry import Entry, open_entry, seal_entry
-from ollama_pack.cache.errors import CacheConfigError, EntryUnreadableError
+from ollama_pack.cache.errors import EntryUnreadableError
 from ollama_pack.cache.key import Slot
 from ollama_pack.cache.keyring import Keyring
+from ollama_pack.errors import SettingError
 
 KEYRING = Keyring("a secret of the tests, long enough")
 SLOT = Slot("a" * 32, "01" + "1" * 64)
@@ -110,7 +111,7 @@ def test_records_of_a_stream_open_at_their_place_alone() -> None:
 
 def test_short_secret_is_refused_without_being_told() -> None:
     """Would catch a guessable secret, or one that an error message shows."""
-    with pytest.raises(CacheConfigError, match="has 6 characters and needs 16") as refused:
+    with pytest.raises(SettingError, match="has 6 characters and needs 16") as refused:
         Keyring("hunter")
     assert "hunter" not in str(refused.value)
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from ollama_pack.cache.joining import JoinedCalls
+from ollama_pack.base.single_flight import JoinedCalls
 
 
 class Calls:

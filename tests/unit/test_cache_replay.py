@@ -15,7 +15,6 @@ from ollama_pack.cache.replay import (
     completion_chunks,
     completion_from,
     entry_chunks,
-    entry_completion,
     shared_chunks,
 )
 from ollama_pack.engines.ollama.to_openai import ReplyHead
@@ -90,15 +89,14 @@ def test_entry_survives_being_told_and_kept_again(entry: Entry, place: Any) -> N
     """Would catch an answer that changes each time it goes through a cache, streamed or not."""
     chunks = list(entry_chunks(entry, HEAD, HIT, place))
     assert collect(chunks) == entry
-    assert collect(completion_chunks(entry_completion(entry, HEAD, HIT))) == entry
-    assert completed(chunks) == entry_completion(entry, HEAD, HIT)
+    assert collect(completion_chunks(completed(chunks))) == entry
 
 
 def test_mark_is_in_the_last_chunk_and_in_the_body() -> None:
     """Would catch a mark that clients do not find, an age with decimals or one below zero."""
     chunks = list(entry_chunks(ENTRY, HEAD, HIT))
     assert [each.get("ollama_pack") for each in chunks] == [None] * 3 + [{"cache": "hit", "age_seconds": 13}]
-    assert entry_completion(ENTRY, HEAD, HIT)["ollama_pack"] == {"cache": "hit", "age_seconds": 13}
+    assert completed(chunks)["ollama_pack"] == {"cache": "hit", "age_seconds": 13}
     assert CacheMark("hit", -5).fields == {"ollama_pack": {"cache": "hit", "age_seconds": 0}}
 
 

@@ -22,7 +22,7 @@ from ollama_pack.engines.ollama.stream import (
     stream_to_openai,
     usage_place,
 )
-from ollama_pack.engines.ollama.to_openai import ReplyHead, answer_to_openai, openai_usage
+from ollama_pack.engines.ollama.to_openai import ReplyHead, openai_usage
 
 HEAD = ReplyHead("chatcmpl-1", 1_700_000_000, "gpt-4")
 FIGURES = {
@@ -52,6 +52,11 @@ def chunks_of(lines: Iterable[Mapping[str, Any]], place: UsagePlace = "last") ->
     return sent
 
 
+def whole_answer(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What a client gets that wants no stream."""
+    return completion_of(chunks_of([line]))
+
+
 def deltas(chunks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
 
@@ -59,7 +64,7 @@ def deltas(chunks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def test_a_whole_answer() -> None:
     """Would catch an answer whose form OpenAI's clients cannot read."""
     answer = LAST | {"message": {"role": "assistant", "content": "4", "thinking": "2 + 2"}}
-    completion = answer_to_openai(answer, HEAD)
+    completion = whole_answer(answer)
     assert completion.pop("usage")["total_tokens"] == 13
     message = {"role": "assistant", "content": "4", "reasoning_content": "2 + 2"}
     assert completion == {
@@ -116,7 +121,7 @@ def test_an_answer_of_nothing() -> None:
 )
 def test_finish_reasons(line: dict[str, Any], reason: str) -> None:
     """Would catch an answer that was cut off and looks complete, or a reason that OpenAI does not know."""
-    assert answer_to_openai(LAST | line, HEAD)["choices"][0]["finish_reason"] == reason
+    assert whole_answer(LAST | line)["choices"][0]["finish_reason"] == reason
     assert chunks_of([LAST | line])[-1]["choices"][0]["finish_reason"] == reason
 
 
@@ -144,7 +149,7 @@ def test_probabilities() -> None:
     chunks = chunks_of([says("4") | {"logprobs": [token]}, LAST])
     expected = {"content": [token], "refusal": None}
     assert [chunk["choices"][0]["logprobs"] for chunk in chunks] == [expected, None]
-    assert answer_to_openai(LAST | {"logprobs": [token]}, HEAD)["choices"][0]["logprobs"] == expected
+    assert whole_answer(LAST | {"logprobs": [token]})["choices"][0]["logprobs"] == expected
     assert completion_of(chunks)["choices"][0]["logprobs"] == expected
 
 
@@ -284,13 +289,13 @@ def test_chunks_make_up_the_whole_answer(said: list[dict[str, Any]], reason: str
     """Would catch a difference between an answer in chunks and the same in one piece."""
     last = LAST | {"done_reason": reason}
     chunks = chunks_of([*({"message": piece, "done": False} for piece in said), last], place)
-    assert completion_of(chunks) == answer_to_openai(last | {"message": whole(said)}, HEAD)
+    assert completion_of(chunks) == whole_answer(last | {"message": whole(said)})
 
 
 @given(st.lists(pieces, max_size=6))
 def test_what_a_node_said_comes_back_to_it_unchanged(said: list[dict[str, Any]]) -> None:
     """Would catch a history that differs from what the node has in its cache: every turn would start anew."""
-    completion = answer_to_openai(LAST | {"message": whole(said)}, HEAD)
+    completion = whole_answer(LAST | {"message": whole(said)})
     history = json.loads(json.dumps([completion["choices"][0]["message"]]))
     expected = whole(said)
     for index, made in enumerate(expected.get("tool_calls", ())):
@@ -322,7 +327,7 @@ lines_of_anything = st.fixed_dictionaries(
 def test_no_line_breaks_the_translation(lines: list[dict[str, Any]]) -> None:
     """Would catch a node of another make that ends a chat with a crash."""
     for line in lines:
-        json.dumps(answer_to_openai(line, HEAD))
+        json.dumps(whole_answer(line | {"done": True}))
     for chunk in chunks_of(lines):
         json.dumps(chunk)
         for choice in chunk["choices"]:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.webui.dashboard import NONCE, dashboard_html
 from ollama_pack.webui.load import ADMIN_NODE_KEYS, GPU_KEYS, NODE_KEYS, system_load
-from ollama_pack.webui.shared import SharedAnswer
 
 KEYS = st.sampled_from(
     ["nodes", "gpus", "name", "url", "models", "gpu0_usage", "decisions", "key", "index", "recent"]
@@ -77,14 +77,14 @@ def test_one_question_for_all() -> None:
 
     async def run() -> None:
         source = Source()
-        shared = SharedAnswer(source.ask, 1.0, lambda: source.now)
+        shared = SingleFlight(source.ask, 1.0, lambda: source.now)
         askers = [asyncio.ensure_future(shared.get()) for _ in range(50)]
         await asyncio.sleep(0)
         source.may_answer.set()
         assert await asyncio.gather(*askers) == [1] * 50
-        source.now = 0.99
-        assert await shared.get() == 1
         source.now = 1.0
+        assert await shared.get() == 1
+        source.now = 1.01
         assert await shared.get() == 2
 
     asyncio.run(run())
@@ -95,7 +95,7 @@ def test_one_who_leaves_takes_nothing_from_the_others() -> None:
 
     async def run() -> None:
         source = Source()
-        shared = SharedAnswer(source.ask, 1.0, lambda: source.now)
+        shared = SingleFlight(source.ask, 1.0, lambda: source.now)
         first, second = (asyncio.ensure_future(shared.get()) for _ in range(2))
         await asyncio.sleep(0)
         first.cancel()
@@ -112,7 +112,7 @@ def test_an_error_is_not_kept() -> None:
         source = Source()
         source.fails = True
         source.may_answer.set()
-        shared = SharedAnswer(source.ask, 1.0, lambda: source.now)
+        shared = SingleFlight(source.ask, 1.0, lambda: source.now)
         with pytest.raises(OSError, match="down"):
             await shared.get()
         source.fails = False

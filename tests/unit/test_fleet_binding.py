@@ -1,6 +1,6 @@
 """Single decisions: which node, now or later, and why."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ollama_pack.routing.decide.assignment import Assignment
-from ollama_pack.routing.decide.fair_queue import FairQueue, WaitingRequest, by_kind
+from ollama_pack.routing.decide.fair_queue import FairQueue, WaitingRequest
 from ollama_pack.routing.decide.planner import Planner
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.prefix import PrefixMirror
@@ -66,17 +66,21 @@ def ask(model: str = "a", prompt: tuple[PromptBlock, ...] = blocks(1), **fields:
     return FleetRequest(fields.pop("id", model), "ann", (model,), "chat", prompt, **fields)
 
 
-def queue(*requests: FleetRequest, came: float = 100.0) -> list[WaitingRequest]:
+def queue(*requests: FleetRequest, came: float = 100.0) -> FairQueue:
     line = FairQueue(1000, POLICY.background_wait)
     for request in requests:
         line.push(request, came, 1.0)
-    return list(line.order(100.0))
+    return line
+
+
+def kinds(*requests: FleetRequest, came: float = 100.0) -> Mapping[str, Sequence[WaitingRequest]]:
+    return queue(*requests, came=came).kinds(100.0)
 
 
 def plan(nodes: Sequence[NodeView], *requests: FleetRequest, **demand: float) -> list[Assignment]:
     rates = {f"blob-{name}": rate for name, rate in demand.items()}
     view = FleetView(100.0, tuple(nodes), rates, RETURNS)
-    return Planner(POLICY, dice()).plan(view, by_kind(queue(*requests)))
+    return Planner(POLICY, dice()).plan(view, kinds(*requests))
 
 
 def told(placed: list[Assignment]) -> list[tuple[str, str, bool]]:
@@ -166,10 +170,9 @@ def test_background_waits_rather_than_harm_at_once() -> None:
     """Would catch a title call that throws away a chat's prefix, or a model, the moment it comes."""
     nodes = [node("x", runner(prefixes=in_use()))]
     view = FleetView(100.0, tuple(nodes), returns=RETURNS)
-    waiting = queue(ask(background=True))
-    (placed,) = Planner(POLICY, dice()).plan(view, by_kind(waiting))
+    (placed,) = Planner(POLICY, dice()).plan(view, kinds(ask(background=True)))
     assert not placed.starts
-    (placed,) = Planner(POLICY, dice()).plan(view, by_kind(queue(ask(background=True), came=90.0)))
+    (placed,) = Planner(POLICY, dice()).plan(view, kinds(ask(background=True), came=90.0))
     assert placed.starts
 
 
@@ -249,7 +252,7 @@ def test_equals_share_the_work_by_weight(policy: RoutingPolicy) -> None:
     view = FleetView(100.0, (node("x", runner()), node("y", runner(), weight=3.0)))
     chance = dice(7)
     asked = [FleetRequest("r", "ann", ("a",), f"c{number}") for number in range(400)]
-    chosen = [Planner(policy, chance).plan(view, by_kind(queue(one)))[0].node for one in asked]
+    chosen = [Planner(policy, chance).plan(view, kinds(one))[0].node for one in asked]
     assert 60 < chosen.count("x") < 140
 
 
@@ -259,7 +262,7 @@ def test_workers_that_do_not_hear_of_each_other_agree_on_a_chats_node() -> None:
 
     def choose(request: FleetRequest, seed: int, busy: str = "", policy: RoutingPolicy = AGREEING) -> str:
         nodes = tuple(node(name, runner(ends=(102.0,) * (name == busy), slots=2)) for name in names)
-        placed = Planner(policy, dice(seed)).plan(FleetView(100.0, nodes), by_kind(queue(request)))
+        placed = Planner(policy, dice(seed)).plan(FleetView(100.0, nodes), kinds(request))
         return placed[0].node
 
     home = {choose(ask(prompt=blocks(1, 2 + seed % 3)), seed) for seed in range(40)}
@@ -280,10 +283,11 @@ def test_candidates_are_tried_in_order() -> None:
 def test_a_request_overtaken_too_often_is_next() -> None:
     """Would catch a request for a rare model that is passed by for ever on the only node that can load it."""
     nodes = [node("x", runner("blob-a", ends=(101.0,), slots=2))]
-    first, second = queue(ask("b"), ask("a"))
+    waiting = queue(ask("b"), ask("a"))
     view = FleetView(100.0, tuple(nodes), {"blob-a": 1.0})
-    first.overtaken = POLICY.overtake_limit
-    assert [one for one in Planner(POLICY, dice()).plan(view, by_kind([first, second])) if one.starts] == []
+    next(iter(waiting)).overtaken = POLICY.overtake_limit
+    placed = Planner(POLICY, dice()).plan(view, waiting.kinds(100.0))
+    assert [one for one in placed if one.starts] == []
 
 
 def test_a_long_queue_is_looked_at_in_samples() -> None:
@@ -327,7 +331,7 @@ def test_a_free_slot_of_a_large_fleet_is_found_behind_a_long_queue() -> None:
 def test_what_cannot_begin_is_not_looked_at_again_until_something_changes() -> None:
     """Would catch decisions that go through the whole queue after every event."""
     nodes = [node(f"x{n}", runner(ends=(101.0,))) for n in range(40)] + [node("y", runner("blob-b"))]
-    waiting = by_kind(queue(*[ask(id=f"a{number}") for number in range(100)]))
+    waiting = kinds(*[ask(id=f"a{number}") for number in range(100)])
     planner, demand = Planner(POLICY, dice()), {"blob-a": 9.0, "blob-b": 90.0}
     assert planner.plan(FleetView(100.0, tuple(nodes), demand), waiting)
     assert planner.plan(FleetView(100.1, tuple(nodes), demand), waiting) == []

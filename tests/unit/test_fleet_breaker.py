@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_pack.routing.state.breaker import Breaker, BreakerRule
+from ollama_pack.base.breaker import Breaker, BreakerRule
 
 RULE = BreakerRule(threshold=2, shortest=5.0, longest=20.0)
 

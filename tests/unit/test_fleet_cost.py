@@ -8,10 +8,10 @@ from ollama_pack.routing.decide.cost import (
     CostTerms,
     decode_share,
     evict_model,
-    explain_terms,
     overwrite_prefix,
     predict_output,
-    predict_prompt,
+    prompt_head,
+    prompt_pace,
 )
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.returns import SPANS, ReturnCurve
@@ -47,7 +47,8 @@ def test_no_term_is_negative(
     """Would catch a cost below nothing, with which a node would draw all requests."""
     tokens, hit, busy = counts
     prefix = KeptPrefix({}, 1, tokens, hit, used_at=100.0)
-    assert predict_prompt(tokens, hit, busy, known) >= 0
+    assert prompt_pace(busy, known) > 0
+    assert prompt_head(busy, known) >= 0
     assert decode_share(known.output, busy, busy + 1, known, POLICY) >= 0
     assert 0 <= evict_model(known, demand, busy, POLICY) <= known.load + known.service
     assert overwrite_prefix(prefix, 100.0 - age, known, CURVES) >= 0
@@ -56,8 +57,9 @@ def test_no_term_is_negative(
 
 def test_prompt_term_before_and_after_learning() -> None:
     """Would catch the design's fallback, (P - hit + 1) * (b + 1), used when rates are known."""
-    assert predict_prompt(700, 100, 3, ModelRates(prompt=600.0, learned=True)) == pytest.approx(1.0)
-    assert predict_prompt(700, 101, 3, ModelRates(prompt=600.0)) == pytest.approx(4.0)
+    learned, unknown = ModelRates(prompt=600.0, learned=True), ModelRates(prompt=600.0)
+    assert 600 * prompt_pace(3, learned) + prompt_head(3, learned) == pytest.approx(1.0)
+    assert 599 * prompt_pace(3, unknown) + prompt_head(3, unknown) == pytest.approx(4.0)
 
 
 def test_other_holders_make_an_eviction_cheaper() -> None:
@@ -76,9 +78,3 @@ def test_the_clients_limit_bounds_the_expected_answer() -> None:
     assert predict_output(known, background=True) == 15
     assert predict_output(known, background=False, limit=1) == 1
     assert predict_output(known, background=False, limit=4096) == 150
-
-
-def test_explanation_names_what_matters() -> None:
-    """Would catch an explanation that hides the largest term among zeros."""
-    assert explain_terms(CostTerms(wait=0.4, load=4.0).as_dict()) == "load 4.0 s + wait 0.4 s"
-    assert explain_terms(CostTerms().as_dict()) == "at once"

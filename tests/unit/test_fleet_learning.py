@@ -20,7 +20,7 @@ from ollama_pack.routing.decide.prefix import (
 )
 from ollama_pack.routing.decide.view import ModelRates, PromptBlock
 from ollama_pack.routing.state.demand import MAX_BLOBS, DemandMeter
-from ollama_pack.routing.state.estimates import Durations, PairLearner, SlotLearner
+from ollama_pack.routing.state.estimates import Durations, RatesLearner, SlotLearner
 
 PRIORS = ModelRates()
 
@@ -133,11 +133,11 @@ def test_tools_and_images_tell_prompts_apart() -> None:
 
 def test_rates_are_trusted_after_five_samples() -> None:
     """Would catch predictions that go by the first, perhaps odd, request."""
-    pair = PairLearner()
+    learner = RatesLearner()
     for number in range(5):
-        assert pair.rates(PRIORS, 1, 1).learned == (number >= 5)
-        pair.observe(spent(), 0, background=False, loaded=False)
-    known = pair.rates(PRIORS, 1, 1)
+        assert learner.rates(PRIORS, 1, 1).learned == (number >= 5)
+        learner.observe(spent(), 0, background=False, loaded=False)
+    known = learner.rates(PRIORS, 1, 1)
     assert known.learned
     assert known.prompt == pytest.approx(700)
     assert known.token == pytest.approx(0.02)
@@ -146,22 +146,24 @@ def test_rates_are_trusted_after_five_samples() -> None:
 
 def test_likely_hits_do_not_make_a_node_look_fast() -> None:
     """Would catch a prompt rate that is far too high, after which no prompt seems to cost anything."""
-    pair = PairLearner()
+    learner = RatesLearner()
     for _ in range(5):
-        pair.observe(spent(), 0, background=False, loaded=False)
-    pair.observe(spent(prompt=0.01), 0, background=False, loaded=False)  # not known to us, but plainly a hit
-    pair.observe(spent(prompt=0.01), 690, background=False, loaded=False)
-    assert pair.rates(PRIORS, 1, 1).prompt == pytest.approx(700)
+        learner.observe(spent(), 0, background=False, loaded=False)
+    learner.observe(
+        spent(prompt=0.01), 0, background=False, loaded=False
+    )  # not known to us, but plainly a hit
+    learner.observe(spent(prompt=0.01), 690, background=False, loaded=False)
+    assert learner.rates(PRIORS, 1, 1).prompt == pytest.approx(700)
 
 
 def test_a_node_that_has_become_faster_is_believed() -> None:
     """Would catch a rate that can only fall."""
-    pair = PairLearner()
+    learner = RatesLearner()
     for _ in range(5):
-        pair.observe(spent(prompt=10.0), 0, background=False, loaded=False)
+        learner.observe(spent(prompt=10.0), 0, background=False, loaded=False)
     for _ in range(40):
-        pair.observe(spent(prompt=1.0), 0, background=False, loaded=False)
-    assert pair.rates(PRIORS, 1, 1).prompt > 300
+        learner.observe(spent(prompt=1.0), 0, background=False, loaded=False)
+    assert learner.rates(PRIORS, 1, 1).prompt > 300
 
 
 def test_slots_of_an_engine_that_batches_are_found_within_a_few_first_tokens() -> None:

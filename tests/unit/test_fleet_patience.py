@@ -30,7 +30,7 @@ def test_what_is_not_known_is_taken_to_be_slow() -> None:
     """Would catch a first load, or a first prompt, that is cut off because others are faster."""
     world = World(names=("x",))
     size = {name: replace(model, size=40_000_000_000) for name, model in MODELS.items()}
-    world.scheduler.probed("x", size, [])
+    world.scheduler.cluster.probed("x", size, [])
     assert honest_silence(bound(world, 1)) >= 400 + 300 / 10
 
 
@@ -43,7 +43,7 @@ def test_what_is_known_makes_it_short() -> None:
 def test_a_size_that_is_not_told_sets_no_limit_on_a_load() -> None:
     """Would catch an engine that loads models itself, and is given up while it does."""
     world = World(names=("x",))
-    world.scheduler.probed("x", {"a": InstalledModel("blob-a")}, [])
+    world.scheduler.cluster.probed("x", {"a": InstalledModel("blob-a")}, [])
     assert honest_silence(bound(world, 1)) == math.inf
 
 
@@ -53,7 +53,7 @@ def test_a_load_that_was_measured_gets_less() -> None:
     limits = []
     for load in (0.0, 2.0, 30.0):
         world = World(names=("x",))
-        world.scheduler.probed("x", sized, [])
+        world.scheduler.cluster.probed("x", sized, [])
         if load:
             bound(world, 1)
             world.first_token("r1")
@@ -77,13 +77,13 @@ def test_nobody_else_is_nobody_else() -> None:
     """Would catch a request that is taken from the only node that can answer it."""
     world = World(names=("x", "y"))
     other = {"x": "y", "y": "x"}[bound(world, 1).node]
-    world.scheduler.unreachable(other)
+    world.scheduler.cluster.unreachable(other)
     assert not world.scheduler.has_another("r1")
-    world.scheduler.probed(other, {"b": MODELS["b"]}, [])
+    world.scheduler.cluster.probed(other, {"b": MODELS["b"]}, [])
     world.now += 10
     assert not world.scheduler.has_another("r1")
-    world.scheduler.probed(other, MODELS, [])
+    world.scheduler.cluster.probed(other, MODELS, [])
     assert world.scheduler.has_another("r1")
-    world.scheduler.drain(other)
+    world.scheduler.cluster.drain(other)
     assert not world.scheduler.has_another("r1")
     assert not world.scheduler.has_another("never heard of")

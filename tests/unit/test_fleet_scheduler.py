@@ -28,7 +28,7 @@ def test_a_request_on_an_idle_fleet_begins_at_once() -> None:
 def test_nodes_that_were_not_looked_at_are_named_with_their_load() -> None:
     """Would catch an explanation that makes somebody believe that a node was forgotten, or cost nothing."""
     world = World()
-    world.scheduler.probed("y", MODELS, [resident(1.0)])
+    world.scheduler.cluster.probed("y", MODELS, [resident(1.0)])
     world.ask(1)
     (binding,) = world.decide()
     told = {
@@ -49,12 +49,12 @@ def test_nodes_that_were_not_looked_at_are_named_with_their_load() -> None:
 def test_names_are_compared_as_ollama_does(asked: str, listed: str) -> None:
     """Would catch a request that is refused though a node has the model, or sent under a name not its own."""
     world = World(names=("x", "y"))
-    world.scheduler.probed("x", {listed: InstalledModel("blob-1", 10)}, [])
+    world.scheduler.cluster.probed("x", {listed: InstalledModel("blob-1", 10)}, [])
     world.ask(1, asked)
     (binding,) = world.decide()
     assert (binding.node, binding.model, binding.request.models) == ("x", listed, (asked,))
-    assert world.scheduler.can_answer([asked])
-    assert not world.scheduler.can_answer([f"{asked}x"])
+    assert world.scheduler.cluster.can_answer([asked])
+    assert not world.scheduler.cluster.can_answer([f"{asked}x"])
     with pytest.raises(NoNodeError):
         world.ask(2, f"{asked}x")
 
@@ -62,8 +62,8 @@ def test_names_are_compared_as_ollama_does(asked: str, listed: str) -> None:
 def test_a_name_may_stand_for_other_weights_on_another_node() -> None:
     """Would catch a node left out, or believed to be warm, since its model of that name is another one."""
     world = World(names=("x", "y"), slots=1)
-    world.scheduler.probed("x", {"a:latest": InstalledModel("old", 10)}, [resident(1.0)])
-    world.scheduler.probed("y", {"a": InstalledModel("new", 10)}, [])
+    world.scheduler.cluster.probed("x", {"a:latest": InstalledModel("old", 10)}, [resident(1.0)])
+    world.scheduler.cluster.probed("y", {"a": InstalledModel("new", 10)}, [])
     for number in range(2):
         world.ask(number)
     world.decide()
@@ -76,7 +76,9 @@ def test_a_name_may_stand_for_other_weights_on_another_node() -> None:
 def test_a_model_that_fails_is_left_alone_under_its_own_name() -> None:
     """Would catch a breaker that forgets its model because the request calls it otherwise."""
     world = World(names=("x",))
-    world.scheduler.probed("x", {"a:latest": InstalledModel("one", 10), "b": InstalledModel("two", 10)}, [])
+    world.scheduler.cluster.probed(
+        "x", {"a:latest": InstalledModel("one", 10), "b": InstalledModel("two", 10)}, []
+    )
     for number in range(2):
         world.ask(number)
         world.decide()
@@ -140,12 +142,12 @@ def test_an_answer_that_has_begun_is_not_begun_again() -> None:
 def test_a_dead_node_gets_nothing_until_it_answers_a_probe() -> None:
     """Would catch requests that are sent to a node that is known to be down."""
     world = World(names=("x", "y"))
-    world.scheduler.unreachable("x")
+    world.scheduler.cluster.unreachable("x")
     for number in range(4):
         world.ask(number)
     assert {binding.node for binding in world.decide()} <= {"y"}
     world.now += 6.0
-    world.scheduler.probed("x", MODELS, [])
+    world.scheduler.cluster.probed("x", MODELS, [])
     for number in range(4, 12):
         world.ask(number)
     assert "x" in {binding.node for binding in world.decide()}
@@ -154,12 +156,12 @@ def test_a_dead_node_gets_nothing_until_it_answers_a_probe() -> None:
 def test_requests_wait_for_a_single_node_to_come_back() -> None:
     """Would catch a restart of the only node that fails everything that was asked meanwhile."""
     world = World(names=("x",))
-    world.scheduler.unreachable("x")
+    world.scheduler.cluster.unreachable("x")
     world.ask(1)
     assert world.decide() == []
     assert world.scheduler.wake_at == world.now + 5.0
     world.now = world.scheduler.wake_at
-    world.scheduler.probed("x", MODELS, [])
+    world.scheduler.cluster.probed("x", MODELS, [])
     assert len(world.decide()) == 1
 
 
@@ -179,11 +181,11 @@ def test_cancel_frees_the_slot_and_the_queue() -> None:
 def test_a_drained_node_finishes_and_gets_nothing_new() -> None:
     """Would catch a node that cannot be taken out without failing somebody."""
     world = World(names=("x", "y"))
-    world.scheduler.drain("x")
+    world.scheduler.cluster.drain("x")
     for number in range(4):
         world.ask(number)
     assert {binding.node for binding in world.decide()} == {"y"}
-    world.scheduler.drain("x", draining=False)
+    world.scheduler.cluster.drain("x", draining=False)
     assert {binding.node for binding in world.decide()} == {"x"}
 
 
@@ -193,8 +195,8 @@ def warm(world: World) -> None:
     world.decide()
     world.first_token("r1")
     world.finish("r1", prompt_count=300, decode_count=100)
-    world.scheduler.probed("x", MODELS, [resident(1.0)])
-    world.scheduler.probed("x", MODELS, [resident(1.0)])
+    world.scheduler.cluster.probed("x", MODELS, [resident(1.0)])
+    world.scheduler.cluster.probed("x", MODELS, [resident(1.0)])
 
 
 @pytest.mark.parametrize(("expires_at", "hit"), [(1.0, 300), (2.0, 0)])
@@ -202,7 +204,7 @@ def test_use_by_others_is_inferred(expires_at: float, hit: int) -> None:
     """Would catch a prefix that is believed in after another client has used the runner."""
     world = World(names=("x",))
     warm(world)
-    world.scheduler.probed("x", MODELS, [resident(expires_at)])
+    world.scheduler.cluster.probed("x", MODELS, [resident(expires_at)])
     world.ask(1)
     (binding,) = world.decide()
     assert not binding.loads
@@ -213,27 +215,27 @@ def test_a_runner_that_others_use_is_not_idle() -> None:
     """Would catch a request that is sent to stand behind another client's."""
     world = World(names=("x",), slots=1)
     warm(world)
-    world.scheduler.probed("x", MODELS, [resident(2.0, busy=True)])
+    world.scheduler.cluster.probed("x", MODELS, [resident(2.0, busy=True)])
     world.ask(2)
     assert world.decide() == []
-    world.scheduler.probed("x", MODELS, [resident(3.0)])
+    world.scheduler.cluster.probed("x", MODELS, [resident(3.0)])
     assert len(world.decide()) == 1
 
 
 def test_the_node_s_default_context_is_learned() -> None:
     """Would catch a runner of somebody's own context that counts as one for everybody."""
     world = World(names=("x",), slots=1)
-    world.scheduler.probed("x", MODELS, [])
+    world.scheduler.cluster.probed("x", MODELS, [])
     world.ask(1)
     world.decide()
     world.scheduler.first_token("r1")
-    world.scheduler.probed(
+    world.scheduler.cluster.probed(
         "x", MODELS, [ResidentModel("a", 10, 4096, 1.0)]
     )  # loaded without a wish: the default
     world.scheduler.finished("r1", Durations(1.0))
     loads = []
     for number, context in enumerate((4096, 131072), start=2):
-        world.scheduler.probed(
+        world.scheduler.cluster.probed(
             "x", MODELS, [ResidentModel("a", 10, context, float(number))]
         )  # by another client
         world.ask(number)
@@ -323,7 +325,7 @@ def a_resident_world(models: Mapping[str, InstalledModel], **others: list[Reside
     """Three nodes of four slots; x has model a in memory."""
     world = World(slots=4)
     for name in world.names:
-        world.scheduler.probed(name, models, others.get(name, [resident(1.0)] if name == "x" else []))
+        world.scheduler.cluster.probed(name, models, others.get(name, [resident(1.0)] if name == "x" else []))
     return world
 
 
@@ -363,5 +365,5 @@ def test_a_load_ahead_of_need_that_fails_is_not_tried_again_at_once() -> None:
     world.scheduler.load_failed(load.request.id)
     again = crowd(world, 1)
     assert {one.node for one in again} == {"y", "z"} - {load.node}
-    assert not world.scheduler.nodes[load.node].shut(world.now)
+    assert not world.scheduler.cluster.nodes[load.node].shut(world.now)
     assert load.node not in {one.node for one in world.running.values()}

@@ -133,13 +133,13 @@ def test_what_one_sends_the_other_sees() -> None:
     here, one, there, two = pair(names=("x",), slots=1)
     begin(here, one, 1)
     pass_on(one, two)
-    runner = there.scheduler.view().nodes[0].runners[0]
+    runner = there.scheduler.cluster.view().nodes[0].runners[0]
     assert (runner.model, len(runner.ends), runner.ready_at) == ("a", 1, there.now + 4.0)
     there.ask(2)
     assert there.decide() == []
     here.first_token("r1")
     pass_on(one, two)
-    assert there.scheduler.view().nodes[0].runners[0].ready_at == there.now
+    assert there.scheduler.cluster.view().nodes[0].runners[0].ready_at == there.now
     here.finish("r1", prompt_count=300, decode_count=10)
     assert pass_on(one, two)
     (binding,) = there.decide()
@@ -158,8 +158,8 @@ def test_what_one_learns_the_other_knows() -> None:
         here.first_token(f"r{number}")
         here.finish(f"r{number}", prompt=0.5, prompt_count=400, decode=2.0, decode_count=100)
         pass_on(one, two)
-    known = there.scheduler.view().nodes[0].rates["blob-a"]
-    assert known == here.scheduler.view().nodes[0].rates["blob-a"]
+    known = there.scheduler.cluster.view().nodes[0].rates["blob-a"]
+    assert known == here.scheduler.cluster.view().nodes[0].rates["blob-a"]
     assert known.learned
 
 
@@ -173,16 +173,16 @@ def test_failures_are_shared() -> None:
     for number in range(2, 2 + MAX_FAILOVERS):
         there.ask(number)
     assert node not in {binding.node for binding in there.decide()}
-    assert there.scheduler.nodes[node].breaker.state(there.now) == "open"
+    assert there.scheduler.cluster.nodes[node].breaker.state(there.now) == "open"
     here.now += 5.0
     there.now += 5.0
-    here.scheduler.drain("y" if node == "x" else "x")
+    here.scheduler.cluster.drain("y" if node == "x" else "x")
     begin(here, one, 9)
     pass_on(one, two)
     here.first_token("r9")
     here.finish("r9")
     pass_on(one, two)
-    assert there.scheduler.nodes[node].breaker.state(there.now) == "closed"
+    assert there.scheduler.cluster.nodes[node].breaker.state(there.now) == "closed"
 
 
 @pytest.mark.parametrize("how", ["silent", "bye", "no longer named"])
@@ -226,15 +226,15 @@ def test_a_newcomer_is_told_what_there_is() -> None:
 def test_a_refused_request_waits_again_and_nothing_else_has_changed() -> None:
     """Would catch a request that is lost, or a model believed to be loaded, because another was faster."""
     world = World(names=("x",), slots=1)
-    world.scheduler.probed("x", MODELS, [resident(1.0)])
+    world.scheduler.cluster.probed("x", MODELS, [resident(1.0)])
     share = share_of(world, "one")
     world.ask(1, "b")
-    before = world.scheduler.view().nodes
+    before = world.scheduler.cluster.view().nodes
     (binding,) = world.decide()
     assert binding.loads
     share.refused(binding, ClaimRefusal("blob-a", ("theirs",)))
     world.running.clear()
-    after = world.scheduler.view().nodes
+    after = world.scheduler.cluster.view().nodes
     assert [len(runner.ends) for runner in after[0].runners] == [1]  # theirs
     assert (after[0].runners[0].blob, after[0].loading_until) == ("blob-a", before[0].loading_until)
     assert world.scheduler.waiting == 1
@@ -247,7 +247,7 @@ def test_a_refused_request_waits_again_and_nothing_else_has_changed() -> None:
 def test_a_refused_request_leaves_the_mirror_as_it_was() -> None:
     """Would catch a prefix that is believed to be held, or lost, because of a request that was never sent."""
     world = World(names=("x",), slots=2)
-    world.scheduler.probed("x", MODELS, [resident(1.0)])
+    world.scheduler.cluster.probed("x", MODELS, [resident(1.0)])
     share = share_of(world, "one")
     world.ask(1)
     world.decide()
@@ -332,7 +332,7 @@ def test_no_request_stands_behind_another_workers(workers: int) -> None:
     assert max(waits) < 1e-6
     assert sum(worker.refusals for worker in made) > 0  # it came to that
     assert not any(bus.place.slots.values())
-    assert not any(len(worker.scheduler.remote) for worker in made)
+    assert not any(len(worker.scheduler.cluster.remote) for worker in made)
     assert sum(node.loads for node in nodes) < 25
 
 

@@ -4,8 +4,8 @@ import traceback
 
 import pytest
 
-from ollama_pack.cache.errors import CacheConfigError
-from ollama_pack.cache.redis_url import check_redis_url
+from ollama_pack.base.redis import check_redis_url
+from ollama_pack.errors import SettingError
 from ollama_pack.plugins.pipelines.gpu_router import KEY_VARIABLE, KNOWN_KEY, shared_secret
 from ollama_pack.services.sharing import redis_sharing
 
@@ -32,7 +32,7 @@ def test_what_can_be_used_is_taken(url: str) -> None:
 )
 def test_what_cannot_be_used_is_refused_without_its_password(url: str) -> None:
     """Would catch a password, or a piece of one, in what an admin is shown and what is logged."""
-    with pytest.raises(CacheConfigError) as error:
+    with pytest.raises(SettingError) as error:
         check_redis_url(url)
     told = "".join(traceback.format_exception(error.value))
     assert "URL of Redis" in str(error.value)

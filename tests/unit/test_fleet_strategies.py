@@ -35,7 +35,7 @@ def test_least_busy_fills_nodes_evenly_for_their_slots() -> None:
 def test_least_busy_prefers_what_is_in_memory_only_among_equals() -> None:
     """Would catch a load beside an idle node that has the model, or all work going to one warm node."""
     world = World(strategy="least_busy")
-    world.scheduler.probed("y", MODELS, [resident(1.0)])
+    world.scheduler.cluster.probed("y", MODELS, [resident(1.0)])
     for number in range(2):
         world.ask(number)
     first, second = world.decide()
@@ -67,9 +67,9 @@ def test_random_holds_nothing_back_and_uses_every_node() -> None:
 def test_nodes_that_are_down_drained_or_without_the_model_get_nothing(strategy: str) -> None:
     """Would catch a plain strategy that sends requests where they must fail."""
     world = World(names=("x", "y", "z", "w", "v"), strategy=strategy, rows={"v": {"weight": 0.0}})
-    world.scheduler.unreachable("x")
-    world.scheduler.drain("y")
-    world.scheduler.probed("z", {"b": MODELS["b"]}, [])
+    world.scheduler.cluster.unreachable("x")
+    world.scheduler.cluster.drain("y")
+    world.scheduler.cluster.probed("z", {"b": MODELS["b"]}, [])
     for number in range(12):
         world.ask(number)
         world.decide()
@@ -113,7 +113,7 @@ def test_a_node_that_comes_back_gets_one_request_at_first(strategy: str) -> None
 def test_the_queue_has_its_limit(strategy: str) -> None:
     """Would catch a strategy under which requests pile up without bound while no node may be used."""
     world = World(names=("x",), strategy=strategy, max_queue=4)
-    world.scheduler.unreachable("x")
+    world.scheduler.cluster.unreachable("x")
     for number in range(4):
         world.ask(number)
     world.decide()

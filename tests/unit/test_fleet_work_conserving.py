@@ -9,7 +9,7 @@ from ollama_pack.routing.naming import fold_name
 
 def idle_beside_waiting(world: World) -> list[tuple[str, str]]:
     """The requests that wait, with a node that could begin each of them now."""
-    view = world.scheduler.view()
+    view = world.scheduler.cluster.view()
     return [
         (entry.request.id, node.name)
         for entry in world.scheduler._queue  # noqa: SLF001 - what waits is nobody else's business
@@ -34,7 +34,7 @@ def test_no_slot_is_free_beside_a_queue(taken: list[tuple[str, int]], slots: int
     """Would catch a free slot that is kept for a chat that may never come back."""
     world = World(slots=slots, seed=seed)
     for name in ("x", "y"):
-        world.scheduler.probed(name, MODELS, [resident(1.0)])
+        world.scheduler.cluster.probed(name, MODELS, [resident(1.0)])
     for number, (step, chance) in enumerate(taken):
         take(world, number, step, chance)
         world.decide()

@@ -10,8 +10,8 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import URL_QUERY_ARGUMENT_PARSERS
 from redis.exceptions import ResponseError
 
-from ollama_pack.cache.errors import CacheConfigError
-from ollama_pack.cache.redis_url import connection_pool_of, redis_client, redis_fault
+from ollama_pack.base.redis import connection_pool_of, redis_client, redis_fault
+from ollama_pack.errors import SettingError
 
 SECRET = "hunter2"
 
@@ -74,7 +74,7 @@ def test_user_and_database_may_be_options() -> None:
 )
 def test_what_has_no_effect_is_refused_by_name(url: str, says: str) -> None:
     """Would catch an option that an admin sets, and that changes nothing."""
-    with pytest.raises(CacheConfigError, match=says):
+    with pytest.raises(SettingError, match=says):
         redis_client(url)
 
 
@@ -94,7 +94,7 @@ def refusal(url: str) -> str:
     """Why a URL cannot be used; empty: it can."""
     try:
         redis_client(url)
-    except CacheConfigError as error:
+    except SettingError as error:
         return str(error)
     return ""
 
@@ -128,7 +128,7 @@ def test_no_part_of_a_password_is_shown(form: str, odd: str) -> None:
     """Would catch half a password in a valve's error, or in the log, where it was not escaped."""
     try:
         redis_client(form.format(odd))
-    except CacheConfigError as error:
+    except SettingError as error:
         shown = "".join(traceback.format_exception(error, limit=0)) + str(error)
         assert not re.search(f"{SECRET}|12345", shown), shown
 
@@ -137,7 +137,7 @@ def test_no_part_of_a_password_is_shown(form: str, odd: str) -> None:
 def test_unescaped_password_is_refused_and_not_sent_elsewhere(sign: str) -> None:
     """Would catch a piece of a password that is looked up as the name of a host."""
     for form in ("redis://:{}@h:6379/0", "redis+sentinel://u:{}@h/pack", "redis+cluster://:{}@h"):
-        with pytest.raises(CacheConfigError, match="in a password, @ is written as %40"):
+        with pytest.raises(SettingError, match="in a password, @ is written as %40"):
             redis_client(form.format(f"{SECRET}{sign}{SECRET}"))
 
 

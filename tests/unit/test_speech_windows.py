@@ -15,7 +15,7 @@ from ollama_pack.speech.windows import (
     SPEECH_ENDS,
     FrameSpan,
     SpanCutter,
-    cut_windows,
+    windows_and_pauses,
 )
 
 LIMIT = 300
@@ -116,7 +116,7 @@ def test_silence_that_is_skipped_changes_no_window(runs: list[tuple[int, float]]
             )
             for start in range(0, len(probabilities), 50)
         ]
-        found = [(window.start, window.samples) for window in cut_windows(blocks)]
+        found = [(window.start, window.samples) for window in windows_and_pauses(blocks) if window]
         return [(start, len(sound), float(sound[0]), float(sound[-1])) for start, sound in found]
 
     assert cut(0.0) == cut(0.01)  # silence that is no silence is not skipped

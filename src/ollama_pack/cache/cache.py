@@ -8,6 +8,7 @@ from contextlib import aclosing
 from secrets import token_hex
 from typing import Any
 
+from ollama_pack.base.single_flight import JoinedCalls
 from ollama_pack.cache.collect import says_something
 from ollama_pack.cache.counters import CacheCounters
 from ollama_pack.cache.entry import Entry, open_entry
@@ -15,7 +16,6 @@ from ollama_pack.cache.errors import EntryUnreadableError, LeaderLostError
 from ollama_pack.cache.follow import LiveHub
 from ollama_pack.cache.generation import CacheRules, Generation, GenerationTools, Upstream
 from ollama_pack.cache.guard import GuardRule, StoreGuard, StoreTrouble
-from ollama_pack.cache.joining import JoinedCalls
 from ollama_pack.cache.key import Slot
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit, Lead, Miss, Question

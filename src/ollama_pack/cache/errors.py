@@ -6,18 +6,6 @@ None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 from ollama_pack.errors import PackError
 
 
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
-
-    Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 class StoreError(PackError):
     """The store did not do what it was asked."""
 

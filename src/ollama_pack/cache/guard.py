@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from ollama_pack.base.breaker import Breaker, BreakerRule
 from ollama_pack.cache.errors import StoreError, StoreFullError
 from ollama_pack.cache.store import CacheStore
 
@@ -27,22 +28,19 @@ class StoreTrouble:
 
 
 @dataclass(frozen=True, slots=True)
-class GuardRule:
-    """When the store is given up, in seconds.
+class GuardRule(BreakerRule):
+    """When the store is given up.
 
     Attributes:
-        limit: for one answer.
-        threshold: failures in a row after which it is not asked for a while.
-        shortest: that it is left alone the first time; each time after, twice as long,
-        longest: but not longer than this.
-        probe_limit: for the try that decides whether it is asked again. It is longer than `limit`, because
-            it connects, and nobody waits for it.
+        limit: seconds for one answer.
+        probe_limit: seconds for the try that decides whether the store is asked again. It is longer than
+            `limit`, because it connects, and nobody waits for it.
     """
 
-    limit: float = 0.1
     threshold: int = 3
     shortest: float = 0.5
     longest: float = 30.0
+    limit: float = 0.1
     probe_limit: float = 2.0
 
 
@@ -61,15 +59,13 @@ class StoreGuard:
         self._clock = clock
         self.fault = ""
         self._logged = self._full = False
-        self._failures = 0
-        self._backoff = rule.shortest
-        self._retry_at: float | None = None
+        self._breaker = Breaker(rule)
         self._probe: asyncio.Task[None] | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether the store is left alone at the moment."""
-        return self._retry_at is not None
+        return self._breaker.state(self._clock()) != "closed"
 
     @property
     def limit(self) -> float:
@@ -90,8 +86,8 @@ class StoreGuard:
             step: calls one method of it.
             limit: in seconds, where it is not the rule's.
         """
-        if self._retry_at is not None:
-            self._try_again(self._retry_at)
+        if self.is_open:
+            self._try_again()
             return StoreTrouble("open")
         seconds = self._rule.limit if limit is None else limit
         began = self._clock()
@@ -103,12 +99,13 @@ class StoreGuard:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
             return self._failed("slow", f"it does not answer within {seconds:g} s")
         except StoreFullError as error:
-            self._failures = 0  # it answers, and what it has can be read
+            self._succeeded()  # it answers, and what it has can be read
             self._log_full(str(error))
             return StoreTrouble("full")
         except StoreError as error:
             return self._failed("down", str(error))
-        self._failures, self.fault = 0, ""
+        self._succeeded()
+        self.fault = ""
         return answer
 
     async def close(self) -> None:
@@ -118,12 +115,16 @@ class StoreGuard:
             await asyncio.gather(self._probe, return_exceptions=True)
 
     def _failed(self, reason: StoreTroubleReason, fault: str) -> StoreTrouble:
-        self._failures += 1
         self.fault = fault
-        if self._failures >= self._rule.threshold and self._retry_at is None:
-            self._retry_at = self._clock() + self._backoff
-            self._log_trouble(fault)
+        if not self.is_open:
+            self._breaker.failed(self._clock())
+            if self.is_open:
+                self._log_trouble(fault)
         return StoreTrouble(reason)
+
+    def _succeeded(self) -> None:
+        if not self.is_open:  # else a try decides, and not what was asked before
+            self._breaker.succeeded()
 
     def _log_full(self, fault: str) -> None:
         if not self._full:  # once: what is kept can be read, so it does not recover in one moment
@@ -143,8 +144,9 @@ class StoreGuard:
             self._logged = False
             log.warning("The response cache can use its store again")
 
-    def _try_again(self, retry_at: float) -> None:
-        if self._probe is None and self._clock() >= retry_at:
+    def _try_again(self) -> None:
+        if self._breaker.allows(self._clock()):
+            self._breaker.passed()
             self._probe = asyncio.create_task(self._probed())
 
     async def _probed(self) -> None:
@@ -153,10 +155,7 @@ class StoreGuard:
                 await self._store.ping()
         except (TimeoutError, StoreError) as error:
             self.fault = str(error) or self.fault
-            self._backoff = min(2 * self._backoff, self._rule.longest)
-            self._retry_at = self._clock() + self._backoff
+            self._breaker.failed(self._clock())
         else:
-            self._failures, self._backoff, self._retry_at = 0, self._rule.shortest, None
+            self._breaker.succeeded()
             self._log_recovery()
-        finally:
-            self._probe = None

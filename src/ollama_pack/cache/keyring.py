@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ollama_pack.cache.errors import CacheConfigError, EntryUnreadableError
+from ollama_pack.cache.errors import EntryUnreadableError
+from ollama_pack.errors import SettingError
 
 SEAL_VERSION = 1
 SECRET_CHARACTERS = 16  # the fewest that a secret may have
@@ -61,7 +62,7 @@ def check_secret(secret: str) -> str:
     """The secret, which is none or can be used.
 
     Raises:
-        CacheConfigError: it is too short.
+        SettingError: it is too short.
     """
     if secret:
         _refuse_short(secret)
@@ -70,7 +71,7 @@ def check_secret(secret: str) -> str:
 
 def _refuse_short(secret: str) -> None:
     if len(secret) < SECRET_CHARACTERS:
-        raise CacheConfigError(
+        raise SettingError(
             f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
             "`openssl rand -hex 32` makes one"
         )
@@ -90,7 +91,7 @@ class Keyring:
             secret: of the admin; the same in every process that shares the store.
 
         Raises:
-            CacheConfigError: it is too short.
+            SettingError: it is too short.
         """
         _refuse_short(secret)
         self._secret = secret.encode("utf-8", "surrogatepass")

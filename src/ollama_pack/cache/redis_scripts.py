@@ -18,23 +18,9 @@ its `maxmemory` takes no leases and no entries, but streams that have begun go o
 | `counts` | hash | figures of all processes |
 """
 
-import hashlib
-from dataclasses import dataclass
+from ollama_pack.base.redis import lua_script
 
 REDIS_PREFIX = "ollama_pack:cache:"
-
-
-@dataclass(frozen=True, slots=True)
-class LuaScript:
-    """A script, and the name that the server knows it by once it has seen it."""
-
-    text: str
-    sha: str
-
-
-def _lua(text: str) -> LuaScript:
-    # SHA-1 is what Redis names scripts by
-    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 _CLOCK = """
@@ -81,7 +67,7 @@ end
 
 # KEYS: m, e, l, g of this token. ARGV: token, mode, lease, follower, scope times, '1' to begin the scope,
 # prefix of followers
-ACQUIRE = _lua(
+ACQUIRE = lua_script(
     _CLOCK
     + """
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
@@ -118,7 +104,7 @@ return {'lease', fence, epoch}
 )
 
 # KEYS: l, g, s. ARGV: token, lease, stream times, place of the first record, records
-APPEND = _lua(
+APPEND = lua_script(
     _PROLONG
     + """
 if not prolong() then return 0 end
@@ -134,7 +120,7 @@ return 1
 )
 
 # KEYS: l, g, f. ARGV: token, lease time
-RENEW = _lua(
+RENEW = lua_script(
     _NOW
     + _PROLONG
     + """
@@ -145,7 +131,7 @@ return redis.call('ZCARD', KEYS[3])
 )
 
 # KEYS: l, g, f. ARGV: token
-LEAVE = _lua(
+LEAVE = lua_script(
     _NOW
     + _LEADS
     + """
@@ -172,11 +158,11 @@ end
 """
 )
 
-RELEASE = _lua(_END + "return finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4])")
+RELEASE = lua_script(_END + "return finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4])")
 
 # KEYS: l, g, s, a, x, b, m, e. ARGV: token, fence, epoch, shared, sealed, ttl, most entries, most bytes,
 # slot, prefix of entries, place, record, stream time, scope time
-COMMIT = _lua(
+COMMIT = lua_script(
     _NOW
     + _FORGET
     + _END
@@ -218,7 +204,7 @@ return result
 )
 
 # KEYS: g, f. ARGV: follower, follower time
-FOLLOW = _lua(
+FOLLOW = lua_script(
     _NOW
     + """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
@@ -230,7 +216,7 @@ return 1
 
 # Without a lease a generation goes on for its followers and cannot commit. KEYS: a, x, b, e, l. ARGV: slot,
 # fence or ''
-DISCARD = _lua(
+DISCARD = lua_script(
     _FORGET
     + """
 if ARGV[2] == '' then redis.call('DEL', KEYS[5])
@@ -241,7 +227,7 @@ return redis.call('DEL', KEYS[4])
 )
 
 # KEYS: m. ARGV: scope time
-FLUSH = _lua(
+FLUSH = lua_script(
     _NOW
     + """
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
@@ -253,7 +239,7 @@ return 1
 )
 
 # After a flush, in pieces, so that the server is never held up for long. KEYS: a, x, b, m. ARGV: most, prefix
-SWEEP = _lua(
+SWEEP = lua_script(
     _FORGET
     + """
 local epoch = redis.call('HGET', KEYS[4], 'epoch')
@@ -269,7 +255,7 @@ return done
 )
 
 # KEYS: k. ARGV: member, ttl
-LABEL = _lua(
+LABEL = lua_script(
     _NOW
     + """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
@@ -280,7 +266,7 @@ return 1
 )
 
 # Forget a scope of which nothing is left, unless it was new again just now. KEYS: scopes. ARGV: tag, age
-DROP_SCOPE = _lua(
+DROP_SCOPE = lua_script(
     _NOW
     + """
 local new = redis.call('ZSCORE', KEYS[1], ARGV[1])
@@ -290,7 +276,7 @@ return 0
 )
 
 # KEYS: scopes. ARGV: tag
-REGISTER = _lua(
+REGISTER = lua_script(
     _NOW
     + """
 return redis.call('ZADD', KEYS[1], now, ARGV[1])

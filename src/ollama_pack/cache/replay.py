@@ -43,13 +43,6 @@ def entry_chunks(
     yield from end_chunks(head, _chunk(head, {}, "stop"), entry.usage, mark, place)
 
 
-def entry_completion(entry: Entry, head: ReplyHead, mark: CacheMark) -> dict[str, Any]:
-    """A kept answer as one body."""
-    reasoning = {"reasoning_content": entry.reasoning} if entry.reasoning else {}
-    message = {"role": "assistant", "content": entry.content, **reasoning}
-    return _completion(head, message, "stop", entry.usage, entry.sources) | mark.fields
-
-
 def completion_chunks(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """An unstreamed answer as chunks, so that one whose client wants no stream can be shared and kept."""
     head: dict[str, Any] = {name: body[name] for name in ("id", "created", "model") if name in body}

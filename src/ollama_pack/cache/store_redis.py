@@ -4,11 +4,19 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 
-from ollama_pack.cache.errors import StoreDownError
+from ollama_pack.base.redis import (
+    LuaScript,
+    RedisClient,
+    connection_pool_of,
+    redis_fault,
+    redis_faults,
+    run_script,
+)
+from ollama_pack.cache.errors import StoreDownError, StoreError, StoreFullError
 from ollama_pack.cache.key import Slot
-from ollama_pack.cache.redis_link import REDIS_FAULTS, RedisLink, store_error
 from ollama_pack.cache.redis_scripts import (
     ACQUIRE,
     ALL_SCRIPTS,
@@ -25,10 +33,8 @@ from ollama_pack.cache.redis_scripts import (
     RELEASE,
     RENEW,
     SWEEP,
-    LuaScript,
     RedisNames,
 )
-from ollama_pack.cache.redis_url import RedisClient
 from ollama_pack.cache.store import (
     AcquireMode,
     CommitResult,
@@ -62,15 +68,53 @@ class RedisStore:
             waiting: another one to the same place, for reads that wait.
             times: when left out, the defaults.
         """
-        self._link = RedisLink(client, _CONNECTIONS)
+        self._client = client
         self._waiting = waiting
         self._times = times or StoreTimes()
+        self._free = asyncio.Semaphore(_CONNECTIONS)
+        self._running = 0
+        self._closed = False
+        if connection_pool_of(client) is not None:  # a cluster's client needs them for itself
+            client.response_callbacks.clear()  # answers as the server gives them
+
+    async def ask(self, name: str, *values: bytes | str | float) -> Any:
+        """The answer to a command, with texts as bytes. No more commands run at once than connections.
+
+        Args:
+            name: of the command, one word or two.
+            values: that it takes.
+
+        Raises:
+            StoreError: there is none.
+            NoScriptError: the server does not know the script.
+        """
+        async with self._free:
+            self._running += 1
+            try:
+                return await self._sent(name, *values)
+            except NoScriptError:
+                raise
+            except redis_faults() as error:
+                raise _store_error(error) from error
+            finally:
+                self._running -= 1
+                await self._disconnect_if_closed()
+
+    async def _sent(self, *command: bytes | str | float) -> Any:
+        try:
+            return await self._client.execute_command(*command)
+        except RedisConnectionError:  # redis-py has tried the same server again; this asks the Sentinels
+            return await self._client.execute_command(*command)
+
+    async def _disconnect_if_closed(self) -> None:
+        if self._closed and not self._running:
+            await self._client.aclose()
 
     async def ping(self) -> None:
         """Connect more than once, and leave the scripts there, so that the first chats find both."""
-        await asyncio.gather(*(self._link.ask("PING") for _ in range(_WARM_CONNECTIONS)))
+        await asyncio.gather(*(self.ask("PING") for _ in range(_WARM_CONNECTIONS)))
         for script in ALL_SCRIPTS:
-            await self._link.ask("SCRIPT LOAD", script.text)
+            await self.ask("SCRIPT LOAD", script.text)
 
     async def acquire(self, slot: Slot, token: str, mode: AcquireMode) -> Kept | Lease | Running:
         found = await self._acquire(slot, token, mode, begin=False)
@@ -131,8 +175,8 @@ class RedisStore:
             found = await self._waiting.execute_command(
                 "XREAD", "COUNT", _RECORDS_AT_ONCE, *block, "STREAMS", *place
             )
-        except REDIS_FAULTS as error:
-            raise store_error(error) from error
+        except redis_faults() as error:
+            raise _store_error(error) from error
         return Tail(tuple(_records(found, after)), alive)
 
     async def discard(self, slot: Slot, fence: int | None = None) -> bool:
@@ -155,26 +199,28 @@ class RedisStore:
         for members in await self._members(key):
             slots = (Slot(scope, name) for scope, _, name in (each.partition("/") for each in members))
             count += sum(await asyncio.gather(*map(self.discard, slots)))
-            await self._link.ask("ZREM", key, *members)  # those alone: another may have come since
+            await self.ask("ZREM", key, *members)  # those alone: another may have come since
         return count
 
     async def use_of(self, scope: str) -> ScopeUse:
         ages, _, sizes = RedisNames(scope).index
-        entries = await self._link.ask("ZCARD", ages)
-        octets = await self._link.ask("HGET", sizes, "*")
+        entries = await self.ask("ZCARD", ages)
+        octets = await self.ask("HGET", sizes, "*")
         return ScopeUse(int(entries), int(octets or 0))
 
     async def add_counts(self, counts: Mapping[str, float]) -> None:
         for name, value in counts.items():
-            await self._link.ask("HINCRBYFLOAT", _COUNTS, name, value)
+            await self.ask("HINCRBYFLOAT", _COUNTS, name, value)
 
     async def counts(self) -> dict[str, float]:
-        found = await self._link.ask("HGETALL", _COUNTS)
+        found = await self.ask("HGETALL", _COUNTS)
         pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
         return {name.decode(): float(value) for name, value in pairs}
 
     async def close(self) -> None:
-        await self._link.close()
+        """Close the connections; if some are in use, when the last has its answer."""
+        self._closed = True
+        await self._disconnect_if_closed()
         await self._waiting.aclose()
 
     async def _acquire(self, slot: Slot, token: str, mode: AcquireMode, *, begin: bool) -> Any:
@@ -185,7 +231,7 @@ class RedisStore:
 
     async def _members(self, key: str) -> list[list[str]]:
         """Of a sorted set, in lists that are worked on at once."""
-        found: list[bytes] = await self._link.ask("ZRANGE", key, 0, -1)
+        found: list[bytes] = await self.ask("ZRANGE", key, 0, -1)
         names = [member.decode() for member in found]
         return [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
 
@@ -203,11 +249,13 @@ class RedisStore:
         return True
 
     async def _run(self, script: LuaScript, keys: Sequence[str], *values: Any) -> Any:
-        """Run a script by its name, and by its text where the server has not seen it, or has restarted."""
-        try:
-            return await self._link.ask("EVALSHA", script.sha, len(keys), *keys, *values)
-        except NoScriptError:
-            return await self._link.ask("EVAL", script.text, len(keys), *keys, *values)
+        return await run_script(self.ask, script, keys, *values)
+
+
+def _store_error(error: Exception) -> StoreError:
+    if isinstance(error, OutOfMemoryError):
+        return StoreFullError("Redis is at its maxmemory")
+    return StoreDownError(f"Redis failed: {redis_fault(error)}")
 
 
 def _lease_keys(lease: Lease) -> list[str]:

@@ -21,7 +21,6 @@ from ollama_pack.engines.errors import (
     RequestRefusedError,
 )
 from ollama_pack.engines.failures import node_name, said_in, shortened, status_error
-from ollama_pack.engines.silence import SilenceWatch
 from ollama_pack.engines.sse import LineBuffer, LineTooLongError, ServerEvent, SseBuffer
 
 HTTP_OK = 200
@@ -195,7 +194,6 @@ class NodeTransport:
         async with self._within("first byte", first_byte):
             last = {"Connection": "close"} if last_request else {}
             response = await self._open(path, body, {**headers, **last})
-        silence = SilenceWatch(response.content, self.limits.next_line)
         try:
             if last_request and response.connection and response.connection.protocol is not None:
                 response.connection.protocol.force_close()  # also where the node does not repeat `close`
@@ -204,14 +202,9 @@ class NodeTransport:
             while pieces:
                 for piece in pieces:
                     yield piece
-                with silence:
+                async with self._within("next line", self.limits.next_line):
                     pieces = await self._next_pieces(response, buffer)
-        except NodeFaultError as error:
-            if silence.is_over:
-                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
-            raise
         finally:
-            silence.close()
             response.close()
 
     async def _open(

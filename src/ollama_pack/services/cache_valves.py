@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from ollama_pack.base.redis import check_redis_url
 from ollama_pack.cache.keyring import check_secret
-from ollama_pack.cache.redis_url import check_redis_url
 from ollama_pack.services.pack_valves import PackValves
 
 
@@ -58,7 +58,7 @@ class CacheValves(PackValves):
     @field_validator("redis_url")
     @classmethod
     def _usable_url(cls, url: str) -> str:
-        return check_redis_url(url)  # a CacheConfigError reaches the admin as the valve's error
+        return check_redis_url(url)  # a SettingError reaches the admin as the valve's error
 
     @field_validator("secret")
     @classmethod

@@ -8,11 +8,11 @@ from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
 
+from ollama_pack.base.redis import redis_client
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.generation import CacheRules, Upstream
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import CacheOutcome, Hit, Question
-from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.cache.replay import completion_chunks, completion_from
 from ollama_pack.cache.store import CacheStore
 from ollama_pack.cache.store_redis import RedisStore
@@ -50,7 +50,7 @@ def make_cache(settings: CacheSettings) -> ResponseCache:
     """The cache; nothing is connected yet.
 
     Raises:
-        CacheConfigError: the URL or the secret cannot be used.
+        SettingError: the URL or the secret cannot be used.
     """
     rules = CacheRules(ttl_seconds=settings.ttl_seconds, max_entry_octets=settings.max_entry_octets)
     return ResponseCache(_store_of(settings), Keyring(settings.secret), rules)
@@ -119,7 +119,7 @@ class CacheKeeper:
         """The cache for these settings, connected if that takes no time.
 
         Raises:
-            CacheConfigError: there is none for them.
+            SettingError: there is none for them.
         """
         if self._used is None or self._made_of != settings:
             used = CacheInUse(self._make(settings))

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,6 +9,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
+from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.routing.nodes import MAX_NODES, SRV, NodeRow
 
 discovery_log = logging.getLogger(__name__)
@@ -59,11 +59,10 @@ class NodeDiscovery:
             clock: monotonic seconds.
         """
         self._resolve = resolve
-        self._clock = clock
         self._servers: dict[str, Servers] = {}
         self._faults: dict[str, str] = {}
-        self._asked_at = -math.inf
-        self._task: asyncio.Task[None] | None = None
+        self._names: Sequence[str] = ()
+        self._look = SingleFlight(self._ask_all, 0, clock)
         self._made: tuple[tuple[NodeRow, ...], dict[str, Servers], tuple[NodeRow, ...]] = ((), {}, ())
 
     async def rows(self, rows: tuple[NodeRow, ...], seconds: float) -> tuple[NodeRow, ...]:
@@ -77,21 +76,17 @@ class NodeDiscovery:
         if not names:
             return rows
         is_news = not self._servers.keys() >= set(names)
-        age = self._clock() - self._asked_at
-        if self._task is None and (is_news or age >= seconds):
-            self._task = asyncio.get_running_loop().create_task(self._ask(names))
-        if self._task is not None and (is_news or age >= 2 * seconds):
-            await asyncio.wait({self._task}, timeout=FIRST_ANSWER_SECONDS)
+        self._names = names
+        if is_news or self._look.age >= seconds:
+            looking = self._look.renew()
+            if is_news or self._look.age >= 2 * seconds:
+                await asyncio.wait({looking}, timeout=FIRST_ANSWER_SECONDS)
         if self._made[:2] != (rows, self._servers):
             self._made = rows, dict(self._servers), expanded(rows, self._servers)
         return self._made[2]
 
-    async def _ask(self, names: Sequence[str]) -> None:
-        try:
-            await asyncio.gather(*map(self._ask_one, names))
-        finally:
-            self._asked_at = self._clock()
-            self._task = None
+    async def _ask_all(self) -> None:
+        await asyncio.gather(*map(self._ask_one, self._names))
 
     async def _ask_one(self, name: str) -> None:
         try:

@@ -8,10 +8,10 @@ from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.published import answering_models, concrete_names, models_behind
 from ollama_pack.aliases.resolve import NOT_INSTALLED, NOT_PERMITTED, candidates
 from ollama_pack.aliases.table import AliasTable
+from ollama_pack.base.process import process_wide
 from ollama_pack.errors import PackError
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.probe.catalogue import Catalogue
-from ollama_pack.speech.process import process_wide
 
 LATE_LOOK_SECONDS = 10.0  # that a chat waits for nodes which nobody has looked at yet
 

@@ -3,7 +3,7 @@
 import logging
 from importlib import import_module
 
-from ollama_pack.cache.redis_url import check_redis_url, redis_client
+from ollama_pack.base.redis import check_redis_url, redis_client
 from ollama_pack.routing.peers.redis import RedisShare
 from ollama_pack.routing.peers.share import Connect
 
@@ -14,7 +14,7 @@ def usable_redis_url(url: str) -> str:
     """The URL, which is none or can be used; unchecked where redis-py is missing.
 
     Raises:
-        CacheConfigError: as `check_redis_url`.
+        SettingError: as `check_redis_url`.
     """
     return check_redis_url(url) if url and _has_redis_py() else url
 

@@ -4,12 +4,12 @@ import asyncio
 import time
 from dataclasses import dataclass
 
+from ollama_pack.base.process import process_wide
 from ollama_pack.errors import PackError, error_code
 from ollama_pack.services.voice_settings import VoiceSettings
 from ollama_pack.speech.errors import SpeechEngineError, SpeechLanguageError
 from ollama_pack.speech.kept import kept_transcripts, recording_key
 from ollama_pack.speech.language import parse_language
-from ollama_pack.speech.process import process_wide
 from ollama_pack.speech.source import AudioSource
 from ollama_pack.speech.transcribe import ANY_SPEAKER, SpeechUser, transcribe
 from ollama_pack.speech.values import PcmFormat, ProgressCallback, SpeechOptions, Transcript

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ollama_pack.base.process import process_wide
 from ollama_pack.speech.errors import (
     CloudNotAllowedError,
     SpeechDependencyError,
@@ -18,7 +19,6 @@ from ollama_pack.speech.errors import (
 from ollama_pack.speech.language import LanguageTag
 from ollama_pack.speech.languages import language_code
 from ollama_pack.speech.pcm import int16_bytes
-from ollama_pack.speech.process import process_wide
 from ollama_pack.speech.values import (
     SAMPLE_RATE,
     WINDOW_SECONDS,

@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from ollama_pack.base.process import process_wide
 from ollama_pack.speech.errors import SpeechQueueFullError, SpeechShareFullError
-from ollama_pack.speech.process import process_wide
 from ollama_pack.speech.values import WaitCallback
 
 MAX_WAITING = 16

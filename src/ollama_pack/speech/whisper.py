@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ollama_pack.base.process import process_wide
 from ollama_pack.speech.errors import (
     SpeechDependencyError,
     SpeechEngineFaultError,
@@ -16,7 +17,6 @@ from ollama_pack.speech.errors import (
     SpeechModelUnusableError,
 )
 from ollama_pack.speech.language import LanguageTag
-from ollama_pack.speech.process import process_wide
 from ollama_pack.speech.sentences import sentences
 from ollama_pack.speech.values import (
     WINDOW_SECONDS,

@@ -117,22 +117,15 @@ class SpanCutter:
         return FrameSpan(start, self._cut)
 
 
-def cut_windows(
+def windows_and_pauses(
     heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
-) -> Iterator[SpeechWindow]:
-    """The windows of a recording, in order; none where nobody speaks.
+) -> Iterator[SpeechWindow | None]:
+    """The windows of a recording, in order, with a None after each block, where whoever reads may pause.
 
     Args:
         heard: blocks of samples, each with the probabilities of speech of its frames.
         limit_seconds: the longest window.
     """
-    return (found for found in windows_and_pauses(heard, limit_seconds) if found)
-
-
-def windows_and_pauses(
-    heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
-) -> Iterator[SpeechWindow | None]:
-    """The same with a None after each block, where whoever reads may pause."""
     from numpy import concatenate, zeros  # noqa: PLC0415 - see `Samples`
 
     cutter = SpanCutter(int(limit_seconds * _FRAMES_PER_SECOND))

@@ -49,17 +49,13 @@ def trusted_certificates() -> SSLContext | bool:
 
 async def ollama_connections() -> list[tuple[str, str]]:
     """Address and key (empty: none) of each Ollama connection that is switched on."""
-    return [(url, key) for url, key, *_ in await prefixed_connections()]
+    ways = [(url, _way_in(url, own)) for url, own in await _connections_on()]
+    return [(url, "" if way.auth == "none" or way.needs_user else way.key) for url, way in ways]
 
 
-async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
-    """Of each that is switched on: address, key, prefix of its models' names (empty: none), and headers."""
-    return [
-        (url, "" if way.auth == "none" or way.needs_user else way.key, prefix, way.own_headers)
-        for url, prefix, way in (
-            (url, str(own.get("prefix_id") or ""), _way_in(url, own)) for url, own in await _connections_on()
-        )
-    ]
+async def prefixed_connections() -> list[tuple[WayIn, str]]:
+    """How each connection that is switched on is entered, and the prefix of its models' names, if any."""
+    return [(_way_in(url, own), str(own.get("prefix_id") or "")) for url, own in await _connections_on()]
 
 
 async def ways_in() -> dict[str, WayIn]:

@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
+from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.webui.functions import FunctionState, function_state, live_function
 from ollama_pack.webui.routes import RouteSpec, not_found, place_routes
-from ollama_pack.webui.shared import SharedAnswer
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class EventService:
         self._specs: tuple[RouteSpec, ...] | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._alive = SharedAnswer(self._is_on, ALIVE_SECONDS)
+        self._alive = SingleFlight(self._is_on, ALIVE_SECONDS)
 
     def start(self, specs: tuple[RouteSpec, ...]) -> None:
         """Place the routes and begin to look, in place of older code of the same function."""

@@ -36,18 +36,6 @@ class ReplyHead:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def answer_to_openai(answer: Mapping[str, Any], head: ReplyHead) -> dict[str, Any]:
-    """An unstreamed answer of `/api/chat` as a `chat.completion`."""
-    message = openai_message(answer, head)
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "", **message},
-        "logprobs": openai_logprobs(answer),
-        "finish_reason": finish_reason(answer, called="tool_calls" in message),
-    }
-    return {**head.tagged("chat.completion"), "choices": [choice], "usage": openai_usage(answer)}
-
-
 def openai_message(line: Mapping[str, Any], head: ReplyHead, calls_before: int = 0) -> dict[str, Any]:
     """What a line says, without the role and without what is empty: a message, or the delta of a chunk.
 

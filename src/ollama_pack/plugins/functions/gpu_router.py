@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.published import models_behind
-from ollama_pack.cache.redis_url import check_redis_url
+from ollama_pack.base.redis import check_redis_url
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.routed_names import ROUTER

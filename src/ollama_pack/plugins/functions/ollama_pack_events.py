@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.services.forgetting import label_to_discard
 from ollama_pack.services.metrics_text import METRICS_TYPE, PLUGIN_UP, cache_metrics, family, voice_metrics
 from ollama_pack.services.ollama_api import ollama_routes
@@ -32,7 +33,6 @@ from ollama_pack.webui.load import EMPTY_LOAD, models_in, system_load, without_m
 from ollama_pack.webui.replay_row import share_replay
 from ollama_pack.webui.routes import RouteSpec, check_route_key, html_page, shows_key, text_answer
 from ollama_pack.webui.service import EventService
-from ollama_pack.webui.shared import SharedAnswer
 
 log = logging.getLogger(__name__)
 
@@ -132,10 +132,10 @@ class Event:
         self._router = RouterContact(app)
         self._publisher = Publisher(app, self._router)
         self._cache = CacheContact(app)
-        self._load = SharedAnswer(self._ask_load, LOAD_SECONDS)
-        self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
-        self._cached = SharedAnswer(self._cache.report, LOAD_SECONDS)
-        self._router_metrics = SharedAnswer(self._ask_metrics, LOAD_SECONDS)
+        self._load = SingleFlight(self._ask_load, LOAD_SECONDS)
+        self._details = SingleFlight(self._ask_details, LOAD_SECONDS)
+        self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
+        self._router_metrics = SingleFlight(self._ask_metrics, LOAD_SECONDS)
         self._all_routes = (
             RouteSpec("GET", "/api/system/load", "user", self._system_load),
             RouteSpec("GET", "/ollama-pack", "admin", self._page),

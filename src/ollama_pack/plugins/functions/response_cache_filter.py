@@ -13,19 +13,19 @@ from typing import Any
 
 from pydantic import Field
 
-from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.outcome import Follow, Hit, Miss
-from ollama_pack.engines.ollama.digests import ModelDigests, TagSite
+from ollama_pack.engines.ollama.installed import ModelDigests, TagSite
 from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.errors import SettingError
 from ollama_pack.services.cache_state import STATE
 from ollama_pack.services.cache_valves import CacheValves
 from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypassed
 from ollama_pack.services.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
 from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.webui.chats import wants_another
-from ollama_pack.webui.connections import prefixed_connections
+from ollama_pack.webui.connections import prefixed_connections, trusted_certificates
 from ollama_pack.webui.models import group_ids_of, may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.replay_model import ReplayModel
@@ -60,7 +60,7 @@ class Filter:
         self._keeper = CacheKeeper()
         self._pending = PendingAnswers()
         self._replay = ReplayModel()
-        self._digests = ModelDigests(_tag_sites)
+        self._digests = ModelDigests(_tag_sites, trusted=trusted_certificates)
         self._said = ""  # what was logged last of settings that cannot be used
 
     async def request(
@@ -87,7 +87,7 @@ class Filter:
                 return body
             if self.valves.show_status and __event_emitter__ and (line := _status(pending)):
                 await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
-        except CacheConfigError as error:
+        except SettingError as error:
             if self._said != str(error):
                 self._said = str(error)
                 log.warning("The response cache does nothing: %s", error)
@@ -228,7 +228,7 @@ def _wishes(request: Any) -> str:
 
 
 async def _tag_sites() -> list[TagSite]:
-    return [TagSite(*connection) for connection in await prefixed_connections()]
+    return [TagSite(way.url, prefix, way.fixed_headers) for way, prefix in await prefixed_connections()]
 
 
 def _status(pending: PendingAnswer) -> str:

@@ -20,9 +20,9 @@ from pydantic import Field, field_validator
 
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
-from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
+from ollama_pack.errors import SettingError
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.probe.catalogue import Catalogue
 from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
@@ -240,7 +240,7 @@ def _given_redis_url() -> str:
     """What the variable says; empty where it cannot be used, which is logged as it is for valves."""
     try:
         return usable_redis_url(os.getenv(REDIS_VARIABLE, ""))
-    except CacheConfigError as error:
+    except SettingError as error:
         log.error("%s is left out: %s", REDIS_VARIABLE, error)  # noqa: TRY400 - its trace tells nothing more
         return ""
 

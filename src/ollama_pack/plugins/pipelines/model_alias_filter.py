@@ -15,7 +15,7 @@ from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts, request_facts
 from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable, parse_table
-from ollama_pack.engines.ollama.tags import InstalledModels
+from ollama_pack.engines.ollama.installed import InstalledModels
 from ollama_pack.services.pipeline_valves import (
     CODE_DIGEST,
     CODE_DIGEST_NOTE,

@@ -16,13 +16,13 @@ from typing import Any
 from pydantic import Field
 
 from ollama_pack.cache.cache import ResponseCache
-from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.generation import Upstream
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.keyring import digest_of
 from ollama_pack.cache.outcome import CacheOutcome
 from ollama_pack.engines.ollama.stream import usage_place
 from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.errors import SettingError
 from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypassed
 from ollama_pack.services.caching import CacheInUse, CacheKeeper
 from ollama_pack.services.pipeline_requests import Asking, sibling
@@ -116,7 +116,7 @@ class Pipeline:
             used = await self._keeper.cache(rules.settings())
             self._tell_figures(used.cache)
             return await self._looked_up(used, rules.valves, body, who, digest, answerer)
-        except (CacheConfigError, OSError) as error:
+        except (SettingError, OSError) as error:
             self._tell_once(f"The response cache does nothing: {error}")
             return None
         except Exception:

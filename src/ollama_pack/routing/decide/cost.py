@@ -7,7 +7,7 @@ choice costs later, and costs others. What overwriting a prefix costs others cou
 among equals. Every term is in seconds and never negative.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ollama_pack.routing.decide.policy import RoutingPolicy
@@ -51,17 +51,12 @@ class CostTerms:
         return {name: getattr(self, name) for name in names}
 
 
-def predict_prompt(tokens: int, hit: int, busy: int, rates: ModelRates) -> float:
-    """Seconds to evaluate a prompt of which `hit` tokens are held.
-
-    Before the rates are learned, those that are answered already count as many times the prompt as there
-    are of them: (P - hit + 1) * (b + 1).
-    """
-    return max(0, tokens - hit) * prompt_pace(busy, rates) + prompt_head(busy, rates)
-
-
 def prompt_pace(busy: int, rates: ModelRates) -> float:
-    """Seconds that each further token of a prompt takes."""
+    """Seconds for each token of a prompt that is not held.
+
+    Before the rates are learned, each request that is answered already makes it slower. With `prompt_head` a
+    prompt takes (P - hit + 1) * (b + 1) / pp then.
+    """
     return (1 if rates.learned else busy + 1) / rates.prompt
 
 
@@ -104,12 +99,3 @@ def overwrite_prefix(
     if prefix.kind >= len(curves):
         return 0.0
     return curves[prefix.kind].remaining(now - prefix.used_at) * prefix.weight / rates.prompt
-
-
-_MATTERS = 0.05  # seconds
-
-
-def explain_terms(terms: Mapping[str, float]) -> str:
-    """The terms that matter, the largest first: `wait 1.2 s + prompt 0.4 s`."""
-    told = sorted(((value, name) for name, value in terms.items() if value >= _MATTERS), reverse=True)
-    return " + ".join(f"{name} {value:.1f} s" for value, name in told) or "at once"

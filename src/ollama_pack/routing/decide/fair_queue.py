@@ -13,7 +13,7 @@ In a full queue the last request of the user with the most places makes room for
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, nlargest
 from itertools import chain, islice
@@ -321,14 +321,6 @@ class FairQueue:
         if len(self._ends) > most:
             ahead = [(end, name) for name, end in self._ends.items() if end > self._virtual]
             self._ends = {name: end for end, name in nlargest(most, ahead)}
-
-
-def by_kind(entries: Iterable[WaitingRequest]) -> dict[str, list[WaitingRequest]]:
-    """Requests in fair order, by kind."""
-    kinds: dict[str, list[WaitingRequest]] = {}
-    for entry in entries:
-        kinds.setdefault(entry.kind, []).append(entry)
-    return kinds
 
 
 def _fair_place(entry: WaitingRequest) -> Place:

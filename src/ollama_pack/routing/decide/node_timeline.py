@@ -119,8 +119,8 @@ class Quote:
         fixed: load + decode + tier: what depends neither on the prompt nor on the moment.
         load, decode: as in `CostTerms`.
         evict: what others lose.
-        pace: seconds for each token of the prompt that is not held, and
-        head: before the first of them: `predict_prompt` in its two parts.
+        pace: seconds for each token of the prompt that is not held.
+        head: seconds before the first of them.
         model: the name by which the node knows the model.
         blob: the weights.
         rates: of the node with these weights.

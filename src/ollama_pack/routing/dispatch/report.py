@@ -9,7 +9,7 @@ from ollama_pack.routing.probe.gpus import gpu_usage, gpu_values
 
 def load_report(router: Router) -> dict[str, Any]:
     """The answer of `GET /api/system/load` as an admin gets it, addresses included."""
-    nodes = [_node_load(router, view) for view in router.scheduler.view().nodes]
+    nodes = [_node_load(router, view) for view in router.scheduler.cluster.view().nodes]
     return {**_usage(router), "nodes": nodes}
 
 
@@ -21,7 +21,10 @@ def _usage(router: Router) -> dict[str, float | None]:
 
 def dashboard_report(router: Router) -> dict[str, Any]:
     """The same, with what is in memory, what was learned, and the last decisions, the newest first."""
-    nodes = [_node_load(router, view) | _node_details(router, view) for view in router.scheduler.view().nodes]
+    nodes = [
+        _node_load(router, view) | _node_details(router, view)
+        for view in router.scheduler.cluster.view().nodes
+    ]
     decisions = [decision.as_dict() for decision in reversed(router.decisions)]
     told = {"waiting": router.scheduler.waiting, "peers": router.peers, "decisions": decisions}
     return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
@@ -34,18 +37,18 @@ def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
         "healthy": router.is_healthy(view.name),
         "in_flight": router.in_flight(view.name),
         "queued": router.queued(view.name),
-        "breakers": router.scheduler.nodes[view.name].shut(router.scheduler.view().now),
+        "breakers": router.scheduler.cluster.nodes[view.name].shut(router.scheduler.cluster.view().now),
         "models": [runner.model for runner in view.runners] if router.is_healthy(view.name) else [],
         "gpus": [gpu_values(gpu) for gpu in router.nodes[view.name].gpus.gpus],
     }
 
 
 def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
-    now = router.scheduler.view().now
+    now = router.scheduler.cluster.view().now
     return {
         "gpu_reason": router.nodes[view.name].gpus.reason,
         "fault": router.nodes[view.name].known.fault,
-        "breaker": router.scheduler.nodes[view.name].breaker.state(now),
+        "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
         "runners": [_runner_details(runner) for runner in view.runners],
         "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
     }

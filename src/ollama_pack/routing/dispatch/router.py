@@ -149,27 +149,27 @@ class Router:
         """Told by the poller, as are the two below."""
         name = watch.row.name
         if look is not None:
-            self.scheduler.probed(name, look.installed, look.residents)
+            self.scheduler.cluster.probed(name, look.installed, look.residents)
         elif watch.is_gone:
-            self.scheduler.unreachable(name)
+            self.scheduler.cluster.unreachable(name)
             self._attempts.is_gone(name)
         self._decide()
 
     def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
         """Its engine tells what it does for all clients."""
-        self.scheduler.activity(watch.row.name, activity.running, activity.waiting, asked_at)
+        self.scheduler.cluster.activity(watch.row.name, activity.running, activity.waiting, asked_at)
         self._decide()
 
     def gpus_read(self, watch: NodeWatch) -> None:
         """Its GPUs were looked at. Those that another node has, too, may be at work for that one."""
         sources = [other.gpu_source for other in self.nodes.values()]
         if watch.utilization is not None and sources.count(watch.gpu_source) == 1:
-            self.scheduler.gpu_busy(watch.row.name, watch.utilization)
+            self.scheduler.cluster.gpu_busy(watch.row.name, watch.utilization)
             self._decide()
 
     def answering(self, models: Sequence[str]) -> str:
         """Of the models that may answer, the preferred one first, the one that would now."""
-        return next((model for model in models if self.scheduler.can_answer((model,))), models[0])
+        return next((model for model in models if self.scheduler.cluster.can_answer((model,))), models[0])
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
@@ -188,7 +188,7 @@ class Router:
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
-        return self._attempts.at(node) + self.scheduler.remote.at(node)
+        return self._attempts.at(node) + self.scheduler.cluster.remote.at(node)
 
     def queued(self, node: str) -> int:
         """How many of this worker's requests that wait this node could answer; other nodes may, too."""
@@ -198,7 +198,7 @@ class Router:
 
     def is_healthy(self, node: str) -> bool:
         """Whether requests are given to it: it answers, and has not just failed one."""
-        breaker = self.scheduler.nodes[node].breaker
+        breaker = self.scheduler.cluster.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
 
     @property
@@ -413,7 +413,7 @@ class Router:
     def _faults(self, pending: PendingChat) -> dict[str, str]:
         """What is wrong with each node that has the model; empty when one of them may answer."""
         models = pending.request.models
-        if self.scheduler.can_answer(models):
+        if self.scheduler.cluster.can_answer(models):
             return {}
         return {
             name: watch.known.fault or self._failure(name, models)

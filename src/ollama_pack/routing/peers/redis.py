@@ -1,16 +1,13 @@
-"""Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-
-The errors of redis-py are imported where one has come: the minimal image of the Pipelines server lacks it,
-and the router runs there without.
-"""
+"""Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later."""
 
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
+from ollama_pack.base.redis import RedisClient, redis_fault, redis_faults, run_script
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.peers.scripts import (
     CLAIM_MS,
@@ -30,25 +27,9 @@ READ_AT_ONCE = 256
 FIRST_RETRY, LAST_RETRY = 0.5, 10.0  # seconds between two tries to join
 UNUSED_SECONDS = 600.0  # after which it leaves, until it is started again
 
-_SHAS = {
-    # SHA-1 is what Redis names scripts by
-    kind: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-    for kind, text in SHARE_SCRIPTS.items()
-}
-
 
 class _UnusedError(Exception):
     """Nobody has used this worker's router for long, perhaps because there is a newer one."""
-
-
-class RedisCommands(Protocol):
-    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
-
-    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """Send a command and return its answer, with bytes for strings."""
-
-    async def aclose(self) -> None:
-        """Close the connections."""
 
 
 class RedisShare:
@@ -57,8 +38,8 @@ class RedisShare:
     def __init__(
         self,
         share: FleetShare,
-        client: RedisCommands,
-        waiting: RedisCommands,
+        client: RedisClient,
+        waiting: RedisClient,
         decide: Callable[[], None],
         prefix: str = SHARE_PREFIX,
     ) -> None:
@@ -100,7 +81,7 @@ class RedisShare:
                 await self._task
         if self._share.connected:
             self._share.say_bye()
-            with suppress(*_redis_faults()):
+            with suppress(*redis_faults()):
                 async with asyncio.timeout(STEP_SECONDS):
                     await self._empty_outbox()
             self._share.leave()
@@ -108,7 +89,7 @@ class RedisShare:
 
     async def _close_clients(self) -> None:
         for client in (self._client, self._waiting):
-            with suppress(*_redis_faults()):
+            with suppress(*redis_faults()):
                 await client.aclose()
 
     async def claim(self, binding: Assignment) -> bool:
@@ -157,7 +138,7 @@ class RedisShare:
                         tasks.create_task(work)
             except* _UnusedError:
                 pass  # unless somebody has come meanwhile this was the last time
-            except* _redis_faults() as group:
+            except* redis_faults() as group:
                 self._tell_once(group.exceptions[0])
             except* Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
                 share_log.exception("Something went wrong between workers that share the nodes")
@@ -175,8 +156,7 @@ class RedisShare:
 
     def _tell_once(self, fault: Exception) -> None:
         """One line a time that it is down, not one a try."""
-        # an old server repeats an AUTH that it does not know
-        self.fault = f"{type(fault).__name__}: {str(fault).partition(', with args')[0]}"
+        self.fault = redis_fault(fault)
         if not self._told:
             self._told = True
             share_log.warning(
@@ -256,30 +236,10 @@ class RedisShare:
             arguments[0] = claim.request_id
             arguments += [claim.slots, CLAIM_MS, int(claim.loads), _blob_key(claim.blob)]
             arguments += [_blob_key(victim) for victim in claim.victims]
-        try:
-            return await self._script("EVALSHA", _SHAS[step.kind], keys, arguments)
-        except _unknown_script():
-            return await self._script("EVAL", SHARE_SCRIPTS[step.kind], keys, arguments)
-
-    def _script(self, command: str, script: str, keys: list[str], arguments: list[Any]) -> Awaitable[Any]:
-        return self._client.execute_command(command, script, len(keys), *keys, *arguments)
+        return await run_script(self._client.execute_command, SHARE_SCRIPTS[step.kind], keys, *arguments)
 
     def _slots(self, claim: SlotClaim, blob: str) -> str:
         return f"{self._prefix}slots:{claim.node}:{_blob_key(blob)}"
-
-
-def _redis_faults() -> tuple[type[Exception], ...]:
-    """What comes of a Redis that does not answer, or not as it should."""
-    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
-
-    return RedisError, RedisClusterException, OSError, TimeoutError
-
-
-def _unknown_script() -> type[Exception]:
-    """What a server says that has not seen a script, or has restarted."""
-    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
-
-    return NoScriptError
 
 
 def _heed_cancelling() -> None:

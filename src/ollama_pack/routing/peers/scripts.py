@@ -12,6 +12,8 @@ All keys have one hash tag, so a cluster keeps them on one node and one script m
 Nodes and weights are named by hashes, prompts appear as hashes alone, and users and chats not at all.
 """
 
+from ollama_pack.base.redis import lua_script
+
 SHARE_PREFIX = "ollama_pack:{fleet}:1:"
 EVENTS_KEPT = 512
 EVENTS_MS = 3_600_000
@@ -104,9 +106,9 @@ tell(KEYS[1], ARGV[2], ARGV[3], ARGV[4])
 )
 
 SHARE_SCRIPTS = {
-    "claim": CLAIM_SLOT,
-    "renew": RENEW_SLOT,
-    "release": RELEASE_SLOT,
-    "loaded": LOADED_SLOT,
-    "tell": TELL_ALL,
+    "claim": lua_script(CLAIM_SLOT),
+    "renew": lua_script(RENEW_SLOT),
+    "release": lua_script(RELEASE_SLOT),
+    "loaded": lua_script(LOADED_SLOT),
+    "tell": lua_script(TELL_ALL),
 }

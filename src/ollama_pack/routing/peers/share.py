@@ -141,7 +141,7 @@ class FleetShare:
         self.connected = False
         self.outbox.clear()
         self._heard_at.clear()
-        self._scheduler.remote.forget_all()
+        self._scheduler.cluster.remote.forget_all()
 
     def say_bye(self) -> None:
         """This worker ends; what it held is free."""
@@ -174,7 +174,7 @@ class FleetShare:
         quote = binding.chosen.quote
         claim = SlotClaim(
             request_id=binding.request.id,
-            node=node_key(self._scheduler.nodes[binding.node].row),
+            node=node_key(self._scheduler.cluster.nodes[binding.node].row),
             blob=quote.blob,
             slots=quote.rates.slots,
             loads=binding.loads,
@@ -202,7 +202,7 @@ class FleetShare:
         """Somebody else was first: the request waits again, and what kept it out is believed for a while."""
         scheduler, now = self._scheduler, self._clock()
         scheduler.give_back(binding.request.id)
-        node, remote = scheduler.nodes[binding.node], scheduler.remote
+        node, remote = scheduler.cluster.nodes[binding.node], scheduler.cluster.remote
         others = [holder for holder in refusal.holders if not scheduler.is_running(holder)]
         learnt = [remote.hold(node, refusal.blob, holder, now + HOLD_SECONDS) for holder in others]
         if not any(learnt):
@@ -233,16 +233,16 @@ class FleetShare:
             case HelloMessage():
                 self._announce()
             case AliveMessage(worker, requests):
-                self._scheduler.remote.forget(worker, requests)
+                self._scheduler.cluster.remote.forget(worker, requests)
             case ByeMessage(worker):
                 self._lose(worker)
             case EventMessage(worker, event):
-                self._scheduler.remote.apply(worker, event)
+                self._scheduler.cluster.remote.apply(worker, event)
         return not isinstance(message, HelloMessage)
 
     def _lose(self, worker: str) -> None:
         self._heard_at.pop(worker, None)
-        self._scheduler.remote.forget(worker)
+        self._scheduler.cluster.remote.forget(worker)
 
     def _send(self, message: FleetMessage) -> None:
         self._put(ShareStep("tell", None, encode_message(message)))

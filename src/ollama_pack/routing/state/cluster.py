@@ -25,22 +25,22 @@ MAX_HOLDERS = 4  # nodes that are remembered for a block
 MAX_REMEMBERED = 32768  # blocks
 
 
-class KnownNodes:
+class Cluster:
     """What decisions see. Names are those of the rows; times are seconds on the caller's clock.
 
     Attributes:
-        policy: weights and bounds.
         nodes: by name.
+        demand: how often each set of weights is asked for.
         remote: requests of other workers at these nodes.
+        stale_at: when the first node looks otherwise though nothing happens.
     """
 
     def __init__(
         self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
-        self.policy = policy
         self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
         self._clock = clock
-        self._demand = DemandMeter()
+        self.demand = DemandMeter()
         self._returns: dict[str, ReturnLearner] = {}
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
@@ -48,10 +48,10 @@ class KnownNodes:
         self._stale: dict[str, None] = dict.fromkeys(
             self.nodes
         )  # in the order of the rows, as they are shown
-        self._stale_at = -math.inf  # when the first of them looks otherwise though nothing is told
+        self.stale_at = -math.inf
         for node in self.nodes.values():
             node.on_change = self._stale.setdefault
-        self.remote = RemoteRequests(self.nodes, clock, self._demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(self.nodes, clock, self.demand, self._prompt_sent_elsewhere)
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -102,11 +102,11 @@ class KnownNodes:
 
     def view(self) -> FleetView:
         """All that a decision goes by, as of now."""
-        return self._view(self._clock())
+        return self.view_at(self._clock())
 
-    def _refresh(self, now: float) -> None:
+    def refresh(self, now: float) -> None:
         """Look at the nodes that may look otherwise than before."""
-        if now >= self._stale_at:
+        if now >= self.stale_at:
             self._stale.update(dict.fromkeys(self.nodes))
         if self._stale:
             for name in self._stale:
@@ -115,16 +115,20 @@ class KnownNodes:
                     self._views[name] = seen
                     self._changed.add(name)
             self._stale.clear()
-            self._stale_at = min([node.next_change for node in self.nodes.values()], default=math.inf)
+            self.stale_at = min([node.next_change for node in self.nodes.values()], default=math.inf)
 
-    def _view(self, now: float) -> FleetView:
-        """The same, with the nodes that look otherwise than at the last decision."""
-        self._refresh(now)
+    def view_at(self, now: float) -> FleetView:
+        """The same as of a moment, with the nodes that look otherwise than at the last decision."""
+        self.refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
         return FleetView(
-            now, nodes, self._demand.rates(now), returns, self._changed, self._views, self._holders
+            now, nodes, self.demand.rates(now), returns, self._changed, self._views, self._holders
         )
+
+    def decided(self) -> None:
+        """A decision was made on the last view: changes count from here on."""
+        self._changed.clear()
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.

@@ -58,8 +58,8 @@ class Average:
         return self.value if self.count else prior
 
 
-class PairLearner:
-    """The rates of one (node, weights)."""
+class RatesLearner:
+    """The rates at which one node runs one set of weights."""
 
     def __init__(self) -> None:
         self.load = Average()

@@ -7,7 +7,7 @@ themselves for long enough, one of ours is sent to stand in the engine's own lin
 
 from dataclasses import dataclass
 
-EXTERNAL_SERVICES = 2.0  # usual services that others may have a runner to themselves while ours wait
+YIELD_SERVICES = 2.0  # usual services that others may have a runner to themselves while ours wait
 STALE_SERVICES = 6.0  # usual services after which what nobody repeats is forgotten
 MAX_EXTERNAL = 1024
 
@@ -40,7 +40,7 @@ class ExternalLoad:
             return
         if self.since is None:
             self.since = now
-        self.yields_at = self.since + EXTERNAL_SERVICES * service
+        self.yields_at = self.since + YIELD_SERVICES * service
         self.stale_at = now + STALE_SERVICES * service
         self.ends_at = now + service
 

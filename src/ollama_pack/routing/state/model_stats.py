@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.prefix import MatchDepth, RetentionLearner
 from ollama_pack.routing.decide.view import ModelRates
-from ollama_pack.routing.state.estimates import Durations, PairLearner, SlotLearner
+from ollama_pack.routing.state.estimates import Durations, RatesLearner, SlotLearner
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class ModelStats:
     """What was learned of one node with one set of weights."""
 
     def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
-        self.rates = PairLearner()
+        self.rates = RatesLearner()
         self.slots = SlotLearner(declared_slots, policy.probe_requests)
         self.retention = RetentionLearner()
 

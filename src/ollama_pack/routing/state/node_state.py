@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from ollama_pack.base.breaker import Breaker, BreakerRule, BreakerState
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.prefix import PrefixMirror
 from ollama_pack.routing.decide.view import (
@@ -16,7 +17,6 @@ from ollama_pack.routing.decide.view import (
 )
 from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
-from ollama_pack.routing.state.breaker import Breaker, BreakerRule, BreakerState
 from ollama_pack.routing.state.external_load import ExternalLoad
 from ollama_pack.routing.state.model_stats import ModelStats
 
@@ -118,27 +118,27 @@ class NodeState:
         self._loads_again_at = -math.inf
         self._policy = policy
         self._priors = priors
-        self._pairs: dict[str, ModelStats] = {}
+        self._stats: dict[str, ModelStats] = {}
         self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
         self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
-    def pair(self, blob: str) -> ModelStats:
-        if blob not in self._pairs:
-            self._pairs[blob] = ModelStats(self.row.slots, self._policy)
-        return self._pairs[blob]
+    def stats(self, blob: str) -> ModelStats:
+        if blob not in self._stats:
+            self._stats[blob] = ModelStats(self.row.slots, self._policy)
+        return self._stats[blob]
 
     def known(self, blob: str) -> ModelRates:
         """The rates of one set of weights."""
-        return self._rates.get(blob) or self.pair(blob).known(self._priors)
+        return self._rates.get(blob) or self.stats(blob).known(self._priors)
 
     def learned(self, blob: str) -> None:
-        """The pair of these weights was told something."""
-        pair = self.pair(blob)
-        self._rates = {**self._rates, blob: pair.known(self._priors)}
+        """Something was learned of these weights."""
+        stats = self.stats(blob)
+        self._rates = {**self._rates, blob: stats.known(self._priors)}
         if runner := self.runners.get(blob):
-            runner.mirror.retain(pair.retention.retention)
+            runner.mirror.retain(stats.retention.retention)
         self.changed()
 
     # --- its breakers: one of the node, and one of each model that has failed ---
@@ -206,7 +206,7 @@ class NodeState:
             named = {name: replace(model, name=name) for name, model in models.items()}
             self.listed = named | {fold_name(name): model for name, model in named.items()}
         blobs = {model.blob for model in models.values()}
-        self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
+        self._stats = {blob: stats for blob, stats in self._stats.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
         self._broken_for = {name: user for name, user in self._broken_for.items() if name in models}
@@ -277,7 +277,7 @@ class NodeState:
         for runner in self.runners.values():
             runner.counted = True
             runner.external.seen(external, now, self.known(runner.blob).service)
-            self.pair(runner.blob).slots.counted(running, waiting)
+            self.stats(runner.blob).slots.counted(running, waiting)
             self.learned(runner.blob)
 
     def gpu_busy(self, utilization: float, now: float) -> None:
@@ -297,7 +297,7 @@ class NodeState:
 
     def _mirror(self, blob: str) -> PrefixMirror:
         """Of a runner that holds nothing yet."""
-        return PrefixMirror(retention=self.pair(blob).retention.retention)
+        return PrefixMirror(retention=self.stats(blob).retention.retention)
 
     def _size(self, blob: str) -> int:
         return next((model.size for model in self.models.values() if model.blob == blob), 0)

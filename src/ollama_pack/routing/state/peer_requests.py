@@ -144,7 +144,7 @@ class RemoteRequests:
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
         node = self._nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
-            node.pair(event.blob).learn(event.lesson)
+            node.stats(event.blob).learn(event.lesson)
             node.learned(event.blob)
 
     def _leave(self, request_id: str) -> RemoteRequest | None:

@@ -1,8 +1,10 @@
-"""The state that decisions are made on, and the events that change it. No input, no output.
+"""The requests that wait and run, and the decisions about them. No input, no output.
 
-Tell it what happens, then ask `decide` what begins::
+What happens to a request goes to the scheduler, what is seen of the nodes to its `cluster`. Then `decide`
+returns what begins::
 
-    scheduler.submit(request)            # or cancel, first_token, finished, failed, probed, unreachable
+    scheduler.submit(request)            # or cancel, first_token, finished, failed
+    scheduler.cluster.probed(name, …)    # or unreachable, activity, gpu_busy, drain
     for assignment in scheduler.decide():   # send each to its node
         ...
 
@@ -25,7 +27,7 @@ from ollama_pack.routing.decide.view import FleetRequest, ModelRates, RunnerOpti
 from ollama_pack.routing.errors import NoNodeError
 from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
-from ollama_pack.routing.state.cluster import KnownNodes
+from ollama_pack.routing.state.cluster import Cluster
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.events import (
     BegunEvent,
@@ -52,8 +54,14 @@ STRATEGIES: Mapping[str, type[Planner]] = {
 }
 
 
-class Scheduler(KnownNodes):
-    """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it."""
+class Scheduler:
+    """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it.
+
+    Attributes:
+        cluster: the nodes as they are known.
+        wake_at: when to decide again though nothing happens; None: whenever something does.
+        listener: hears what happens to requests, for other workers.
+    """
 
     def __init__(  # noqa: PLR0913 - what differs from one deployment or test to the next
         self,
@@ -82,10 +90,12 @@ class Scheduler(KnownNodes):
         """
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
-        super().__init__(rows, clock, policy or RoutingPolicy(), priors)
+        policy = policy or RoutingPolicy()
+        self.cluster = Cluster(rows, clock, policy, priors)
         self.wake_at: float | None = None
-        self._planner = STRATEGIES[strategy](self.policy, dice)
-        self._queue = FairQueue(max_queue, self.policy.background_wait)
+        self._clock = clock
+        self._planner = STRATEGIES[strategy](policy, dice)
+        self._queue = FairQueue(max_queue, policy.background_wait)
         self._running: dict[str, RunningRequest] = {}
         self.listener: Listener = tell_nobody
 
@@ -123,7 +133,7 @@ class Scheduler(KnownNodes):
         blobs, cost = self._expect(request)
         displaced = self._queue.push(request, now, cost).displaced
         for blob, share in blobs.items():
-            self._demand.add(blob, now, share)
+            self.cluster.demand.add(blob, now, share)
         return displaced
 
     def places_of(self, user: str) -> int:
@@ -133,14 +143,14 @@ class Scheduler(KnownNodes):
     def _expect(self, request: FleetRequest) -> tuple[Mapping[str, float], float]:
         """The weights that it asks for, by their share, and the seconds of service that it may take."""
         for model in map(fold_name, request.models):
-            having = [node for node in self.nodes.values() if model in node.listed]
+            having = [node for node in self.cluster.nodes.values() if model in node.listed]
             if having:
                 counts = Counter(node.listed[model].blob for node in having)
                 rates = having[0].known(having[0].listed[model].blob)
                 output = predict_output(rates, background=request.background, limit=request.max_output)
                 blobs = {blob: count / len(having) for blob, count in counts.items()}
                 return blobs, request.tokens / rates.prompt + output * rates.token
-        raise NoNodeError(request.models, tuple(self.nodes))
+        raise NoNodeError(request.models, tuple(self.cluster.nodes))
 
     def cancel(self, request_id: str) -> None:
         """Nobody wants the answer any more. An id that is not known is ignored."""
@@ -196,7 +206,7 @@ class Scheduler(KnownNodes):
         request, blob = running.assignment.request, running.runner.blob
         if not running.assignment.loads:
             new = max(0, request.tokens - running.assignment.hit)
-            running.node.pair(blob).slots.began(running.beside, now - running.since, new)
+            running.node.stats(blob).slots.began(running.beside, now - running.since, new)
             running.node.learned(blob)
         rates = running.node.known(blob)
         output = predict_output(rates, background=request.background, limit=request.max_output)
@@ -214,7 +224,7 @@ class Scheduler(KnownNodes):
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
         blob = running.runner.blob
-        running.node.pair(blob).learn(lesson)
+        running.node.stats(blob).learn(lesson)
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
@@ -265,13 +275,13 @@ class Scheduler(KnownNodes):
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
         """A node failed a request that another one has begun to answer: so the fault was the node's."""
-        node = self.nodes[name]
+        node = self.cluster.nodes[name]
         node.failed(model, self._clock(), node_down=False, hung=hung)
         self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
     def _elsewhere(self, running: RunningRequest) -> bool:
         tried = running.entry.tried | {running.node.row.name}
-        others = [node for name, node in self.nodes.items() if name not in tried]
+        others = [node for name, node in self.cluster.nodes.items() if name not in tried]
         return any(model in node.listed for node in others for model in running.entry.models)
 
     def has_another(self, request_id: str) -> bool:
@@ -283,13 +293,13 @@ class Scheduler(KnownNodes):
             fold_name(running.assignment.model),
             {running.node.row.name, *running.entry.tried},
         )
-        others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
-        return any(model in node.models for node in others)
+        others = (node for node in self.cluster.view().nodes if node.name not in passed_over)
+        return any(node.weight > 0 and model in node.models for node in others)
 
     def loads(self, models: Iterable[str]) -> Iterator[tuple[str, str, float]]:
         """What nodes that have one of these models load now, as is believed: node, model, since when."""
         names = set(map(fold_name, models))
-        for name, node in self.nodes.items():
+        for name, node in self.cluster.nodes.items():
             if not names.isdisjoint(node.listed):
                 for runner in node.runners.values():
                     if runner.loading:
@@ -332,12 +342,12 @@ class Scheduler(KnownNodes):
     def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
         now = self._clock()
-        self.remote.expire(now)
+        self.cluster.remote.expire(now)
         if not len(self._queue):
             self.wake_at = None
             return []
-        planned = self._planner.plan(self._view(now), self._queue.kinds(now))
-        self._changed.clear()
+        planned = self._planner.plan(self.cluster.view_at(now), self._queue.kinds(now))
+        self.cluster.decided()
         started = [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
         self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now)
         return started
@@ -359,7 +369,7 @@ class Scheduler(KnownNodes):
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
-        return self.nodes[assignment.node].allows(assignment.model, now)
+        return self.cluster.nodes[assignment.node].allows(assignment.model, now)
 
     def _start(self, assignment: Assignment, now: float) -> Assignment:
         """Let a request take the slot that it was assigned, and remember how to undo it."""
@@ -367,7 +377,7 @@ class Scheduler(KnownNodes):
         quote = assignment.chosen.quote
         if not request.load_only:
             self._queue.bound(request.id, now)
-        node = self.nodes[assignment.node]
+        node = self.cluster.nodes[assignment.node]
         node.changed()
         node.passed(assignment.model)
         evicted = {blob: node.runners[blob] for blob in assignment.victims if blob in node.runners}
@@ -382,7 +392,7 @@ class Scheduler(KnownNodes):
         output = predict_output(quote.rates, background=request.background, limit=request.max_output)
         answers = 0.0 if request.load_only else output * quote.rates.token
         ends_at = now + assignment.terms.predict_ttft + answers
-        shared, kind = self.prompt_sent(assignment.node, quote.blob, request, now)
+        shared, kind = self.cluster.prompt_sent(assignment.node, quote.blob, request, now)
         runner.begin(request, now, ends_at, shared, kind)
         return assignment
 
@@ -399,9 +409,9 @@ class Scheduler(KnownNodes):
         """When to decide again though nothing happens: when a load ends, or a title has waited enough."""
         if not len(self._queue):
             return None
-        self._refresh(now)
-        due = [self._stale_at, self._planner.look_again]
-        if (until := self.remote.expires_at()) is not None:
+        self.cluster.refresh(now)
+        due = [self.cluster.stale_at, self._planner.look_again]
+        if (until := self.cluster.remote.expires_at()) is not None:
             due.append(until)
         if (until := self._queue.ripens_at()) is not None:
             due.append(min(until, now + BACKGROUND_LOOK))

@@ -1,4 +1,4 @@
-"""What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+"""One object for all plugins of a process, which are files that share no code.
 
 Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
 the server runs leaves objects of its older classes behind.

@@ -1,4 +1,6 @@
-"""A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+"""A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+
+Making a client connects nothing.
 
 redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
 redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
@@ -11,6 +13,7 @@ redis-py is imported where it is used: the minimal image of the Pipelines server
 there without.
 """
 
+import hashlib
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,7 +23,7 @@ from inspect import signature
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from ollama_pack.cache.errors import CacheConfigError
+from ollama_pack.errors import SettingError
 
 _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
 # Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
@@ -50,6 +53,45 @@ def connection_pool_of(client: RedisClient) -> Any:
     return getattr(client, "connection_pool", None)
 
 
+@dataclass(frozen=True, slots=True)
+class LuaScript:
+    """A script, and the name that the server knows it by once it has seen it."""
+
+    text: str
+    sha: str
+
+
+def lua_script(text: str) -> LuaScript:
+    # SHA-1 is what Redis names scripts by
+    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+async def run_script(
+    send: Callable[..., Awaitable[Any]], script: LuaScript, keys: Sequence[str], *values: Any
+) -> Any:
+    """Run a script by its name, and by its text where the server has not seen it, or has restarted.
+
+    Args:
+        send: sends one command, as `RedisClient.execute_command`.
+        script: to run.
+        keys: that it uses.
+        values: its other arguments.
+    """
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
+
+    try:
+        return await send("EVALSHA", script.sha, len(keys), *keys, *values)
+    except NoScriptError:
+        return await send("EVAL", script.text, len(keys), *keys, *values)
+
+
+def redis_faults() -> tuple[type[Exception], ...]:
+    """What is raised when Redis does not answer, or not as it should."""
+    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
+
+    return RedisError, RedisClusterException, OSError, EOFError  # a cluster's is no `RedisError`
+
+
 class _UrlError(ValueError):
     """What is wrong with a URL, in words that may be shown."""
 
@@ -75,7 +117,7 @@ def check_redis_url(url: str) -> str:
     """The URL, which is none or can be used.
 
     Raises:
-        CacheConfigError: it is none of the forms.
+        SettingError: it is none of the forms.
         ModuleNotFoundError: there is no redis-py.
     """
     if url:
@@ -87,19 +129,19 @@ def redis_client(url: str) -> RedisClient:
     """A client for a URL.
 
     Raises:
-        CacheConfigError: the URL is none of the forms, or has an option that would have no effect.
+        SettingError: the URL is none of the forms, or has an option that would have no effect.
         ModuleNotFoundError: there is no redis-py.
     """
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise CacheConfigError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
-        raise CacheConfigError(
+        raise SettingError(
             f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
             + _HOW_WRITTEN
         ) from None

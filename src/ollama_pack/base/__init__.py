@@ -1,0 +1,1 @@
+"""What every other part may use: sentences in the reader's language."""
