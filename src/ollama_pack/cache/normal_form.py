@@ -1,8 +1,8 @@
 """The normal form of a question: two texts with the same form are one question in other words.
 
 Nothing here knows what a text means. What changes the answer of no question goes: width, most of case and
-punctuation, greetings, thanks, frames of a request ("could you tell me"), contractions, spelling on both sides
-of the Atlantic, a few turns of phrase that mean the same wherever they occur. All other words stay, in
+punctuation, greetings, thanks, frames of a request ("could you tell me"), contractions, British or American
+spelling, and a few turns of phrase that mean the same wherever they occur. All other words stay, in
 their order, with all numbers, units, negations, names, and quoted text and code to the letter.
 
 A text gives no form, and so has only its exact key, where it is long, has several lines of code, or is in a
@@ -31,14 +31,14 @@ NORMAL_VERSION = (
     1  # to be raised with any change of a rule or a list: the forms are part of keys in the store
 )
 _FEWEST = 3  # words of a question that has nothing but "what is it" and the like
-LONGEST = 600  # characters; nobody types a longer question twice
+LONGEST, LONGEST_CHINESE = 600, 150  # characters; nobody types a longer question twice
 
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "´": "'"})  # noqa: RUF001
 _TOKEN = re.compile(
     r"""
     `[^`]*` | "[^"]*" | (?<!\w)'[^'\n]*'(?!\w)           # code and quotes
-    | \w*\.?[\w./\\@:=<>{}\[\]|^~#$*&-]*(?:://|[/\\@_={}\[\]|^~<>$*&]|\(\))[^\s,;!?"`]*   # paths, URLs, code
+    | [^\s,;!?"'`\u3400-\u9fff]*(?:[/\\@_={}\[\]|^~<>$*&]|\(\))[^\s,;!?"`\u3400-\u9fff]*   # paths, URLs, code
     | \d+(?:[.,:]\d+)*%? | \d*[A-Za-z]+\d[\w.]* | \d[\w]*
     | [A-Za-z]+(?:\.[A-Za-z]+)+\.? | [A-Za-z]+(?:['-][A-Za-z]+)*'?  # words
     | [\u3400-\u9fff] | ¶ | \S
@@ -150,9 +150,9 @@ _THE_OF = re.compile(
     r"\bthe (?=(?!(?:rest|number|one|few|most|both|majority|half|lot|other|others|2|3)\b)[a-z]+ of )"
 )
 _RELATION = (
-    "capital|population|currency|president|king|queen|ceo|founder|author|height|weight|size|area|age|birthday|flag"
-    "|mayor|gdp|economy|climate|history|atomic number|prime minister|national anthem|official language|boiling point"
-    "|melting point|salary|net worth|date of birth"
+    "capital|population|currency|president|king|queen|ceo|founder|author|height|weight|size|area|age|birthday"
+    "|flag|mayor|gdp|economy|climate|history|atomic number|prime minister|national anthem|official language"
+    "|boiling point|melting point|salary|net worth|date of birth"
 )
 _POSSESSIVE = re.compile(rf"^(?:what is|what are|who is|tell me) ([a-z]+)'s ({_RELATION})$", re.IGNORECASE)
 _YOU_DO = (
@@ -160,7 +160,7 @@ _YOU_DO = (
     "|say|grow|boil|fry|draw|solve|open|close|use|set|add|delete|write|plant|cut|peel|store|freeze|wash|measure"
 )
 _HOW_TO = re.compile(
-    rf"^how (?:(?:do|can|could|would) i|(?:do|can|could|would) you(?= (?:{_YOU_DO})\b)|does one|do one) (?=[a-z])"
+    rf"^how (?:(?:do|can|could|would) i|(?:do|can|could|would) you(?= (?:{_YOU_DO})\b)|does one) (?=[a-z])"
 )
 
 # Turns of phrase, each with a text without which it cannot be there. Those of the first group are looked for
@@ -262,6 +262,8 @@ def normal_form(text: str) -> str:
     if plain.isupper() and len(tokens) > _FEWEST and not CASED.intersection(map(str.lower, tokens)):
         tokens = [token if token[0] in "\"'`" else token.lower() for token in tokens]
     if _HAN.search(plain):
+        if len(plain) > LONGEST_CHINESE:
+            return ""
         return chinese_form(plain, _cased_tokens(tokens))
     return _english_form(tokens) if _is_english(plain, tokens) else ""
 
@@ -291,19 +293,19 @@ def _cased_tokens(tokens: list[str]) -> list[str]:
     return [_cased(token) for token in tokens]
 
 
-def _cased(token: str) -> str:
+def _cased(word: str) -> str:
     """A word without its case, where that says nothing."""
-    small = token.lower()
-    if small == token or not token[0].isalpha() or not token.replace("'", "").replace("-", "").isalpha():
-        return token
-    if small in ACRONYMS or token == "I":
+    small = word.lower()
+    if small == word or not word[0].isalpha() or not word.replace("'", "").replace("-", "").isalpha():
+        return word
+    if small in ACRONYMS or word == "I":
         return small
-    if len(token) == 1:
-        return small if token == "A" else token
-    if token.isupper() or token != small.capitalize():
-        return small if all(each.istitle() for each in token.split("-")) else token
+    if len(word) == 1:
+        return small if word == "A" else word
+    if word.isupper() or word != small.capitalize():
+        return small if all(each.istitle() for each in word.split("-")) else word
     if small in CASED and small not in UNCASED:
-        return token
+        return word
     return small
 
 
@@ -339,7 +341,7 @@ def _settled_case(tokens: list[str], place: int) -> str:
     return token if place and not CODE_NOUNS.isdisjoint(tokens) else _cased(token)
 
 
-def _words_of(token: str) -> tuple[str, ...]:
+def _words_of(token: str) -> tuple[str, ...]:  # noqa: PLR0911 - a line for each kind
     if (found := CONTRACTIONS.get(token)) is not None:
         return found
     if token[0].isdigit():
@@ -419,7 +421,7 @@ def _fronted(said: str) -> str:
     `how old is he` and `how old he is` become one; so do `how do vaccines work` and `how vaccines work`.
     """
     words = said.split(" ")
-    if not re.fullmatch(_WH, words[0]) or len(words) < 3 or (words[0] == "how" and words[1] == "to"):
+    if not re.fullmatch(_WH, words[0]) or len(words) < _FEWEST or (words[0] == "how" and words[1] == "to"):
         return said
     place = next((place for place, word in enumerate(words) if place and re.fullmatch(_AUX, word)), 0)
     if place == 1:

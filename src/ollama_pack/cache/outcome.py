@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from ollama_pack.cache.entry import Entry
-from ollama_pack.cache.key import Slot
+from ollama_pack.cache.key import AnswerBasis, Slot
+from ollama_pack.cache.similar import Near
 from ollama_pack.cache.store import Lease, Running
 
 
@@ -19,6 +20,7 @@ class Question(NamedTuple):
             is not kept there. Empty: nobody chooses between models.
         needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
             off the finish reason "stop" all the same; figures it does not invent.
+        basis: of the slot, where an answer to the same question in other words may be given; else None.
     """
 
     slot: Slot
@@ -27,6 +29,7 @@ class Question(NamedTuple):
     refresh: bool = False
     needs_usage: bool = False
     answerer: str = ""
+    basis: AnswerBasis | None = None
 
 
 class Hit(NamedTuple):
@@ -36,11 +39,13 @@ class Hit(NamedTuple):
         question: that was asked.
         entry: the answer.
         age_seconds: since it was kept, on the store's clock.
+        near: the question that the answer was given to, when it had other words.
     """
 
     question: Question
     entry: Entry
     age_seconds: float
+    near: Near | None = None
 
 
 class Lead(NamedTuple):
