@@ -218,6 +218,18 @@ def test_figures_are_those_of_all_processes(place: str) -> None:
 ASKED, AGAIN = "What is the capital of France?", "Hi, can you tell me what the capital of France is?"
 
 
+async def entered(cache: ResponseCache) -> None:
+    """Wait until the answer can be found by other words: it is entered once it has ended."""
+    marks = ""
+
+    async def found() -> bool:
+        nonlocal marks
+        marks += "?"  # each look is another question, as one that finds nothing has the lease
+        return isinstance(await cache.lookup(question(f"{ASKED}{marks}", similar=True)), Hit)
+
+    await until(found)
+
+
 def test_other_words_get_the_answer_and_its_end(place: str) -> None:
     """Would catch a second key that finds nothing, outlives its answer, or hides that the words differ."""
 
@@ -225,10 +237,7 @@ def test_other_words_get_the_answer_and_its_end(place: str) -> None:
         upstream = ScriptedUpstream()
         await ask(one, upstream, question(ASKED, similar=True))
 
-        async def found() -> bool:
-            return isinstance(await two.lookup(question(AGAIN, similar=True)), Hit)
-
-        await until(found)  # it is entered once the answer has ended
+        await entered(two)
         outcome = await two.lookup(question(AGAIN, similar=True))
         assert isinstance(outcome, Hit)
         assert outcome.near is not None
@@ -250,10 +259,7 @@ def test_other_words_get_no_answer_that_is_gone(place: str, gone: str) -> None:
     async def test(one: ResponseCache, two: ResponseCache) -> None:
         await ask(one, ScriptedUpstream(), question(ASKED, similar=True))
 
-        async def found() -> bool:
-            return isinstance(await two.lookup(question(AGAIN, similar=True)), Hit)
-
-        await until(found)
+        await entered(two)
         scope = "user:2" if gone == "scope" else "user:1"
         if gone == "chat":
             await two.discard("chat:1")
@@ -283,10 +289,7 @@ def test_who_follows_a_similar_question_is_answered(place: str) -> None:
         upstream = ScriptedUpstream()
         await ask(one, upstream, question(ASKED, similar=True))
 
-        async def found() -> bool:
-            return isinstance(await two.lookup(question(f"Hey, {ASKED}", similar=True)), Hit)
-
-        await until(found)
+        await entered(two)
         answers = await asyncio.gather(
             *(ask(cache, upstream, question(AGAIN, similar=True)) for cache in (one, two) for _ in range(5))
         )
