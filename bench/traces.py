@@ -44,8 +44,8 @@ from bench.routing.traces import (  # noqa: E402 - see above
     read_trace,
 )
 from harness.virtual_chats import Call, Measured, Router  # noqa: E402 - see above
-from harness.virtual_fleet import NodeShape, SimNode, Spent, Timeline, Work  # noqa: E402 - see above
 from harness.virtual_workers import Worker  # noqa: E402 - see above
+from local.virtual_fleet import NodeShape, SimNode, Spent, Timeline, Work  # noqa: E402 - see above
 
 RESULTS = ROOT / "bench/results/traces.json"
 OURS = "late binding"

@@ -9,29 +9,32 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1164, which the server calls.
+# Begin here: `class Filter`, line 1298, which the server calls.
 # The modules that it uses come first:
-#     47  errors                The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     55  aliases.errors        What goes wrong with aliases.
-#     96  engines.content       The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    105  aliases.facts         What an alias table may ask about a request, read off an OpenAI chat body.
-#    166  aliases.table         An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    464  engines.ollama.names  Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    582  aliases.resolve       Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    684  engines.routed_names  How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    690  engines.refusals      What a client gets instead of an answer, in the form of each API that clients speak.
-#    762  services.answers      An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#    778  services.pack_valves  What all valves of the pack have in common.
-#    792  engines.front_route   A route in front of a server's own, which sees each answer of a chat before its client does.
-#    887  webui.early_errors    The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1029  webui.models          What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#     50  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     58  aliases.errors         What goes wrong with aliases.
+#     99  engines.content        The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    108  aliases.facts          What an alias table may ask about a request, read off an OpenAI chat body.
+#    169  aliases.table          An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    476  engines.ollama.names   Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    613  fit.shapes             Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    650  fit.choose             Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    671  aliases.resolve        Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    788  engines.routed_names   How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    794  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#    919  services.alias_choice  The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#    944  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#   1016  services.answers       An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1032  services.pack_valves   What all valves of the pack have in common.
+#   1046  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1141  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
 
 import logging
 import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -186,7 +189,8 @@ _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
 _KILO = 1024
-_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+AUTO = "auto"
+_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL, quant=auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +204,8 @@ class AliasRow:
         tools: the row asks for tools in the request.
         min_tokens: the row asks for a prompt of at least so many tokens.
         groups: the row asks for a user of one of these groups; empty: anyone.
-        quantizations: preferred levels among the installed variants of a candidate.
+        quantizations: preferred levels among the installed variants of a candidate; `auto` alone: the best
+            that fits each node.
         line: its number in the text, from 1.
     """
 
@@ -216,6 +221,11 @@ class AliasRow:
     @property
     def is_wildcard(self) -> bool:
         return "*" in self.alias
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether each node takes the best quantization that fits there."""
+        return self.quantizations == (AUTO,)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -344,7 +354,7 @@ def _condition(written: str) -> tuple[str, Any]:
             return "min_tokens", _tokens(value)
         case "group", "=", _:
             return "groups", frozenset(_groups(value))
-        case "quant", "=", _:
+        case "quant" | "quantization", "=", _:
             return "quantizations", _levels(value)
     raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
 
@@ -368,8 +378,10 @@ def _groups(value: str) -> list[str]:
 
 def _levels(value: str) -> tuple[str, ...]:
     levels = tuple(level.strip() for level in value.split(">"))
+    if len(levels) > 1 and AUTO in map(str.lower, levels):
+        raise ValueError(f"quant=auto takes no other level next to it, as in {value!r}")
     if all(map(_LEVEL.fullmatch, levels)):
-        return levels
+        return (AUTO,) if levels[0].lower() == AUTO else levels
     raise ValueError(
         f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
     )
@@ -547,9 +559,7 @@ def find_variant(
 ) -> str | None:
     """The model that is `name` in the first of the preferred quantization levels that `models` has.
 
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
-    level, `name` itself comes first, then the others by the alphabet.
+    Among several of one level, `name` itself comes first, then the others by the alphabet.
 
     Args:
         name: the model as the alias table names it.
@@ -557,6 +567,29 @@ def find_variant(
         models: model id → its quantization level, empty where unknown (then the tag tells).
         denied: ids that are not to be chosen.
         families: those of the models, when several names are looked up.
+    """
+    by_level: dict[str, str] = {}
+    for model, level in variants_of(name, models, denied, families).items():
+        by_level.setdefault(level, model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def variants_of(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> dict[str, str]:
+    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
+
+    Args:
+        name: as in `find_variant`, as are the others.
+        models: of these.
+        denied: without these.
+        families: of the models.
     """
     family = (families or Families(models)).of(name)
     exact = _find_in_family(name, family)
@@ -567,16 +600,72 @@ def find_variant(
         if model not in denied and (model == exact or whole.startswith(start))
     ]
     variants.sort(key=lambda model: model != exact)
-    by_level: dict[str, str] = {}
-    for model in variants:  # only these levels are looked up: `models` may be far away
-        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+    # Only these levels are looked up: `models` may be far away.
+    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
 
 
 def _level(written: str) -> str:
     """A quantization level in the form in which levels are compared; empty when it tells nothing."""
     level = written.upper()
     return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+LEVEL_BITS: dict[str, float] = {
+    "F32": 32.0,
+    "F16": 16.0,
+    "BF16": 16.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.6,
+    "Q5_K_M": 5.7,
+    "Q5_1": 6.0,
+    "Q5_K_S": 5.5,
+    "Q5_0": 5.5,
+    "Q4_K_M": 4.84,
+    "Q4_1": 5.0,
+    "Q4_K_S": 4.6,
+    "Q4_0": 4.6,
+    "IQ4_XS": 4.3,
+    "MXFP4": 4.3,
+    "NVFP4": 4.5,
+    "Q3_K_L": 4.3,
+    "Q3_K_M": 3.91,
+    "Q3_K_S": 3.5,
+    "IQ3_XXS": 3.1,
+    "Q2_K": 2.6,
+    "IQ2_XS": 2.4,
+    "IQ2_XXS": 2.1,
+    "IQ1_S": 1.6,
+}
+
+
+def level_bits(level: str) -> float:
+    """Bits of a weight in a quantization level; 0: it is not known."""
+    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+
+
+# --- ollama_pack.fit.choose ---
+# Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+
+LOSSLESS_BITS = 8.5  # with more, answers are no better and take longer
+
+
+def quality_order(names: Sequence[str], levels: Sequence[str]) -> list[str]:
+    """Variants with the best first: 8 bits, then more, which is only slower, then fewer.
+
+    Args:
+        names: of the variants.
+        levels: the quantization level of each; empty: unknown, and last.
+    """
+    by_name = dict(zip(names, map(level_bits, levels), strict=True))
+    return sorted(by_name, key=lambda name: _rank(by_name[name]), reverse=True)
+
+
+def _rank(bits: float) -> float:
+    return min(bits, LOSSLESS_BITS) - (0.001 * bits if bits > LOSSLESS_BITS else 0.0)
 
 
 # --- ollama_pack.aliases.resolve ---
@@ -677,353 +766,29 @@ def find_candidate(
     families: Families | None = None,
 ) -> str | None:
     """The id of a candidate among the models: the preferred quantization when the row has a preference."""
+    if row.is_automatic:  # nobody knows here what fits: the model itself, or the variant with fewest bits
+        there = automatic_variants(name, models, denied, families)
+        exact = find_model(name, models, families)
+        return exact if exact in there else there[-1] if there else None
     variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
     return variant or find_model(name, models, families)
+
+
+def automatic_variants(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> list[str]:
+    """The variants of a candidate, the best first: a router lets each node take the one that fits there."""
+    variants = variants_of(name, models, denied, families)
+    return quality_order(list(variants), list(variants.values()))
 
 
 # --- ollama_pack.engines.routed_names ---
 # How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 
 ROUTER = "gpu_router."  # begins their ids
-
-
-# --- ollama_pack.engines.refusals ---
-# What a client gets instead of an answer, in the form of each API that clients speak.
-
-ApiForm = Literal["openai", "anthropic", "ollama"]
-
-# Anthropic names an error by its status; others are `api_error`.
-_ANTHROPIC_TYPES: dict[int, str] = {
-    HTTPStatus.BAD_REQUEST: "invalid_request_error",
-    HTTPStatus.UNAUTHORIZED: "authentication_error",
-    HTTPStatus.FORBIDDEN: "permission_error",
-    HTTPStatus.NOT_FOUND: "not_found_error",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
-    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
-    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
-    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error as a client gets it.
-
-    Attributes:
-        status: of HTTP, where the answer has not begun.
-        message: the sentence for whoever asked.
-        code: a word that programs can act on; None: none.
-        param: the field of the request that is at fault; None: none.
-        retry_after: seconds after which a new try makes sense; None: waiting does not help.
-    """
-
-    status: int
-    message: str
-    code: str | None = None
-    param: str | None = None
-    retry_after: int | None = None
-
-    @property
-    def kind(self) -> str:
-        """OpenAI's name for errors of this kind."""
-        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return "server_error"
-        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
-        return "rate_limit_error" if is_limit else "invalid_request_error"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Of the HTTP response."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-
-    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
-        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
-        if form == "ollama":
-            return {"error": self.message}
-        if form == "anthropic":
-            kind = _ANTHROPIC_TYPES.get(self.status) or (
-                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-            )
-            return {"type": "error", "error": {"type": kind, "message": self.message}}
-        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
-                "status": int(self.status),
-                "retry_after": self.retry_after,
-                "detail": self.message,
-            }
-        }
-
-
-# --- ollama_pack.services.answers ---
-# An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-
-_CHOOSE_OTHER = "Choose another model, or ask an admin."
-_NO_ALIAS = f"No model behind this name can be used. {_CHOOSE_OTHER}"
-
-_Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
-_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
-
-
-def alias_refusal(error: AliasUnavailableError, *, for_admin: bool) -> Refusal:
-    """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
-    status, code, sentence = _NO_CANDIDATE
-    return Refusal(status=status, message=str(error) if for_admin else sentence, code=code, param="model")
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-
-# --- ollama_pack.engines.front_route ---
-# A route in front of a server's own, which sees each answer of a chat before its client does.
-#
-# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
-# holds the first bytes back can send an error with its status in their place.
-#
-# starlette, which comes with both servers, is imported when it is needed.
-
-AsgiMessage = dict[str, Any]
-AsgiScope = Mapping[str, Any]
-AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
-AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
-# Answers a chat: calls the server's own route, which is the last argument, with a `receive` and a `send`.
-Around = Callable[
-    [AsgiScope, AsgiReceive, AsgiSend, Callable[[AsgiReceive, AsgiSend], Awaitable[None]]], Awaitable[None]
-]
-
-
-def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
-    """Put a route in front of all others, in place of one of this name.
-
-    Args:
-        app: the server's FastAPI application.
-        name: of the route.
-        is_chat: whether a POST of this scope is one.
-        around: called for each chat.
-    """
-    routes = app.router.routes
-    front = _front_route(app, name, is_chat, around)
-    # in one step: requests look at this very list
-    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
-
-
-def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
-    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
-
-    class FrontRoute(BaseRoute):
-        """Hands a chat on to the route behind this one."""
-
-        name = route_name
-        path = "/"
-
-        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
-            return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
-
-        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
-            found = self._behind(scope)
-            if found is not None:
-                route, child = found
-                scope.update(child)
-                await around(scope, receive, send, partial(route.handle, scope))
-
-        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
-            for route in app.router.routes:
-                if route is not self:
-                    match, child = route.matches(scope)
-                    if match == Match.FULL:
-                        return route, child
-            return None
-
-    return FrontRoute()
-
-
-def path_of(scope: AsgiScope) -> str:
-    """The path of a request, as the application's routes have it."""
-    return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
-
-
-def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, AsgiMessage]:
-    """A refusal as the whole HTTP response."""
-    content = orjson.dumps(refusal.body(form))
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(len(content)),
-        **{name.lower(): value for name, value in refusal.headers.items()},
-    }
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    return (
-        {"type": "http.response.start", "status": refusal.status, "headers": raw},
-        {"type": "http.response.body", "body": content},
-    )
-
-
-async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
-    """Send the start of an answer, also while its request is being cancelled: its client may have left.
-
-    A middleware that waits for the start would take its absence for a fault of the server.
-    """
-    from anyio import CancelScope  # noqa: PLC0415 - it comes with the server
-
-    with CancelScope(shield=True):
-        await send(start)
-
-
-# --- ollama_pack.webui.early_errors ---
-# The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#
-# Open WebUI sends the status 200 of a stream before it asks a pipe, makes 400 of whatever a filter raises, and
-# an empty message of a pipe's error where the client speaks Anthropic's API. So a route stands in front of its
-# own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
-# place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
-# for the engine's status before it sends one.
-#
-# Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
-
-ROUTE_NAME = "ollama_pack:early errors"
-REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
-_REFUSAL_FIELDS = ("status", "message", "code", "param", "retry_after")
-_CHAT_FORMS: dict[str, ApiForm] = {
-    "/api/chat/completions": "openai",
-    "/api/v1/chat/completions": "openai",
-    "/api/message": "anthropic",
-    "/api/v1/messages": "anthropic",
-}
-_FIRST_ERROR = 400
-# What Open WebUI 0.11.2 sends first in Anthropic's form where its pipe gave an error, which it drops.
-_EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
-
-_WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
-
-
-def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
-    """Note why a request is not answered, or no further.
-
-    Titles and the like are no request of the client's, and a page gets its answer another way.
-    """
-    is_page = bool(metadata.get("session_id") and metadata.get("chat_id"))
-    if not metadata.get("task") and not is_page:
-        setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
-
-
-def show_early_errors() -> None:
-    """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
-    app = getattr(sys.modules.get("open_webui.main"), "app", None)
-    if app is not None:
-        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, _held_back)
-
-
-async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
-    held = HeldBack(scope, send)
-    await behind(receive, held.send)
-    await held.end()
-
-
-def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
-    return _CHAT_FORMS.get(path_of(scope))
-
-
-class HeldBack:
-    """The way of one answer to its client, whose beginning waits until it is known to be an answer."""
-
-    def __init__(self, scope: Mapping[str, Any], send: Any) -> None:
-        self._scope = scope
-        self._send = send
-        self._held: list[AsgiMessage] = []
-        self._way: Literal["held", "open", "refused"] = "held"
-
-    async def send(self, message: AsgiMessage) -> None:
-        """Take a message of the server's."""
-        if self._way == "refused":
-            return
-        if self._way == "held":
-            self._held.append(message)
-            if message["type"] == "http.response.start":
-                return
-            kind = self._kind(message)
-            if kind == "error" and self._noted:
-                self._way = "refused"
-                await self._refuse(self._noted)
-                return
-            if kind == "prelude" and message.get("more_body"):
-                return
-            await self._let_pass()
-            return
-        await self._send(message if self._noted is None else self._with_error(message, self._noted))
-
-    async def end(self) -> None:
-        """The server sends no more. It waits for a start even where its client has left before an answer."""
-        if self._held and self._way == "held":
-            await self._let_pass()
-
-    async def _let_pass(self) -> None:
-        self._way = "open"
-        start, *others = self._held
-        await send_start(self._send, start)
-        for held in others:
-            await self._send(held)
-        self._held.clear()
-
-    @property
-    def _noted(self) -> Refusal | None:
-        noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
-        return Refusal(**noted) if noted else None
-
-    def _with_error(self, message: AsgiMessage, refusal: Refusal) -> AsgiMessage:
-        """The end of an answer that broke off, with its error.
-
-        In Anthropic's form Open WebUI 0.11.2 drops the error, and ends the answer as if it was whole.
-        """
-        body = bytes(message.get("body") or b"")
-        if _form_of(self._scope) != "anthropic" or not _WHOLE_END.search(body):
-            return message
-        event = b"event: error\ndata: " + orjson.dumps(refusal.body("anthropic")) + b"\n\n"
-        return {**message, "body": event}
-
-    def _kind(self, message: AsgiMessage) -> Literal["prelude", "answer", "error"]:
-        if self._held[0].get("status", 0) >= _FIRST_ERROR:
-            return "error"
-        return kind_of(bytes(message.get("body") or b""))
-
-    async def _refuse(self, refusal: Refusal) -> None:
-        for message in refusal_messages(refusal, _form_of(self._scope) or "openai"):
-            await self._send(message)
-
-
-def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
-    """What the beginning of a body is: an error, a part of an answer, or what comes before both.
-
-    Before an answer Open WebUI sends sources and the like, and Anthropic's `message_start`.
-    """
-    events = [line.removeprefix(b"data:") for line in body.splitlines() if line.startswith(b"data:")]
-    for event in events or [body]:
-        found: Any = None
-        with suppress(orjson.JSONDecodeError):
-            found = orjson.loads(event)
-        if not isinstance(found, dict):
-            return "answer"
-        if found.get("error"):
-            return "error"
-        if found.get("type") in _EMPTY_ENDS:
-            return "error"
-        if not events or found.get("choices") or found.get("type") not in {None, "message_start", "ping"}:
-            return "answer"
-    return "prelude"
 
 
 # --- ollama_pack.webui.models ---
@@ -1151,6 +916,375 @@ async def add_system_prompt(
     await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
 
 
+# --- ollama_pack.services.alias_choice ---
+# The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+
+
+async def choose_model(
+    table: AliasTable, body: Mapping[str, Any], alias: str, user: Mapping[str, Any], request: Any
+) -> tuple[Resolution, str] | None:
+    """Resolve, and ask again without each model that Open WebUI would refuse to this user.
+
+    Returns:
+        The resolution and the id of its model: where `gpu_router` offers it, too, it answers over all nodes.
+    """
+    if next(table.matching(alias), None) is None:
+        return None  # most requests: no alias, so nothing to find out
+    facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
+    models = catalogue(request)
+    denied: set[str] = set()
+    while chosen := resolve(table, facts, models, denied):
+        for model_id in models.ids_of(chosen.model):
+            if await may_use(user, model_id, request):
+                return chosen, model_id
+        denied.add(chosen.model)
+    return None
+
+
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
+
+
+# --- ollama_pack.services.answers ---
+# An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+
+_CHOOSE_OTHER = "Choose another model, or ask an admin."
+_NO_ALIAS = f"No model behind this name can be used. {_CHOOSE_OTHER}"
+
+_Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
+
+
+def alias_refusal(error: AliasUnavailableError, *, for_admin: bool) -> Refusal:
+    """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
+    status, code, sentence = _NO_CANDIDATE
+    return Refusal(status=status, message=str(error) if for_admin else sentence, code=code, param="model")
+
+
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+# Answers a chat: calls the server's own route, which is the last argument, with a `receive` and a `send`.
+Around = Callable[
+    [AsgiScope, AsgiReceive, AsgiSend, Callable[[AsgiReceive, AsgiSend], Awaitable[None]]], Awaitable[None]
+]
+
+
+def put_in_front(app: Any, name: str, paths: Iterable[str], around: Around) -> None:
+    """Put routes in front of all others, in place of those of this name.
+
+    Args:
+        app: the server's FastAPI application.
+        name: of the routes.
+        paths: where chats are posted to. Each has a route of its own: traces name a chat by its route's path.
+        around: called for each chat.
+    """
+    routes = app.router.routes
+    front = [_front_route(app, name, path, around) for path in paths]
+    # in one step: requests look at this very list
+    routes[:] = [*front, *(route for route in routes if getattr(route, "name", "") != name)]
+
+
+def _front_route(app: Any, route_name: str, chat_path: str, around: Around) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
+
+    class FrontRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = route_name
+        path = chat_path
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) == chat_path
+            return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await around(scope, receive, send, partial(route.handle, scope))
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return FrontRoute()
+
+
+def path_of(scope: AsgiScope) -> str:
+    """The path of a request, as the application's routes have it."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
+
+
+def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, AsgiMessage]:
+    """A refusal as the whole HTTP response."""
+    content = orjson.dumps(refusal.body(form))
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        **{name.lower(): value for name, value in refusal.headers.items()},
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return (
+        {"type": "http.response.start", "status": refusal.status, "headers": raw},
+        {"type": "http.response.body", "body": content},
+    )
+
+
+async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
+    """Send the start of an answer, also while its request is being cancelled: its client may have left.
+
+    A middleware that waits for the start would take its absence for a fault of the server.
+    """
+    from anyio import CancelScope  # noqa: PLC0415 - it comes with the server
+
+    with CancelScope(shield=True):
+        await send(start)
+
+
+# --- ollama_pack.webui.early_errors ---
+# The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#
+# Open WebUI sends the status 200 of a stream before it asks a pipe, makes 400 of whatever a filter raises, and
+# an empty message of a pipe's error where the client speaks Anthropic's API. So a route stands in front of its
+# own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
+# place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
+# for the engine's status before it sends one.
+#
+# Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
+
+ROUTE_NAME = "ollama_pack:early errors"
+REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
+_REFUSAL_FIELDS = ("status", "message", "code", "param", "retry_after")
+_CHAT_FORMS: dict[str, ApiForm] = {
+    "/api/chat/completions": "openai",
+    "/api/v1/chat/completions": "openai",
+    "/api/message": "anthropic",
+    "/api/v1/messages": "anthropic",
+}
+_FIRST_ERROR = 400
+# What Open WebUI 0.11.2 sends first in Anthropic's form where its pipe gave an error, which it drops.
+_EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
+
+_WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
+
+
+def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
+    """Note why a request is not answered, or no further.
+
+    Titles and the like are no request of the client's, and a page gets its answer another way.
+    """
+    is_page = bool(metadata.get("session_id") and metadata.get("chat_id"))
+    if not metadata.get("task") and not is_page:
+        setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
+
+
+def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
+    """What a plugin has noted on a request, by the state in its scope; None: nothing."""
+    noted = state.get(REFUSAL_NOTE)
+    return Refusal(**noted) if noted else None
+
+
+def show_early_errors() -> None:
+    """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
+    app = getattr(sys.modules.get("open_webui.main"), "app", None)
+    if app is not None:
+        put_in_front(app, ROUTE_NAME, _CHAT_FORMS, _held_back)
+
+
+async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    held = HeldBack(scope, send)
+    await behind(receive, held.send)
+    await held.end()
+
+
+def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
+    return _CHAT_FORMS.get(path_of(scope))
+
+
+class HeldBack:
+    """The way of one answer to its client, whose beginning waits until it is known to be an answer."""
+
+    def __init__(self, scope: Mapping[str, Any], send: Any) -> None:
+        self._scope = scope
+        self._send = send
+        self._held: list[AsgiMessage] = []
+        self._way: Literal["held", "open", "refused"] = "held"
+
+    async def send(self, message: AsgiMessage) -> None:
+        """Take a message of the server's."""
+        if self._way == "refused":
+            return
+        if self._way == "held":
+            self._held.append(message)
+            if message["type"] == "http.response.start":
+                return
+            kind = self._kind(message)
+            if kind == "error" and self._noted:
+                self._way = "refused"
+                await self._refuse(self._noted)
+                return
+            if kind == "prelude" and message.get("more_body"):
+                return
+            await self._let_pass()
+            return
+        await self._send(message if self._noted is None else self._with_error(message, self._noted))
+
+    async def end(self) -> None:
+        """The server sends no more. It waits for a start even where its client has left before an answer."""
+        if self._held and self._way == "held":
+            await self._let_pass()
+
+    async def _let_pass(self) -> None:
+        self._way = "open"
+        start, *others = self._held
+        await send_start(self._send, start)
+        for held in others:
+            await self._send(held)
+        self._held.clear()
+
+    @property
+    def _noted(self) -> Refusal | None:
+        return noted_refusal(self._scope.get("state") or {})
+
+    def _with_error(self, message: AsgiMessage, refusal: Refusal) -> AsgiMessage:
+        """The end of an answer that broke off, with its error.
+
+        In Anthropic's form Open WebUI 0.11.2 drops the error, and ends the answer as if it was whole.
+        """
+        body = bytes(message.get("body") or b"")
+        if _form_of(self._scope) != "anthropic" or not _WHOLE_END.search(body):
+            return message
+        event = b"event: error\ndata: " + orjson.dumps(refusal.body("anthropic")) + b"\n\n"
+        return {**message, "body": event}
+
+    def _kind(self, message: AsgiMessage) -> Literal["prelude", "answer", "error"]:
+        if self._held[0].get("status", 0) >= _FIRST_ERROR:
+            return "error"
+        return kind_of(bytes(message.get("body") or b""))
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        for message in refusal_messages(refusal, _form_of(self._scope) or "openai"):
+            await self._send(message)
+
+
+def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
+    """What the beginning of a body is: an error, a part of an answer, or what comes before both.
+
+    Before an answer Open WebUI sends sources and the like, and Anthropic's `message_start`.
+    """
+    events = [line.removeprefix(b"data:") for line in body.splitlines() if line.startswith(b"data:")]
+    for event in events or [body]:
+        found: Any = None
+        with suppress(orjson.JSONDecodeError):
+            found = orjson.loads(event)
+        if not isinstance(found, dict):
+            return "answer"
+        if found.get("error"):
+            return "error"
+        if found.get("type") in _EMPTY_ENDS:
+            return "error"
+        if not events or found.get("choices") or found.get("type") not in {None, "message_start", "ping"}:
+            return "answer"
+    return "prelude"
+
+
 # --- ollama_pack.plugins.functions.model_alias_filter ---
 
 log = logging.getLogger(__name__)
@@ -1171,7 +1305,8 @@ class Filter:
             description=(
                 "A row a line: alias = model, model [condition, …]. The first model that is installed and "
                 "granted to the user answers. A * in an alias stands for any text. Conditions: vision, "
-                "tools, context>=8k, group=staff|teachers, quant=q8_0>q4_K_M. A # starts a comment."
+                "tools, context>=8k, group=staff|teachers, quant=q8_0>q4_K_M, quant=auto. "
+                "A # starts a comment."
             ),
         )
         show_status: bool = Field(default=True, description="Show above the answer which model gave it.")
@@ -1199,7 +1334,7 @@ class Filter:
         if not isinstance(alias, str) or __metadata__.get("direct") or _leads_to_router(alias, __model__):
             return body
         try:
-            chosen = await _resolve(parse_table(self.valves.aliases), body, alias, __user__, __request__)
+            chosen = await choose_model(parse_table(self.valves.aliases), body, alias, __user__, __request__)
         except AliasUnavailableError as error:
             raise _said(error, __user__, __metadata__, __request__) from error
         except Exception:
@@ -1226,7 +1361,7 @@ class Filter:
         state["settled"] = True
         alias = state["alias"]
         try:
-            chosen = await _resolve(parse_table(self.valves.aliases), body, alias, __user__, __request__)
+            chosen = await choose_model(parse_table(self.valves.aliases), body, alias, __user__, __request__)
             if chosen is not None:
                 resolution, model_id = chosen
                 body["model"] = _model_id(resolution, model_id, __model__)
@@ -1248,27 +1383,6 @@ def _said(error: AliasUnavailableError, user: Body, metadata: Body, request: Any
     refusal = alias_refusal(error, for_admin=user.get("role") == "admin")
     note_refusal(request, refusal, metadata)
     return PackError(refusal.message)
-
-
-async def _resolve(
-    table: AliasTable, body: Body, alias: str, user: dict[str, Any], request: Any
-) -> tuple[Resolution, str] | None:
-    """Resolve, and ask again without each model that Open WebUI would refuse to this user.
-
-    Returns:
-        The resolution and the id of its model: where `gpu_router` offers it, too, it answers over all nodes.
-    """
-    if next(table.matching(alias), None) is None:
-        return None  # most requests: no alias, so nothing to find out
-    facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
-    models = catalogue(request)
-    denied: set[str] = set()
-    while chosen := resolve(table, facts, models, denied):
-        for model_id in models.ids_of(chosen.model):
-            if await may_use(user, model_id, request):
-                return chosen, model_id
-        denied.add(chosen.model)
-    return None
 
 
 def _leads_to_router(alias: str, model: dict[str, Any]) -> bool:

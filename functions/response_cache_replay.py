@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1172, which the server calls.
+# Begin here: `class Pipe`, line 1189, which the server calls.
 # The modules that it uses come first:
 #     46  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     54  cache.errors              What goes wrong with the cache.
@@ -25,15 +25,15 @@ version: 0.1.0
 #    618  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 #    747  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
 #    756  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    893  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#    988  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1144  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    901  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#    996  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1157  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import logging
 import re
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -769,12 +769,15 @@ class ModelCall:
         body: OpenAI's chat body, with Open WebUI's metadata.
         user: who asks.
         has_system: the system prompt of the model's row is in it already.
+        is_new: it is a client's, so filters, tools and knowledge are still to come: Open WebUI's own route
+            takes it. Else it is on its way already, and goes to its model alone.
     """
 
     request: Any
     body: Mapping[str, Any]
     user: Mapping[str, Any]
-    has_system: bool
+    has_system: bool = False
+    is_new: bool = False
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer, as it comes. Where the model does not stream, it is one whole body.
@@ -828,13 +831,9 @@ class ModelCall:
         """A whole body, or a response that streams."""
         from fastapi import HTTPException  # noqa: PLC0415 - see the top of this module
         from open_webui.models.users import UserModel  # noqa: PLC0415
-        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
 
-        user = UserModel.model_validate(self.user)
         try:
-            answer = await generate_chat_completion(
-                self.request, dict(self.body), user, bypass_system_prompt=self.has_system
-            )
+            answer = await self._asked(UserModel.model_validate(self.user))
         except HTTPException as error:
             raise ModelRefusedError(refusal_in(error.detail, error.status_code, error.headers)) from error
         except Exception as error:  # Open WebUI's own way to say that it will not
@@ -846,6 +845,15 @@ class ModelCall:
         if answer.status_code >= ERROR_STATUS or not hasattr(answer, "body_iterator"):
             raise ModelRefusedError(refusal_in(_body_of(answer), answer.status_code, answer.headers))
         return answer
+
+    async def _asked(self, user: Any) -> Any:
+        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
+
+        if self.is_new:
+            return await sys.modules["open_webui.main"].chat_completion(self.request, dict(self.body), user)
+        return await generate_chat_completion(
+            self.request, dict(self.body), user, bypass_system_prompt=self.has_system
+        )
 
 
 def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:
@@ -908,32 +916,32 @@ Around = Callable[
 ]
 
 
-def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
-    """Put a route in front of all others, in place of one of this name.
+def put_in_front(app: Any, name: str, paths: Iterable[str], around: Around) -> None:
+    """Put routes in front of all others, in place of those of this name.
 
     Args:
         app: the server's FastAPI application.
-        name: of the route.
-        is_chat: whether a POST of this scope is one.
+        name: of the routes.
+        paths: where chats are posted to. Each has a route of its own: traces name a chat by its route's path.
         around: called for each chat.
     """
     routes = app.router.routes
-    front = _front_route(app, name, is_chat, around)
+    front = [_front_route(app, name, path, around) for path in paths]
     # in one step: requests look at this very list
-    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+    routes[:] = [*front, *(route for route in routes if getattr(route, "name", "") != name)]
 
 
-def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+def _front_route(app: Any, route_name: str, chat_path: str, around: Around) -> Any:
     from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
 
     class FrontRoute(BaseRoute):
         """Hands a chat on to the route behind this one."""
 
         name = route_name
-        path = "/"
+        path = chat_path
 
         def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) == chat_path
             return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
 
         async def handle(self, scope: Any, receive: Any, send: Any) -> None:
@@ -1022,6 +1030,12 @@ def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) ->
         setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
 
 
+def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
+    """What a plugin has noted on a request, by the state in its scope; None: nothing."""
+    noted = state.get(REFUSAL_NOTE)
+    return Refusal(**noted) if noted else None
+
+
 def refused_answer(refusal: Refusal) -> Any:
     """What a pipe returns where no stream is wanted: the one form in which Open WebUI passes a status on.
 
@@ -1040,7 +1054,7 @@ def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
     if app is not None:
-        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, _held_back)
+        put_in_front(app, ROUTE_NAME, _CHAT_FORMS, _held_back)
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
@@ -1096,8 +1110,7 @@ class HeldBack:
 
     @property
     def _noted(self) -> Refusal | None:
-        noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
-        return Refusal(**noted) if noted else None
+        return noted_refusal(self._scope.get("state") or {})
 
     def _with_error(self, message: AsgiMessage, refusal: Refusal) -> AsgiMessage:
         """The end of an answer that broke off, with its error.
@@ -1146,15 +1159,19 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
 #
 # Imports Open WebUI and its web framework when called.
 
+EVENTS_TYPE, LINES_TYPE = "text/event-stream", "application/x-ndjson"
 
-def event_stream(events: AsyncIterator[str]) -> Any:
+
+def event_stream(
+    events: AsyncIterator[str], media_type: str = EVENTS_TYPE, headers: Mapping[str, str] | None = None
+) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
 
     Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
     """
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
-    return StreamingResponse(events, media_type="text/event-stream")
+    return StreamingResponse(events, media_type=media_type, headers=headers)
 
 
 # --- ollama_pack.plugins.functions.response_cache_replay ---

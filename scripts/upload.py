@@ -27,13 +27,14 @@ from deploy.rows import plan_rows, unanswered
 from deploy.shown import SECRETS, plain, say
 from deploy.tools import plan_tool
 from deploy.valves import function_valves, pipeline_valves
-from deploy.voice import Voicing
+from deploy.voice import ROUTES, Voicing
 from package import add_version
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE, FAILED, USAGE = 0, 1, 2
 SCREENFUL = 40  # lines of one diff on a terminal
 SECTIONS = {"cache": "response_cache_filter", "router": "gpu_router", "voice": "voice_transcription"}
+GATEWAY = "ollama_pack_gateway"  # wanted by whoever has a section for it, whatever `plugins` names
 # What may run as a function and on the Pipelines server at once: whichever comes first resolves the alias.
 ON_BOTH = {"model_alias_filter"}
 
@@ -192,7 +193,9 @@ def wanted_plugins(config: PackConfig, only: list[str], root: Path = ROOT) -> se
     """Ids of the plugins to install."""
     known = set().union(*available_plugins(root).values())
     there_are = f"there are {', '.join(sorted(known))}"
-    wanted = known if config.plugins is None else set(config.plugins)
+    wanted = known - {ROUTES} if config.plugins is None else set(config.plugins)
+    if config.gateway is not None:
+        wanted |= {GATEWAY} & known
     if unknown := wanted - known:
         names = ", ".join(map(repr, sorted(unknown)))
         raise DeployError(f"plugins: this version has no {names}; {there_are}")

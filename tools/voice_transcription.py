@@ -10,40 +10,41 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4595, which the server calls.
+# Begin here: `class Tools`, line 4636, which the server calls.
 # The modules that it uses come first:
-#     84  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     98  services.pack_valves     What all valves of the pack have in common.
-#    112  base.process             One object for all plugins of a process, which are files that share no code.
-#    135  speech.errors            What goes wrong with transcription.
-#    498  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    575  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    667  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    703  speech.values            What recordings turn into, and what an engine is.
-#    960  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1110  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1192  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1376  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1509  speech.sentences         Segments of about a sentence, made from words with times.
-#   1563  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1741  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   1969  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2090  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2174  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2263  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2427  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3017  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3105  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3179  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3447  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3497  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3644  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   3910  webui.errors             What goes wrong between the pack and Open WebUI.
-#   3926  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4027  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4140  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4278  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4415  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#     85  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     99  services.pack_valves     What all valves of the pack have in common.
+#    113  base.process             One object for all plugins of a process, which are files that share no code.
+#    136  speech.errors            What goes wrong with transcription.
+#    499  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    576  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    668  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    704  speech.values            What recordings turn into, and what an engine is.
+#    961  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1111  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1193  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1377  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1510  speech.sentences         Segments of about a sentence, made from words with times.
+#   1564  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1742  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   1970  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2091  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2175  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2264  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2428  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3018  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3106  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3180  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3448  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3498  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3645  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   3911  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   3949  webui.errors             What goes wrong between the pack and Open WebUI.
+#   3965  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4066  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4181  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4319  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4456  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -3327,16 +3328,16 @@ class TurnLine:
         with self._lock:
             waiting = [entry for entry in self._line if entry["state"] == _WAITS]
             own = sum(entry["user"] == user for entry in self._line)
-            reserved = int(self._limit * RESERVED_SHARE) if own else 0
+            reserved = RESERVED_SHARE if own else 0.0
             displaced = None
-            if self._line and len(waiting) >= self._limit - reserved:
+            if self._line and len(waiting) >= self._limit - int(self._limit * reserved):
                 displaced = self._one_to_displace(0 if is_shared else own)
                 if displaced is None:
                     raise SpeechQueueFullError(self._limit, len(waiting))
             if not is_shared and own > max(1, self._limit * OWN_SHARE):
                 raise SpeechShareFullError(self.own_limit, own - 1)
-            if len(self._line) - len(waiting) >= MAX_AWAY:
-                raise SpeechQueueFullError(MAX_AWAY, len(self._line) - len(waiting))
+            if (served := len(self._line) - len(waiting)) >= MAX_AWAY - int(MAX_AWAY * reserved):
+                raise SpeechQueueFullError(MAX_AWAY, served)
             if not own:
                 least = min((self._worked.get(entry["user"], 0.0) for entry in self._line), default=0.0)
                 self._worked[user] = max(self._worked.get(user, 0.0), least)
@@ -3907,6 +3908,44 @@ async def _no_progress(progress: SpeechProgress) -> None:
     """For callers who want only the result."""
 
 
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class Span(Protocol):
+    """What is used of an OpenTelemetry span."""
+
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Set or replace an attribute."""
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: str | float) -> None:
+        pass
+
+    def add_event(self, name: str) -> None:
+        pass
+
+
+@contextmanager
+def current_span(name: str) -> Iterator[Span]:
+    """A span around some work. Spans made inside, such as those of HTTP clients, become its children."""
+    try:
+        from opentelemetry import trace  # noqa: PLC0415 - Open WebUI brings it, a scratch environment may not
+    except ImportError:
+        yield _NoSpan()
+        return
+    with trace.get_tracer(TRACER).start_as_current_span(name, record_exception=False) as span:
+        yield span
+
+
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI.
 
@@ -4066,7 +4105,9 @@ async def transcript_of(
     """
     began = time.monotonic()
     try:
-        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+        with current_span("transcribe a recording") as span:
+            transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+            span.set_attribute("ollama_pack.audio_seconds", transcript.duration)
     except PackError as error:
         _count(f"outcome/{error_code(error)}")
         raise

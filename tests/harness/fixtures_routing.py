@@ -20,8 +20,10 @@ NO_BACKGROUND = dict.fromkeys(
     ("ENABLE_TITLE_GENERATION", "ENABLE_TAGS_GENERATION", "ENABLE_FOLLOW_UP_GENERATION"), "false"
 )
 
+API_KEYS = {"ENABLE_API_KEYS": "true", "USER_PERMISSIONS_FEATURES_API_KEYS": "true"}
+
 ROUTED_YAML = """\
-plugins: [model_alias_filter, gpu_router]
+plugins: [model_alias_filter, gpu_router, ollama_pack_gateway]
 model_provider:
   endpoints:
     - {{name: gpu0, url: "{gpu0}", slots: 2}}
@@ -31,6 +33,7 @@ model_provider:
     - {{name: gpt-4, local_name: "llava:13b", when: {{vision: true}}}}
     - {{name: gpt-4-tools, local_name: "qwen2.5:32b"}}
     - {{name: gpt-admin, local_name: "llama3:8b", audience: admin}}
+    - {{name: "claude-*", local_name: "llama3:8b"}}
 router: {{max_queue: 4, first_token_timeout: 20, probe_seconds: 0.5}}
 """
 
@@ -72,7 +75,7 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RoutedWebUI]:
     with (
         OllamaNode([LLAMA, TOOLS]) as gpu0,
         OllamaNode([LLAMA, VISION]) as gpu1,
-        open_webui(folder, environment=connections() | NO_BACKGROUND) as webui,
+        open_webui(folder, environment=connections() | NO_BACKGROUND | API_KEYS) as webui,
     ):
         config = folder / "pack.yaml"
         config.write_text(ROUTED_YAML.format(gpu0=gpu0.url, gpu1=gpu1.url))

@@ -18,16 +18,17 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
 MODULES = sorted((SOURCE / "ollama_pack").rglob("*.py"))
 
-# plugins → services → {aliases, routing, cache, speech} → engines → base → errors.
+# plugins → services → {aliases, routing, cache, speech} → engines → fit → base → errors.
 # webui is reached from the first two alone.
-BASE = {"engines", "errors", "base"}
-CORE = {"aliases", "routing", "cache", "speech"}
+BASE = {"engines", "errors", "base", "fit"}
+CORE = {"aliases", "budgets", "routing", "cache", "speech"}
 MAY_IMPORT = {
     "plugins": CORE | BASE | {"services", "webui"},
     "services": CORE | BASE | {"webui"},
     "webui": BASE,
     **dict.fromkeys(CORE, BASE),
-    "engines": {"errors", "base"},
+    "engines": {"errors", "base", "fit"},
+    "fit": {"errors", "base"},
     "base": {"errors"},
     "errors": set[str](),
     "__init__": set[str](),

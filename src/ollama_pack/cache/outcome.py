@@ -1,6 +1,6 @@
 """What a request asks of the cache, and what the cache makes of it."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from ollama_pack.cache.entry import Entry
 from ollama_pack.cache.key import AnswerBasis, Slot
@@ -8,7 +8,8 @@ from ollama_pack.cache.similar import Near
 from ollama_pack.cache.store import Lease, Running
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Question:
     """A request whose answer may be kept.
 
     Attributes:
@@ -32,7 +33,8 @@ class Question(NamedTuple):
     basis: AnswerBasis | None = None
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hit:
     """The answer is here.
 
     Attributes:
@@ -48,7 +50,8 @@ class Hit(NamedTuple):
     near: Near | None = None
 
 
-class Lead(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lead:
     """This request is to generate the answer, and others may follow.
 
     Attributes:
@@ -62,7 +65,8 @@ class Lead(NamedTuple):
     reason: str
 
 
-class Follow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Follow:
     """Another request generates the answer at this moment.
 
     Attributes:
@@ -74,7 +78,8 @@ class Follow(NamedTuple):
     running: Running
 
 
-class Miss(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Miss:
     """The cache cannot help: generate, and nothing is kept.
 
     Attributes:

@@ -6,7 +6,7 @@ holds the first bytes back can send an error with its status in their place.
 starlette, which comes with both servers, is imported when it is needed.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,38 +24,38 @@ Around = Callable[
 ]
 
 
-def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
-    """Put a route in front of all others, in place of one of this name.
+def put_in_front(app: Any, name: str, paths: Iterable[str], around: Around) -> None:
+    """Put routes in front of all others, in place of those of this name.
 
     Args:
         app: the server's FastAPI application.
-        name: of the route.
-        is_chat: whether a POST of this scope is one.
+        name: of the routes.
+        paths: where chats are posted to. Each has a route of its own: traces name a chat by its route's path.
         around: called for each chat.
     """
     routes = app.router.routes
-    front = _front_route(app, name, is_chat, around)
+    front = [_front_route(app, name, path, around) for path in paths]
     # in one step: requests look at this very list
-    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+    routes[:] = [*front, *(route for route in routes if getattr(route, "name", "") != name)]
 
 
 def take_from_front(app: Any, name: str) -> None:
-    """Take the route of this name away."""
+    """Take the routes of this name away."""
     routes = app.router.routes
     routes[:] = [route for route in routes if getattr(route, "name", "") != name]
 
 
-def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+def _front_route(app: Any, route_name: str, chat_path: str, around: Around) -> Any:
     from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
 
     class FrontRoute(BaseRoute):
         """Hands a chat on to the route behind this one."""
 
         name = route_name
-        path = "/"
+        path = chat_path
 
         def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) == chat_path
             return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
 
         async def handle(self, scope: Any, receive: Any, send: Any) -> None:

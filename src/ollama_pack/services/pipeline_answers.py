@@ -18,7 +18,6 @@ from ollama_pack.engines.front_route import (
     AsgiReceive,
     AsgiScope,
     AsgiSend,
-    path_of,
     put_in_front,
     refusal_messages,
     send_start,
@@ -29,7 +28,7 @@ from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.services.pipeline_requests import SERVER_MODULE
 
 ROUTE = "ollama_pack:answers"
-_CHAT_PATHS = frozenset({"/chat/completions", "/v1/chat/completions"})
+_CHAT_PATHS = ("/chat/completions", "/v1/chat/completions")
 _REFUSAL_KEYS = frozenset({"message", "code", "param", "status", "retry_after"})
 _STATUSES = range(HTTPStatus.BAD_REQUEST, 600)
 
@@ -37,7 +36,7 @@ _STATUSES = range(HTTPStatus.BAD_REQUEST, 600)
 def put_route() -> None:
     """Put the route in front of the server's own; nothing where another server runs the pipeline."""
     if (app := _server()) is not None:
-        put_in_front(app, ROUTE, lambda scope: path_of(scope) in _CHAT_PATHS, _held_back)
+        put_in_front(app, ROUTE, _CHAT_PATHS, _held_back)
 
 
 def take_route() -> None:

@@ -1,5 +1,6 @@
 """Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called."""
 
+import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
@@ -25,12 +26,15 @@ class ModelCall:
         body: OpenAI's chat body, with Open WebUI's metadata.
         user: who asks.
         has_system: the system prompt of the model's row is in it already.
+        is_new: it is a client's, so filters, tools and knowledge are still to come: Open WebUI's own route
+            takes it. Else it is on its way already, and goes to its model alone.
     """
 
     request: Any
     body: Mapping[str, Any]
     user: Mapping[str, Any]
-    has_system: bool
+    has_system: bool = False
+    is_new: bool = False
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer, as it comes. Where the model does not stream, it is one whole body.
@@ -84,13 +88,9 @@ class ModelCall:
         """A whole body, or a response that streams."""
         from fastapi import HTTPException  # noqa: PLC0415 - see the top of this module
         from open_webui.models.users import UserModel  # noqa: PLC0415
-        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
 
-        user = UserModel.model_validate(self.user)
         try:
-            answer = await generate_chat_completion(
-                self.request, dict(self.body), user, bypass_system_prompt=self.has_system
-            )
+            answer = await self._asked(UserModel.model_validate(self.user))
         except HTTPException as error:
             raise ModelRefusedError(refusal_in(error.detail, error.status_code, error.headers)) from error
         except Exception as error:  # Open WebUI's own way to say that it will not
@@ -102,6 +102,15 @@ class ModelCall:
         if answer.status_code >= ERROR_STATUS or not hasattr(answer, "body_iterator"):
             raise ModelRefusedError(refusal_in(_body_of(answer), answer.status_code, answer.headers))
         return answer
+
+    async def _asked(self, user: Any) -> Any:
+        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
+
+        if self.is_new:
+            return await sys.modules["open_webui.main"].chat_completion(self.request, dict(self.body), user)
+        return await generate_chat_completion(
+            self.request, dict(self.body), user, bypass_system_prompt=self.has_system
+        )
 
 
 def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:

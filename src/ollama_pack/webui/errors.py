@@ -37,6 +37,10 @@ class ModelRefusedError(PackError):
         self.refusal = refusal
 
 
+class ClientLeftError(PackError):
+    """The client has closed its connection, and wants no answer any more."""
+
+
 class ModelClosedError(PackError):
     """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
 

@@ -98,6 +98,35 @@ async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
     return True
 
 
+async def offered_models(request: Any, user: Any) -> Any:
+    """What Open WebUI offers, by id, as of its last look at its connections. It looks where it has not."""
+    if not request.app.state.MODELS:
+        from open_webui.utils.models import get_all_models  # noqa: PLC0415 - see the top of this module
+
+        await get_all_models(request, user=user)
+    return request.app.state.MODELS
+
+
+async def visible_models(request: Any, user: Any) -> list[dict[str, Any]]:
+    """The models that a user may ask for and the picker shows, as Open WebUI lists them."""
+    from open_webui.utils.models import get_filtered_models  # noqa: PLC0415
+
+    offered = list((await offered_models(request, user)).values())
+    visible: list[dict[str, Any]] = await get_filtered_models(offered, user)
+    return [model for model in visible if not _is_hidden(model)]
+
+
+def _is_hidden(model: Mapping[str, Any]) -> bool:
+    return bool(((model.get("info") or {}).get("meta") or {}).get("hidden"))
+
+
+async def has_row(model_id: str) -> bool:
+    """Whether an admin or the pack has said something about a model of this id."""
+    from open_webui.models.models import Models  # noqa: PLC0415
+
+    return await Models.get_model_by_id(model_id) is not None
+
+
 async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
     """Names of the groups that a user is a member of, inherited ones included."""
     return frozenset(group.name for group in await _groups_of(user))

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.webui.models import visible_models
 
 MOST_HOPS = 10
 UNKNOWN = {
@@ -39,28 +40,31 @@ async def routed_body(form: Mapping[str, Any]) -> dict[str, Any] | None:
 
 async def routed_entries(request: Any, user: Any) -> list[dict[str, Any]]:
     """The router's names that a user may ask for and the picker shows, as `/api/tags` lists models."""
-    from open_webui.utils.models import get_all_models, get_filtered_models  # noqa: PLC0415
-
-    models = request.app.state.MODELS
-    if not models:
-        await get_all_models(request, user=user)
-        models = request.app.state.MODELS
-    routed = [model for model in list(models.values()) if _is_shown(model)]
-    own = getattr(request.app.state, "OLLAMA_MODELS", None) or {}
-    return [_entry(model, own) for model in await get_filtered_models(routed, user)]
+    own = own_ollama_models(request)
+    shown = await visible_models(request, user)
+    return [tags_entry(str(model["id"]), model, own) for model in shown if _is_routed(model)]
 
 
-def _is_shown(model: Mapping[str, Any]) -> bool:
+def _is_routed(model: Mapping[str, Any]) -> bool:
     info = model.get("info") or {}
-    if (info.get("meta") or {}).get("hidden"):
-        return False
     return str(model["id"]).startswith(ROUTER) or str(info.get("base_model_id") or "").startswith(ROUTER)
 
 
-def _entry(model: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """An entry of the list. Of what an Ollama connection offers, too, the figures are known."""
-    name = str(model["id"])
-    known = own.get(name.removeprefix(ROUTER)) or {}
+def own_ollama_models(request: Any) -> Mapping[str, Mapping[str, Any]]:
+    """The models of Open WebUI's own Ollama connections, as these list them."""
+    return getattr(request.app.state, "OLLAMA_MODELS", None) or {}
+
+
+def tags_entry(name: str, model: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """An entry of `/api/tags`. Of what an Ollama connection offers, too, the figures are known.
+
+    Args:
+        name: what clients ask for.
+        model: as Open WebUI lists it.
+        own: those of its Ollama connections.
+    """
+    base = str((model.get("info") or {}).get("base_model_id") or name)
+    known = own.get(base.removeprefix(ROUTER)) or {}
     created = datetime.fromtimestamp(int(model.get("created") or 0), UTC).isoformat()
     return {
         "name": name,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 MIN_KEY = 16  # characters
 _BEARER = "bearer "
+REFUSED = frozenset({401, 403})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class RouteSpec:
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
     """
 
     method: str
@@ -29,6 +32,7 @@ class RouteSpec:
     answer: Callable[[Any, Any], Awaitable[Any]]
     lets_in: Callable[[Any], bool] | None = None
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
@@ -59,7 +63,7 @@ def _catches_all(route: Any) -> bool:
 
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:
-    from fastapi import Depends, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
     from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
     from fastapi.routing import APIRoute  # noqa: PLC0415
     from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
@@ -78,9 +82,17 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
 
             async def handle(request: Any) -> Any:
                 if not (spec.lets_in and spec.lets_in(request)):
-                    return await ask(request)
+                    return await asked(request)
                 answer = await spec.answer(request, None)
                 return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
 
             return handle
 
@@ -120,11 +132,11 @@ def not_found() -> Any:
     return HTTPException(status_code=404, detail="Not Found")
 
 
-def html_page(text: str, headers: dict[str, str]) -> Any:
+def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
     """A page as a response."""
     from starlette.responses import HTMLResponse  # noqa: PLC0415
 
-    return HTMLResponse(text, headers=headers)
+    return HTMLResponse(text, status, headers)
 
 
 def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:

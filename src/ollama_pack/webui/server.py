@@ -3,10 +3,12 @@
 Imports Open WebUI and its web framework when called.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
+
+EVENTS_TYPE, LINES_TYPE = "text/event-stream", "application/x-ndjson"
 
 
 def server_secret(purpose: str) -> str:
@@ -27,21 +29,21 @@ def data_folder() -> Path:
     return Path(DATA_DIR)
 
 
-def event_stream(events: AsyncIterator[str]) -> Any:
+def event_stream(
+    events: AsyncIterator[str], media_type: str = EVENTS_TYPE, headers: Mapping[str, str] | None = None
+) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
 
     Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
     """
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
-    return StreamingResponse(events, media_type="text/event-stream")
+    return StreamingResponse(events, media_type=media_type, headers=headers)
 
 
 def line_stream(lines: AsyncIterator[str]) -> Any:
     """A streamed answer made of lines of JSON, as Ollama streams."""
-    from starlette.responses import StreamingResponse  # noqa: PLC0415
-
-    return StreamingResponse(lines, media_type="application/x-ndjson")
+    return event_stream(lines, LINES_TYPE)
 
 
 RUNNING = "OLLAMA_PACK_RUNNING"  # on `app.state`: function id → the instance, also of older code

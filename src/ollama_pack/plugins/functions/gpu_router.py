@@ -22,6 +22,7 @@ from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.published import models_behind
 from ollama_pack.base.redis import check_redis_url
+from ollama_pack.engines.ollama.options import with_machine_options
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.routed_names import ROUTER
@@ -29,6 +30,7 @@ from ollama_pack.errors import error_code
 from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Tell
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.naming import auto_parts
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.connected import OfferedIds, connected_nodes
@@ -58,7 +60,9 @@ from ollama_pack.webui.connections import (
 from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
 from ollama_pack.webui.errors import ModelClosedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
+from ollama_pack.webui.presets import default_params
 from ollama_pack.webui.server import event_stream, server_secret, take_over
+from ollama_pack.webui.tracing import ChatSpan
 
 log = logging.getLogger(__name__)
 
@@ -170,19 +174,21 @@ class Pipe:
             models = await self._models(router, body, name, user)
         except AliasUnavailableError as error:
             raise why_absent(error, router) from error
+        background = is_background_task(task)
+        span = ChatSpan(name, background=background)
         chunks = router.answer(
-            _asked(body, models[0], router, metadata),
+            await _asked(body, models[0], router, metadata, user),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
             user=str(user.get("id") or ""),
             chat=chat,
-            background=is_background_task(task),
+            background=background,
             figures=user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None),
+            tell=_teller(emitter if self.valves.show_status and task is None else None, span),
             headers=headers,
         )
-        async with aclosing(chunks):
-            async for chunk in chunks:
+        async with aclosing(span.around(chunks)) as traced:
+            async for chunk in traced:
                 yield chunk
 
     def retire(self) -> None:
@@ -239,7 +245,8 @@ class Pipe:
         denied: set[str] = set()
         while True:
             models = models_for(table, facts, catalogue, denied)
-            named = {model: self._ids.named(model, catalogue.find(model)) for model in models}
+            variants = [name for model in models for name in auto_parts(model)[0]]
+            named = {model: self._ids.named(model, catalogue.find(model)) for model in variants}
             usable = await usable_models(ROUTER + name, list(named.values()), user)
             closed = {model for model, one in named.items() if one.name not in usable}
             if not closed:
@@ -270,10 +277,14 @@ class Pipe:
             self._connections = tuple(row.entered_by(ways.get(row.url, row.way_in)) for row in rows)
 
 
-def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> Body:
+async def _asked(
+    body: Body, model: str, router: Router, metadata: dict[str, Any], user: dict[str, Any]
+) -> Body:
     """The body for the nodes: with the row's settings, and without tools that the model cannot use."""
     # Open WebUI passes only OpenAI's parameters of a row to pipes.
     row = ((metadata.get("model") or {}).get("info") or {}).get("params") or {}
+    if user.get("role") != "admin":
+        body = with_machine_options(body, await default_params(), row)
     asked = {**body, "params": {**row, **(body.get("params") or {})}}
     known = router.catalogue().find(model)
     if known is not None and not known.can("tools"):
@@ -281,8 +292,9 @@ def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> 
     return asked
 
 
-def _teller(emitter: Emitter | None) -> Tell:
+def _teller(emitter: Emitter | None, span: ChatSpan) -> Tell:
     async def tell(line: str, *, done: bool) -> None:
+        span.add_event(line)
         if emitter:
             try:
                 await emitter({"type": "status", "data": {"description": line, "done": done}})

@@ -14,19 +14,16 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from ollama_pack.aliases.errors import AliasUnavailableError
-from ollama_pack.aliases.facts import request_facts
-from ollama_pack.aliases.resolve import Resolution, resolve
-from ollama_pack.aliases.table import AliasTable, parse_table
+from ollama_pack.aliases.resolve import Resolution
+from ollama_pack.aliases.table import parse_table
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import PackError
+from ollama_pack.services.alias_choice import choose_model
 from ollama_pack.services.answers import alias_refusal
 from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.webui.early_errors import note_refusal, show_early_errors
 from ollama_pack.webui.models import (
     add_system_prompt,
-    catalogue,
-    group_names,
-    may_use,
     remove_builtin_tools,
     system_prompt,
     takes_builtin_tools,
@@ -50,7 +47,8 @@ class Filter:
             description=(
                 "A row a line: alias = model, model [condition, …]. The first model that is installed and "
                 "granted to the user answers. A * in an alias stands for any text. Conditions: vision, "
-                "tools, context>=8k, group=staff|teachers, quant=q8_0>q4_K_M. A # starts a comment."
+                "tools, context>=8k, group=staff|teachers, quant=q8_0>q4_K_M, quant=auto. "
+                "A # starts a comment."
             ),
         )
         show_status: bool = Field(default=True, description="Show above the answer which model gave it.")
@@ -78,7 +76,7 @@ class Filter:
         if not isinstance(alias, str) or __metadata__.get("direct") or _leads_to_router(alias, __model__):
             return body
         try:
-            chosen = await _resolve(parse_table(self.valves.aliases), body, alias, __user__, __request__)
+            chosen = await choose_model(parse_table(self.valves.aliases), body, alias, __user__, __request__)
         except AliasUnavailableError as error:
             raise _said(error, __user__, __metadata__, __request__) from error
         except Exception:
@@ -105,7 +103,7 @@ class Filter:
         state["settled"] = True
         alias = state["alias"]
         try:
-            chosen = await _resolve(parse_table(self.valves.aliases), body, alias, __user__, __request__)
+            chosen = await choose_model(parse_table(self.valves.aliases), body, alias, __user__, __request__)
             if chosen is not None:
                 resolution, model_id = chosen
                 body["model"] = _model_id(resolution, model_id, __model__)
@@ -127,27 +125,6 @@ def _said(error: AliasUnavailableError, user: Body, metadata: Body, request: Any
     refusal = alias_refusal(error, for_admin=user.get("role") == "admin")
     note_refusal(request, refusal, metadata)
     return PackError(refusal.message)
-
-
-async def _resolve(
-    table: AliasTable, body: Body, alias: str, user: dict[str, Any], request: Any
-) -> tuple[Resolution, str] | None:
-    """Resolve, and ask again without each model that Open WebUI would refuse to this user.
-
-    Returns:
-        The resolution and the id of its model: where `gpu_router` offers it, too, it answers over all nodes.
-    """
-    if next(table.matching(alias), None) is None:
-        return None  # most requests: no alias, so nothing to find out
-    facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
-    models = catalogue(request)
-    denied: set[str] = set()
-    while chosen := resolve(table, facts, models, denied):
-        for model_id in models.ids_of(chosen.model):
-            if await may_use(user, model_id, request):
-                return chosen, model_id
-        denied.add(chosen.model)
-    return None
 
 
 def _leads_to_router(alias: str, model: dict[str, Any]) -> bool:

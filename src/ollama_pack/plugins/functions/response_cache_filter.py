@@ -23,7 +23,13 @@ from ollama_pack.errors import SettingError
 from ollama_pack.services.cache_state import STATE
 from ollama_pack.services.cache_valves import CacheValves
 from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypassed
-from ollama_pack.services.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
+from ollama_pack.services.caching import (
+    CacheKeeper,
+    CacheSettings,
+    PendingAnswer,
+    PendingAnswers,
+    note_from_cache,
+)
 from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.webui.chats import wants_another
 from ollama_pack.webui.connections import prefixed_connections, trusted_certificates
@@ -33,6 +39,7 @@ from ollama_pack.webui.replay_model import ReplayModel
 from ollama_pack.webui.replay_row import REPLAY
 from ollama_pack.webui.router_digest import routed_weights
 from ollama_pack.webui.server import data_folder, server_secret, take_over
+from ollama_pack.webui.tracing import current_span
 
 log = logging.getLogger(__name__)
 
@@ -157,13 +164,16 @@ class Filter:
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
             return None
-        outcome = await used.cache.lookup(question)
+        with current_span("response cache lookup") as span:
+            outcome = await used.cache.lookup(question)
+            span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
         if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
             near = outcome.near if isinstance(outcome, Hit) else None
             given = question._replace(slot=near.slot) if near else question
             used.note(given, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
+        note_from_cache(outcome, str(model.get("id") or body["model"]), asked.user_id)
         routed = str(asked.preset["base"]).startswith(ROUTER)
         return PendingAnswer(used, outcome, body, str(body["model"]), routed)
 

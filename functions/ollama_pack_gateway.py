@@ -1,0 +1,3159 @@
+"""
+title: Ollama Pack gateway
+author: Open WebUI Ollama Pack
+description: Answers OpenAI's, Anthropic's and Ollama's APIs at /ollama-pack/v1 and /ollama-pack/api.
+license: MIT
+required_open_webui_version: 0.11.2
+version: 0.1.0
+"""
+
+# GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
+#
+# Begin here: `class Event`, line 3005, which the server calls.
+# The modules that it uses come first:
+#     89  base.single_flight             Many who ask the same at the same time ask once.
+#    168  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    176  engines.errors                 What goes wrong with a node.
+#    284  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    371  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    494  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    566  aliases.errors                 What goes wrong with aliases.
+#    607  cache.errors                   What goes wrong with the cache.
+#    627  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    736  routing.errors                 What goes wrong with routing.
+#    848  webui.errors                   What goes wrong between the pack and Open WebUI.
+#    880  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#    991  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1097  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1158  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1178  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1320  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1329  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1390  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1697  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1834  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1871  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1892  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2009  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2045  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2051  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2167  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2192  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2243  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2249  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2290  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   2378  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2523  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2543  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2657  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   2736  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   2966  services.pack_valves           What all valves of the pack have in common.
+#   2980  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+
+import asyncio
+import json
+import logging
+import math
+import random
+import re
+import sys
+import time
+from collections import defaultdict
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from collections.abc import Set as AbstractSet
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache, partial
+from graphlib import CycleError, TopologicalSorter
+from http import HTTPStatus
+from inspect import signature
+from types import SimpleNamespace
+from typing import Any, Generic, Literal, Protocol, TypeVar
+from uuid import uuid4
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
+# --- ollama_pack.errors ---
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+
+
+class PackError(Exception):
+    """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+# --- ollama_pack.engines.errors ---
+# What goes wrong with a node.
+
+
+class ChatBodyError(PackError, ValueError):
+    """A chat body holds what cannot be put into the node's form.
+
+    Attributes:
+        field: where it stands, such as `messages[2].content[0].image_url`.
+        reason: what is wrong with it and what to do. Never text of the conversation.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field} {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NodeError(PackError):
+    """A node did not do what it was asked.
+
+    Attributes:
+        node: its address, without user name, password and query.
+        reason: what it did not do.
+        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
+        said: the node's own message, shortened; empty where it gave none.
+    """
+
+    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
+        super().__init__()
+        self.node = node
+        self.reason = reason
+        self.status = status
+        self.said = said
+
+    def __str__(self) -> str:
+        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
+
+    @property
+    def plain(self) -> str:
+        """What went wrong, for people who are not to see addresses."""
+        return self.reason + (f": {self.said}" if self.said else "")
+
+
+class RetryableNodeError(NodeError):
+    """Another node may do what this one did not: nothing is wrong with the request."""
+
+
+class NodeUnreachableError(RetryableNodeError):
+    """No connection came about, so the node has not seen the request."""
+
+    def __init__(self, node: str, said: str) -> None:
+        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+
+    @property
+    def plain(self) -> str:
+        """What went wrong; the system's own message has the address in it."""
+        return self.reason
+
+
+class NodeTimeoutError(RetryableNodeError):
+    """A limit ran out.
+
+    Attributes:
+        stage: what was waited for.
+        seconds: the limit.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        stage: Literal["connect", "load", "first byte", "next line", "answer"],
+        seconds: float,
+    ) -> None:
+        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
+        super().__init__(node, f"has not {waited} within {seconds:g} s")
+        self.stage = stage
+        self.seconds = seconds
+
+
+class NodeBusyError(RetryableNodeError):
+    """The node takes no more requests at the moment."""
+
+    def __init__(self, node: str, status: int, said: str) -> None:
+        super().__init__(node, f"is busy (status {status})", status=status, said=said)
+
+
+class ModelNotFoundError(RetryableNodeError):
+    """The node does not have the model.
+
+    Attributes:
+        model: the name that was asked for.
+    """
+
+    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
+        remedy = remedy or f"run 'ollama pull {model}' there"
+        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
+        self.model = model
+
+
+class RequestRefusedError(NodeError):
+    """The node will not take this request, and no other node would: the request has to change."""
+
+    def __init__(self, node: str, status: int | None, said: str) -> None:
+        number = f" (status {status})" if status and not said else ""
+        super().__init__(node, f"refuses the request{number}", status=status, said=said)
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+SHOWN_CHARACTERS = 40
+
+
+def object_in(value: object, field: str) -> Mapping[str, Any]:
+    """The value as an object; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    raise _unfit(value, field, "an object")
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
+    """The value as a list of objects; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else, or one of its items is.
+    """
+    items = list_in(value, field)
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise _unfit(item, f"{field}[{number}]", "an object")
+    return items
+
+
+def list_in(value: object, field: str) -> list[Any]:
+    """The value as a list; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return list(value)
+    raise _unfit(value, field, "a list")
+
+
+def text_in(value: object, field: str) -> str:
+    """The value, which must be text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    raise _unfit(value, field, "text")
+
+
+def switch_in(value: object, field: str) -> bool:
+    """The value as true or false, which may be written out.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    words = {"true": True, "false": False}
+    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
+    if isinstance(meant, bool):
+        return meant
+    raise _unfit(value, field, "true or false")
+
+
+def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
+    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
+
+
+def _outline(value: object) -> str:
+    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
+    if isinstance(value, str | bool | float) or value is None:
+        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
+    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
+
+
+# --- ollama_pack.engines.ollama.client_request ---
+# Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#
+# Ollama's own settings stay under `options`, where Open WebUI and `request_to_ollama` look for them.
+
+# How the base64 of an image begins; Ollama's clients do not say which kind it is.
+_IMAGE_STARTS = {"/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
+_BESIDE_OPTIONS = ("keep_alive", "think")  # of a request; Open WebUI wants them among the options
+# Ollama's names of settings that any engine has → OpenAI's.
+_COMMON_SETTINGS = {
+    **{name: name for name in ("temperature", "top_p", "seed", "stop", "frequency_penalty")},
+    "presence_penalty": "presence_penalty",
+    "num_predict": "max_tokens",
+}
+
+
+def chat_from_ollama(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The OpenAI chat body of a `POST /api/chat`.
+
+    Raises:
+        ChatBodyError: something in it is not of its form.
+    """
+    messages = objects_in(body.get("messages"), "messages")
+    calls: dict[str, str] = {}  # name of a tool → id of its latest call
+    converted = [_message(message, f"messages[{at}]", calls) for at, message in enumerate(messages)]
+    tools = list_in(body.get("tools"), "tools")
+    return {**_common(body), "messages": converted, **({"tools": tools} if tools else {})}
+
+
+def chat_from_generate(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The OpenAI chat body of a `POST /api/generate`: its prompt is the one message of a user.
+
+    Raises:
+        ChatBodyError: something in it is not of its form, or needs a model without its template.
+    """
+    for field in ("suffix", "raw", "template", "context"):
+        if body.get(field):
+            raise ChatBodyError(field, "cannot be used here: send the prompt alone, or use /api/chat")
+    asked = {"role": "user", "content": body.get("prompt") or "", "images": body.get("images")}
+    system = body.get("system")
+    before = [{"role": "system", "content": text_in(system, "system")}] if system else []
+    return {**_common(body), "messages": [*before, _message(asked, "prompt", {})]}
+
+
+def fitted_settings(body: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """The body with its settings where Open WebUI looks for them, for one of its own connections.
+
+    Args:
+        body: an OpenAI chat body, with `options` where the client speaks Ollama's API.
+        owner: `ollama` or `openai`: what the connection leads to.
+    """
+    options = object_in(body.get("options"), "options")
+    if owner == "ollama":
+        given = {own: body[name] for own, name in _COMMON_SETTINGS.items() if body.get(name) is not None}
+        effort = body.get("reasoning_effort")
+        thinks = {} if effort is None else {"think": False if effort == "none" else effort}
+        settings = {**thinks, **options, **given}
+        return {**body, "options": settings} if settings else dict(body)
+    common = {name: options[own] for own, name in _COMMON_SETTINGS.items() if own in options}
+    return {**common, **{name: value for name, value in body.items() if name != "options"}}
+
+
+def _common(body: Mapping[str, Any]) -> dict[str, Any]:
+    options = dict(object_in(body.get("options"), "options"))
+    options |= {name: body[name] for name in _BESIDE_OPTIONS if body.get(name) is not None}
+    streams = body.get("stream")
+    return {
+        "model": body.get("model"),
+        "stream": True if streams is None else switch_in(streams, "stream"),
+        **({"options": options} if options else {}),
+        **_format(body.get("format")),
+    }
+
+
+def _format(value: object) -> dict[str, Any]:
+    if value is None or value == "":
+        return {}
+    if value == "json":
+        return {"response_format": {"type": "json_object"}}
+    if isinstance(value, Mapping):
+        schema = {"name": "answer", "schema": dict(value)}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    raise ChatBodyError("format", 'must be "json" or a JSON schema')
+
+
+def _message(message: Mapping[str, Any], field: str, calls: dict[str, str]) -> dict[str, Any]:
+    role = text_in(message.get("role"), f"{field}.role")
+    content = message.get("content") or ""
+    text = text_in(content, field if field == "prompt" else f"{field}.content")
+    made: dict[str, Any] = {"role": role, "content": text}
+    if images := list_in(message.get("images"), f"{field}.images"):
+        parts = [_image_part(image, f"{field}.images[{at}]") for at, image in enumerate(images)]
+        made["content"] = [*([{"type": "text", "text": text}] if text else []), *parts]
+    if message.get("thinking"):
+        made["reasoning_content"] = text_in(message["thinking"], f"{field}.thinking")
+    if called := objects_in(message.get("tool_calls"), f"{field}.tool_calls"):
+        made["tool_calls"] = [
+            _call(call, f"{field}.tool_calls[{at}]", calls) for at, call in enumerate(called)
+        ]
+    if role == "tool":
+        name = str(message.get("tool_name") or message.get("name") or "")
+        made["tool_call_id"] = str(message.get("tool_call_id") or calls.get(name) or f"call_{name}")
+    return made
+
+
+def _image_part(image: object, field: str) -> dict[str, Any]:
+    data = text_in(image, field)
+    if not data.startswith("data:"):
+        kind = next((kind for start, kind in _IMAGE_STARTS.items() if data.startswith(start)), "png")
+        data = f"data:image/{kind};base64,{data}"
+    return {"type": "image_url", "image_url": {"url": data}}
+
+
+def _call(call: Mapping[str, Any], field: str, calls: dict[str, str]) -> dict[str, Any]:
+    function = object_in(call.get("function"), f"{field}.function")
+    name = text_in(function.get("name"), f"{field}.function.name")
+    arguments = function.get("arguments")
+    identity = str(call.get("id") or f"call_{name}_{len(calls)}")
+    calls[name] = identity
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+    return {"id": identity, "type": "function", "function": {"name": name, "arguments": text}}
+
+
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
+
+
+# --- ollama_pack.aliases.errors ---
+# What goes wrong with aliases.
+
+
+class AliasTableError(PackError, ValueError):
+    """A row of an alias table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+class AliasUnavailableError(PackError):
+    """An alias matched, but none of its models can answer this user.
+
+    Attributes:
+        alias: the name that was asked for.
+        passed_over: each model that was considered, with the reason against it.
+    """
+
+    def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
+        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
+        super().__init__(
+            f"No model behind the alias {alias!r} can answer: {reasons}. "
+            f"An admin can install one (ollama pull {passed_over[0][0]}), grant access to it, "
+            "or change the alias."
+        )
+        self.alias = alias
+        self.passed_over = passed_over
+
+
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks
+
+
+# --- ollama_pack.engines.sse ---
+# Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#
+# Both are of bounded length. Lenient where engines are: an event without an empty line after it counts when the
+# stream ends.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+DONE = b"[DONE]"  # OpenAI's last event
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event.
+
+    Attributes:
+        data: its lines, joined by line feeds.
+        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
+    """
+
+    data: bytes
+    is_error: bool = False
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing that matters comes after it."""
+        return self.data.strip() == DONE
+
+
+class SseBuffer:
+    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line and the longest event, in bytes."""
+        self._limit = limit
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._size = 0  # of the lines in `_data`, their ends included
+        self._is_error = False
+        self._begun = False
+        self._after_return = False  # a line feed that comes now belongs to the end of the line before
+
+    def feed(self, data: bytes) -> list[ServerEvent]:
+        """The events that are complete now. Comments, such as pings, give none.
+
+        Raises:
+            LineTooLongError: a line or an event is.
+        """
+        if self._after_return and data:
+            data = data.removeprefix(b"\n")
+            self._after_return = False
+        self._after_return = data.endswith(b"\r")
+        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, self._rest = whole.split(b"\n")
+        events = [event for line in lines if (event := self._take(line))]
+        if len(self._rest) > self._limit:
+            raise LineTooLongError
+        return events
+
+    def end(self) -> list[ServerEvent]:
+        """What came after the last end of an event, as an event of its own."""
+        rest, self._rest = self._rest, b""
+        ended = [self._take(rest), self._take(b"")]
+        return [event for event in ended if event]
+
+    def _take(self, line: bytes) -> ServerEvent | None:
+        """Take in a line; an empty one ends the event."""
+        if not self._begun:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+            self._begun = True
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            self._is_error = value == b"error"
+        elif field in {b"data", b"error"}:
+            self._is_error = self._is_error or field == b"error"
+            self._data.append(value)
+            self._size += len(value) + 1
+        if len(line) > self._limit or self._size > self._limit:
+            raise LineTooLongError
+        return None
+
+    def _dispatch(self) -> ServerEvent | None:
+        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
+        self._data, self._size, self._is_error = [], 0, False
+        return event
+
+
+LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
+
+# Ends of lines to Python's `splitlines`, with which some clients take events apart.
+_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+
+
+def event_text(value: Mapping[str, Any]) -> str:
+    """An object as one event."""
+    text = orjson.dumps(value).decode()
+    for separator, escaped in _SEPARATORS.items():
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return f"data: {text}\n\n"
+
+
+# --- ollama_pack.routing.errors ---
+# What goes wrong with routing.
+
+
+class RoutingError(PackError):
+    """A request cannot be given to any node."""
+
+
+class NoNodeError(RoutingError):
+    """No node has any of the models that may answer.
+
+    Attributes:
+        models: the models, the preferred one first.
+        nodes: the names of all nodes.
+        silent: name of each of them that does not answer → what is wrong with it.
+    """
+
+    def __init__(
+        self, models: tuple[str, ...], nodes: tuple[str, ...], silent: Mapping[str, str] | None = None
+    ) -> None:
+        wanted, silent = _either(models), silent or {}
+        faults = ", ".join(f"{node} ({fault})" for node, fault in silent.items())
+        if there := [node for node in nodes if node not in silent]:
+            where = f"pull it on one of {', '.join(there)}" + (f"; no answer from {faults}" if faults else "")
+            said = f"no node has {wanted}: {where}"
+        else:
+            said = f"no node answers that may have {wanted}: {faults or 'no node is configured'}"
+        super().__init__(said)
+        self.models = models
+        self.nodes = nodes
+        self.silent = dict(silent)
+
+
+class QueueFullError(RoutingError):
+    """Too many requests wait already.
+
+    Attributes:
+        limit: how many may wait.
+        waiting: how many do.
+        own: how many of them are this user's.
+    """
+
+    def __init__(self, limit: int, waiting: int, own: int) -> None:
+        yours = f", {own} of them yours" if own else ""
+        super().__init__(
+            f"all nodes are busy and {waiting} requests wait{yours} (the limit is {limit}): "
+            "try again in a minute"
+        )
+        self.limit = limit
+        self.waiting = waiting
+        self.own = own
+
+
+class WaitedTooLongError(RoutingError):
+    """No node became free in time.
+
+    Attributes:
+        seconds: the limit.
+        waiting: how many requests wait.
+    """
+
+    def __init__(self, seconds: float, waiting: int) -> None:
+        super().__init__(
+            f"all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an "
+            "admin add a node or raise first_token_timeout_seconds"
+        )
+        self.seconds = seconds
+        self.waiting = waiting
+
+
+class NoAnswerError(RoutingError):
+    """Every node that was tried failed before its first token.
+
+    Attributes:
+        failures: name of each → what went wrong.
+    """
+
+    def __init__(self, failures: Mapping[str, NodeError]) -> None:
+        reasons = "; ".join(f"{node}: {failure.plain}" for node, failure in failures.items())
+        super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
+        self.failures = dict(failures)
+
+
+class RequestFailsError(NoAnswerError):
+    """Several nodes failed in the same way before their first token: the request is the likely reason."""
+
+    def __init__(self, failures: Mapping[str, NodeError]) -> None:
+        super().__init__(failures)
+        nodes, why = " and ".join(failures), list(failures.values())[-1].plain
+        said = f"{nodes} failed in the same way ({why}): change this request, as it is the likely reason"
+        self.args = (said,)
+
+
+class AnswerBrokenError(RoutingError):
+    """A node failed in the middle of its answer. Another node's words are never put behind it.
+
+    Attributes:
+        node: its name.
+    """
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(
+            f"{node} failed in the middle of this answer ({reason}): it is incomplete, "
+            "regenerate it and another node answers"
+        )
+        self.node = node
+
+
+def _either(models: tuple[str, ...]) -> str:
+    return " or ".join(f"'{model}'" for model in models)
+
+
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI.
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        refusal: what the client gets.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
+
+
+class ClientLeftError(PackError):
+    """The client has closed its connection, and wants no answer any more."""
+
+
+class ModelClosedError(PackError):
+    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
+
+    Attributes:
+        model: its id.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__("Model not found")
+        self.model = model
+
+
+# --- ollama_pack.services.answers ---
+# An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
+
+_CHOOSE_OTHER = "Choose another model, or ask an admin."
+_TRY_LATER = "Try again in a minute, or choose another model."
+_NODES_SILENT = f"The computers that run this model do not answer at the moment. {_TRY_LATER}"
+_NOT_HERE = f"This model is not installed on any computer here. {_CHOOSE_OTHER}"
+_NO_ALIAS = f"No model behind this name can be used. {_CHOOSE_OTHER}"
+_TOO_BUSY = f"This model has too much to do. {_TRY_LATER}"
+_TOO_SLOW = f"This model did not begin to answer in time. {_TRY_LATER}"
+_FAILED = f"This model failed to answer. {_TRY_LATER}"
+_UNANSWERABLE = "The model fails at this request every time. Change it, or choose another model."
+_CUT_OFF = "The answer broke off and is incomplete. Generate it again."
+_UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
+
+_Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
+
+
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
+    """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
+
+    Args:
+        error: one of the pack's, or any other.
+        for_admin: the sentence says which node did what, and how to put it right.
+    """
+    if not isinstance(error, PackError):
+        log.error("A chat was not answered", exc_info=error)
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
+    status, code, sentence = _meaning(error)
+    waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+    return Refusal(
+        status=status,
+        message=str(error) if for_admin else sentence,
+        code=code,
+        param=_param(error),
+        retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
+    )
+
+
+def _param(error: PackError) -> str | None:
+    if isinstance(error, ChatBodyError):
+        return error.field
+    is_model = isinstance(error, NoNodeError | AliasUnavailableError | ModelNotFoundError | ModelClosedError)
+    return "model" if is_model else None
+
+
+def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each kind
+    match error:
+        case ChatBodyError():
+            return HTTPStatus.BAD_REQUEST, None, str(error)
+        case RequestRefusedError():
+            said = error.said.replace("`", "'")
+            reason = f": {said}" if said else ". Change it, or choose another model."
+            return _client_status(error), None, f"The model cannot answer this request{reason}"
+        case ModelClosedError():
+            return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
+        case AliasUnavailableError() | ModelNotFoundError():
+            return _NO_CANDIDATE
+        case AnswerBrokenError() | LeaderLostError():
+            return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
+        case RequestFailsError():
+            return HTTPStatus.BAD_REQUEST, "request_failed", _UNANSWERABLE
+        case NoAnswerError():
+            return _meaning_of_failures(error)
+        case RoutingError():
+            return _meaning_of_waiting(error)
+    return HTTPStatus.BAD_GATEWAY, None, _FAILED
+
+
+def _meaning_of_waiting(error: RoutingError) -> _Meaning:
+    """Of what goes wrong before any node is asked."""
+    match error:
+        case NoNodeError() if error.nodes and not error.silent:
+            return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
+        case QueueFullError():
+            yours = f", {error.own} of them yours" if error.own else ""
+            status = HTTPStatus.TOO_MANY_REQUESTS if error.own else HTTPStatus.SERVICE_UNAVAILABLE
+            sentence = f"Too many questions wait for an answer{yours}. Try again in a minute."
+            return status, "queue_full", sentence
+        case WaitedTooLongError():
+            sentence = f"No computer was free for this model within {error.seconds:g} seconds. {_TRY_LATER}"
+            return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", sentence
+    return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
+
+
+def _meaning_of_failures(error: NoAnswerError) -> _Meaning:
+    """Of what went wrong at several nodes: what matters is whether waiting helps."""
+    failures = list(error.failures.values())
+    if all(isinstance(failure, ModelNotFoundError) for failure in failures):
+        return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
+    if any(isinstance(failure, NodeBusyError) for failure in failures):
+        return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", _TOO_BUSY
+    if any(isinstance(failure, NodeUnreachableError) for failure in failures):
+        return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
+    if all(isinstance(failure, NodeTimeoutError) for failure in failures):
+        return HTTPStatus.GATEWAY_TIMEOUT, "timeout", _TOO_SLOW
+    return HTTPStatus.BAD_GATEWAY, "nodes_failed", _FAILED
+
+
+def _client_status(error: RequestRefusedError) -> int:
+    """The node's own where it is one of the client's errors: 413 or 422 say more than 400."""
+    status = error.status or HTTPStatus.BAD_REQUEST
+    client_errors = range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
+    return status if status in client_errors else HTTPStatus.BAD_REQUEST
+
+
+# --- ollama_pack.engines.ollama.from_openai ---
+# An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+
+_REPORTED = (
+    "total_duration",
+    "load_duration",
+    "prompt_eval_count",
+    "prompt_eval_duration",
+    "eval_count",
+    "eval_duration",
+)
+_COUNTS = {"prompt_eval_count": "prompt_tokens", "eval_count": "completion_tokens"}
+
+
+class OllamaReply:
+    """One answer. Calls of tools come in pieces, and Ollama says each whole: they are kept until the end."""
+
+    def __init__(self, model: str) -> None:
+        """Begin; `model` is the name that the client asked for."""
+        self._model = model
+        self._calls: dict[int, dict[str, str]] = {}
+        self._usage: Mapping[str, Any] = {}
+        self._reason = "stop"
+
+    async def lines(self, chunks: AsyncIterable[Mapping[str, Any]]) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of a streamed answer."""
+        async for chunk in chunks:
+            if chunk.get("error"):
+                yield {"error": error_text(chunk)}
+                return
+            if said := self._take(chunk):
+                yield self._line(said)
+        if self._calls:
+            yield self._line({"content": "", "tool_calls": self._whole_calls()})
+        yield {**self._line({"content": ""}), **self._end()}
+
+    async def whole(self, chunks: AsyncIterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """An answer in one piece."""
+        content, thinking = [], []
+        async for chunk in chunks:
+            said = self._take(chunk) or {}
+            content.append(said.get("content", ""))
+            thinking.append(said.get("thinking", ""))
+        message: dict[str, Any] = {"content": "".join(content)}
+        if any(thinking):
+            message["thinking"] = "".join(thinking)
+        if self._calls:
+            message["tool_calls"] = self._whole_calls()
+        return {**self._line(message), **self._end()}
+
+    def _take(self, chunk: Mapping[str, Any]) -> dict[str, str] | None:
+        """What a chunk, or a whole completion, says in words."""
+        if isinstance(usage := chunk.get("usage"), Mapping):
+            self._usage = usage
+        choice: Mapping[str, Any] = next(iter(chunk.get("choices") or ()), {})
+        if reason := choice.get("finish_reason"):
+            self._reason = "length" if reason == "length" else "stop"
+        message = choice.get("delta") or choice.get("message") or {}
+        for call in message.get("tool_calls") or ():
+            self._add_call(call)
+        content, thinking = message.get("content") or "", message.get("reasoning_content") or ""
+        if not content and not thinking:
+            return None
+        return {"content": content} | ({"thinking": thinking} if thinking else {})
+
+    def _add_call(self, call: Mapping[str, Any]) -> None:
+        number = call.get("index")
+        kept = self._calls.setdefault(
+            number if isinstance(number, int) else len(self._calls), {"name": "", "arguments": ""}
+        )
+        function = call.get("function") or {}
+        for part in kept:
+            kept[part] += str(function.get(part) or "")
+
+    def _whole_calls(self) -> list[dict[str, Any]]:
+        return [
+            {"function": {"index": number, "name": call["name"], "arguments": _arguments(call["arguments"])}}
+            for number, call in sorted(self._calls.items())
+        ]
+
+    def _line(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        message = {"role": "assistant", **said}
+        return {"model": self._model, "created_at": now, "message": message, "done": False}
+
+    def _end(self) -> dict[str, Any]:
+        counted = {own: self._usage[name] for own, name in _COUNTS.items() if name in self._usage}
+        reported = {name: self._usage[name] for name in _REPORTED if self._usage.get(name)}
+        return {"done": True, "done_reason": self._reason, **counted, **reported}
+
+
+def error_text(body: Mapping[str, Any]) -> str:
+    """The sentence of an error in OpenAI's form."""
+    error = body.get("error")
+    if isinstance(error, Mapping):
+        return str(error.get("message") or error.get("detail") or error)
+    return str(error or body)
+
+
+def _arguments(text: str) -> Any:
+    try:
+        return json.loads(text) if text else {}
+    except ValueError:
+        return {}
+
+
+# --- ollama_pack.webui.anthropic ---
+# Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+
+Body = dict[str, Any]
+
+
+def chat_from_anthropic(body: Mapping[str, Any]) -> Body:
+    """The OpenAI chat body of a `POST /v1/messages`.
+
+    Raises:
+        ChatBodyError: something in it is not of its form.
+    """
+    from open_webui.utils.anthropic import convert_anthropic_to_openai_payload  # noqa: PLC0415
+
+    if not objects_in(body.get("messages"), "messages"):
+        raise ChatBodyError("messages", "is missing: send a list of messages")
+    for number, message in enumerate(body["messages"]):
+        content = message.get("content")
+        if not isinstance(content, str):
+            objects_in(content, f"messages[{number}].content")
+    for number, tool in enumerate(objects_in(body.get("tools"), "tools")):
+        if not isinstance(tool.get("input_schema"), Mapping):
+            reason = "is missing: only tools that the client runs can be used here"
+            raise ChatBodyError(f"tools[{number}].input_schema", reason)
+    made: Body = convert_anthropic_to_openai_payload(dict(body))
+    made.pop("metadata", None)
+    made.pop("service_tier", None)  # Anthropic's tiers mean nothing to a node
+    if not made.get("tools"):
+        made.pop("tools", None)
+        made.pop("tool_choice", None)
+    return {**made, "stream": bool(body.get("stream"))}
+
+
+def anthropic_answer(completion: Body, name: str) -> Body:
+    """A completion as a message, under the name that was asked for."""
+    from open_webui.utils.anthropic import convert_openai_to_anthropic_response  # noqa: PLC0415
+
+    made: Body = convert_openai_to_anthropic_response(completion, model=name)
+    return made | ({"ollama_pack": routed} if (routed := completion.get("ollama_pack")) else {})
+
+
+async def anthropic_events(chunks: AsyncGenerator[Body, None], name: str) -> AsyncGenerator[str, None]:
+    """The events of a streamed message. An error in the chunks is raised, in place of the message's end."""
+    from open_webui.utils.anthropic import openai_stream_to_anthropic_stream  # noqa: PLC0415
+
+    broken: list[Exception] = []
+
+    async def texts() -> AsyncGenerator[str, None]:
+        try:
+            async for chunk in chunks:
+                yield event_text(chunk)
+        except Exception as error:  # noqa: BLE001 - raised below: Open WebUI's code would swallow it
+            broken.append(error)
+
+    async with aclosing(openai_stream_to_anthropic_stream(texts(), model=name)) as events:
+        async for event in events:
+            if broken:
+                raise broken[0]
+            yield event.decode() if isinstance(event, bytes) else event
+
+
+# --- ollama_pack.webui.server ---
+# What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#
+# Imports Open WebUI and its web framework when called.
+
+EVENTS_TYPE, LINES_TYPE = "text/event-stream", "application/x-ndjson"
+
+
+def event_stream(
+    events: AsyncIterator[str], media_type: str = EVENTS_TYPE, headers: Mapping[str, str] | None = None
+) -> Any:
+    """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
+
+    Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
+    """
+    from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
+
+    return StreamingResponse(events, media_type=media_type, headers=headers)
+
+
+# --- ollama_pack.services.client_forms ---
+# The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#
+# Nothing is translated twice: Anthropic's form is Open WebUI's own code, Ollama's is the engines'.
+
+Chunks = AsyncGenerator[Body, None]
+Texts = AsyncGenerator[str, None]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientForm:
+    """One way to ask for a chat.
+
+    Attributes:
+        api: whose errors the client understands.
+        asked: gives the OpenAI chat body of a request; raises ChatBodyError.
+        whole: gives the answer of a completion, for the name that was asked for.
+        streamed: gives the text of a stream, for the same.
+        last: ends a stream that broke off, after its error.
+        media_type: of a stream.
+    """
+
+    api: ApiForm
+    asked: Callable[[Mapping[str, Any]], Body]
+    whole: Callable[[Body, str], Awaitable[Body]]
+    streamed: Callable[[Chunks, str], Texts]
+    last: str = ""
+    media_type: str = EVENTS_TYPE
+
+    def broken(self, refusal: Refusal) -> str:
+        """What a stream says of an error."""
+        if self.api == "ollama":
+            return _line(refusal.body("ollama"))
+        if self.api == "anthropic":
+            return f"event: error\ndata: {orjson.dumps(refusal.body('anthropic')).decode()}\n\n"
+        return event_text(refusal.body()) + self.last
+
+
+def _openai_body(body: Mapping[str, Any]) -> Body:
+    if not isinstance(body.get("messages"), list) or not body["messages"]:
+        raise ChatBodyError("messages", "is missing: send a list of messages, such as [{role, content}]")
+    return {**body, "stream": _streams(body)}
+
+
+def _streams(body: Mapping[str, Any]) -> bool:
+    return body.get("stream") is not None and switch_in(body["stream"], "stream")
+
+
+async def _openai_whole(completion: Body, name: str) -> Body:
+    return completion | {"model": name}
+
+
+async def _openai_stream(chunks: Chunks, name: str) -> Texts:
+    async for chunk in chunks:
+        chunk["model"] = name
+        yield event_text(chunk)
+    yield LAST_EVENT
+
+
+def _prompt_body(body: Mapping[str, Any]) -> Body:
+    """A chat of one message for the older API that takes a prompt."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if not isinstance(prompt, str):
+        raise ChatBodyError("prompt", "must be one text: send one request for each prompt")
+    if body.get("suffix"):
+        raise ChatBodyError("suffix", "cannot be used here: send the prompt alone")
+    left_out = {"prompt", "suffix", "echo", "best_of", "logprobs"}  # `logprobs` is a switch in chats
+    kept = {name: value for name, value in body.items() if name not in left_out}
+    return {**kept, "messages": [{"role": "user", "content": prompt}], "stream": _streams(body)}
+
+
+def _text_choice(said: object, finish: object) -> list[Body]:
+    return [{"index": 0, "text": said or "", "logprobs": None, "finish_reason": finish}]
+
+
+async def _prompt_whole(completion: Body, name: str) -> Body:
+    choice = completion["choices"][0]
+    choices = _text_choice(choice["message"].get("content"), choice.get("finish_reason"))
+    return completion | {"object": "text_completion", "model": name, "choices": choices}
+
+
+async def _prompt_stream(chunks: Chunks, name: str) -> Texts:
+    async for chunk in chunks:
+        choices = [
+            one
+            for choice in chunk.get("choices") or ()
+            for one in _text_choice(choice["delta"].get("content"), choice.get("finish_reason"))
+        ]
+        yield event_text({**chunk, "object": "text_completion", "model": name, "choices": choices})
+    yield LAST_EVENT
+
+
+async def _anthropic_whole(completion: Body, name: str) -> Body:
+    return anthropic_answer(completion, name)
+
+
+async def _ollama_whole(completion: Body, name: str) -> Body:
+    return await OllamaReply(name).whole(_one(completion))
+
+
+async def _ollama_stream(chunks: Chunks, name: str) -> Texts:
+    async with aclosing(OllamaReply(name).lines(chunks)) as lines:
+        async for line in lines:
+            yield _line(line)
+
+
+async def _generate_whole(completion: Body, name: str) -> Body:
+    return _generated(await OllamaReply(name).whole(_one(completion)))
+
+
+async def _generate_stream(chunks: Chunks, name: str) -> Texts:
+    async with aclosing(OllamaReply(name).lines(chunks)) as lines:
+        async for line in lines:
+            yield _line(_generated(line))
+
+
+def _generated(line: Body) -> Body:
+    """A line of `/api/generate`, which has its words at the top."""
+    message = line.pop("message", {})
+    thinking = {"thinking": message["thinking"]} if message.get("thinking") else {}
+    return {**line, "response": message.get("content", ""), **thinking}
+
+
+async def _one(completion: Body) -> AsyncIterator[Body]:
+    yield completion
+
+
+def _line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+OPENAI_CHAT = ClientForm("openai", _openai_body, _openai_whole, _openai_stream, LAST_EVENT)
+OPENAI_PROMPT = ClientForm("openai", _prompt_body, _prompt_whole, _prompt_stream, LAST_EVENT)
+ANTHROPIC = ClientForm("anthropic", chat_from_anthropic, _anthropic_whole, anthropic_events)
+OLLAMA_CHAT = ClientForm("ollama", chat_from_ollama, _ollama_whole, _ollama_stream, media_type=LINES_TYPE)
+OLLAMA_GENERATE = ClientForm(
+    "ollama", chat_from_generate, _generate_whole, _generate_stream, media_type=LINES_TYPE
+)
+
+
+# --- ollama_pack.engines.content ---
+# The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#
+# OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
+# Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
+
+IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+
+
+# --- ollama_pack.aliases.facts ---
+# What an alias table may ask about a request, read off an OpenAI chat body.
+
+# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
+BYTES_PER_TOKEN = 4
+# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
+TOKENS_PER_IMAGE = 576
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """The facts of one request that decide between rows.
+
+    Attributes:
+        model: the name that the client asked for.
+        images: whether a message carries an image.
+        tools: whether the model may call tools.
+        tokens: estimated length of the prompt, in tokens.
+        groups: names of the groups that the user belongs to.
+    """
+
+    model: str
+    images: bool = False
+    tools: bool = False
+    tokens: int = 0
+    groups: frozenset[str] = frozenset()
+
+
+def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
+    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
+    messages = _mappings(body.get("messages"))
+    images = sum(map(_count_images, messages))
+    text = sum(map(_text_bytes, messages))
+    return RequestFacts(
+        model=model,
+        images=images > 0,
+        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
+        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
+        groups=frozenset(groups),
+    )
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in _items(value) if isinstance(item, Mapping)]
+
+
+def _count_images(message: Mapping[str, Any]) -> int:
+    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") in IMAGE_PARTS)
+    return inline + len(_items(message.get("images")))
+
+
+def _text_bytes(message: Mapping[str, Any]) -> int:
+    content = message.get("content")
+    texts = [content, *(part.get("text") for part in _mappings(content))]
+    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+
+
+# --- ollama_pack.aliases.table ---
+# An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#
+# For example::
+#
+#     gpt-4         = mixtral:8x7b, llama3:70b          # the first that can answer
+#     gpt-4         = llava:13b            [vision]     # asked before the row above: it asks for more
+#     gpt-4-32k     = qwen2.5:32b          [context>=8k]
+#     gpt-3.5*      = llama3:8b            [quant=q8_0>q4_K_M]
+#     openai/*      = *                                 # what the first star matched
+#     staff-gpt     = mixtral:8x7b         [group=staff|teachers]
+
+MAX_ROWS = 1000
+MAX_CANDIDATES = 20
+MAX_CHAIN = 10
+MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
+
+_ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+_CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
+_TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
+_LEVEL = re.compile(r"[\w.-]+")
+_KILO = 1024
+AUTO = "auto"
+_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL, quant=auto"
+
+
+@dataclass(frozen=True, slots=True)
+class AliasRow:
+    """One row: who it answers for, when, and with which models.
+
+    Attributes:
+        alias: the name that clients ask for; each `*` in it stands for any text.
+        candidates: models to answer with, the preferred one first.
+        images: the row asks for an image in the request.
+        tools: the row asks for tools in the request.
+        min_tokens: the row asks for a prompt of at least so many tokens.
+        groups: the row asks for a user of one of these groups; empty: anyone.
+        quantizations: preferred levels among the installed variants of a candidate; `auto` alone: the best
+            that fits each node.
+        line: its number in the text, from 1.
+    """
+
+    alias: str
+    candidates: tuple[str, ...]
+    images: bool = False
+    tools: bool = False
+    min_tokens: int = 0
+    groups: frozenset[str] = frozenset()
+    quantizations: tuple[str, ...] = ()
+    line: int = field(default=0, compare=False)
+
+    @property
+    def is_wildcard(self) -> bool:
+        return "*" in self.alias
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether each node takes the best quantization that fits there."""
+        return self.quantizations == (AUTO,)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the row asks of a request, as it is written between the brackets."""
+        asked = (
+            "vision" if self.images else "",
+            "tools" if self.tools else "",
+            f"context>={self.min_tokens}" if self.min_tokens else "",
+            f"group={'|'.join(sorted(self.groups))}" if self.groups else "",
+        )
+        return tuple(filter(None, asked))
+
+    @property
+    def text(self) -> str:
+        """The row in the table's own notation; parsing it gives the row back."""
+        preference = (f"quant={'>'.join(self.quantizations)}",) if self.quantizations else ()
+        inside = ", ".join(self.conditions + preference)
+        return f"{self.alias} = {', '.join(self.candidates)}" + (f" [{inside}]" if inside else "")
+
+    def applies_to(self, facts: RequestFacts) -> bool:
+        """Whether the request has everything that the row asks for."""
+        return (
+            (facts.images or not self.images)
+            and (facts.tools or not self.tools)
+            and facts.tokens >= self.min_tokens
+            and (not self.groups or not self.groups.isdisjoint(facts.groups))
+        )
+
+
+class AliasTable:
+    """Rows, indexed for looking up. Immutable once made; `parse_table` makes it from text."""
+
+    def __init__(self, rows: tuple[AliasRow, ...]) -> None:
+        """Check the rows against each other and index them.
+
+        Raises:
+            AliasTableError: two rows are the same case of the same alias, or aliases lead back to themselves.
+        """
+        self.rows = rows
+        _refuse_duplicates(rows)
+        _refuse_cycles(rows)
+        exact: dict[str, list[AliasRow]] = defaultdict(list)
+        for row in rows:
+            if not row.is_wildcard:
+                exact[row.alias].append(row)
+        self._exact: Mapping[str, tuple[AliasRow, ...]] = {
+            alias: tuple(sorted(same, key=_asks_for_less)) for alias, same in exact.items()
+        }
+        wildcards = sorted((row for row in rows if row.is_wildcard), key=_shorter_then_asks_for_less)
+        self._wildcards = tuple((_pattern(row.alias), row) for row in wildcards)
+        any_of_them = "|".join(pattern.pattern for pattern, _ in self._wildcards)
+        self._any_wildcard = re.compile(any_of_them or r"(?!)", re.DOTALL)
+
+    @property
+    def uses_groups(self) -> bool:
+        """Whether a row asks for the user's groups, which cost a look into the database."""
+        return any(row.groups for row in self.rows)
+
+    def exact(self, name: str) -> tuple[AliasRow, ...]:
+        """The rows for this very name: those that ask for more come first, then as written."""
+        return self._exact.get(name, ())
+
+    def matching(self, name: str) -> Iterator[tuple[AliasRow, str]]:
+        """All rows for a name, with what the first star stands for: exact ones, then longer wildcards."""
+        for row in self.exact(name):
+            yield row, ""
+        first = self._any_wildcard.fullmatch(name)  # one look settles it for most names
+        if first is None or first.lastindex is None:
+            return
+        for pattern, row in self._wildcards[first.lastindex - 1 :]:  # each pattern has one group
+            if found := pattern.fullmatch(name):
+                yield row, found.group(1)
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def parse_table(text: str) -> AliasTable:
+    """Read a table from text: a row a line, `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        AliasTableError: naming the row and what is wrong with it.
+    """
+    rows: list[AliasRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            try:
+                rows.append(_parse_row(line, written))
+            except ValueError as fault:
+                raise AliasTableError(line, written, str(fault)) from None
+            if len(rows) > MAX_ROWS:
+                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
+    return AliasTable(tuple(rows))
+
+
+def _parse_row(line: int, written: str) -> AliasRow:
+    """Read a row; here and below a ValueError says what is wrong with it."""
+    found = _ROW.fullmatch(written)
+    if found is None:
+        raise ValueError("write it as `alias = model, model [condition, condition]`")
+    alias = found["alias"].strip()
+    candidates = tuple(name.strip() for name in found["candidates"].split(","))
+    _check_alias(alias)
+    _check_candidates(candidates, alias)
+    return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+
+
+def _conditions(written: str) -> dict[str, Any]:
+    """The fields of a row that its conditions set."""
+    fields: dict[str, Any] = {}
+    for condition in filter(None, map(str.strip, written.split(","))):
+        name, value = _condition(condition)
+        if name in fields:
+            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
+        fields[name] = value
+    return fields
+
+
+def _condition(written: str) -> tuple[str, Any]:
+    """The field of a row that a condition sets, and its value."""
+    key, relation, value = map(str.strip, _CONDITION.fullmatch(written).groups())  # type: ignore[union-attr] # fits any text
+    match key, relation, value:
+        case "vision", "", "":
+            return "images", True
+        case "tools", "", "":
+            return "tools", True
+        case "context", ">=", _:
+            return "min_tokens", _tokens(value)
+        case "group", "=", _:
+            return "groups", frozenset(_groups(value))
+        case "quant" | "quantization", "=", _:
+            return "quantizations", _levels(value)
+    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+
+
+def _tokens(value: str) -> int:
+    if found := _TOKENS.fullmatch(value):
+        return int(found["count"]) * (_KILO if found["kilo"] else 1)
+    raise ValueError(
+        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
+    )
+
+
+def _groups(value: str) -> list[str]:
+    groups = [name.strip() for name in value.split("|")]
+    if all(groups):
+        return groups
+    raise ValueError(
+        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
+    )
+
+
+def _levels(value: str) -> tuple[str, ...]:
+    levels = tuple(level.strip() for level in value.split(">"))
+    if len(levels) > 1 and AUTO in map(str.lower, levels):
+        raise ValueError(f"quant=auto takes no other level next to it, as in {value!r}")
+    if all(map(_LEVEL.fullmatch, levels)):
+        return (AUTO,) if levels[0].lower() == AUTO else levels
+    raise ValueError(
+        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
+    )
+
+
+def _check_alias(alias: str) -> None:
+    if not alias:
+        raise ValueError("the alias before `=` is missing")
+    if re.search(r"[\s,]", alias):
+        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
+    _check_name(alias)
+
+
+def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
+    for name in candidates:
+        if not name:
+            raise ValueError("a model is missing: after `=` stand model names with commas between them")
+        if len(name.split()) > 1:
+            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
+        if "*" in name and "*" not in alias:
+            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
+        if name.count("*") > 1:
+            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
+        _check_name(name)
+    if len(candidates) > MAX_CANDIDATES:
+        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
+    if len(set(candidates)) < len(candidates):
+        raise ValueError("a model is named twice")
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable():  # comes with text that is copied from a web page
+        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
+    if len(name) > MAX_NAME_LENGTH:
+        raise ValueError(
+            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
+        )
+
+
+def _asks_for_less(row: AliasRow) -> tuple[int, int]:
+    """Sort key: rows that ask for more come first, so that a plain row never hides them."""
+    return -len(row.conditions), -row.min_tokens
+
+
+def _shorter_then_asks_for_less(row: AliasRow) -> tuple[int, int, int]:
+    return -len(row.alias.replace("*", "")), *_asks_for_less(row)
+
+
+def _pattern(alias: str) -> re.Pattern[str]:
+    """The first star takes as much as it can; atomic groups keep `*a*a*a*a*` from taking for ever."""
+    first, second, *more = map(re.escape, alias.split("*"))
+    others = [f"(?>.*?{piece})" for piece in more[:-1]] + [f".*{piece}" for piece in more[-1:]]
+    return re.compile(f"{first}(.*){second}{''.join(others)}", re.DOTALL)
+
+
+def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
+    seen: dict[tuple[str, tuple[str, ...]], AliasRow] = {}
+    for row in rows:
+        case = (row.alias, row.conditions)
+        if case in seen:
+            raise AliasTableError(
+                row.line,
+                row.text,
+                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
+                "put both rows' models into one row, in order of preference",
+            )
+        seen[case] = row
+
+
+def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
+    """An alias may stand for another alias, but not for itself, and not through ever more of them."""
+    exact = [row for row in rows if not row.is_wildcard]
+    leads_to: dict[str, list[str]] = defaultdict(list)  # in the order of the rows: so the same cycle is named
+    for row in exact:
+        leads_to[row.alias].extend(row.candidates)
+    try:
+        order = tuple(TopologicalSorter(leads_to).static_order())
+    except CycleError as error:
+        way = tuple(reversed(error.args[1]))
+        row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
+        reason = f"the alias leads back to itself: {' → '.join(way)}"
+        raise AliasTableError(row.line, row.text, reason) from error
+    depth = dict.fromkeys(order, 0)
+    for alias in order:
+        depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
+    for row in exact:
+        if depth[row.alias] > MAX_CHAIN:
+            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
+            raise AliasTableError(row.line, row.text, reason)
+
+
+# --- ollama_pack.engines.ollama.names ---
+# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+
+DEFAULT_TAG = "latest"
+
+# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
+_QUANTIZATION = re.compile(
+    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
+)
+# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
+_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
+
+    A colon before the last slash belongs to a host's port, not to a tag.
+    """
+    head, _, tag = name.rpartition(":")
+    return (head, tag) if head and tag and "/" not in tag else (name, "")
+
+
+class Families:
+    """Models by their names without tags, upper and lower case being the same.
+
+    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
+    """
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._models = models
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return _families(tuple(self._models))
+
+    def of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
+        return self._by_stem.get(split_tag(name)[0].lower(), ())
+
+
+@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
+def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for model in sorted(models):
+        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
+    return {stem: tuple(members) for stem, members in families.items()}
+
+
+def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
+    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
+
+    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
+
+    Args:
+        name: the model as the alias table names it.
+        models: ids.
+        families: those of the models, when several names are looked up.
+    """
+    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
+
+
+def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
+    wanted = _whole(name)
+    alike = [model for model, whole in family if whole == wanted.lower()]
+    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def _whole(name: str) -> str:
+    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
+
+
+def quantization_in(name: str) -> str:
+    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
+    found = _QUANTIZATION.search(split_tag(name)[1])
+    return _level(found.group(1)) if found else ""
+
+
+def find_variant(
+    name: str,
+    levels: Iterable[str],
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The model that is `name` in the first of the preferred quantization levels that `models` has.
+
+    Among several of one level, `name` itself comes first, then the others by the alphabet.
+
+    Args:
+        name: the model as the alias table names it.
+        levels: quantization levels, the preferred one first; upper and lower case are the same.
+        models: model id → its quantization level, empty where unknown (then the tag tells).
+        denied: ids that are not to be chosen.
+        families: those of the models, when several names are looked up.
+    """
+    by_level: dict[str, str] = {}
+    for model, level in variants_of(name, models, denied, families).items():
+        by_level.setdefault(level, model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def variants_of(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> dict[str, str]:
+    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
+
+    Args:
+        name: as in `find_variant`, as are the others.
+        models: of these.
+        denied: without these.
+        families: of the models.
+    """
+    family = (families or Families(models)).of(name)
+    exact = _find_in_family(name, family)
+    start = f"{name.lower()}-" if split_tag(name)[1] else ""
+    variants = [
+        model
+        for model, whole in family
+        if model not in denied and (model == exact or whole.startswith(start))
+    ]
+    variants.sort(key=lambda model: model != exact)
+    # Only these levels are looked up: `models` may be far away.
+    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
+
+
+def _level(written: str) -> str:
+    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
+    level = written.upper()
+    return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+LEVEL_BITS: dict[str, float] = {
+    "F32": 32.0,
+    "F16": 16.0,
+    "BF16": 16.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.6,
+    "Q5_K_M": 5.7,
+    "Q5_1": 6.0,
+    "Q5_K_S": 5.5,
+    "Q5_0": 5.5,
+    "Q4_K_M": 4.84,
+    "Q4_1": 5.0,
+    "Q4_K_S": 4.6,
+    "Q4_0": 4.6,
+    "IQ4_XS": 4.3,
+    "MXFP4": 4.3,
+    "NVFP4": 4.5,
+    "Q3_K_L": 4.3,
+    "Q3_K_M": 3.91,
+    "Q3_K_S": 3.5,
+    "IQ3_XXS": 3.1,
+    "Q2_K": 2.6,
+    "IQ2_XS": 2.4,
+    "IQ2_XXS": 2.1,
+    "IQ1_S": 1.6,
+}
+
+
+def level_bits(level: str) -> float:
+    """Bits of a weight in a quantization level; 0: it is not known."""
+    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+
+
+# --- ollama_pack.fit.choose ---
+# Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+
+LOSSLESS_BITS = 8.5  # with more, answers are no better and take longer
+
+
+def quality_order(names: Sequence[str], levels: Sequence[str]) -> list[str]:
+    """Variants with the best first: 8 bits, then more, which is only slower, then fewer.
+
+    Args:
+        names: of the variants.
+        levels: the quantization level of each; empty: unknown, and last.
+    """
+    by_name = dict(zip(names, map(level_bits, levels), strict=True))
+    return sorted(by_name, key=lambda name: _rank(by_name[name]), reverse=True)
+
+
+def _rank(bits: float) -> float:
+    return min(bits, LOSSLESS_BITS) - (0.001 * bits if bits > LOSSLESS_BITS else 0.0)
+
+
+# --- ollama_pack.aliases.resolve ---
+# Which model answers for a name: a pure function of the table, the request and the models that are there.
+
+NOT_INSTALLED = "is not installed"
+NOT_PERMITTED = "is not granted to this user"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The model that answers, and why it does.
+
+    Attributes:
+        alias: the name that was asked for.
+        model: id of the model that answers.
+        row: the row that named it.
+        passed_over: models that the table prefers, each with the reason against it.
+    """
+
+    alias: str
+    model: str
+    row: AliasRow
+    passed_over: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def status(self) -> str:
+        """One line for the user: `gpt-4 → llama3:70b (mixtral:8x7b is not installed)`."""
+        reasons = ", ".join(f"{model} {reason}" for model, reason in self.passed_over)
+        return f"{self.alias} → {self.model}" + (f" ({reasons})" if reasons else "")
+
+
+def resolve(
+    table: AliasTable,
+    facts: RequestFacts,
+    models: Mapping[str, str] | None,
+    denied: AbstractSet[str] = frozenset(),
+) -> Resolution | None:
+    """Resolve the name that was asked for.
+
+    Args:
+        table: the aliases.
+        facts: what is known of the request.
+        models: id → quantization level (empty where unknown) of every model that is there;
+            None when that is not known: then the first candidate is taken at its word.
+        denied: ids in `models` that this user may not use.
+
+    Returns:
+        None when no row of the table is about this request: the name then stands for itself.
+
+    Raises:
+        AliasUnavailableError: rows apply, but none of their models is there and permitted.
+    """
+    passed_over: list[tuple[str, str]] = []
+    families = Families(models or ())
+    for name, row in candidates(table, facts):
+        model = name if models is None else find_candidate(name, row, models, denied, families)
+        if model is not None and model not in denied:
+            return Resolution(facts.model, model, row, tuple(passed_over))
+        passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
+    if passed_over:
+        raise AliasUnavailableError(facts.model, tuple(passed_over))
+    return None
+
+
+def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, AliasRow]]:
+    """Every model that the table names for this request, in order of preference, each once."""
+    seen: set[str] = set()
+    for row, star in table.matching(facts.model):
+        if row.applies_to(facts):
+            yield from _expand(table, facts, row, star, seen)
+
+
+def _expand(
+    table: AliasTable, facts: RequestFacts, row: AliasRow, star: str, seen: set[str]
+) -> Iterator[tuple[str, AliasRow]]:
+    """The candidates of a row, those that are aliases themselves replaced by what they stand for.
+
+    Wildcards are for what clients ask, not for candidates: `*` would otherwise take in every model.
+    """
+    for candidate in row.candidates:
+        name = candidate.replace("*", star)
+        if not name or name in seen:
+            continue
+        seen.add(name)
+        deeper = [other for other in table.exact(name) if other.applies_to(facts)]
+        for other in deeper:
+            yield from _expand(table, facts, other, "", seen)
+        if not deeper:
+            yield name, row
+
+
+def find_candidate(
+    name: str,
+    row: AliasRow,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The id of a candidate among the models: the preferred quantization when the row has a preference."""
+    if row.is_automatic:  # nobody knows here what fits: the model itself, or the variant with fewest bits
+        there = automatic_variants(name, models, denied, families)
+        exact = find_model(name, models, families)
+        return exact if exact in there else there[-1] if there else None
+    variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
+    return variant or find_model(name, models, families)
+
+
+def automatic_variants(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> list[str]:
+    """The variants of a candidate, the best first: a router lets each node take the one that fits there."""
+    variants = variants_of(name, models, denied, families)
+    return quality_order(list(variants), list(variants.values()))
+
+
+# --- ollama_pack.aliases.published ---
+# Which names of a table can be published as models, and what answers for them.
+
+MOST_TOKENS = 2**62  # meets every `context>=`
+
+
+def concrete_names(table: AliasTable) -> tuple[str, ...]:
+    """The aliases that are names of their own, as written; a wildcard is none."""
+    return tuple(dict.fromkeys(row.alias for row in table.rows if not row.is_wildcard))
+
+
+def models_behind(table: AliasTable, name: str, models: Mapping[str, str]) -> tuple[str, ...]:
+    """Every model there that may answer for an alias; first those that answer the plainest request.
+
+    Args:
+        table: the aliases.
+        name: one of them.
+        models: id → quantization level (empty where unknown) of the models that are there.
+    """
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    asked = (RequestFacts(name), everything)
+    return tuple(dict.fromkeys(found for facts in asked for found in answering_models(table, facts, models)))
+
+
+def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str, str]) -> Iterator[str]:
+    """The models there that the table names for a request, the preferred first; some may come twice."""
+    families = Families(models)
+    for name, row in candidates(table, facts):
+        model = find_candidate(name, row, models, families=families)
+        if row.is_automatic:
+            yield from automatic_variants(name, models, families=families)
+        elif model is not None:
+            yield model
+
+
+# --- ollama_pack.engines.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
+# --- ollama_pack.webui.models ---
+# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+
+
+class ModelCatalogue(Mapping[str, str]):
+    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
+
+    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
+    round trip, so only what is asked for is looked up.
+    """
+
+    def __init__(self, models: Any) -> None:
+        self._models = models
+        self._ids: tuple[str, ...] | None = None
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._models or f"{ROUTER}{model}" in self._models
+
+    def __getitem__(self, model: str) -> str:
+        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
+        details = (offered.get("ollama") or {}).get("details") or {}
+        return str(details.get("quantization_level") or "")
+
+    def __iter__(self) -> Iterator[str]:
+        if self._ids is None:  # kept: the view lives no longer than the request
+            ids = tuple(self._models.keys())
+            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
+            self._ids = tuple(dict.fromkeys((*ids, *routed)))
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def ids_of(self, model: str) -> list[str]:
+        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
+        return [found for found in (ROUTER + model, model) if found in self._models]
+
+
+def catalogue(request: Any) -> ModelCatalogue:
+    """The models of the running Open WebUI, as of its last look at its connections."""
+    return ModelCatalogue(request.app.state.MODELS)
+
+
+def reads_all(user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
+    config = sys.modules.get(
+        "open_webui.config"
+    )  # as the server has it: importing it would open its database
+    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
+
+
+async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
+    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
+    if reads_all(user):
+        return True
+
+    from open_webui.models.users import UserModel  # noqa: PLC0415 - see the top of this module
+    from open_webui.utils.models import check_model_access  # noqa: PLC0415
+
+    try:
+        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
+    except Exception as error:  # a refusal there is a bare Exception with this one text
+        if str(error) == "Model not found":
+            return False
+        raise
+    return True
+
+
+async def offered_models(request: Any, user: Any) -> Any:
+    """What Open WebUI offers, by id, as of its last look at its connections. It looks where it has not."""
+    if not request.app.state.MODELS:
+        from open_webui.utils.models import get_all_models  # noqa: PLC0415 - see the top of this module
+
+        await get_all_models(request, user=user)
+    return request.app.state.MODELS
+
+
+async def visible_models(request: Any, user: Any) -> list[dict[str, Any]]:
+    """The models that a user may ask for and the picker shows, as Open WebUI lists them."""
+    from open_webui.utils.models import get_filtered_models  # noqa: PLC0415
+
+    offered = list((await offered_models(request, user)).values())
+    visible: list[dict[str, Any]] = await get_filtered_models(offered, user)
+    return [model for model in visible if not _is_hidden(model)]
+
+
+def _is_hidden(model: Mapping[str, Any]) -> bool:
+    return bool(((model.get("info") or {}).get("meta") or {}).get("hidden"))
+
+
+async def has_row(model_id: str) -> bool:
+    """Whether an admin or the pack has said something about a model of this id."""
+    from open_webui.models.models import Models  # noqa: PLC0415
+
+    return await Models.get_model_by_id(model_id) is not None
+
+
+async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the groups that a user is a member of, inherited ones included."""
+    return frozenset(group.name for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+# --- ollama_pack.services.alias_choice ---
+# The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+
+
+async def choose_model(
+    table: AliasTable, body: Mapping[str, Any], alias: str, user: Mapping[str, Any], request: Any
+) -> tuple[Resolution, str] | None:
+    """Resolve, and ask again without each model that Open WebUI would refuse to this user.
+
+    Returns:
+        The resolution and the id of its model: where `gpu_router` offers it, too, it answers over all nodes.
+    """
+    if next(table.matching(alias), None) is None:
+        return None  # most requests: no alias, so nothing to find out
+    facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
+    models = catalogue(request)
+    denied: set[str] = set()
+    while chosen := resolve(table, facts, models, denied):
+        for model_id in models.ids_of(chosen.model):
+            if await may_use(user, model_id, request):
+                return chosen, model_id
+        denied.add(chosen.model)
+    return None
+
+
+# --- ollama_pack.webui.functions ---
+# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionState:
+    """A function as the database has it.
+
+    Attributes:
+        installed: there is one.
+        active: it is switched on.
+        owner: id of the user who installed it.
+        valves: what an admin set; defaults are not in it.
+    """
+
+    installed: bool = False
+    active: bool = False
+    owner: str = ""
+    valves: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def function_state(function_id: str) -> FunctionState:
+    """Look a function up.
+
+    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
+    function, or no valves, and what is published would be taken away. Here the database's error is raised.
+    """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
+
+    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    async with get_async_db_context() as session:
+        found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        return FunctionState()
+    is_active, owner, stored = found
+    valves = decrypt_valves(stored) or {}
+    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+
+
+async def live_function(app: Any, function_id: str) -> Any:
+    """The instance that this process runs, of the code and with the valves that are stored.
+
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    """
+    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
+
+    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+
+
+# --- ollama_pack.webui.contact ---
+# The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+
+ROUTER_ID = "gpu_router"
+
+
+# --- ollama_pack.services.offer ---
+# What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+
+ALIAS_FILTER = "model_alias_filter"
+
+
+@dataclass(frozen=True, slots=True)
+class AliasTables:
+    """The alias tables that admins have stored.
+
+    Attributes:
+        router: the router's; None: it is not there, off, or its table cannot be read.
+        filtered: the alias filter's, likewise.
+        names: every name in a table, also of a function that is off.
+        are_known: there is a table and all can be read, so that a name which is in none is no alias.
+    """
+
+    router: AliasTable | None
+    filtered: AliasTable | None
+    names: frozenset[str]
+    are_known: bool
+
+
+def alias_tables(router: FunctionState, alias_filter: FunctionState) -> AliasTables:
+    """The tables as two functions have them stored."""
+    stored = [(state, _stored_table(state)) for state in (router, alias_filter) if state.installed]
+    of_router, of_filter = (
+        _stored_table(state) if state.active else None for state in (router, alias_filter)
+    )
+    names = frozenset(name for _, table in stored if table for name in concrete_names(table))
+    are_known = bool(stored) and all(table is not None for _, table in stored)
+    return AliasTables(of_router, of_filter, names, are_known)
+
+
+def _stored_table(state: FunctionState) -> AliasTable | None:
+    try:
+        return parse_table(str(state.valves.get("aliases") or ""))
+    except AliasTableError:
+        return None
+
+
+# --- ollama_pack.services.gateway_names ---
+# Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#
+# A name with a row of its own, or that a connection offers, is Open WebUI's: its grants hold. Every other name
+# of the alias tables, wildcards among them, is for those who may use a model that answers for it.
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedName:
+    """A name in the list of models.
+
+    Attributes:
+        name: what clients ask for.
+        stands_for: models that may answer, the preferred first; empty: the name is a model itself.
+        about: what Open WebUI has of it; empty for a name that is only in a table.
+    """
+
+    name: str
+    stands_for: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def stored_tables() -> tuple[AliasTable, ...]:
+    """The alias tables that are in use: the router's, then the alias filter's."""
+    tables = alias_tables(await function_state(ROUTER_ID), await function_state(ALIAS_FILTER))
+    return tuple(table for table in (tables.router, tables.filtered) if table is not None)
+
+
+async def model_for(
+    request: Any, tables: tuple[AliasTable, ...], body: Mapping[str, Any], user: Mapping[str, Any]
+) -> str:
+    """The id of the model that answers a request in Open WebUI.
+
+    Raises:
+        ModelClosedError: there is none of this name, or the user may not use it.
+        AliasUnavailableError: the name is an alias, and none of its models can be used.
+    """
+    name = str(body["model"])
+    offered = await offered_models(request, user)
+    for model_id in (name, ROUTER + name):
+        if model_id in offered:
+            if await may_use(user, model_id, request):
+                return model_id
+            if model_id == name or await has_row(model_id):
+                raise ModelClosedError(name)
+        elif model_id == name and await has_row(name):
+            raise ModelClosedError(name)  # an admin has switched it off
+    for table in tables:
+        chosen = await choose_model(table, body, name, user, request)
+        if chosen is not None:
+            return chosen[1]
+    raise ModelClosedError(name)
+
+
+async def offered_names(request: Any, tables: tuple[AliasTable, ...], user: Any) -> list[OfferedName]:
+    """The names that a user may ask for, each once, in order. Wildcards are not among them."""
+    models = ModelCatalogue(await offered_models(request, user))
+    shown = await visible_models(request, user)
+    found: dict[str, OfferedName] = {}
+    for model in shown:
+        name = str(model["id"])
+        base = str((model.get("info") or {}).get("base_model_id") or "")
+        aliased = _behind(tables, name.removeprefix(ROUTER), models)
+        found[name] = OfferedName(name, aliased or ((base,) if base else ()), model)
+    usable = {str(model["id"]) for model in shown} | {
+        str(model["id"]).removeprefix(ROUTER) for model in shown
+    }
+    for table in tables:
+        for name in concrete_names(table):
+            behind = [model for model in _behind((table,), name, models) if model in usable]
+            is_open = name not in found and name not in models and not await has_row(name)
+            if behind and is_open:
+                found[name] = OfferedName(name, tuple(behind))
+    return sorted(found.values(), key=lambda offered: offered.name)
+
+
+def wildcards(tables: tuple[AliasTable, ...]) -> dict[str, list[str]]:
+    """Names with a star, each with what it stands for."""
+    rows = [row for table in tables for row in table.rows if row.is_wildcard]
+    return {row.alias: list(row.candidates) for row in reversed(rows)}
+
+
+def _behind(tables: tuple[AliasTable, ...], name: str, models: Mapping[str, str]) -> tuple[str, ...]:
+    levels = models if tables else {}
+    found = (models_behind(table, name, levels) for table in tables)
+    return next((behind for behind in found if behind), ())
+
+
+# --- ollama_pack.webui.calling ---
+# Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+
+EVENT_OCTETS = 64 * 2**20  # of the longest event: an answer may hold pictures
+BAD_REQUEST, BAD_GATEWAY, ERROR_STATUS = 400, 502, 400
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """A chat request as Open WebUI would have sent it.
+
+    Attributes:
+        request: FastAPI's, which the chat came with.
+        body: OpenAI's chat body, with Open WebUI's metadata.
+        user: who asks.
+        has_system: the system prompt of the model's row is in it already.
+        is_new: it is a client's, so filters, tools and knowledge are still to come: Open WebUI's own route
+            takes it. Else it is on its way already, and goes to its model alone.
+    """
+
+    request: Any
+    body: Mapping[str, Any]
+    user: Mapping[str, Any]
+    has_system: bool = False
+    is_new: bool = False
+
+    async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer, as it comes. Where the model does not stream, it is one whole body.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        answer = await self._answer()
+        if isinstance(answer, dict):
+            yield answer
+            return
+        buffer = SseBuffer(EVENT_OCTETS)
+        try:
+            async for data in answer.body_iterator:
+                for event in buffer.feed(data.encode() if isinstance(data, str) else bytes(data)):
+                    if (chunk := _chunk_of(event)) is not None:
+                        yield chunk
+            for event in buffer.end():
+                if (chunk := _chunk_of(event)) is not None:
+                    yield chunk
+        finally:
+            if answer.background is not None:
+                await answer.background()  # gives Open WebUI's connection to the model back
+
+    async def streamed(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer as it comes, to a request that wants no stream.
+
+        Raises:
+            ModelRefusedError: there is none, or it broke off.
+        """
+        streaming = replace(self, body={**self.body, "stream": True})
+        async with aclosing(streaming.chunks()) as chunks:
+            async for chunk in chunks:
+                if chunk.get("error"):
+                    raise ModelRefusedError(refusal_in(chunk, BAD_GATEWAY))
+                yield chunk
+
+    async def completion(self) -> dict[str, Any]:
+        """The answer to a request that wants no stream.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        answer = await self._answer()
+        if not isinstance(answer, dict):
+            sentence = "The model sends a stream, though none was asked for."
+            raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
+        return answer
+
+    async def _answer(self) -> Any:
+        """A whole body, or a response that streams."""
+        from fastapi import HTTPException  # noqa: PLC0415 - see the top of this module
+        from open_webui.models.users import UserModel  # noqa: PLC0415
+
+        try:
+            answer = await self._asked(UserModel.model_validate(self.user))
+        except HTTPException as error:
+            raise ModelRefusedError(refusal_in(error.detail, error.status_code, error.headers)) from error
+        except Exception as error:  # Open WebUI's own way to say that it will not
+            raise ModelRefusedError(Refusal(BAD_REQUEST, str(error))) from error
+        if isinstance(answer, dict):
+            if answer.get("error"):
+                raise ModelRefusedError(refusal_in(answer, BAD_GATEWAY))
+            return answer
+        if answer.status_code >= ERROR_STATUS or not hasattr(answer, "body_iterator"):
+            raise ModelRefusedError(refusal_in(_body_of(answer), answer.status_code, answer.headers))
+        return answer
+
+    async def _asked(self, user: Any) -> Any:
+        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
+
+        if self.is_new:
+            return await sys.modules["open_webui.main"].chat_completion(self.request, dict(self.body), user)
+        return await generate_chat_completion(
+            self.request, dict(self.body), user, bypass_system_prompt=self.has_system
+        )
+
+
+def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:
+    """The object in an event; None for the mark of the end, and for what is none."""
+    with suppress(orjson.JSONDecodeError):
+        found = orjson.loads(event.data)
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _body_of(answer: Any) -> object:
+    body = bytes(getattr(answer, "body", b""))
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(body)
+    return body.decode(errors="replace")
+
+
+def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = None) -> Refusal:
+    """The error in an answer of Open WebUI's, whose forms are those of the engines behind it.
+
+    Args:
+        body: OpenAI's `{"error": {"message": …}}`, `{"detail": …}`, a text, or else.
+        status: of HTTP, unless the error tells its own.
+        headers: of the answer.
+    """
+    found = object_at(body)
+    error = found.get("error") or found.get("detail") or body
+    fields = object_at(error)
+    sentence = fields.get("message") or fields.get("detail") or error
+    own = fields.get("status")
+    wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
+    return Refusal(
+        status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
+        message=sentence if isinstance(sentence, str) and sentence else f"The model gave the error {status}.",
+        code=str(fields["code"]) if fields.get("code") else None,
+        param=fields["param"] if isinstance(fields.get("param"), str) else None,
+        retry_after=int(wait) if wait.isdigit() else None,
+    )
+
+
+def _header(headers: Mapping[str, str] | None, name: str) -> str:
+    return next((value for given, value in (headers or {}).items() if given.lower() == name), "")
+
+
+# --- ollama_pack.webui.early_errors ---
+# The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#
+# Open WebUI sends the status 200 of a stream before it asks a pipe, makes 400 of whatever a filter raises, and
+# an empty message of a pipe's error where the client speaks Anthropic's API. So a route stands in front of its
+# own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
+# place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
+# for the engine's status before it sends one.
+#
+# Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
+
+REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
+
+
+def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
+    """What a plugin has noted on a request, by the state in its scope; None: nothing."""
+    noted = state.get(REFUSAL_NOTE)
+    return Refusal(**noted) if noted else None
+
+
+# --- ollama_pack.webui.routes ---
+# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A route.
+
+    Attributes:
+        method: GET, POST …
+        path: from the server's root.
+        audience: who is let in; others get Open WebUI's own 401.
+        answer: is called with the request and Open WebUI's user; gives JSON or a response.
+        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
+        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
+            answer, for when the plugin is off.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
+    """
+
+    method: str
+    path: str
+    audience: Literal["user", "admin"]
+    answer: Callable[[Any, Any], Awaitable[Any]]
+    lets_in: Callable[[Any], bool] | None = None
+    without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
+
+
+def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
+    """Make these the routes of a plugin, before the mount that answers whatever is left.
+
+    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
+
+    Args:
+        app: Open WebUI's.
+        owner: the plugin's id, which tells its routes from others'.
+        specs: none takes the plugin's routes away.
+    """
+    routes = app.router.routes
+    others = [route for route in routes if not _is_of(route, owner)]
+    first = [_api_route(owner, spec) for spec in specs if spec.without]
+    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
+    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
+    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+
+
+def _is_of(route: Any, owner: str) -> bool:
+    return str(getattr(route, "name", "")).startswith(f"{owner}:")
+
+
+def _catches_all(route: Any) -> bool:
+    """Whether it is the mount at the root, which Starlette writes as an empty path."""
+    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
+
+
+def _api_route(owner: str, spec: RouteSpec) -> Any:
+    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
+    from fastapi.routing import APIRoute  # noqa: PLC0415
+    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
+
+    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
+
+    async def endpoint(request: Request, user: Any = allowed) -> Any:
+        return await spec.answer(request, user)
+
+    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
+    endpoint.__annotations__ = {"request": Request, "user": Any}
+
+    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
+        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
+            ask = super().get_route_handler()
+
+            async def handle(request: Any) -> Any:
+                if not (spec.lets_in and spec.lets_in(request)):
+                    return await asked(request)
+                answer = await spec.answer(request, None)
+                return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
+
+            return handle
+
+    return PackRoute(
+        spec.path,
+        endpoint,
+        methods=[spec.method],
+        name=f"{owner}:{spec.method} {spec.path}",
+        response_model=None,
+        include_in_schema=False,
+    )
+
+
+def not_found() -> Any:
+    """The error that answers where a route ought to be gone."""
+    from fastapi import HTTPException  # noqa: PLC0415
+
+    return HTTPException(status_code=404, detail="Not Found")
+
+
+def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
+    """JSON as a response."""
+    from starlette.responses import JSONResponse  # noqa: PLC0415
+
+    return JSONResponse(value, status, headers)
+
+
+# --- ollama_pack.webui.gateway_request ---
+# A client's request at the gateway: its body, its id, and whether its client is still there.
+
+MAX_BODY = 64 * 2**20  # bytes: a conversation with many pictures
+_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_ID_HEADERS: dict[ApiForm, str] = {"anthropic": "request-id"}
+_TOO_LARGE = Refusal(
+    413, f"The request has more than {MAX_BODY // 2**20} MiB: send fewer or smaller pictures.", "too_large"
+)
+
+T = TypeVar("T")
+
+
+async def body_of(request: Any) -> dict[str, Any]:
+    """The JSON object that a client has sent.
+
+    Raises:
+        ChatBodyError: it is none.
+        ModelRefusedError: it is too large.
+    """
+    read = bytearray()
+    async for part in request.stream():
+        read += part
+        if len(read) > MAX_BODY:
+            raise ModelRefusedError(_TOO_LARGE)
+    try:
+        found = orjson.loads(read)
+    except orjson.JSONDecodeError as error:
+        raise ChatBodyError("The body", f"is no JSON ({error}): send a JSON object") from error
+    if not isinstance(found, dict):
+        raise ChatBodyError("The body", "must be a JSON object")
+    return found
+
+
+def answer_headers(request: Any, api: ApiForm) -> dict[str, str]:
+    """The headers that every answer has: the client's id for the request, or a new one."""
+    given = str(request.headers.get("x-request-id") or "")
+    identity = given if _ID.fullmatch(given) else f"req_{uuid4().hex}"
+    own = {_ID_HEADERS[api]: identity} if api in _ID_HEADERS else {}
+    return {"x-request-id": identity, "cache-control": "no-store", **own}
+
+
+def refused_response(request: Any, api: ApiForm, refusal: Refusal) -> Any:
+    """An error as the client's API has it."""
+    headers = answer_headers(request, api) | {name.lower(): text for name, text in refusal.headers.items()}
+    return json_answer(refusal.body(api), refusal.status, headers)
+
+
+def refused_by_server(request: Any, api: ApiForm, error: Any) -> Any:
+    """The same, for what Open WebUI raises before the gateway is asked, such as 401 without a key."""
+    refusal = refusal_in(error.detail, error.status_code, error.headers)
+    return refused_response(request, api, refusal)
+
+
+async def while_connected(request: Any, work: Awaitable[T]) -> T:
+    """Do some work, and stop it once the client has left: then nobody wants the answer.
+
+    Raises:
+        ClientLeftError: the client has left.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_until_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientLeftError
+        return await task
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _until_gone(request: Any) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+# --- ollama_pack.services.gateway ---
+# The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#
+# A request goes through these steps: its body becomes an OpenAI chat body; its name leads to a model that this
+# user may use; then Open WebUI's own route answers, with every filter and tool (`full`), or the pack's chain
+# alone (`direct`); the answer takes the form that the client speaks.
+
+TABLE_SECONDS = 5.0  # that alias tables are kept, where no event says that they have changed
+PREFIX = "/ollama-pack"
+CLIENT_LEFT = 499  # nginx's status for it; nobody reads it
+NOT_FOUND = "Model not found"  # Open WebUI's words for a model that is not there or not granted
+# Of Open WebUI's own page: a client of the gateway has no chat there, and names no model of a browser's own.
+_PAGE_FIELDS = frozenset(
+    {
+        *(
+            "assistant_message_id",
+            "automation_id",
+            "background_tasks",
+            "chat_id",
+            "chat_variables",
+            "folder_id",
+        ),
+        *("id", "message_ids", "metadata", "model_item", "new_chat", "parent_id", "parent_message"),
+        *("regeneration_message_id", "session_id", "tool_servers", "user_message"),
+    }
+)
+
+_gateway__Chunks = AsyncGenerator[Body, None]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRequest:
+    """One request on its way.
+
+    Attributes:
+        request: FastAPI's.
+        user: Open WebUI's.
+        form: what the client speaks.
+        chat: OpenAI's chat body, with the name that was asked for.
+        headers: of the answer.
+    """
+
+    request: Any
+    user: Any
+    form: ClientForm
+    chat: Body
+    headers: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The name that was asked for."""
+        return str(self.chat["model"])
+
+
+class Gateway:
+    """The routes. One for each process."""
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        self._tables = SingleFlight(stored_tables, TABLE_SECONDS)
+        self.specs = (
+            self._chat_route("/v1/chat/completions", OPENAI_CHAT),
+            self._chat_route("/v1/completions", OPENAI_PROMPT),
+            self._chat_route("/v1/messages", ANTHROPIC),
+            self._chat_route("/api/chat", OLLAMA_CHAT),
+            self._chat_route("/api/generate", OLLAMA_GENERATE),
+            _route("GET", "/v1/models", "openai", self._models),
+            _route("GET", "/v1/models/{model:path}", "openai", self._model),
+        )
+
+    def forget(self) -> None:
+        """Something has changed that answers depend on: nothing is remembered."""
+        self._tables.forget()
+
+    def _chat_route(self, path: str, form: ClientForm) -> RouteSpec:
+        return _route("POST", path, form.api, partial(self._chat, form))
+
+    async def _chat(self, form: ClientForm, request: Any, user: Any) -> Any:
+        refused = partial(_refusal, request, user)
+        try:
+            chat = _named(form.asked(await body_of(request)))
+            asked = ClientRequest(request, user, form, chat, answer_headers(request, form.api))
+            if chat["stream"]:
+                chunks = await self._begun(asked)
+                return event_stream(_written(asked, chunks, refused), form.media_type, asked.headers)
+            completion = await while_connected(request, self._completion(asked))
+            return json_answer(await form.whole(completion, asked.name), headers=asked.headers)
+        except ClientLeftError:
+            return json_answer({}, CLIENT_LEFT)
+        except Exception as error:  # noqa: BLE001 - the boundary to the client, which is promised its form
+            return refused_response(request, form.api, refused(error))
+
+    async def _completion(self, asked: ClientRequest) -> Body:
+        return await (await self._full(asked)).completion()
+
+    async def _begun(self, asked: ClientRequest) -> _gateway__Chunks:
+        """The chunks of an answer that has begun: an error before the first still has a status.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        chunks = _answer_alone((await self._full(asked)).chunks())
+        try:
+            first = await while_connected(asked.request, anext(chunks))
+        except StopAsyncIteration:
+            raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing. Try again.")) from None
+        return _with_first(first, chunks)
+
+    async def _full(self, asked: ClientRequest) -> ModelCall:
+        """The call that goes through Open WebUI's own route, with every filter and tool of the site."""
+        user = asked.user.model_dump()
+        tables = await self._tables.get()
+        model = await model_for(asked.request, tables, asked.chat, user)
+        body = {name: value for name, value in asked.chat.items() if name not in _PAGE_FIELDS}
+        owner = _owner(asked.request.app.state.MODELS[model])
+        if owner is not None:
+            body = fitted_settings(body, owner)
+        return ModelCall(asked.request, {**body, "model": model}, user, is_new=True)
+
+    async def _models(self, request: Any, user: Any) -> Any:
+        tables = await self._tables.get()
+        entries = [_model_entry(offered) for offered in await offered_names(request, tables, user)]
+        ids = [entry["id"] for entry in entries]
+        ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": False}
+        answer = {"object": "list", "data": entries, **ends, "ollama_pack": {"wildcards": wildcards(tables)}}
+        return json_answer(answer, headers=answer_headers(request, "openai"))
+
+    async def _model(self, request: Any, user: Any) -> Any:
+        name = request.path_params["model"]
+        names = await offered_names(request, await self._tables.get(), user)
+        found = next((offered for offered in names if offered.name == name), None)
+        if found is None:
+            return refused_response(request, "openai", _not_found(name))
+        return json_answer(_model_entry(found), headers=answer_headers(request, "openai"))
+
+
+def _route(method: str, path: str, api: ApiForm, answer: Callable[[Any, Any], Any]) -> RouteSpec:
+    refused = partial(_refused_route, api)
+    return RouteSpec(method, PREFIX + path, "user", answer, refused=refused)
+
+
+def _named(chat: Body) -> Body:
+    if not isinstance(chat.get("model"), str) or not chat["model"]:
+        raise ChatBodyError("model", "is missing: name one of GET /ollama-pack/v1/models")
+    return chat
+
+
+def _refused_route(api: ApiForm, request: Any, error: Any) -> Any:
+    return refused_by_server(request, api, error)
+
+
+def _model_entry(offered: Any) -> Body:
+    """A model as OpenAI's and Anthropic's clients read it: both look at the same list."""
+    created = int(offered.about.get("created") or 0)
+    entry: Body = {
+        "id": offered.name,
+        "object": "model",
+        "created": created,
+        "owned_by": str(offered.about.get("owned_by") or "open-webui"),
+        "type": "model",
+        "display_name": str(offered.about.get("name") or offered.name),
+        "created_at": _iso(created),
+    }
+    if offered.stands_for:
+        entry["ollama_pack"] = {"stands_for": list(offered.stands_for)}
+    return entry
+
+
+def _iso(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _owner(model: Mapping[str, Any]) -> str | None:
+    """What kind of Open WebUI's own connections a model is asked over; None: it is a function's."""
+    if model.get("pipe") or model.get("arena"):
+        return None
+    return "ollama" if model.get("owned_by") == "ollama" else "openai"
+
+
+async def _answer_alone(chunks: _gateway__Chunks) -> _gateway__Chunks:
+    """The chunks of the answer, without what Open WebUI sends besides for its own page.
+
+    Raises:
+        ModelRefusedError: one of them is an error.
+    """
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if chunk.get("error"):
+                raise ModelRefusedError(refusal_in(chunk, BAD_GATEWAY))
+            if isinstance(chunk.get("choices"), list):
+                yield chunk
+
+
+async def _with_first(first: Body, chunks: _gateway__Chunks) -> _gateway__Chunks:
+    async with aclosing(chunks):
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+
+async def _written(
+    asked: ClientRequest, chunks: _gateway__Chunks, refused: Callable[[Exception], Refusal]
+) -> AsyncGenerator[str, None]:
+    """A stream as the client reads it. An error is its last word."""
+    async with aclosing(chunks), aclosing(asked.form.streamed(chunks, asked.name)) as texts:
+        try:
+            async for text in texts:
+                yield text
+        except Exception as error:  # noqa: BLE001 - as in `_chat`
+            yield asked.form.broken(refused(error))
+
+
+def _refusal(request: Any, user: Any, error: Exception) -> Refusal:
+    """What a client gets for an error."""
+    if noted := noted_refusal(request.scope.get("state") or {}):
+        return noted
+    if isinstance(error, ModelClosedError):
+        return _not_found(error.model)
+    if isinstance(error, ModelRefusedError):
+        is_absent = error.refusal.message == NOT_FOUND
+        return _not_found("") if is_absent else error.refusal
+    return refusal_of(error, for_admin=user.role == "admin")
+
+
+def _not_found(name: str) -> Refusal:
+    named = f"The model {name!r}" if name else "This model"
+    sentence = f"{named} does not exist, or you may not use it. GET /ollama-pack/v1/models lists yours."
+    return Refusal(404, sentence, "model_not_found", "model")
+
+
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
+# --- ollama_pack.webui.service ---
+# What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#
+# Open WebUI tells events in one process only, and a function that is deleted is told nothing. So whoever
+# answers a request first makes sure that the function is still on, and the task does so too. It also notices
+# code and valves that were changed through another replica.
+
+SERVICES = "OLLAMA_PACK_SERVICES"  # on `app.state`: function id → the service that runs, also older code's
+LOOK_SECONDS = 30.0  # between two looks; spread, so that replicas do not all look at once
+SETTLE_SECONDS = 5.0  # Open WebUI tells of switching on before it has done so
+ALIVE_SECONDS = 2.0  # a route of a function that was switched off elsewhere may answer so long
+HAND_OVER = "system.startup.completed"
+
+
+class ServedPlugin(Protocol):
+    """The event function that is kept up."""
+
+    valves: Any
+
+    async def event(
+        self, event: dict[str, Any], __event_name__: str, __app__: Any, __id__: str
+    ) -> None:  # pragma: no cover - a form only
+        """Take an event."""
+
+
+class EventService:
+    """Runs once per process and function, however often it is started."""
+
+    def __init__(
+        self,
+        app: Any,
+        function_id: str,
+        plugin: ServedPlugin,
+        look: Callable[[FunctionState], Awaitable[None]],
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            app: Open WebUI's.
+            function_id: the function's id, as the admin saved it.
+            plugin: its instance.
+            look: is called at every look, and after `wake`.
+        """
+        self._app = app
+        self._id = function_id
+        self._plugin = plugin
+        self._look = look
+        self._specs: tuple[RouteSpec, ...] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._alive = SingleFlight(self._is_on, ALIVE_SECONDS)
+
+    def start(self, specs: tuple[RouteSpec, ...]) -> None:
+        """Place the routes and begin to look, in place of older code of the same function."""
+        services = _services(self._app)
+        previous = services.get(self._id)
+        if previous is not None and previous is not self:
+            previous.stop()
+        services[self._id] = self
+        if self._specs != specs or previous is not self:
+            self._specs = specs
+            place_routes(self._app, self._id, tuple(map(self._guarded, specs)))
+            self._alive.keep(True)  # noqa: FBT003 - the answer that is kept: it is just being switched on
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def stop(self) -> None:
+        """Take the routes away and look no more."""
+        services = _services(self._app)
+        if services.get(self._id) is self:
+            del services[self._id]
+            place_routes(self._app, self._id, ())
+        self._specs = None
+        task, self._task = self._task, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    def wake(self) -> None:
+        """Look now."""
+        self._wake.set()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started, and neither stopped nor replaced."""
+        return _services(self._app).get(self._id) is self
+
+    async def _run(self) -> None:
+        await self._rest(SETTLE_SECONDS)
+        while True:
+            try:
+                await self._look_once()
+            except Exception:
+                log.exception("%s could not look after its routes and models, and tries again", self._id)
+            if not self.runs:
+                return
+            await self._rest(LOOK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, hides nothing
+
+    async def _rest(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()
+
+    async def _look_once(self) -> None:
+        state = await function_state(self._id)
+        if not state.active:
+            self.stop()
+            return
+        current = await live_function(self._app, self._id)
+        if current is not self._plugin:  # its code was changed, through another replica perhaps
+            await current.event(event={}, __event_name__=HAND_OVER, __app__=self._app, __id__=self._id)
+            return
+        self._alive.keep(True)  # noqa: FBT003 - the answer that is kept
+        await self._look(state)
+
+    async def _is_on(self) -> bool:
+        return (await function_state(self._id)).active
+
+    def _guarded(self, spec: RouteSpec) -> RouteSpec:
+        async def answer(request: Any, user: Any) -> Any:
+            # Deleting takes it out of this process's functions; the rest is known from the database.
+            if self._id not in self._app.state.FUNCTIONS or not await self._alive.get():
+                self.stop()
+                if spec.without is not None:
+                    return await spec.without(request, user)
+                raise not_found()
+            return await spec.answer(request, user)
+
+        return replace(spec, answer=answer)
+
+
+def _services(app: Any) -> dict[str, Any]:
+    if not hasattr(app.state, SERVICES):
+        setattr(app.state, SERVICES, {})
+    services: dict[str, Any] = getattr(app.state, SERVICES)
+    return services
+
+
+# --- ollama_pack.plugins.functions.ollama_pack_gateway ---
+
+# Events after which somebody may use more or less than before, or a name stands for something else.
+CHANGES = ("auth.", "config.", "function.", "group.", "model.", "system.startup.", "user.")
+OFF = frozenset({"function.disable_started", "system.shutdown.started"})
+
+
+class Event:
+    """The gateway's routes, kept up in every process of Open WebUI."""
+
+    class Valves(PackValves):
+        mode: Literal["full", "direct"] = Field(
+            default="full",
+            description=(
+                "full: requests go through Open WebUI's own chat path, with every filter and tool. direct: "
+                "only through access, aliases, cache and router, which takes milliseconds. Default: full."
+            ),
+        )
+
+    def __init__(self) -> None:
+        self.valves = self.Valves()
+        self._service: EventService | None = None
+
+    async def event(self, event: Mapping[str, Any], __event_name__: str, __app__: Any, __id__: str) -> None:
+        """Begin at the first event, and forget what a later one has changed."""
+        try:
+            about_us = (event.get("subject") or {}).get("id") == __id__
+            if __event_name__ in OFF and (about_us or __event_name__.startswith("system.")):
+                if self._service is not None:
+                    self._service.stop()
+                return
+            if self._service is None:
+                self._gateway = Gateway()
+                self._service = EventService(__app__, __id__, self, self._look)
+            self._service.start(self._gateway.specs)
+            if __event_name__.startswith(CHANGES):
+                self._gateway.forget()
+        except Exception:
+            log.exception("%s could not take the event %r", __id__, __event_name__)
+
+    async def _look(self, _state: FunctionState) -> None:
+        """Nothing to look after: the routes are the service's."""

@@ -1,0 +1,263 @@
+"""The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+
+A request goes through these steps: its body becomes an OpenAI chat body; its name leads to a model that this
+user may use; then Open WebUI's own route answers, with every filter and tool (`full`), or the pack's chain
+alone (`direct`); the answer takes the form that the client speaks.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from ollama_pack.base.single_flight import SingleFlight
+from ollama_pack.engines.errors import ChatBodyError
+from ollama_pack.engines.ollama.client_request import fitted_settings
+from ollama_pack.engines.refusals import ApiForm, Refusal
+from ollama_pack.services.answers import refusal_of
+from ollama_pack.services.client_forms import (
+    ANTHROPIC,
+    OLLAMA_CHAT,
+    OLLAMA_GENERATE,
+    OPENAI_CHAT,
+    OPENAI_PROMPT,
+    ClientForm,
+)
+from ollama_pack.services.gateway_names import model_for, offered_names, stored_tables, wildcards
+from ollama_pack.webui.calling import BAD_GATEWAY, ModelCall, refusal_in
+from ollama_pack.webui.early_errors import noted_refusal
+from ollama_pack.webui.errors import ClientLeftError, ModelClosedError, ModelRefusedError
+from ollama_pack.webui.gateway_request import (
+    answer_headers,
+    body_of,
+    refused_by_server,
+    refused_response,
+    while_connected,
+)
+from ollama_pack.webui.routes import RouteSpec, json_answer
+from ollama_pack.webui.server import event_stream
+
+TABLE_SECONDS = 5.0  # that alias tables are kept, where no event says that they have changed
+PREFIX = "/ollama-pack"
+CLIENT_LEFT = 499  # nginx's status for it; nobody reads it
+NOT_FOUND = "Model not found"  # Open WebUI's words for a model that is not there or not granted
+# Of Open WebUI's own page: a client of the gateway has no chat there, and names no model of a browser's own.
+_PAGE_FIELDS = frozenset(
+    {
+        *(
+            "assistant_message_id",
+            "automation_id",
+            "background_tasks",
+            "chat_id",
+            "chat_variables",
+            "folder_id",
+        ),
+        *("id", "message_ids", "metadata", "model_item", "new_chat", "parent_id", "parent_message"),
+        *("regeneration_message_id", "session_id", "tool_servers", "user_message"),
+    }
+)
+
+Body = dict[str, Any]
+Chunks = AsyncGenerator[Body, None]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRequest:
+    """One request on its way.
+
+    Attributes:
+        request: FastAPI's.
+        user: Open WebUI's.
+        form: what the client speaks.
+        chat: OpenAI's chat body, with the name that was asked for.
+        headers: of the answer.
+    """
+
+    request: Any
+    user: Any
+    form: ClientForm
+    chat: Body
+    headers: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The name that was asked for."""
+        return str(self.chat["model"])
+
+
+class Gateway:
+    """The routes. One for each process."""
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        self._tables = SingleFlight(stored_tables, TABLE_SECONDS)
+        self.specs = (
+            self._chat_route("/v1/chat/completions", OPENAI_CHAT),
+            self._chat_route("/v1/completions", OPENAI_PROMPT),
+            self._chat_route("/v1/messages", ANTHROPIC),
+            self._chat_route("/api/chat", OLLAMA_CHAT),
+            self._chat_route("/api/generate", OLLAMA_GENERATE),
+            _route("GET", "/v1/models", "openai", self._models),
+            _route("GET", "/v1/models/{model:path}", "openai", self._model),
+        )
+
+    def forget(self) -> None:
+        """Something has changed that answers depend on: nothing is remembered."""
+        self._tables.forget()
+
+    def _chat_route(self, path: str, form: ClientForm) -> RouteSpec:
+        return _route("POST", path, form.api, partial(self._chat, form))
+
+    async def _chat(self, form: ClientForm, request: Any, user: Any) -> Any:
+        refused = partial(_refusal, request, user)
+        try:
+            chat = _named(form.asked(await body_of(request)))
+            asked = ClientRequest(request, user, form, chat, answer_headers(request, form.api))
+            if chat["stream"]:
+                chunks = await self._begun(asked)
+                return event_stream(_written(asked, chunks, refused), form.media_type, asked.headers)
+            completion = await while_connected(request, self._completion(asked))
+            return json_answer(await form.whole(completion, asked.name), headers=asked.headers)
+        except ClientLeftError:
+            return json_answer({}, CLIENT_LEFT)
+        except Exception as error:  # noqa: BLE001 - the boundary to the client, which is promised its form
+            return refused_response(request, form.api, refused(error))
+
+    async def _completion(self, asked: ClientRequest) -> Body:
+        return await (await self._full(asked)).completion()
+
+    async def _begun(self, asked: ClientRequest) -> Chunks:
+        """The chunks of an answer that has begun: an error before the first still has a status.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        chunks = _answer_alone((await self._full(asked)).chunks())
+        try:
+            first = await while_connected(asked.request, anext(chunks))
+        except StopAsyncIteration:
+            raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing. Try again.")) from None
+        return _with_first(first, chunks)
+
+    async def _full(self, asked: ClientRequest) -> ModelCall:
+        """The call that goes through Open WebUI's own route, with every filter and tool of the site."""
+        user = asked.user.model_dump()
+        tables = await self._tables.get()
+        model = await model_for(asked.request, tables, asked.chat, user)
+        body = {name: value for name, value in asked.chat.items() if name not in _PAGE_FIELDS}
+        owner = _owner(asked.request.app.state.MODELS[model])
+        if owner is not None:
+            body = fitted_settings(body, owner)
+        return ModelCall(asked.request, {**body, "model": model}, user, is_new=True)
+
+    async def _models(self, request: Any, user: Any) -> Any:
+        tables = await self._tables.get()
+        entries = [_model_entry(offered) for offered in await offered_names(request, tables, user)]
+        ids = [entry["id"] for entry in entries]
+        ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": False}
+        answer = {"object": "list", "data": entries, **ends, "ollama_pack": {"wildcards": wildcards(tables)}}
+        return json_answer(answer, headers=answer_headers(request, "openai"))
+
+    async def _model(self, request: Any, user: Any) -> Any:
+        name = request.path_params["model"]
+        names = await offered_names(request, await self._tables.get(), user)
+        found = next((offered for offered in names if offered.name == name), None)
+        if found is None:
+            return refused_response(request, "openai", _not_found(name))
+        return json_answer(_model_entry(found), headers=answer_headers(request, "openai"))
+
+
+def _route(method: str, path: str, api: ApiForm, answer: Callable[[Any, Any], Any]) -> RouteSpec:
+    refused = partial(_refused_route, api)
+    return RouteSpec(method, PREFIX + path, "user", answer, refused=refused)
+
+
+def _named(chat: Body) -> Body:
+    if not isinstance(chat.get("model"), str) or not chat["model"]:
+        raise ChatBodyError("model", "is missing: name one of GET /ollama-pack/v1/models")
+    return chat
+
+
+def _refused_route(api: ApiForm, request: Any, error: Any) -> Any:
+    return refused_by_server(request, api, error)
+
+
+def _model_entry(offered: Any) -> Body:
+    """A model as OpenAI's and Anthropic's clients read it: both look at the same list."""
+    created = int(offered.about.get("created") or 0)
+    entry: Body = {
+        "id": offered.name,
+        "object": "model",
+        "created": created,
+        "owned_by": str(offered.about.get("owned_by") or "open-webui"),
+        "type": "model",
+        "display_name": str(offered.about.get("name") or offered.name),
+        "created_at": _iso(created),
+    }
+    if offered.stands_for:
+        entry["ollama_pack"] = {"stands_for": list(offered.stands_for)}
+    return entry
+
+
+def _iso(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _owner(model: Mapping[str, Any]) -> str | None:
+    """What kind of Open WebUI's own connections a model is asked over; None: it is a function's."""
+    if model.get("pipe") or model.get("arena"):
+        return None
+    return "ollama" if model.get("owned_by") == "ollama" else "openai"
+
+
+async def _answer_alone(chunks: Chunks) -> Chunks:
+    """The chunks of the answer, without what Open WebUI sends besides for its own page.
+
+    Raises:
+        ModelRefusedError: one of them is an error.
+    """
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if chunk.get("error"):
+                raise ModelRefusedError(refusal_in(chunk, BAD_GATEWAY))
+            if isinstance(chunk.get("choices"), list):
+                yield chunk
+
+
+async def _with_first(first: Body, chunks: Chunks) -> Chunks:
+    async with aclosing(chunks):
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+
+async def _written(
+    asked: ClientRequest, chunks: Chunks, refused: Callable[[Exception], Refusal]
+) -> AsyncGenerator[str, None]:
+    """A stream as the client reads it. An error is its last word."""
+    async with aclosing(chunks), aclosing(asked.form.streamed(chunks, asked.name)) as texts:
+        try:
+            async for text in texts:
+                yield text
+        except Exception as error:  # noqa: BLE001 - as in `_chat`
+            yield asked.form.broken(refused(error))
+
+
+def _refusal(request: Any, user: Any, error: Exception) -> Refusal:
+    """What a client gets for an error."""
+    if noted := noted_refusal(request.scope.get("state") or {}):
+        return noted
+    if isinstance(error, ModelClosedError):
+        return _not_found(error.model)
+    if isinstance(error, ModelRefusedError):
+        is_absent = error.refusal.message == NOT_FOUND
+        return _not_found("") if is_absent else error.refusal
+    return refusal_of(error, for_admin=user.role == "admin")
+
+
+def _not_found(name: str) -> Refusal:
+    named = f"The model {name!r}" if name else "This model"
+    sentence = f"{named} does not exist, or you may not use it. GET /ollama-pack/v1/models lists yours."
+    return Refusal(404, sentence, "model_not_found", "model")

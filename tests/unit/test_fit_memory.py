@@ -1,0 +1,202 @@
+"""Memory of models: against an independent estimate, from headers, from what an Ollama shows, and learned."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.gguf_headers import MODELS, Model
+from ollama_pack.fit.errors import GGUFError
+from ollama_pack.fit.gguf import SkippedList, read_header
+from ollama_pack.fit.learned import MemoryLearner, SeenLoad
+from ollama_pack.fit.memory import ModelShape, RunOptions, memory_needed
+from ollama_pack.fit.shapes import (
+    Tensor,
+    in_other_bits,
+    level_bits,
+    parameters_in,
+    planned_shape,
+    shape_of,
+)
+
+GB = 1e9
+ORACLE = json.loads((Path(__file__).parents[1] / "harness" / "gguf_oracle" / "figures.json").read_text())
+BY_NAME = {model.name: model for model in MODELS}
+every_model = pytest.mark.parametrize("model", MODELS, ids=[model.name for model in MODELS])
+# The oracle counts the keys of DeepSeek's latent attention as one head of 192 and 128; llama.cpp keeps 576.
+LATENT = "DeepSeek V2 Lite"
+
+
+def shape_in(model: Model) -> ModelShape:
+    """The shape that the file of a model gives, read as a file."""
+    return shape_of(*read_header(io.BytesIO(model.header.bytes)))
+
+
+def as_shown(model: Model) -> dict[str, Any]:
+    """Its metadata as `/api/show` has them: lists of more than five items are empty."""
+    metadata = model.header.metadata
+    return {
+        name: [] if isinstance(value, list) and len(value) > 5 else value for name, value in metadata.items()
+    }
+
+
+SHAPES = {model.name: shape_in(model) for model in MODELS}
+
+
+@pytest.mark.parametrize("context", [4096, 32_768])
+@every_model
+def test_within_five_percent_of_an_independent_estimate(model: Model, context: int) -> None:
+    """Would catch an architecture whose windows, recurrent layers or experts are counted as another's.
+
+    gguf-parser-go made the figures; `tests/harness/gguf_oracle/refresh.py` asks it again.
+    """
+    oracle = ORACLE[model.name][str(context)]
+    need = memory_needed(SHAPES[model.name], RunOptions(context, engine="llama.cpp", flash=True))
+    assert need.weights == pytest.approx(oracle["weights"], rel=0.001)
+    if model.name != LATENT:
+        assert need.cache + need.state == pytest.approx(oracle["kv"], rel=0.01)
+    assert need.total == pytest.approx(sum(oracle.values()), rel=0.05)
+
+
+def test_there_are_enough_architectures() -> None:
+    """Would catch an oracle that shrinks."""
+    assert len({model.architecture for model in MODELS}) >= 12
+
+
+@every_model
+def test_what_an_ollama_shows_gives_the_same_shape_as_the_file(model: Model) -> None:
+    """Would catch facts that are only in the lists which `/api/show` leaves out."""
+    assert shape_of(as_shown(model), model.header.tensors) == SHAPES[model.name]
+
+
+@every_model
+def test_an_old_ollama_without_tensors_is_near(model: Model) -> None:
+    """Would catch metadata that are read as another architecture's. Sizes of files have the token table."""
+    told = shape_of(model.header.metadata, (), model.header.size)
+    exact, near = (memory_needed(shape, RunOptions(8192)).total for shape in (SHAPES[model.name], told))
+    assert near == pytest.approx(exact, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "level", "name"),
+    [
+        (8.0e9, "Q4_K_M", "Llama 3.1 8B"),
+        (70.6e9, "Q4_K_M", "Llama 3.3 70B"),
+        (7.6e9, "Q4_K_M", "Qwen 2.5 7B"),
+    ],
+)
+def test_a_model_that_is_not_pulled_is_guessed_from_its_parameters(
+    parameters: float, level: str, name: str
+) -> None:
+    """Would catch a plan that is off by more than a step of the quantization."""
+    guessed = memory_needed(planned_shape(parameters, level_bits(level)), RunOptions(8192)).total
+    assert guessed == pytest.approx(memory_needed(SHAPES[name], RunOptions(8192)).total, rel=0.25)
+
+
+def test_another_quantization_changes_the_weights_alone() -> None:
+    shape = SHAPES["Llama 3.1 8B"]
+    other = in_other_bits(shape, 4.5, 9.0)
+    assert other.weights == 2 * shape.weights
+    assert other.layers == shape.layers
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters"),
+    [
+        ("llama3:8b", 8e9),
+        ("8.0B", 8e9),
+        ("135M", 135e6),
+        ("mixtral:8x7b", 47e9),
+        ("qwen3:0.6b", 0.6e9),
+        ("", 0),
+    ],
+)
+def test_parameters_are_read_from_names(text: str, parameters: float) -> None:
+    assert parameters_in(text) == pytest.approx(parameters, rel=0.01)
+
+
+@given(st.sampled_from(MODELS), st.integers(256, 131_072), st.integers(1, 8))
+def test_more_context_and_more_slots_never_take_less(model: Model, context: int, slots: int) -> None:
+    """Would catch a sign or a rounding that makes a plan promise too much."""
+    shape = SHAPES[model.name]
+    need = memory_needed(shape, RunOptions(context, slots))
+    for more in (RunOptions(context + 256, slots), RunOptions(context, slots + 1)):
+        assert memory_needed(shape, more).total >= need.total
+    smaller = memory_needed(shape, RunOptions(context, slots, "q4_0"))
+    assert smaller.total <= memory_needed(shape, RunOptions(context, slots, "q8_0")).total <= need.total
+
+
+# --- headers that are not as they should be ---
+
+HEADER = BY_NAME["SmolLM2 135M"].header
+
+
+@given(st.integers(0, len(HEADER.bytes) - 1))
+def test_a_file_that_is_cut_off_is_refused(end: int) -> None:
+    with pytest.raises(GGUFError, match="Download it again"):
+        read_header(io.BytesIO(HEADER.bytes[:end]))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(noise: bytes) -> None:
+    """Would catch a header whose claimed sizes are believed, or an error that nobody expects."""
+    with pytest.raises(GGUFError):
+        read_header(io.BytesIO(b"GGUF\x03\0\0\0" + noise))
+
+
+def test_a_long_list_is_counted_and_not_kept() -> None:
+    metadata = {"general.architecture": "llama", "tokenizer.ggml.tokens": ["a"] * 5000}
+    header = HEADER.__class__(metadata, ())
+    read, _ = read_header(io.BytesIO(header.bytes))
+    assert isinstance(read["tokenizer.ggml.tokens"], SkippedList)
+    assert len(read["tokenizer.ggml.tokens"]) == 5000
+
+
+def test_odd_metadata_are_passed_over() -> None:
+    """Would catch a node whose odd answer stops the router."""
+    odd = {"general.architecture": "llama", "llama.block_count": "many", "llama.embedding_length": -3}
+    assert shape_of(odd, [Tensor("blk.x.y", "?", (-1,))], 100).layers == ()
+    assert shape_of({}, (), 100).weights == 100
+
+
+# --- what loads teach ---
+
+
+@pytest.mark.parametrize(
+    "real",
+    [
+        RunOptions(0, slots=3),
+        RunOptions(0, cache="q8_0", flash=True),
+        RunOptions(0, engine="ollama", flash=False),
+        RunOptions(0, engine="llama.cpp", slots=4),
+        RunOptions(0, on_gpu=False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("overhead", [0, 0.01, 0.05])
+def test_one_load_teaches_how_the_server_is_set_up(real: RunOptions, overhead: float) -> None:
+    """Would catch a correction that holds for the context that was seen, and for no other."""
+    learner, shape = MemoryLearner(), SHAPES["Llama 3.1 8B"]
+
+    def takes(context: int) -> float:
+        return memory_needed(shape, replace(real, context=context)).total + overhead * shape.weights
+
+    assert learner.seen("a", SeenLoad(shape, 16_384, round(takes(16_384))), on_gpu=real.on_gpu)
+    assert not learner.seen("a", SeenLoad(shape, 16_384, round(takes(16_384))), on_gpu=real.on_gpu)
+    assert learner.expected("a", shape, 16_384) == pytest.approx(takes(16_384), rel=0.001)
+    if not overhead:
+        assert learner.expected("a", shape, 8192) == pytest.approx(takes(8192), rel=0.02)
+        assert learner.expected("other", shape, 32_768) == pytest.approx(takes(32_768), rel=0.05)
+
+
+def test_an_odd_report_predicts_nothing_absurd() -> None:
+    """Would catch a node that reports one byte for a model, which would then fit anywhere."""
+    learner, shape = MemoryLearner(), SHAPES["Llama 3.1 8B"]
+    learner.seen("a", SeenLoad(shape, 4096, 1), on_gpu=True)
+    learner.seen("b", SeenLoad(ModelShape(), 0, 0), on_gpu=True)
+    assert learner.expected("a", shape, 4096) >= shape.weights // 2
