@@ -9,59 +9,62 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 6199, which the server calls.
+# Begin here: `class Filter`, line 6328, which the server calls.
 # The modules that it uses come first:
-#    120  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    201  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    221  cache.errors              What goes wrong with the cache.
-#    257  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    373  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    542  cache.key                 What makes two requests the same: the key of a cached answer.
-#    778  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    974  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1128  cache.entry               An answer as it is kept.
-#   1197  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   1340  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   1466  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   1899  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   1985  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   2070  base.single_flight        Many who ask the same at the same time ask once.
-#   2203  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   2328  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2334  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2343  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2751  services.pack_valves      What all valves of the pack have in common.
-#   2765  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2834  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2845  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2920  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   3033  cache.collect             From the chunks of a generation to what may be kept of it.
-#   3188  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   3239  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   3343  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3669  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   3767  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3792  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3825  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3971  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   4313  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   4656  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4900  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   5227  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   5433  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   5444  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   5660  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5696  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   5761  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   5818  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5874  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5933  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5947  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5998  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   6032  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6056  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   6109  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   6137  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    124  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    205  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    225  cache.errors              What goes wrong with the cache.
+#    261  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    377  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    546  cache.key                 What makes two requests the same: the key of a cached answer.
+#    783  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    983  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1137  cache.entry               An answer as it is kept.
+#   1206  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   1349  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   1475  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   1908  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   1994  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   2084  base.single_flight        Many who ask the same at the same time ask once.
+#   2223  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   2348  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2354  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2363  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2771  services.pack_valves      What all valves of the pack have in common.
+#   2785  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2854  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2865  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2940  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   3053  cache.collect             From the chunks of a generation to what may be kept of it.
+#   3208  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   3259  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   3363  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3689  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   3787  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3812  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3845  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3991  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   4333  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   4676  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4920  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   5247  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   5453  base.process              One object for all plugins of a process, which are files that share no code.
+#   5474  services.activity         What chats did in this process, until somebody writes it into the history.
+#   5499  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   5510  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   5751  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5787  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   5852  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   5909  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5965  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   6024  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   6038  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6089  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   6123  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6147  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   6200  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   6228  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   6280  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -78,7 +81,7 @@ import sys
 import time
 import unicodedata
 from bisect import bisect_left
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -102,9 +105,10 @@ from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from ssl import SSLContext
 from string import punctuation
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+from uuid import uuid4
 
 import aiohttp
 import orjson
@@ -597,7 +601,8 @@ class NotCacheable:
     reason: str
 
 
-class AnswerBasis(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AnswerBasis:
     """All that an answer depends on.
 
     Attributes:
@@ -614,9 +619,9 @@ class AnswerBasis(NamedTuple):
     scope: str
     body: Mapping[str, Any]
     digest: str | None
-    preset: Mapping[str, Any] = {}
+    preset: Mapping[str, Any] = field(default_factory=dict)
     knowledge: tuple[str, ...] = ()
-    contents: Mapping[str, str] = {}
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
@@ -817,7 +822,8 @@ class Quota:
     octets: int = 64 * 2**20
 
 
-class Lease(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lease:
     """The right to generate an answer.
 
     Attributes:
@@ -835,7 +841,8 @@ class Lease(NamedTuple):
     shared: bool = True
 
 
-class Kept(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Kept:
     """An entry was found.
 
     Attributes:
@@ -849,7 +856,8 @@ class Kept(NamedTuple):
     age: float
 
 
-class Running(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Running:
     """Somebody generates the answer at this moment.
 
     Attributes:
@@ -861,7 +869,8 @@ class Running(NamedTuple):
     token: str
 
 
-class Tail(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tail:
     """A look at a live stream.
 
     Attributes:
@@ -1986,7 +1995,8 @@ def open_pointer(sealed: bytes, scope: str, place: Slot, keyring: Keyring) -> Po
 # What a request asks of the cache, and what the cache makes of it.
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Question:
     """A request whose answer may be kept.
 
     Attributes:
@@ -2010,7 +2020,8 @@ class Question(NamedTuple):
     basis: AnswerBasis | None = None
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hit:
     """The answer is here.
 
     Attributes:
@@ -2026,7 +2037,8 @@ class Hit(NamedTuple):
     near: Near | None = None
 
 
-class Lead(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lead:
     """This request is to generate the answer, and others may follow.
 
     Attributes:
@@ -2040,7 +2052,8 @@ class Lead(NamedTuple):
     reason: str
 
 
-class Follow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Follow:
     """Another request generates the answer at this moment.
 
     Attributes:
@@ -2052,7 +2065,8 @@ class Follow(NamedTuple):
     running: Running
 
 
-class Miss(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Miss:
     """The cache cannot help: generate, and nothing is kept.
 
     Attributes:
@@ -2125,14 +2139,20 @@ class SingleFlight(Generic[_Shared]):
         """Keep an answer that is known from elsewhere."""
         self._kept, self._asked_at = answer, self._clock()
 
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
     async def _renew(self) -> _Shared:
-        began = self._clock()
+        began, task = self._clock(), asyncio.current_task()
         try:
             answer = await self._ask()
-            self._kept, self._asked_at = answer, began
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
             return answer
         finally:
-            self._task = None
+            if self._task is task:
+                self._task = None
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:
@@ -5430,6 +5450,52 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+MAX_NOTES = 10_000
+
+
+def note_chat(record: Mapping[str, Any]) -> None:
+    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
+    _notes().append(dict(record))
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=MAX_NOTES))
+
+
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
@@ -5448,6 +5514,31 @@ CLAIM_SECONDS = 10.0  # after which an answer that nobody came for is forgotten
 _CONNECT_SECONDS = 0.1  # that a chat waits for the first connection
 
 Ask = Callable[[], Awaitable[dict[str, Any]]]  # gives a whole body
+
+
+def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
+    """Write into the history that a chat got an answer that was there, or is being generated for another.
+
+    Args:
+        outcome: of the lookup; others than these two are not written.
+        asked: the name of the model that was asked for.
+        user: the id of the user.
+    """
+    record = {
+        "id": uuid4().hex,
+        "at": round(time.time(), 3),
+        "asked": asked.removeprefix(ROUTER),
+        "user": user,
+    }
+    if isinstance(outcome, Hit):
+        entry = outcome.entry
+        note_chat(
+            record
+            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
+        )
+    elif isinstance(outcome, Follow):
+        note_chat(record | {"outcome": "shared", "model": outcome.question.answerer})
 
 
 @dataclass(frozen=True, slots=True)
@@ -6186,6 +6277,44 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
             before.retire()
 
 
+# --- ollama_pack.webui.tracing ---
+# Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#
+# They show names, times and counts: never what was asked or answered.
+
+TRACER = "ollama_pack"
+
+
+class Span(Protocol):
+    """What is used of an OpenTelemetry span."""
+
+    def set_attribute(self, key: str, value: str | float) -> None:
+        """Set or replace an attribute."""
+
+    def add_event(self, name: str) -> None:
+        """Note that something happened now."""
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: str | float) -> None:
+        pass
+
+    def add_event(self, name: str) -> None:
+        pass
+
+
+@contextmanager
+def current_span(name: str) -> Iterator[Span]:
+    """A span around some work. Spans made inside, such as those of HTTP clients, become its children."""
+    try:
+        from opentelemetry import trace  # noqa: PLC0415 - Open WebUI brings it, a scratch environment may not
+    except ImportError:
+        yield _NoSpan()
+        return
+    with trace.get_tracer(TRACER).start_as_current_span(name, record_exception=False) as span:
+        yield span
+
+
 # --- ollama_pack.plugins.functions.response_cache_filter ---
 
 SHOWN_CHARACTERS = 80  # of another question, in a status
@@ -6309,13 +6438,16 @@ class Filter:
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
             return None
-        outcome = await used.cache.lookup(question)
+        with current_span("response cache lookup") as span:
+            outcome = await used.cache.lookup(question)
+            span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
         if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
             near = outcome.near if isinstance(outcome, Hit) else None
             given = question._replace(slot=near.slot) if near else question
             used.note(given, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
+        note_from_cache(outcome, str(model.get("id") or body["model"]), asked.user_id)
         routed = str(asked.preset["base"]).startswith(ROUTER)
         return PendingAnswer(used, outcome, body, str(body["model"]), routed)
 

@@ -17,8 +17,8 @@ version: 0.1.0
 #    451  services.pack_valves        What all valves of the pack have in common.
 #    465  services.cache_valves       The valves of the response cache, wherever it runs.
 #    534  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    545  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    568  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    545  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    551  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 #    574  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
 #    591  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
 #    642  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
@@ -542,6 +542,12 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+# --- ollama_pack.engines.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
 # --- ollama_pack.services.caching ---
 # The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 
@@ -563,12 +569,6 @@ class CacheSettings:
     secret: str = field(repr=False)
     ttl_seconds: int
     max_entry_octets: int
-
-
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
 
 
 # --- ollama_pack.services.webui_tasks ---

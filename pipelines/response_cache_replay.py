@@ -9,45 +9,48 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 5269, which the server calls.
+# Begin here: `class Pipeline`, line 5361, which the server calls.
 # The modules that it uses come first:
-#     98  base.single_flight          Many who ask the same at the same time ask once.
-#    164  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    184  cache.errors                What goes wrong with the cache.
-#    220  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    336  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    494  cache.key                   What makes two requests the same: the key of a cached answer.
-#    730  cache.entry                 An answer as it is kept.
-#    799  cache.collect               From the chunks of a generation to what may be kept of it.
-#    954  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1005  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1086  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1282  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1436  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1540  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   1683  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   1809  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   2242  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2328  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   2413  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2739  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   2837  engines.errors              What goes wrong with a node.
-#   2855  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2905  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2930  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2947  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3032  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   3374  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3449  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   3562  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3957  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   4300  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   4544  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4871  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   5077  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   5200  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   5239  services.pack_valves        What all valves of the pack have in common.
-#   5253  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    103  base.single_flight          Many who ask the same at the same time ask once.
+#    169  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    189  cache.errors                What goes wrong with the cache.
+#    225  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    341  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    499  cache.key                   What makes two requests the same: the key of a cached answer.
+#    736  cache.entry                 An answer as it is kept.
+#    805  cache.collect               From the chunks of a generation to what may be kept of it.
+#    960  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1011  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1092  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1292  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1446  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1550  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   1693  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   1819  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   2252  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2338  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   2428  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2754  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   2852  engines.errors              What goes wrong with a node.
+#   2870  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2920  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2945  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2962  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3047  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   3389  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   3464  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   3577  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3972  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   4315  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   4559  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4886  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   5092  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   5098  base.process                One object for all plugins of a process, which are files that share no code.
+#   5119  services.activity           What chats did in this process, until somebody writes it into the history.
+#   5144  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   5292  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   5331  services.pack_valves        What all valves of the pack have in common.
+#   5345  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -62,7 +65,7 @@ import sys
 import time
 import unicodedata
 from bisect import bisect_left
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -82,8 +85,10 @@ from math import isfinite
 from os import urandom
 from pathlib import Path
 from secrets import token_hex
+from types import ModuleType
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+from uuid import uuid4
 
 import orjson
 from cryptography.exceptions import InvalidTag
@@ -549,7 +554,8 @@ class NotCacheable:
     reason: str
 
 
-class AnswerBasis(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AnswerBasis:
     """All that an answer depends on.
 
     Attributes:
@@ -566,9 +572,9 @@ class AnswerBasis(NamedTuple):
     scope: str
     body: Mapping[str, Any]
     digest: str | None
-    preset: Mapping[str, Any] = {}
+    preset: Mapping[str, Any] = field(default_factory=dict)
     knowledge: tuple[str, ...] = ()
-    contents: Mapping[str, str] = {}
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
@@ -1125,7 +1131,8 @@ class Quota:
     octets: int = 64 * 2**20
 
 
-class Lease(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lease:
     """The right to generate an answer.
 
     Attributes:
@@ -1143,7 +1150,8 @@ class Lease(NamedTuple):
     shared: bool = True
 
 
-class Kept(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Kept:
     """An entry was found.
 
     Attributes:
@@ -1157,7 +1165,8 @@ class Kept(NamedTuple):
     age: float
 
 
-class Running(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Running:
     """Somebody generates the answer at this moment.
 
     Attributes:
@@ -1169,7 +1178,8 @@ class Running(NamedTuple):
     token: str
 
 
-class Tail(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tail:
     """A look at a live stream.
 
     Attributes:
@@ -2329,7 +2339,8 @@ def open_pointer(sealed: bytes, scope: str, place: Slot, keyring: Keyring) -> Po
 # What a request asks of the cache, and what the cache makes of it.
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Question:
     """A request whose answer may be kept.
 
     Attributes:
@@ -2353,7 +2364,8 @@ class Question(NamedTuple):
     basis: AnswerBasis | None = None
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hit:
     """The answer is here.
 
     Attributes:
@@ -2369,7 +2381,8 @@ class Hit(NamedTuple):
     near: Near | None = None
 
 
-class Lead(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lead:
     """This request is to generate the answer, and others may follow.
 
     Attributes:
@@ -2383,7 +2396,8 @@ class Lead(NamedTuple):
     reason: str
 
 
-class Follow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Follow:
     """Another request generates the answer at this moment.
 
     Attributes:
@@ -2395,7 +2409,8 @@ class Follow(NamedTuple):
     running: Running
 
 
-class Miss(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Miss:
     """The cache cannot help: generate, and nothing is kept.
 
     Attributes:
@@ -5074,10 +5089,87 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
+# --- ollama_pack.engines.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+MAX_NOTES = 10_000
+
+
+def note_chat(record: Mapping[str, Any]) -> None:
+    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
+    _notes().append(dict(record))
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=MAX_NOTES))
+
+
 # --- ollama_pack.services.caching ---
 # The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 
 _CONNECT_SECONDS = 0.1  # that a chat waits for the first connection
+
+
+def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
+    """Write into the history that a chat got an answer that was there, or is being generated for another.
+
+    Args:
+        outcome: of the lookup; others than these two are not written.
+        asked: the name of the model that was asked for.
+        user: the id of the user.
+    """
+    record = {
+        "id": uuid4().hex,
+        "at": round(time.time(), 3),
+        "asked": asked.removeprefix(ROUTER),
+        "user": user,
+    }
+    if isinstance(outcome, Hit):
+        entry = outcome.entry
+        note_chat(
+            record
+            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
+        )
+    elif isinstance(outcome, Follow):
+        note_chat(record | {"outcome": "shared", "model": outcome.question.answerer})
 
 
 @dataclass(frozen=True, slots=True)
@@ -5402,7 +5494,9 @@ class Pipeline:
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
             return None
-        return used, await used.cache.lookup(question)
+        outcome = await used.cache.lookup(question)
+        note_from_cache(outcome, str(body.get("model") or ""), who.user)
+        return used, outcome
 
     def _is_regenerated(self, note: Mapping[str, Any], model: str) -> bool:
         """Whether the question has an answer of this model already: another message is to be the answer."""
