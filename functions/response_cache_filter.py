@@ -95,7 +95,7 @@ from collections.abc import (
 )
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from inspect import signature
@@ -1963,7 +1963,7 @@ def wording_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
         return None
     *before, last = basis.body["messages"]
     stands = {**last, "content": StandIn(f"normal form {NORMAL_VERSION}: {form}")}
-    slot = slot_of(basis._replace(body={**basis.body, "messages": [*before, stands]}), keyring)
+    slot = slot_of(replace(basis, body={**basis.body, "messages": [*before, stands]}), keyring)
     return slot if isinstance(slot, Slot) else None
 
 
@@ -4174,13 +4174,13 @@ class ResponseCache:
         found = await self._guard.ask(lambda store: store.find(pointer.slot))
         if not isinstance(found, Kept):
             return None
-        there = question._replace(slot=pointer.slot)
+        there = replace(question, slot=pointer.slot)
         if (entry := await self._opened(there, found)) is None:
             return None
         await self._give_back(question, lease)
         near = Near(pointer.slot, pointer.asked)
         self.counters.add(f"similar/{near.tier}")
-        return self._hit(question, entry, found.age)._replace(near=near)
+        return replace(self._hit(question, entry, found.age), near=near)
 
     async def _pointer(self, question: Question, place: Slot) -> Pointer | None:
         """What is entered under the key of a wording."""
@@ -6443,7 +6443,7 @@ class Filter:
             span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
         if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
             near = outcome.near if isinstance(outcome, Hit) else None
-            given = question._replace(slot=near.slot) if near else question
+            given = replace(question, slot=near.slot) if near else question
             used.note(given, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None

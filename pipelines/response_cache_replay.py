@@ -78,7 +78,7 @@ from collections.abc import (
 )
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from inspect import signature
 from math import isfinite
@@ -2307,7 +2307,7 @@ def wording_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
         return None
     *before, last = basis.body["messages"]
     stands = {**last, "content": StandIn(f"normal form {NORMAL_VERSION}: {form}")}
-    slot = slot_of(basis._replace(body={**basis.body, "messages": [*before, stands]}), keyring)
+    slot = slot_of(replace(basis, body={**basis.body, "messages": [*before, stands]}), keyring)
     return slot if isinstance(slot, Slot) else None
 
 
@@ -3230,13 +3230,13 @@ class ResponseCache:
         found = await self._guard.ask(lambda store: store.find(pointer.slot))
         if not isinstance(found, Kept):
             return None
-        there = question._replace(slot=pointer.slot)
+        there = replace(question, slot=pointer.slot)
         if (entry := await self._opened(there, found)) is None:
             return None
         await self._give_back(question, lease)
         near = Near(pointer.slot, pointer.asked)
         self.counters.add(f"similar/{near.tier}")
-        return self._hit(question, entry, found.age)._replace(near=near)
+        return replace(self._hit(question, entry, found.age), near=near)
 
     async def _pointer(self, question: Question, place: Slot) -> Pointer | None:
         """What is entered under the key of a wording."""

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
+from dataclasses import replace
 from secrets import token_hex
 from typing import Any
 
@@ -208,13 +209,13 @@ class ResponseCache:
         found = await self._guard.ask(lambda store: store.find(pointer.slot))
         if not isinstance(found, Kept):
             return None
-        there = question._replace(slot=pointer.slot)
+        there = replace(question, slot=pointer.slot)
         if (entry := await self._opened(there, found)) is None:
             return None
         await self._give_back(question, lease)
         near = Near(pointer.slot, pointer.asked)
         self.counters.add(f"similar/{near.tier}")
-        return self._hit(question, entry, found.age)._replace(near=near)
+        return replace(self._hit(question, entry, found.age), near=near)
 
     async def _pointer(self, question: Question, place: Slot) -> Pointer | None:
         """What is entered under the key of a wording."""

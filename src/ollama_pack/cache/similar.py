@@ -7,7 +7,7 @@ with the same chat, and only leads to the slot of the answer: an answer that is 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -69,7 +69,7 @@ def wording_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
         return None
     *before, last = basis.body["messages"]
     stands = {**last, "content": StandIn(f"normal form {NORMAL_VERSION}: {form}")}
-    slot = slot_of(basis._replace(body={**basis.body, "messages": [*before, stands]}), keyring)
+    slot = slot_of(replace(basis, body={**basis.body, "messages": [*before, stands]}), keyring)
     return slot if isinstance(slot, Slot) else None
 
 

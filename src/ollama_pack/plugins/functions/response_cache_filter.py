@@ -9,6 +9,7 @@ version: {version}
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -169,7 +170,7 @@ class Filter:
             span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
         if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
             near = outcome.near if isinstance(outcome, Hit) else None
-            given = question._replace(slot=near.slot) if near else question
+            given = replace(question, slot=near.slot) if near else question
             used.note(given, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
