@@ -41,8 +41,8 @@ from bench.routing.traces import (
     read_trace,
 )
 from harness.virtual_chats import Call, Measured, Router
-from harness.virtual_fleet import NodeShape, SimNode, Spent, Timeline, Work
 from harness.virtual_workers import Worker
+from local.virtual_fleet import NodeShape, SimNode, Spent, Timeline, Work
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench/results/traces.json"

@@ -9,56 +9,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5348, which the server calls.
+# Begin here: `class Filter`, line 5422, which the server calls.
 # The modules that it uses come first:
-#    116  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    197  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    217  cache.errors              What goes wrong with the cache.
-#    253  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    369  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    538  cache.key                 What makes two requests the same: the key of a cached answer.
-#    775  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    972  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1126  cache.entry               An answer as it is kept.
-#   1195  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1281  base.single_flight        Many who ask the same at the same time ask once.
-#   1420  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1545  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1551  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1560  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1968  services.pack_valves      What all valves of the pack have in common.
-#   1982  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2043  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2054  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2129  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2232  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2387  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2437  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2541  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2862  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2960  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2985  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3018  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3159  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3445  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3778  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4015  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4342  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4545  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4556  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4772  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4808  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4873  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4930  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4986  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5045  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5059  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5110  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5144  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5168  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5221  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5249  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5301  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    119  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    200  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    220  cache.errors              What goes wrong with the cache.
+#    256  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    372  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    541  cache.key                 What makes two requests the same: the key of a cached answer.
+#    778  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    975  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1129  cache.entry               An answer as it is kept.
+#   1198  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1284  base.single_flight        Many who ask the same at the same time ask once.
+#   1423  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1548  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1554  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1563  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1971  services.pack_valves      What all valves of the pack have in common.
+#   1985  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2046  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2057  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2132  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2235  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2390  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2440  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2544  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2865  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2963  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2988  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3021  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3162  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3448  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3781  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4018  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4345  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4548  base.process              One object for all plugins of a process, which are files that share no code.
+#   4569  services.activity         What chats did in this process, until somebody writes it into the history.
+#   4594  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4605  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4846  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4882  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4947  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   5004  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5060  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5119  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5133  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5184  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5218  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5242  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5295  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5323  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5375  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -74,7 +76,7 @@ import ssl
 import sys
 import time
 from bisect import bisect_left
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -98,9 +100,10 @@ from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from ssl import SSLContext
 from string import punctuation
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+from uuid import uuid4
 
 import aiohttp
 import orjson
@@ -4542,6 +4545,52 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+MAX_NOTES = 10_000
+
+
+def note_chat(record: Mapping[str, Any]) -> None:
+    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
+    _notes().append(dict(record))
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=MAX_NOTES))
+
+
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
@@ -4560,6 +4609,31 @@ CLAIM_SECONDS = 10.0  # after which an answer that nobody came for is forgotten
 _CONNECT_SECONDS = 0.1  # that a chat waits for the first connection
 
 Ask = Callable[[], Awaitable[dict[str, Any]]]  # gives a whole body
+
+
+def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
+    """Write into the history that a chat got an answer that was there, or is being generated for another.
+
+    Args:
+        outcome: of the lookup; others than these two are not written.
+        asked: the name of the model that was asked for.
+        user: the id of the user.
+    """
+    record = {
+        "id": uuid4().hex,
+        "at": round(time.time(), 3),
+        "asked": asked.removeprefix(ROUTER),
+        "user": user,
+    }
+    if isinstance(outcome, Hit):
+        entry = outcome.entry
+        note_chat(
+            record
+            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
+        )
+    elif isinstance(outcome, Follow):
+        note_chat(record | {"outcome": "shared", "model": outcome.question.answerer})
 
 
 @dataclass(frozen=True, slots=True)
@@ -5464,6 +5538,7 @@ class Filter:
             used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
+        note_from_cache(outcome, str(model.get("id") or body["model"]), asked.user_id)
         routed = str(asked.preset["base"]).startswith(ROUTER)
         return PendingAnswer(used, outcome, body, str(body["model"]), routed)
 

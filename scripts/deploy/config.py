@@ -178,6 +178,7 @@ class Endpoint(Section):
     weight: float = Field(default=1.0, gt=0)
     tier: int = 0
     slots: int | None = Field(default=None, ge=1)
+    memory: Annotated[str, Field(pattern=r"^[0-9.]+[ ]?[KMGTkmgt]?i?[Bb]?$")] | None = None
     agent: Url | None = None
     key: Annotated[str, AfterValidator(_check_key)] | None = None
     headers: dict[HeaderText, HeaderText] = Field(default={}, repr=False)
@@ -187,6 +188,7 @@ class Endpoint(Section):
     def text(self, number: int) -> str:
         """The endpoint as a row of the router's `nodes` valve; one without a name is called gpu0, gpu1, …."""
         said = self.model_dump(exclude={"name", "url", "headers", "models"}, exclude_defaults=True)
+        said |= {"memory": self.memory.replace(" ", "")} if self.memory else {}
         said |= {"models": ",".join(self.models)} if self.models else {}
         settings = "".join(f" {name}={value}" for name, value in said.items())
         settings += "".join(f' header="{name}: {value}"' for name, value in self.headers.items())

@@ -30,6 +30,7 @@ from ollama_pack.errors import error_code
 from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Tell
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.naming import auto_parts
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.connected import OfferedIds, connected_nodes
@@ -244,7 +245,8 @@ class Pipe:
         denied: set[str] = set()
         while True:
             models = models_for(table, facts, catalogue, denied)
-            named = {model: self._ids.named(model, catalogue.find(model)) for model in models}
+            variants = [name for model in models for name in auto_parts(model)[0]]
+            named = {model: self._ids.named(model, catalogue.find(model)) for model in variants}
             usable = await usable_models(ROUTER + name, list(named.values()), user)
             closed = {model for model, one in named.items() if one.name not in usable}
             if not closed:

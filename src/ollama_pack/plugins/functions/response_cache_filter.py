@@ -22,7 +22,13 @@ from ollama_pack.errors import SettingError
 from ollama_pack.services.cache_state import STATE
 from ollama_pack.services.cache_valves import CacheValves
 from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypassed
-from ollama_pack.services.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
+from ollama_pack.services.caching import (
+    CacheKeeper,
+    CacheSettings,
+    PendingAnswer,
+    PendingAnswers,
+    note_from_cache,
+)
 from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.webui.chats import wants_another
 from ollama_pack.webui.connections import prefixed_connections, trusted_certificates
@@ -162,6 +168,7 @@ class Filter:
             used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
+        note_from_cache(outcome, str(model.get("id") or body["model"]), asked.user_id)
         routed = str(asked.preset["base"]).startswith(ROUTER)
         return PendingAnswer(used, outcome, body, str(body["model"]), routed)
 

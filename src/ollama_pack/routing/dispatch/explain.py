@@ -1,10 +1,10 @@
 """Decisions in words: status lines for people, records for the dashboard."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 from ollama_pack.routing.decide.assignment import Assignment, ConsideredNode
+from ollama_pack.routing.naming import is_auto
 
 
 def loading_line(binding: Assignment, seconds: float) -> str:
@@ -34,8 +34,10 @@ def reason(binding: Assignment, *, figures: bool) -> str:
             time that this saves. They are for admins.
     """
     parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    if is_auto(binding.asked_for):
+        parts.append(f"{binding.model} is the best that fits" if not binding.loads else "the best that fits")
     if not figures:
-        return parts[0]
+        return " · ".join(parts)
     if binding.hit and binding.request.tokens:
         parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
     if not binding.loads or binding.chosen.quote.rates.load_measured:
@@ -83,15 +85,6 @@ class Decision:
     actual: float | None
     background: bool
     considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        told = {one.name: getattr(self, one.name) for one in fields(self)}
-        considered = [
-            {"node": node, "model": model, "terms": terms.as_dict()}
-            for node, model, terms in self.considered()
-        ]
-        return {**told, "considered": considered}
 
 
 def explained(assignment: Assignment, at: float) -> Decision:

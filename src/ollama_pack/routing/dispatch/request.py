@@ -9,6 +9,7 @@ from ollama_pack.engines.ollama.options import RUNNER_OPTIONS, flat_settings, ol
 from ollama_pack.engines.openai.request import CACHE_KEY
 from ollama_pack.routing.decide.prefix import prompt_blocks
 from ollama_pack.routing.decide.view import FleetRequest
+from ollama_pack.routing.naming import auto_name, auto_parts, is_auto
 
 
 def fleet_request(  # noqa: PLR0913 - each is a fact of its own
@@ -36,16 +37,19 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         ChatBodyError: something in the body cannot be put into Ollama's form.
     """
     options = ollama_options(body)
+    context = max(0, options.get("num_ctx", 0))
     return FleetRequest(
         id=request_id,
         user=_hashed(user, key),
         chat=_hashed(f"{user}\0{chat}") if chat else "",
-        models=tuple(models),
+        models=tuple(
+            auto_name(auto_parts(model)[0], context) if is_auto(model) else model for model in models
+        ),
         blocks=prompt_blocks(
             objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools"), key=key
         ),
         max_output=max(0, options.get("num_predict", 0)),
-        context=max(0, options.get("num_ctx", 0)),
+        context=context,
         options=tuple((name, options[name]) for name in RUNNER_OPTIONS if name in options),
         background=background,
     )

@@ -25,7 +25,7 @@ from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.strategies import LeastBusyPlanner, RandomPlanner
 from ollama_pack.routing.decide.view import FleetRequest, ModelRates, RunnerOptions
 from ollama_pack.routing.errors import NoNodeError
-from ollama_pack.routing.naming import fold_name
+from ollama_pack.routing.naming import fold_name, is_auto
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.state.cluster import Cluster
 from ollama_pack.routing.state.estimates import Durations
@@ -135,6 +135,8 @@ class Scheduler:
         if request.id in self._queue or request.id in self._running:
             raise ValueError(f"request {request.id!r} is already here")
         now = self._clock()
+        for name in filter(is_auto, request.models):
+            self.cluster.offer_variants(name)
         blobs, cost = self._expect(request)
         entry = self._queue.push(request, now, cost)
         self._unheard.append(entry)
@@ -311,10 +313,7 @@ class Scheduler:
         running = self._running.get(request_id)
         if running is None or len(running.entry.tried) >= MAX_FAILOVERS:
             return False
-        model, passed_over = (
-            fold_name(running.assignment.model),
-            {running.node.row.name, *running.entry.tried},
-        )
+        model, passed_over = running.assignment.asked_for, {running.node.row.name, *running.entry.tried}
         others = (node for node in self.cluster.view().nodes if node.name not in passed_over)
         return any(node.weight > 0 and model in node.models for node in others)
 
