@@ -25,9 +25,9 @@ from rich.table import Table
 
 from bench.routing.simple_policies import Picking
 from harness.virtual_chats import Chat, Driver, Measured, Turn, trace
-from harness.virtual_fleet import NodeShape, SimNode, Timeline
 from harness.virtual_share import Bus, SharingWorker
 from harness.virtual_workers import Worker, Workers
+from local.virtual_fleet import NodeShape, SimNode, Timeline
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, ModelRates, PromptBlock
 from ollama_pack.routing.nodes import NodeRow
@@ -35,22 +35,6 @@ from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.scheduler import Scheduler
 
 ROOT = Path(__file__).parents[1]
-<<<<<<< HEAD
-=======
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the simulated node is the tests' own
-
-from bench.routing.simple_policies import Picking  # noqa: E402 - the path is set above
-from harness.virtual_chats import Chat, Driver, Measured, Turn, trace  # noqa: E402 - see above
-from harness.virtual_share import Bus, SharingWorker  # noqa: E402 - see above
-from harness.virtual_workers import Worker, Workers  # noqa: E402 - see above
-from local.virtual_fleet import NodeShape, SimNode, Timeline  # noqa: E402 - see above
-from ollama_pack.routing.decide.policy import RoutingPolicy  # noqa: E402 - see above
-from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, ModelRates, PromptBlock  # noqa: E402 - see above
-from ollama_pack.routing.nodes import NodeRow  # noqa: E402 - see above
-from ollama_pack.routing.state.estimates import Durations  # noqa: E402 - see above
-from ollama_pack.routing.state.scheduler import Scheduler  # noqa: E402 - see above
-
->>>>>>> main
 RESULTS = ROOT / "bench/results/fleet.json"
 SEEDS = (1, 2, 3)
 OURS = "late binding"
