@@ -68,7 +68,7 @@ def test_valves_in_chinese(functions_page: Page) -> None:
     functions_page.evaluate("localStorage.setItem('locale', 'zh-CN')")
     functions_page.reload()
     expect(functions_page.get_by_text("模型别名", exact=True)).to_be_visible(timeout=SLOW)
-    functions_page.get_by_role("button", name="变量").first.click()
+    functions_page.get_by_role("button", name="配置项").first.click()
     dialog = functions_page.get_by_role("dialog")
     expect(dialog.get_by_role("textbox", name="别名")).to_be_visible(timeout=SLOW)
     expect(dialog.get_by_text("每行一个别名")).to_be_visible()

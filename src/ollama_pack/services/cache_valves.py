@@ -57,6 +57,16 @@ class CacheValves(PackValves):
             "Default: `always`."
         ),
     )
+    similar: Literal["off", "normalised"] = Field(
+        default="off",
+        title="Similar questions",
+        description=(
+            "Whether the same question in other words gets a kept answer. `off`: only the same text does. "
+            "`normalised`: width, case, punctuation, greetings and thanks may differ; the words and their "
+            "order, numbers, units, negations, names, quotes and code may not. English and Chinese. "
+            "Default: `off`."
+        ),
+    )
     max_entry_kb: int = Field(
         default=256,
         ge=1,
