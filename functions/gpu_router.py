@@ -9,125 +9,127 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 16480, which the server calls.
+# Begin here: `class Pipe`, line 16740, which the server calls.
 # The modules that it uses come first:
-#    198  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    303  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    416  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    442  aliases.errors                 What goes wrong with aliases.
-#    499  engines.errors                 What goes wrong with a node.
-#    669  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    795  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    870  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    931  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1238  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1385  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1553  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1845  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1921  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1979  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2015  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2423  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2571  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2695  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2767  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2773  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   2838  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2886  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   2934  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3259  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3371  routing.errors                 What goes wrong with routing.
-#   3561  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3599  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   3955  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4369  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   4493  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4642  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4864  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4989  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   5078  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5180  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5301  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5409  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   5520  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5667  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5801  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6121  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6238  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6296  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   6471  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6821  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6903  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6946  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7051  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7255  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7488  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7546  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7643  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7846  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8017  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8348  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8635  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8721  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8891  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9085  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9168  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9249  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9315  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9364  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9444  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9538  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10026  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10180  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10346  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10570  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10673  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10773  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10890  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11074  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11107  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11289  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11324  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11968  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12044  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12190  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12367  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12507  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12567  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13037  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13306  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13412  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13923  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13995  cache.errors                   What goes wrong with the cache.
-#  14015  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14031  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14181  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  14187  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  14301  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  14348  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  14439  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  14602  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  14692  base.single_flight             Many who ask the same at the same time ask once.
-#  14771  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15006  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15027  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15119  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  15237  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15262  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  15331  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  15439  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  15486  services.pack_valves           What all valves of the pack have in common.
-#  15509  services.router_valves         The valves of the router, wherever it runs.
-#  15632  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15746  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15999  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16031  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16048  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16143  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  16304  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  16315  webui.reader                   Who reads what the pack says, and in which language.
-#  16330  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  16389  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    305  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    418  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    444  aliases.errors                 What goes wrong with aliases.
+#    501  engines.errors                 What goes wrong with a node.
+#    671  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    797  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    872  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    933  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1240  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1387  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1555  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1847  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1923  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1981  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2017  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2425  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2573  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2697  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2769  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2775  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   2840  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2888  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   2936  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3263  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3375  routing.errors                 What goes wrong with routing.
+#   3565  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3603  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   3968  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4382  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4506  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4655  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4877  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5006  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   5095  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5197  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5318  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5426  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   5537  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5684  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5818  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6138  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6255  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6313  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   6488  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6838  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6923  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6966  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7071  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7275  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7508  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7566  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7663  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7866  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8037  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8368  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8655  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8741  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8911  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9105  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9188  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9269  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9335  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9384  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9464  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9558  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10046  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10200  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10367  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10605  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10708  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10808  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10925  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11109  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11142  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11326  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11361  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12005  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12081  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12227  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12423  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12563  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12623  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13097  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13366  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13477  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14040  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14112  cache.errors                   What goes wrong with the cache.
+#  14132  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14160  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14310  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  14316  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  14430  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14477  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  14568  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  14731  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  14821  base.single_flight             Many who ask the same at the same time ask once.
+#  14900  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15135  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15156  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15248  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  15366  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15391  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15472  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  15580  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  15627  services.pack_valves           What all valves of the pack have in common.
+#  15650  services.router_valves         The valves of the router, wherever it runs.
+#  15773  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15887  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16140  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16172  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16189  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  16240  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  16308  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16403  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  16564  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  16575  webui.reader                   Who reads what the pack says, and in which language.
+#  16590  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  16649  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -307,7 +309,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-ENGLISH = "en"
+IN_ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -338,7 +340,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, ENGLISH), template, values)
+    return Message(_filled(template, values, IN_ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -367,7 +369,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == ENGLISH:
+    if known == IN_ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -388,11 +390,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
+        if primary in {IN_ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return ENGLISH
+    return IN_ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -2970,6 +2972,7 @@ class FleetRequest:
         options: the other options that a runner is loaded with (`num_gpu`, …), sorted by name.
         background: nobody looks at the answer as it is written (titles, tags): people come first.
         load_only: nobody waits: the model is loaded for those who will come.
+        last: its user has used up a budget: it comes behind all others.
     """
 
     id: str
@@ -2982,6 +2985,7 @@ class FleetRequest:
     options: RunnerOptions = ()
     background: bool = False
     load_only: bool = False
+    last: bool = False
 
     @property
     def tokens(self) -> int:
@@ -3599,6 +3603,8 @@ def is_auto(name: str) -> bool:
 # --- ollama_pack.routing.decide.fair_queue ---
 # Who comes next: users with the least in service, then start-time fair queueing; background behind people.
 #
+# Behind all of them come the requests of users who have used up a budget. They never step between the others.
+#
 # A request's turn is how many of its user's requests are in service or wait before it: a user who holds several
 # slots gets no further one while somebody waits who holds fewer. Among equal turns the order is that of start
 # tags, in seconds of service: the later of the queue's virtual time and the end of the user's request before
@@ -3621,7 +3627,7 @@ MAX_DEBT = 120.0  # seconds of service by which a user comes after others at mos
 
 # Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
 Owner = tuple[str, bool]
-Place = tuple[bool, int, float, int]
+Place = tuple[int, int, float, int]
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -3668,7 +3674,8 @@ class WaitingRequest:
     @property
     def place(self) -> Place:
         """What fair order goes by."""
-        return self.behind, max(0, self.turn - self.spare_turns), self.tag, self.number
+        rank = 2 if self.request.last else int(self.behind)
+        return rank, max(0, self.turn - self.spare_turns), self.tag, self.number
 
     @property
     def tag(self) -> float:
@@ -3722,7 +3729,8 @@ class FairQueue:
             QueueFullError: there is no place, or none for this user or for a background call.
         """
         own = self.places_of(request.user)
-        reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
+        yields = request.background or request.last
+        reserved = int(self.limit * RESERVED_SHARE) if own or yields else 0
         displaced = None
         if len(self) >= self.limit - reserved:
             displaced = self._one_to_displace(request, own)
@@ -3748,7 +3756,7 @@ class FairQueue:
         start = max(self._virtual, self._ends.get(request.user, 0.0))
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
-        kind = repr((models, request.background, request.context, request.options))
+        kind = repr((models, request.background, request.last, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, came, kind=kind)
         entry.pushed = self._virtual
         entry.spare_turns, entry.grace = self._leeway(entry.owner)
@@ -3783,8 +3791,13 @@ class FairQueue:
 
         It is the last one of the user with the most places, if that user still has as many as the newcomer
         then. Where nobody has that many, a background call makes room for a person who has no place yet.
-        A background call displaces no person.
+        A background call displaces no person. A request that comes behind all others displaces none, and is
+        the first to make room for them.
         """
+        if request.last:
+            return None
+        if self._order and self._order[-1].request.last:
+            return self._order[-1].request
         places = self._waiting_of
         if request.background:
             places = {user: len(_at_home(held)) for (user, behind), held in self._own.items() if behind}
@@ -4866,6 +4879,8 @@ class SlotLearner:
 
 # What made the choice smaller, given the model that answers: such as others that are not installed.
 WhyModel = Callable[[str], Sequence[Message]]
+# Called with the seconds that an answer took a node, and its tokens.
+Served = Callable[[float, float], None]
 # The headers for one user's chat at a node, besides those that every request there has.
 NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
 
@@ -4936,6 +4951,7 @@ class PendingChat:
         answering: its answer has begun.
         headers: for its request to a node; None: only those that every request has.
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
+        served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
         why_model: what made the choice of a model smaller.
         came: when it came, on the loop's clock.
@@ -4955,6 +4971,7 @@ class PendingChat:
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
     headers: NodeHeaders | None = None
+    served: Served | None = None
     place: int | None = None
     shown: float | None = None
     why_model: WhyModel = lambda _model: ()
@@ -6830,6 +6847,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     user: str,
     chat: str = "",
     background: bool = False,
+    last: bool = False,
     key: bytes = b"",
 ) -> FleetRequest:
     """Read an OpenAI chat body.
@@ -6841,6 +6859,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
+        last: it comes behind all others.
         key: of the hashes that other workers see instead of the user, the conversation and the prompt.
 
     Raises:
@@ -6862,6 +6881,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         context=context,
         options=tuple((name, options[name]) for name in RUNNER_OPTIONS if name in options),
         background=background,
+        last=last,
     )
 
 
@@ -10224,6 +10244,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
         self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
@@ -10321,7 +10342,7 @@ class NodeWatch:
     def is_listed(self) -> bool:
         """Whether its models are offered: it answers, or did a short while ago."""
         seen = self.known.seen_at
-        return seen is not None and self._clock() - seen < GRACE_SECONDS
+        return not self.leaving and seen is not None and self._clock() - seen < GRACE_SECONDS
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
@@ -10489,6 +10510,20 @@ class Attempt:
         """How long it took the engine, once it is answered."""
         elapsed = Elapsed(self._first_at - self._began, self.elapsed)
         return spent_on(self._figures.get("usage"), self._figures.get("timings"), elapsed)
+
+    def service(self, pieces: int) -> tuple[float, float]:
+        """Seconds that it kept the engine at work, without a load, and tokens; as far as it has come.
+
+        Args:
+            pieces: chunks that have come: about as many tokens, where the engine has not counted them.
+        """
+        spent = self.spent()
+        if self._figures.get("usage"):
+            return spent.prompt + spent.decode, spent.prompt_count + spent.decode_count
+        tokens = self._pending_chat.request.tokens + pieces
+        if self.binding.loads:  # until the first token nobody can say when the load was over
+            return (0.0 if self.heard_at is None else spent.decode), tokens
+        return spent.total, tokens
 
 
 class Attempts:
@@ -11135,11 +11170,14 @@ class RemoteRequest:
 
 
 class RemoteRequests:
-    """Applies what other workers tell to the nodes as this one knows them. Bounded."""
+    """Applies what other workers tell to the nodes as this one knows them. Bounded.
+
+    Attributes:
+        nodes: by their keys.
+    """
 
     def __init__(
         self,
-        nodes: Mapping[str, NodeState],
         clock: Callable[[], float],
         demand: DemandMeter,
         prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
@@ -11147,13 +11185,12 @@ class RemoteRequests:
         """Begin without any.
 
         Args:
-            nodes: the scheduler's own.
             clock: the scheduler's own.
             demand: counts what is asked for.
             prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
         """
         self._prompt_sent = prompt_sent
-        self._nodes = {node_key(node.row): node for node in nodes.values()}
+        self.nodes: dict[str, NodeState] = {}
         self._clock = clock
         self._demand = demand
         self._there: dict[str, RemoteRequest] = {}
@@ -11181,7 +11218,7 @@ class RemoteRequests:
                 if remote := self._leave(event.request_id):
                     remote.node.gave_up(remote.model)
             case BlamedEvent():
-                if node := self._nodes.get(event.node):
+                if node := self.nodes.get(event.node):
                     node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
             case FailedEvent():
                 if remote := self._leave(event.request_id):
@@ -11191,7 +11228,7 @@ class RemoteRequests:
                     remote.runner.mirror.clear()
 
     def _bound(self, worker: str, event: BoundEvent) -> None:
-        node, now = self._nodes.get(event.node), self._clock()
+        node, now = self.nodes.get(event.node), self._clock()
         known = self._there.get(event.request_id)
         if known and known.worker != UNKNOWN_WORKER:
             known.runner.ends[event.request_id] = now + event.left
@@ -11231,7 +11268,7 @@ class RemoteRequests:
         if remote := self._leave(event.request_id):
             remote.node.succeeded(remote.model)
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
-        node = self._nodes.get(event.node)
+        node = self.nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
             node.stats(event.blob).learn(event.lesson)
             node.learned(event.blob)
@@ -12210,7 +12247,8 @@ class Cluster:
     def __init__(
         self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
-        self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
+        self.nodes: dict[str, NodeState] = {}
+        self._policy, self._priors = policy, priors
         self._clock = clock
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
@@ -12218,13 +12256,31 @@ class Cluster:
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
         self._changed: set[str] = set()  # since the last decision
-        self._stale: dict[str, None] = dict.fromkeys(
-            self.nodes
-        )  # in the order of the rows, as they are shown
+        self._others = False  # other nodes than at the last decision
+        self._stale: dict[str, None] = {}  # in the order of the rows, as they are shown
         self.stale_at = -math.inf
-        for node in self.nodes.values():
-            node.on_change = self._stale.setdefault
-        self.remote = RemoteRequests(self.nodes, clock, self.demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere)
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: NodeRow) -> None:
+        """A node is there from now on; nothing is known of it before `probed`."""
+        node = self.nodes[row.name] = NodeState(row, self._policy, self._priors)
+        self.remote.nodes[node_key(row)] = node
+        self._others = True
+        self._stale[row.name] = None
+        node.on_change = self._stale.setdefault
+
+    def remove(self, name: str) -> None:
+        """A node is there no more. None of this worker's requests may be at it."""
+        node = self.nodes.pop(name)
+        node.on_change = lambda _: None
+        if self.remote.nodes[node_key(node.row)] is node:  # no newer one has its address
+            del self.remote.nodes[node_key(node.row)]
+        for known in (self._stale, self._views):
+            known.pop(name, None)
+        self._changed.discard(name)
+        self._others = True
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -12323,13 +12379,13 @@ class Cluster:
         self.refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
-        return FleetView(
-            now, nodes, self.demand.rates(now), returns, self._changed, self._views, self._holders
-        )
+        changed = None if self._others else self._changed
+        return FleetView(now, nodes, self.demand.rates(now), returns, changed, self._views, self._holders)
 
     def decided(self) -> None:
         """A decision was made on the last view: changes count from here on."""
         self._changed.clear()
+        self._others = False
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.
@@ -12756,6 +12812,10 @@ class Scheduler:
     def request_ids(self) -> tuple[str, ...]:
         """All requests of this worker, at nodes or waiting."""
         return (*self._running, *(entry.request.id for entry in self._queue if not entry.peer))
+
+    def is_idle(self, node: str) -> bool:
+        """Whether no request of this worker is at a node."""
+        return not any(running.node.row.name == node for running in self._running.values())
 
     def is_running(self, request_id: str) -> bool:
         """Whether it is at a node, as far as is known."""
@@ -13375,6 +13435,11 @@ class NodePoller:
                 for look in looks:
                     look.cancel()
 
+    def leave(self, name: str) -> None:
+        """Look at a node no more."""
+        if task := self._tasks.pop(name, None):
+            task.cancel()
+
     async def _watch(self, watch: NodeWatch) -> None:
         while self._loop.time() - self._used_at < IDLE_SECONDS:
             try:
@@ -13463,7 +13528,7 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._session = session
         dice = dice or Random()  # noqa: S311 - breaks ties
-        self.nodes = {row.name: NodeWatch(row, node_client(row, session), self._loop.time) for row in rows}
+        self.nodes = {row.name: self._watch(row) for row in rows}
         self.scheduler = Scheduler(
             [watch.row for watch in self.nodes.values()],
             self._loop.time,
@@ -13490,6 +13555,36 @@ class Router:
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
 
     # --- the nodes ---
+
+    def _watch(self, row: NodeRow) -> NodeWatch:
+        return NodeWatch(row, node_client(row, self._session), self._loop.time)
+
+    def follow(self, rows: Sequence[NodeRow]) -> None:
+        """Go on with other nodes, and keep what is known of those that stay.
+
+        A node that has gone from the rows gets no new requests. It answers those that it has, then it is
+        forgotten. A row of the same name must be the same row.
+        """
+        names = {row.name for row in rows}
+        for row in rows:
+            if row.name not in self.nodes:
+                self.nodes[row.name] = self._watch(row)
+                self.scheduler.cluster.add(row)
+        for name, watch in self.nodes.items():
+            if watch.leaving != (name not in names):
+                watch.leaving = name not in names
+                self.scheduler.cluster.drain(name, draining=watch.leaving)
+        self._drop_idle()
+        self._decide()
+
+    def _drop_idle(self) -> None:
+        """Forget the nodes that have gone and have answered all that they had."""
+        for name, watch in list(self.nodes.items()):
+            if watch.leaving and self.scheduler.is_idle(name) and not self._attempts.at(name):
+                self._poller.leave(name)
+                self.scheduler.cluster.remove(name)
+                del self.nodes[name]
+                self._failures = {key: why for key, why in self._failures.items() if key[0] != name}
 
     def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
         """Told by the poller, as are the two below."""
@@ -13598,6 +13693,8 @@ class Router:
         tell: Tell = _tell_nobody,
         figures: bool = True,
         headers: NodeHeaders | None = None,
+        last: bool = False,
+        served: Served | None = None,
         why_model: WhyModel = _nothing,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
@@ -13615,6 +13712,8 @@ class Router:
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
             headers: for its request to a node; None: only those that every request has.
+            last: it comes behind all others.
+            served: is told what the answer took, also where its user leaves before the end.
             why_model: what made the choice of a model smaller, for the status line.
 
         Raises:
@@ -13625,10 +13724,19 @@ class Router:
         await self.ready()
         identity = uuid4().hex
         request = fleet_request(
-            body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
+            body,
+            models,
+            request_id=identity,
+            user=user,
+            chat=chat,
+            background=background,
+            last=last,
+            key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, why_model=why_model)
+        made = PendingChat(
+            request, body, head, tell, bound, figures, headers=headers, served=served, why_model=why_model
+        )
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
@@ -13677,6 +13785,7 @@ class Router:
             del self._chats[identity]
             self._attempts.end(identity)
             self._decided.pop(identity, None)
+            self._drop_idle()
             self._decide()
             if not self._chats:
                 self._idle.set()
@@ -13733,6 +13842,7 @@ class Router:
             self.scheduler.finished(identity, Durations(seconds, load=seconds))
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
+            self._drop_idle()
         self._decide()
 
     async def _wait_for_node(self, pending: PendingChat) -> Assignment:
@@ -13818,9 +13928,11 @@ class Router:
         telling = None if pending.request.background else await self._tell_node(pending, attempt)
         if not pending.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
+        pieces, failed = 0, False
         try:
             async with aclosing(attempt.chunks()) as chunks:
                 async for chunk in chunks:
+                    pieces += 1
                     if not pending.answering:
                         self._has_begun(pending, binding, attempt.elapsed)
                         if telling:
@@ -13829,9 +13941,14 @@ class Router:
                             waited = self._loop.time() - pending.came
                             await pending.say(answered_line(pending.asked, binding, waited), done=True)
                     yield chunk
+        except NodeError:
+            failed = True
+            raise
         finally:
             if telling:
                 telling.cancel()
+            if pending.served and not failed:
+                pending.served(*attempt.service(pieces))
         spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
@@ -14016,6 +14133,18 @@ class LeaderLostError(PackError):
 # What goes wrong between the pack and Open WebUI.
 
 
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        refusal: what the client gets.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
+
+
 class ModelClosedError(PackError):
     """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
 
@@ -14073,7 +14202,7 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool, language: str = IN_ENGLISH) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
@@ -15039,7 +15168,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_refused_valves__said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 
@@ -15083,7 +15212,7 @@ def _refused() -> dict[str, dict[str, Any]]:
 
 
 def _in(words: Mapping[str, str], language: str) -> str:
-    return str(words.get(known_language(language)) or words[ENGLISH])
+    return str(words.get(known_language(language)) or words[IN_ENGLISH])
 
 
 def _plugin_of(valves: type[BaseModel]) -> str:
@@ -15288,7 +15417,10 @@ class RouterHost:
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
     ) -> Router:
-        """The router for these nodes and settings, ready; another one once they change.
+        """The router for these nodes and settings, ready.
+
+        It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
+        the row of a node, or a setting, has changed.
 
         Args:
             rows: the nodes.
@@ -15296,7 +15428,9 @@ class RouterHost:
             shared_over: for `connect`.
         """
         wanted = rows, settings, shared_over
-        if self.current is None or self._made_of != wanted:
+        if self.current is not None and self._made_of != wanted and self._is_followed_by(wanted):
+            self.current.follow(rows)
+        elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
@@ -15309,10 +15443,17 @@ class RouterHost:
                 secret=self._secret(),
                 note=note_chat,
             )
-            self._made_of = wanted
+        self._made_of = wanted
         router = self.current
         await router.ready()
         return router
+
+    def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
+        """Whether only nodes have come or gone."""
+        if self.current is None or self._made_of is None or self._made_of[1:] != wanted[1:]:
+            return False
+        known = {name: watch.row for name, watch in self.current.nodes.items()}
+        return all(known.get(row.name, row) == row for row in wanted[0])
 
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
@@ -16045,6 +16186,125 @@ def is_background_task(task: object) -> bool:
     return isinstance(task, str) and task in _NOBODY_WAITS
 
 
+# --- ollama_pack.webui.functions ---
+# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionState:
+    """A function as the database has it.
+
+    Attributes:
+        installed: there is one.
+        active: it is switched on.
+        owner: id of the user who installed it.
+        valves: what an admin set; defaults are not in it.
+    """
+
+    installed: bool = False
+    active: bool = False
+    owner: str = ""
+    valves: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def function_state(function_id: str) -> FunctionState:
+    """Look a function up.
+
+    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
+    function, or no valves, and what is published would be taken away. Here the database's error is raised.
+    """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
+
+    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    async with get_async_db_context() as session:
+        found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        return FunctionState()
+    is_active, owner, stored = found
+    valves = decrypt_valves(stored) or {}
+    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+
+
+async def live_function(app: Any, function_id: str) -> Any:
+    """The instance that this process runs, of the code and with the valves that are stored.
+
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    """
+    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
+
+    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+
+
+# --- ollama_pack.webui.budget_contact ---
+# The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#
+# Imports `open_webui` when called, not before.
+
+BUDGETS_ID = "usage_budgets"
+_LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
+_USERS_AT_ONCE = 500
+NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
+
+
+class BudgetContact:
+    """Asks `usage_budgets`; without it, or when it fails, there are no budgets."""
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        self._app: Any = None
+        self._live = SingleFlight(self._look, _LOOK_SECONDS)
+
+    async def live(self, app: Any) -> Any:
+        """The function as it runs in this process; None: it is not installed, off, or has no table."""
+        self._app = app
+        try:
+            found = await self._live.get()
+        except Exception:
+            log.exception("usage_budgets cannot be asked, and no budgets hold")
+            return None
+        return found if found is not None and found.valves.budgets else None
+
+    async def begin(
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], *, always: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin to count an answer: the function, and what its `budget_begin` says."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return None, NO_BUDGET
+        try:
+            return budgets, await budgets.budget_begin(user, metadata, always=always)
+        except Exception:
+            log.exception("An answer is not counted, and no budgets hold for it")
+            return None, NO_BUDGET
+
+    async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
+        """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return {"budgets": [], "fault": ""}
+        found: dict[str, Any] = await budgets.budget_usage(user)
+        ids = [entry["whose"] for entry in found.get("all") or () if not entry["shared"]]
+        names = await _addresses(ids) if ids else {}
+        for entry in found.get("all") or ():
+            entry["whose"] = names.get(entry["whose"], entry["whose"])
+        return found
+
+    async def _look(self) -> Any:
+        if not (await function_state(BUDGETS_ID)).active:
+            return None
+        return await live_function(self._app, BUDGETS_ID)
+
+
+async def _addresses(ids: list[str]) -> dict[str, str]:
+    """The e-mail address of each user; a user who was deleted has none."""
+    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
+
+    parts = [ids[at : at + _USERS_AT_ONCE] for at in range(0, len(ids), _USERS_AT_ONCE)]
+    return {user.id: user.email for part in parts for user in await Users.get_users_by_user_ids(part)}
+
+
 # --- ollama_pack.engines.front_route ---
 # A route in front of a server's own, which sees each answer of a chat before its client does.
 #
@@ -16324,7 +16584,7 @@ def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH)
+    return str(request.headers.get("accept-language") or IN_ENGLISH)
 
 
 # --- ollama_pack.webui.server ---
@@ -16531,6 +16791,7 @@ class Pipe:
         self.valves = self.Valves()
         self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
         self._discovery = NodeDiscovery()
+        self._budgets = BudgetContact()
         self._connections: tuple[NodeRow, ...] = ()
         self._lists: tuple[ConnectionModels, ...] = ()
         self._ids = OfferedIds((), (), are_connections=False)
@@ -16561,19 +16822,17 @@ class Pipe:
         take_over(__request__.app, ROUTER.rstrip("."), self)
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
         language = reader_language(__metadata__, __request__)
-        chunks = self._chunks(
-            body,
-            __user__,
-            __metadata__,
-            str(__chat_id__ or ""),
-            __task__,
-            __event_emitter__,
-            headers,
-            language,
+        chat, emitter = str(__chat_id__ or ""), __event_emitter__
+        chunks = self._counted(
+            __request__.app,
+            *(body, __user__, __metadata__, chat, __task__, emitter, headers, language),
         )
 
         def refused(error: Exception) -> Refusal:
-            refusal = refusal_of(error, for_admin=__user__.get("role") == "admin", language=language)
+            if isinstance(error, ModelRefusedError):
+                refusal = error.refusal
+            else:
+                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin", language=language)
             note_refusal(__request__, refusal, __metadata__)
             if self._host.current is not None:
                 self._host.current.counts.refuse(error_code(error))
@@ -16587,6 +16846,24 @@ class Pipe:
         except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
             return refused_answer(refused(error))
 
+    async def _counted(
+        self, app: Any, body: Body, user: dict[str, Any], metadata: dict[str, Any], *about: Any
+    ) -> AsyncGenerator[Body, None]:
+        """The answer, as far as the budgets of its user allow it: see `usage_budgets`."""
+        is_task = bool(metadata.get("task"))
+        budgets, begun = await self._budgets.begin(app, user, metadata, always=is_task)
+        if begun["refusal"]:
+            raise ModelRefusedError(Refusal(**begun["refusal"]))
+        served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
+        try:
+            chunks = self._chunks(body, user, metadata, *about, last=begun["last"], served=served)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            if begun["own"]:
+                budgets.budget_end(begun["ticket"])
+
     async def _chunks(
         self,
         body: Body,
@@ -16597,6 +16874,9 @@ class Pipe:
         emitter: Emitter | None,
         headers: NodeHeaders,
         language: str,
+        *,
+        last: bool,
+        served: Served | None,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
@@ -16618,6 +16898,8 @@ class Pipe:
             figures=self.valves.show_figures and user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
             headers=headers,
+            last=last,
+            served=served,
             why_model=why_model,
         )
         async with aclosing(span.around(chunks)) as traced:

@@ -85,7 +85,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-ENGLISH = "en"
+IN_ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -116,7 +116,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, ENGLISH), template, values)
+    return Message(_filled(template, values, IN_ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -145,7 +145,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == ENGLISH:
+    if known == IN_ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -166,11 +166,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
+        if primary in {IN_ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return ENGLISH
+    return IN_ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -1182,7 +1182,7 @@ _Meaning = tuple[int, str | None, Message]  # status, code, sentence for people 
 _NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
-def alias_refusal(error: AliasUnavailableError, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def alias_refusal(error: AliasUnavailableError, *, for_admin: bool, language: str = IN_ENGLISH) -> Refusal:
     """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
     status, code, sentence = _NO_CANDIDATE
     said = in_language(error if for_admin else sentence, language)
@@ -1227,7 +1227,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 
@@ -1271,7 +1271,7 @@ def _refused() -> dict[str, dict[str, Any]]:
 
 
 def _in(words: Mapping[str, str], language: str) -> str:
-    return str(words.get(known_language(language)) or words[ENGLISH])
+    return str(words.get(known_language(language)) or words[IN_ENGLISH])
 
 
 def _plugin_of(valves: type[BaseModel]) -> str:
@@ -1581,7 +1581,7 @@ def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH)
+    return str(request.headers.get("accept-language") or IN_ENGLISH)
 
 
 # --- ollama_pack.plugins.functions.model_alias_filter ---

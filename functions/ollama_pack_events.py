@@ -9,91 +9,93 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10801, which the server calls.
+# Begin here: `class Event`, line 10885, which the server calls.
 # The modules that it uses come first:
-#    157  base.single_flight          Many who ask the same at the same time ask once.
-#    236  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    455  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    585  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    611  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    622  base.process                One object for all plugins of a process, which are files that share no code.
-#    645  services.activity           What chats did in this process, until somebody writes it into the history.
-#    706  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1062  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1419  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1662  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1677  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1695  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1702  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1847  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1953  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   2025  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2134  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2203  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2348  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2354  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2441  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2528  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2678  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2710  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   2834  aliases.errors              What goes wrong with aliases.
-#   2856  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   2879  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3186  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3323  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3360  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3381  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3439  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3501  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3554  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3668  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   3834  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3894  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3990  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4214  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4481  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4607  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4755  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4832  services.pack_valves        What all valves of the pack have in common.
-#   4855  speech.errors               What goes wrong with transcription.
-#   5217  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5294  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5385  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5421  speech.values               What recordings turn into, and what an engine is.
-#   5678  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5828  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   5910  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6094  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6227  speech.sentences            Segments of about a sentence, made from words with times.
-#   6281  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6459  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6687  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6841  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   6925  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7014  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7178  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7768  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7856  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   7930  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8205  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8255  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8402  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8668  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8706  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8736  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8856  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   8994  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9148  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9326  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9580  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9622  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10640  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10726  webui.reader                Who reads what the pack says, and in which language.
-#  10735  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10769  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10914  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    159  base.single_flight          Many who ask the same at the same time ask once.
+#    238  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    457  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    587  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    613  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    624  base.process                One object for all plugins of a process, which are files that share no code.
+#    647  services.activity           What chats did in this process, until somebody writes it into the history.
+#    708  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1064  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1421  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1664  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1679  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1697  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1704  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1849  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1955  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   2027  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2136  webui.errors                What goes wrong between the pack and Open WebUI.
+#   2205  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2350  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2356  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2443  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2530  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2680  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2712  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   2836  aliases.errors              What goes wrong with aliases.
+#   2858  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   2881  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3188  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3325  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3362  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3383  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3441  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3503  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3556  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3670  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   3836  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3896  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3992  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4216  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4483  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4609  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4757  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4834  services.pack_valves        What all valves of the pack have in common.
+#   4857  speech.errors               What goes wrong with transcription.
+#   5219  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5296  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5387  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5423  speech.values               What recordings turn into, and what an engine is.
+#   5680  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5830  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   5912  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6096  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6229  speech.sentences            Segments of about a sentence, made from words with times.
+#   6283  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6461  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6689  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6843  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   6927  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7016  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7180  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7770  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7858  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   7932  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8207  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8257  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8404  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8670  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8708  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8738  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8858  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   8996  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9150  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9328  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9582  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9664  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9706  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10724  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10810  webui.reader                Who reads what the pack says, and in which language.
+#  10819  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10853  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  10998  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
+import csv
 import email.message
 import hashlib
 import hmac
@@ -459,7 +461,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-ENGLISH = "en"
+IN_ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 # Put before a page's script: its `t("Sentence {name}", {name: value})` is in the page's language.
 _SCRIPT_T = """
@@ -496,7 +498,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, ENGLISH), template, values)
+    return Message(_filled(template, values, IN_ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -525,7 +527,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == ENGLISH:
+    if known == IN_ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -546,11 +548,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
+        if primary in {IN_ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return ENGLISH
+    return IN_ENGLISH
 
 
 def script_words(script: str, language: str) -> str:
@@ -4767,7 +4769,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
         _refused_valves__refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 
@@ -4796,7 +4798,7 @@ def _refused_valves__refused() -> dict[str, dict[str, Any]]:
 
 
 def _in(words: Mapping[str, str], language: str) -> str:
-    return str(words.get(known_language(language)) or words[ENGLISH])
+    return str(words.get(known_language(language)) or words[IN_ENGLISH])
 
 
 def _plugin_of(valves: type[BaseModel]) -> str:
@@ -9577,6 +9579,88 @@ def _status(error: PackError) -> int:
     return next((status for kinds, status in statuses.items() if isinstance(error, kinds)), 400)
 
 
+# --- ollama_pack.webui.budget_contact ---
+# The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#
+# Imports `open_webui` when called, not before.
+
+BUDGETS_ID = "usage_budgets"
+_LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
+_USERS_AT_ONCE = 500
+NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
+
+
+class BudgetContact:
+    """Asks `usage_budgets`; without it, or when it fails, there are no budgets."""
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        self._app: Any = None
+        self._live = SingleFlight(self._look, _LOOK_SECONDS)
+
+    async def live(self, app: Any) -> Any:
+        """The function as it runs in this process; None: it is not installed, off, or has no table."""
+        self._app = app
+        try:
+            found = await self._live.get()
+        except Exception:
+            log.exception("usage_budgets cannot be asked, and no budgets hold")
+            return None
+        return found if found is not None and found.valves.budgets else None
+
+    async def begin(
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], *, always: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin to count an answer: the function, and what its `budget_begin` says."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return None, NO_BUDGET
+        try:
+            return budgets, await budgets.budget_begin(user, metadata, always=always)
+        except Exception:
+            log.exception("An answer is not counted, and no budgets hold for it")
+            return None, NO_BUDGET
+
+    async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
+        """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return {"budgets": [], "fault": ""}
+        found: dict[str, Any] = await budgets.budget_usage(user)
+        ids = [entry["whose"] for entry in found.get("all") or () if not entry["shared"]]
+        names = await _addresses(ids) if ids else {}
+        for entry in found.get("all") or ():
+            entry["whose"] = names.get(entry["whose"], entry["whose"])
+        return found
+
+    async def _look(self) -> Any:
+        if not (await function_state(BUDGETS_ID)).active:
+            return None
+        return await live_function(self._app, BUDGETS_ID)
+
+
+async def _addresses(ids: list[str]) -> dict[str, str]:
+    """The e-mail address of each user; a user who was deleted has none."""
+    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
+
+    parts = [ids[at : at + _USERS_AT_ONCE] for at in range(0, len(ids), _USERS_AT_ONCE)]
+    return {user.id: user.email for part in parts for user in await Users.get_users_by_user_ids(part)}
+
+
+def usage_table(entries: Iterable[Mapping[str, Any]]) -> str:
+    """What `budget_usage` says of all, as CSV. A spreadsheet takes no cell of it for a formula."""
+    written = io.StringIO()
+    columns = ("whose", "shared", "unit", "period", "used", "under_way")
+    table = csv.writer(written)
+    table.writerow(columns)
+    for entry in entries:
+        cells = [str(entry[column]) for column in columns]
+        table.writerow(
+            [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t")) else cell for cell in cells]
+        )
+    return written.getvalue()
+
+
 # --- ollama_pack.webui.cache_contact ---
 # The way from the events function to the running `response_cache_filter`, which may not be there.
 
@@ -10570,7 +10654,7 @@ listen();
 """
 
 
-def dashboard_html(nonce: str, language: str = ENGLISH) -> str:
+def dashboard_html(nonce: str, language: str = IN_ENGLISH) -> str:
     """The page; its one script and its one style sheet carry the nonce of the page's policy."""
     script = _BASICS + _CHARTS + _NODES + _CHATS + _OTHERS + _MAIN
     words = script_words(script, language)
@@ -10729,7 +10813,7 @@ def _only(keys: Mapping[str, Checked], told: Mapping[str, Any]) -> dict[str, Any
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH)
+    return str(request.headers.get("accept-language") or IN_ENGLISH)
 
 
 # --- ollama_pack.webui.replay_row ---
@@ -10925,6 +11009,7 @@ async def user_names(ids: Sequence[str]) -> dict[str, str]:
 
 # --- ollama_pack.plugins.functions.ollama_pack_events ---
 
+NO_STORE = {"Cache-Control": "no-store"}
 MAX_SEARCH = 200  # characters
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
@@ -11008,6 +11093,7 @@ class Event:
         self._router = RouterContact(app)
         self._publisher = Publisher(app, self._router)
         self._cache = CacheContact(app)
+        self._budgets = BudgetContact()
         self._load = SingleFlight(self._ask_load, LOAD_SECONDS)
         self._details = SingleFlight(self._ask_details, LOAD_SECONDS)
         self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
@@ -11024,6 +11110,8 @@ class Event:
             RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
+            RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
+            RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
             *ollama_routes(),
         )
         self._voice_routes = VoiceRoutes(lambda: self.valves.microphone_key).specs
@@ -11089,7 +11177,14 @@ class Event:
         router, cache = await self._router_metrics.get(), cache_metrics(await self._cached.get())
         answers = [(("gpu_router",), int(bool(router))), (("response_cache_filter",), int(bool(cache)))]
         text = family(PLUGIN_UP, answers) + router + cache + voice_metrics(voice_counts())
-        return text_answer(text, METRICS_TYPE, {"Cache-Control": "no-store"})
+        return text_answer(text, METRICS_TYPE, NO_STORE)
+
+    async def _usage(self, request: Any, user: Any) -> Any:
+        return json_answer(await self._budgets.usage(request.app, user.model_dump()), headers=NO_STORE)
+
+    async def _usage_csv(self, request: Any, user: Any) -> Any:
+        usage = await self._budgets.usage(request.app, user.model_dump())
+        return text_answer(usage_table(usage.get("all") or ()), "text/csv; charset=utf-8", NO_STORE)
 
     async def _flush_cache(self, _request: Any, _user: Any) -> dict[str, Any]:
         return {"fault": await self._cache.flush()}

@@ -111,7 +111,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-ENGLISH = "en"
+IN_ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -142,7 +142,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, ENGLISH), template, values)
+    return Message(_filled(template, values, IN_ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -171,7 +171,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == ENGLISH:
+    if known == IN_ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -192,11 +192,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
+        if primary in {IN_ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return ENGLISH
+    return IN_ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -916,7 +916,7 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool, language: str = IN_ENGLISH) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
@@ -1019,7 +1019,7 @@ def _client_status(error: RequestRefusedError) -> int:
 
 # Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
 # far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
-# `ticket` that it gives the answer for.
+# `ticket` that it gives the answer for. `cached`: nothing is generated for it, which usage_budgets looks at.
 STATE = "ollama_pack_cache"
 
 
@@ -1436,7 +1436,7 @@ def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH)
+    return str(request.headers.get("accept-language") or IN_ENGLISH)
 
 
 # --- ollama_pack.webui.server ---

@@ -139,7 +139,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-ENGLISH = "en"
+IN_ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -170,7 +170,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, ENGLISH), template, values)
+    return Message(_filled(template, values, IN_ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -199,7 +199,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == ENGLISH:
+    if known == IN_ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -220,11 +220,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
+        if primary in {IN_ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return ENGLISH
+    return IN_ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -282,7 +282,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 

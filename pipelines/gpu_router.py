@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 14303, which the server calls.
+# Begin here: `class Pipeline`, line 14418, which the server calls.
 # The modules that it uses come first:
 #    193  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    297  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -25,99 +25,99 @@ version: 0.1.0
 #   1257  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
 #   1305  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
 #   1473  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1798  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1910  routing.errors                 What goes wrong with routing.
-#   2100  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2247  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2285  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2641  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3055  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3179  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3281  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3402  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3519  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3627  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3738  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3885  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4019  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4339  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4561  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4678  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4736  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4801  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4950  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5075  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5250  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5600  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5682  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5725  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5830  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6122  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6326  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6559  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6617  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6714  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6917  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7088  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7419  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7706  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7792  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7939  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8133  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8216  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8297  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8363  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8412  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8488  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8568  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8662  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9150  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9304  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9470  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9694  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9797  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   9803  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#   9903  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10020  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10204  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10237  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10419  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10454  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11098  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11174  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11320  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11497  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11637  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11697  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12167  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12436  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12542  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13053  cache.errors                   What goes wrong with the cache.
-#  13073  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13089  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13239  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  13368  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  13537  base.single_flight             Many who ask the same at the same time ask once.
-#  13616  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  13851  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13952  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13987  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  14063  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  14181  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14202  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  14264  services.pack_valves           What all valves of the pack have in common.
-#  14287  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  14359  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  14666  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  14724  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  14760  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14855  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14880  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14949  services.router_valves         The valves of the router, wherever it runs.
-#  15072  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15480  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15594  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15847  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   1800  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1912  routing.errors                 What goes wrong with routing.
+#   2102  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2249  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2287  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2652  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3066  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3190  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3292  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3413  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3530  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3638  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3749  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3896  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4030  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4350  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4572  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4689  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4747  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4812  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4961  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5090  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5265  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5615  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5700  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5743  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5848  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6140  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6344  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6577  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6635  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6732  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6935  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7106  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7437  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7724  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7810  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7957  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8151  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8234  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8315  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8381  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8430  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8506  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8586  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8680  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9168  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9322  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9489  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9727  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9830  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   9836  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#   9936  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10053  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10237  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10270  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10454  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10489  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11133  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11209  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11355  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11551  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11691  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11751  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12225  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12494  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12605  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13168  cache.errors                   What goes wrong with the cache.
+#  13188  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13204  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13354  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  13483  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  13652  base.single_flight             Many who ask the same at the same time ask once.
+#  13731  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13966  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14067  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  14102  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  14178  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  14296  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14317  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  14379  services.pack_valves           What all valves of the pack have in common.
+#  14402  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  14474  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  14781  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  14839  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  14875  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  14970  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14995  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15076  services.router_valves         The valves of the router, wherever it runs.
+#  15199  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15607  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15721  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15974  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -301,7 +301,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-ENGLISH = "en"
+IN_ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -332,7 +332,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, ENGLISH), template, values)
+    return Message(_filled(template, values, IN_ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -361,7 +361,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == ENGLISH:
+    if known == IN_ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -382,11 +382,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
+        if primary in {IN_ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return ENGLISH
+    return IN_ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -1509,6 +1509,7 @@ class FleetRequest:
         options: the other options that a runner is loaded with (`num_gpu`, …), sorted by name.
         background: nobody looks at the answer as it is written (titles, tags): people come first.
         load_only: nobody waits: the model is loaded for those who will come.
+        last: its user has used up a budget: it comes behind all others.
     """
 
     id: str
@@ -1521,6 +1522,7 @@ class FleetRequest:
     options: RunnerOptions = ()
     background: bool = False
     load_only: bool = False
+    last: bool = False
 
     @property
     def tokens(self) -> int:
@@ -2285,6 +2287,8 @@ def is_auto(name: str) -> bool:
 # --- ollama_pack.routing.decide.fair_queue ---
 # Who comes next: users with the least in service, then start-time fair queueing; background behind people.
 #
+# Behind all of them come the requests of users who have used up a budget. They never step between the others.
+#
 # A request's turn is how many of its user's requests are in service or wait before it: a user who holds several
 # slots gets no further one while somebody waits who holds fewer. Among equal turns the order is that of start
 # tags, in seconds of service: the later of the queue's virtual time and the end of the user's request before
@@ -2307,7 +2311,7 @@ MAX_DEBT = 120.0  # seconds of service by which a user comes after others at mos
 
 # Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
 Owner = tuple[str, bool]
-Place = tuple[bool, int, float, int]
+Place = tuple[int, int, float, int]
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -2354,7 +2358,8 @@ class WaitingRequest:
     @property
     def place(self) -> Place:
         """What fair order goes by."""
-        return self.behind, max(0, self.turn - self.spare_turns), self.tag, self.number
+        rank = 2 if self.request.last else int(self.behind)
+        return rank, max(0, self.turn - self.spare_turns), self.tag, self.number
 
     @property
     def tag(self) -> float:
@@ -2408,7 +2413,8 @@ class FairQueue:
             QueueFullError: there is no place, or none for this user or for a background call.
         """
         own = self.places_of(request.user)
-        reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
+        yields = request.background or request.last
+        reserved = int(self.limit * RESERVED_SHARE) if own or yields else 0
         displaced = None
         if len(self) >= self.limit - reserved:
             displaced = self._one_to_displace(request, own)
@@ -2434,7 +2440,7 @@ class FairQueue:
         start = max(self._virtual, self._ends.get(request.user, 0.0))
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
-        kind = repr((models, request.background, request.context, request.options))
+        kind = repr((models, request.background, request.last, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, came, kind=kind)
         entry.pushed = self._virtual
         entry.spare_turns, entry.grace = self._leeway(entry.owner)
@@ -2469,8 +2475,13 @@ class FairQueue:
 
         It is the last one of the user with the most places, if that user still has as many as the newcomer
         then. Where nobody has that many, a background call makes room for a person who has no place yet.
-        A background call displaces no person.
+        A background call displaces no person. A request that comes behind all others displaces none, and is
+        the first to make room for them.
         """
+        if request.last:
+            return None
+        if self._order and self._order[-1].request.last:
+            return self._order[-1].request
         places = self._waiting_of
         if request.background:
             places = {user: len(_at_home(held)) for (user, behind), held in self._own.items() if behind}
@@ -4952,6 +4963,8 @@ def explained(assignment: Assignment, at: float) -> Decision:
 
 # What made the choice smaller, given the model that answers: such as others that are not installed.
 WhyModel = Callable[[str], Sequence[Message]]
+# Called with the seconds that an answer took a node, and its tokens.
+Served = Callable[[float, float], None]
 # The headers for one user's chat at a node, besides those that every request there has.
 NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
 
@@ -5022,6 +5035,7 @@ class PendingChat:
         answering: its answer has begun.
         headers: for its request to a node; None: only those that every request has.
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
+        served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
         why_model: what made the choice of a model smaller.
         came: when it came, on the loop's clock.
@@ -5041,6 +5055,7 @@ class PendingChat:
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
     headers: NodeHeaders | None = None
+    served: Served | None = None
     place: int | None = None
     shown: float | None = None
     why_model: WhyModel = lambda _model: ()
@@ -5609,6 +5624,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     user: str,
     chat: str = "",
     background: bool = False,
+    last: bool = False,
     key: bytes = b"",
 ) -> FleetRequest:
     """Read an OpenAI chat body.
@@ -5620,6 +5636,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
+        last: it comes behind all others.
         key: of the hashes that other workers see instead of the user, the conversation and the prompt.
 
     Raises:
@@ -5641,6 +5658,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         context=context,
         options=tuple((name, options[name]) for name in RUNNER_OPTIONS if name in options),
         background=background,
+        last=last,
     )
 
 
@@ -9348,6 +9366,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
         self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
@@ -9445,7 +9464,7 @@ class NodeWatch:
     def is_listed(self) -> bool:
         """Whether its models are offered: it answers, or did a short while ago."""
         seen = self.known.seen_at
-        return seen is not None and self._clock() - seen < GRACE_SECONDS
+        return not self.leaving and seen is not None and self._clock() - seen < GRACE_SECONDS
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
@@ -9613,6 +9632,20 @@ class Attempt:
         """How long it took the engine, once it is answered."""
         elapsed = Elapsed(self._first_at - self._began, self.elapsed)
         return spent_on(self._figures.get("usage"), self._figures.get("timings"), elapsed)
+
+    def service(self, pieces: int) -> tuple[float, float]:
+        """Seconds that it kept the engine at work, without a load, and tokens; as far as it has come.
+
+        Args:
+            pieces: chunks that have come: about as many tokens, where the engine has not counted them.
+        """
+        spent = self.spent()
+        if self._figures.get("usage"):
+            return spent.prompt + spent.decode, spent.prompt_count + spent.decode_count
+        tokens = self._pending_chat.request.tokens + pieces
+        if self.binding.loads:  # until the first token nobody can say when the load was over
+            return (0.0 if self.heard_at is None else spent.decode), tokens
+        return spent.total, tokens
 
 
 class Attempts:
@@ -10265,11 +10298,14 @@ class RemoteRequest:
 
 
 class RemoteRequests:
-    """Applies what other workers tell to the nodes as this one knows them. Bounded."""
+    """Applies what other workers tell to the nodes as this one knows them. Bounded.
+
+    Attributes:
+        nodes: by their keys.
+    """
 
     def __init__(
         self,
-        nodes: Mapping[str, NodeState],
         clock: Callable[[], float],
         demand: DemandMeter,
         prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
@@ -10277,13 +10313,12 @@ class RemoteRequests:
         """Begin without any.
 
         Args:
-            nodes: the scheduler's own.
             clock: the scheduler's own.
             demand: counts what is asked for.
             prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
         """
         self._prompt_sent = prompt_sent
-        self._nodes = {node_key(node.row): node for node in nodes.values()}
+        self.nodes: dict[str, NodeState] = {}
         self._clock = clock
         self._demand = demand
         self._there: dict[str, RemoteRequest] = {}
@@ -10311,7 +10346,7 @@ class RemoteRequests:
                 if remote := self._leave(event.request_id):
                     remote.node.gave_up(remote.model)
             case BlamedEvent():
-                if node := self._nodes.get(event.node):
+                if node := self.nodes.get(event.node):
                     node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
             case FailedEvent():
                 if remote := self._leave(event.request_id):
@@ -10321,7 +10356,7 @@ class RemoteRequests:
                     remote.runner.mirror.clear()
 
     def _bound(self, worker: str, event: BoundEvent) -> None:
-        node, now = self._nodes.get(event.node), self._clock()
+        node, now = self.nodes.get(event.node), self._clock()
         known = self._there.get(event.request_id)
         if known and known.worker != UNKNOWN_WORKER:
             known.runner.ends[event.request_id] = now + event.left
@@ -10361,7 +10396,7 @@ class RemoteRequests:
         if remote := self._leave(event.request_id):
             remote.node.succeeded(remote.model)
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
-        node = self._nodes.get(event.node)
+        node = self.nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
             node.stats(event.blob).learn(event.lesson)
             node.learned(event.blob)
@@ -11340,7 +11375,8 @@ class Cluster:
     def __init__(
         self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
-        self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
+        self.nodes: dict[str, NodeState] = {}
+        self._policy, self._priors = policy, priors
         self._clock = clock
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
@@ -11348,13 +11384,31 @@ class Cluster:
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
         self._changed: set[str] = set()  # since the last decision
-        self._stale: dict[str, None] = dict.fromkeys(
-            self.nodes
-        )  # in the order of the rows, as they are shown
+        self._others = False  # other nodes than at the last decision
+        self._stale: dict[str, None] = {}  # in the order of the rows, as they are shown
         self.stale_at = -math.inf
-        for node in self.nodes.values():
-            node.on_change = self._stale.setdefault
-        self.remote = RemoteRequests(self.nodes, clock, self.demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere)
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: NodeRow) -> None:
+        """A node is there from now on; nothing is known of it before `probed`."""
+        node = self.nodes[row.name] = NodeState(row, self._policy, self._priors)
+        self.remote.nodes[node_key(row)] = node
+        self._others = True
+        self._stale[row.name] = None
+        node.on_change = self._stale.setdefault
+
+    def remove(self, name: str) -> None:
+        """A node is there no more. None of this worker's requests may be at it."""
+        node = self.nodes.pop(name)
+        node.on_change = lambda _: None
+        if self.remote.nodes[node_key(node.row)] is node:  # no newer one has its address
+            del self.remote.nodes[node_key(node.row)]
+        for known in (self._stale, self._views):
+            known.pop(name, None)
+        self._changed.discard(name)
+        self._others = True
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -11453,13 +11507,13 @@ class Cluster:
         self.refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
-        return FleetView(
-            now, nodes, self.demand.rates(now), returns, self._changed, self._views, self._holders
-        )
+        changed = None if self._others else self._changed
+        return FleetView(now, nodes, self.demand.rates(now), returns, changed, self._views, self._holders)
 
     def decided(self) -> None:
         """A decision was made on the last view: changes count from here on."""
         self._changed.clear()
+        self._others = False
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.
@@ -11886,6 +11940,10 @@ class Scheduler:
     def request_ids(self) -> tuple[str, ...]:
         """All requests of this worker, at nodes or waiting."""
         return (*self._running, *(entry.request.id for entry in self._queue if not entry.peer))
+
+    def is_idle(self, node: str) -> bool:
+        """Whether no request of this worker is at a node."""
+        return not any(running.node.row.name == node for running in self._running.values())
 
     def is_running(self, request_id: str) -> bool:
         """Whether it is at a node, as far as is known."""
@@ -12505,6 +12563,11 @@ class NodePoller:
                 for look in looks:
                     look.cancel()
 
+    def leave(self, name: str) -> None:
+        """Look at a node no more."""
+        if task := self._tasks.pop(name, None):
+            task.cancel()
+
     async def _watch(self, watch: NodeWatch) -> None:
         while self._loop.time() - self._used_at < IDLE_SECONDS:
             try:
@@ -12593,7 +12656,7 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._session = session
         dice = dice or Random()  # noqa: S311 - breaks ties
-        self.nodes = {row.name: NodeWatch(row, node_client(row, session), self._loop.time) for row in rows}
+        self.nodes = {row.name: self._watch(row) for row in rows}
         self.scheduler = Scheduler(
             [watch.row for watch in self.nodes.values()],
             self._loop.time,
@@ -12620,6 +12683,36 @@ class Router:
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
 
     # --- the nodes ---
+
+    def _watch(self, row: NodeRow) -> NodeWatch:
+        return NodeWatch(row, node_client(row, self._session), self._loop.time)
+
+    def follow(self, rows: Sequence[NodeRow]) -> None:
+        """Go on with other nodes, and keep what is known of those that stay.
+
+        A node that has gone from the rows gets no new requests. It answers those that it has, then it is
+        forgotten. A row of the same name must be the same row.
+        """
+        names = {row.name for row in rows}
+        for row in rows:
+            if row.name not in self.nodes:
+                self.nodes[row.name] = self._watch(row)
+                self.scheduler.cluster.add(row)
+        for name, watch in self.nodes.items():
+            if watch.leaving != (name not in names):
+                watch.leaving = name not in names
+                self.scheduler.cluster.drain(name, draining=watch.leaving)
+        self._drop_idle()
+        self._decide()
+
+    def _drop_idle(self) -> None:
+        """Forget the nodes that have gone and have answered all that they had."""
+        for name, watch in list(self.nodes.items()):
+            if watch.leaving and self.scheduler.is_idle(name) and not self._attempts.at(name):
+                self._poller.leave(name)
+                self.scheduler.cluster.remove(name)
+                del self.nodes[name]
+                self._failures = {key: why for key, why in self._failures.items() if key[0] != name}
 
     def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
         """Told by the poller, as are the two below."""
@@ -12728,6 +12821,8 @@ class Router:
         tell: Tell = _tell_nobody,
         figures: bool = True,
         headers: NodeHeaders | None = None,
+        last: bool = False,
+        served: Served | None = None,
         why_model: WhyModel = _nothing,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
@@ -12745,6 +12840,8 @@ class Router:
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
             headers: for its request to a node; None: only those that every request has.
+            last: it comes behind all others.
+            served: is told what the answer took, also where its user leaves before the end.
             why_model: what made the choice of a model smaller, for the status line.
 
         Raises:
@@ -12755,10 +12852,19 @@ class Router:
         await self.ready()
         identity = uuid4().hex
         request = fleet_request(
-            body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
+            body,
+            models,
+            request_id=identity,
+            user=user,
+            chat=chat,
+            background=background,
+            last=last,
+            key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, why_model=why_model)
+        made = PendingChat(
+            request, body, head, tell, bound, figures, headers=headers, served=served, why_model=why_model
+        )
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
@@ -12807,6 +12913,7 @@ class Router:
             del self._chats[identity]
             self._attempts.end(identity)
             self._decided.pop(identity, None)
+            self._drop_idle()
             self._decide()
             if not self._chats:
                 self._idle.set()
@@ -12863,6 +12970,7 @@ class Router:
             self.scheduler.finished(identity, Durations(seconds, load=seconds))
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
+            self._drop_idle()
         self._decide()
 
     async def _wait_for_node(self, pending: PendingChat) -> Assignment:
@@ -12948,9 +13056,11 @@ class Router:
         telling = None if pending.request.background else await self._tell_node(pending, attempt)
         if not pending.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
+        pieces, failed = 0, False
         try:
             async with aclosing(attempt.chunks()) as chunks:
                 async for chunk in chunks:
+                    pieces += 1
                     if not pending.answering:
                         self._has_begun(pending, binding, attempt.elapsed)
                         if telling:
@@ -12959,9 +13069,14 @@ class Router:
                             waited = self._loop.time() - pending.came
                             await pending.say(answered_line(pending.asked, binding, waited), done=True)
                     yield chunk
+        except NodeError:
+            failed = True
+            raise
         finally:
             if telling:
                 telling.cancel()
+            if pending.served and not failed:
+                pending.served(*attempt.service(pieces))
         spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
@@ -13131,7 +13246,7 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool, language: str = IN_ENGLISH) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
@@ -14213,7 +14328,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_refused_valves__said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 
@@ -14906,7 +15021,10 @@ class RouterHost:
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
     ) -> Router:
-        """The router for these nodes and settings, ready; another one once they change.
+        """The router for these nodes and settings, ready.
+
+        It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
+        the row of a node, or a setting, has changed.
 
         Args:
             rows: the nodes.
@@ -14914,7 +15032,9 @@ class RouterHost:
             shared_over: for `connect`.
         """
         wanted = rows, settings, shared_over
-        if self.current is None or self._made_of != wanted:
+        if self.current is not None and self._made_of != wanted and self._is_followed_by(wanted):
+            self.current.follow(rows)
+        elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
@@ -14927,10 +15047,17 @@ class RouterHost:
                 secret=self._secret(),
                 note=note_chat,
             )
-            self._made_of = wanted
+        self._made_of = wanted
         router = self.current
         await router.ready()
         return router
+
+    def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
+        """Whether only nodes have come or gone."""
+        if self.current is None or self._made_of is None or self._made_of[1:] != wanted[1:]:
+            return False
+        known = {name: watch.row for name, watch in self.current.nodes.items()}
+        return all(known.get(row.name, row) == row for row in wanted[0])
 
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 902, which the server calls.
+# Begin here: `class Pipeline`, line 912, which the server calls.
 # The modules that it uses come first:
 #     49  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     69  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
@@ -20,12 +20,12 @@ version: 0.1.0
 #    610  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
 #    672  services.pack_valves        What all valves of the pack have in common.
 #    695  services.cache_valves       The valves of the response cache, wherever it runs.
-#    776  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    787  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    793  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    816  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    833  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#    884  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    786  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    797  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    803  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    826  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    843  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#    894  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -453,7 +453,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-ENGLISH = "en"
+IN_ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -484,7 +484,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, ENGLISH), template, values)
+    return Message(_filled(template, values, IN_ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -513,7 +513,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == ENGLISH:
+    if known == IN_ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -534,11 +534,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
+        if primary in {IN_ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return ENGLISH
+    return IN_ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -621,7 +621,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 
@@ -742,6 +742,16 @@ class CacheValves(PackValves):
         description=(
             "`always`: every request. `deterministic`: only requests with temperature 0 or a seed. "
             "Default: `always`."
+        ),
+    )
+    similar: Literal["off", "normalised"] = Field(
+        default="off",
+        title="Similar questions",
+        description=(
+            "Whether the same question in other words gets a kept answer. `off`: only the same text does. "
+            "`normalised`: width, case, punctuation, greetings and thanks may differ; the words and their "
+            "order, numbers, units, negations, names, quotes and code may not. English and Chinese. "
+            "Default: `off`."
         ),
     )
     max_entry_kb: int = Field(

@@ -10,7 +10,15 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ollama_pack.base.messages import ENGLISH, Message, in_language, joined, known_language, message, said_by
+from ollama_pack.base.messages import (
+    IN_ENGLISH,
+    Message,
+    in_language,
+    joined,
+    known_language,
+    message,
+    said_by,
+)
 from ollama_pack.base.process import process_wide
 from ollama_pack.base.translations import TRANSLATIONS
 
@@ -24,7 +32,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 
@@ -68,7 +76,7 @@ def _refused() -> dict[str, dict[str, Any]]:
 
 
 def _in(words: Mapping[str, str], language: str) -> str:
-    return str(words.get(known_language(language)) or words[ENGLISH])
+    return str(words.get(known_language(language)) or words[IN_ENGLISH])
 
 
 def _plugin_of(valves: type[BaseModel]) -> str:
