@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10632, which the server calls.
+# Begin here: `class Event`, line 10635, which the server calls.
 # The modules that it uses come first:
 #    155  base.single_flight          Many who ask the same at the same time ask once.
 #    234  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -18,78 +18,78 @@ version: 0.1.0
 #    294  services.activity           What chats did in this process, until somebody writes it into the history.
 #    355  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #    711  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1068  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1311  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1326  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1344  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1351  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1496  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1602  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1674  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1783  webui.errors                What goes wrong between the pack and Open WebUI.
-#   1845  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1990  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1996  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2083  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2170  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2320  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2352  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   2476  aliases.errors              What goes wrong with aliases.
-#   2498  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   2521  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2828  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2965  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3002  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3023  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3081  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3143  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3196  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3310  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   3476  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3536  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3632  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   3856  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4123  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4249  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4397  services.pack_valves        What all valves of the pack have in common.
-#   4411  speech.errors               What goes wrong with transcription.
-#   4773  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   4850  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   4941  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4977  speech.values               What recordings turn into, and what an engine is.
-#   5234  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5384  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   5466  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   5650  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   5783  speech.sentences            Segments of about a sentence, made from words with times.
-#   5837  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6015  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6243  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6365  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   6449  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   6538  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   6702  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7292  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7380  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   7454  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   7729  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   7779  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   7926  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8192  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8230  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8260  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8380  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   8518  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   8672  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   8850  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9101  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9143  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   9351  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#   9462  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10480  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10566  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10600  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10745  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1089  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1314  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1329  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1347  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1354  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1499  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1605  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1677  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1786  webui.errors                What goes wrong between the pack and Open WebUI.
+#   1848  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1993  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1999  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2086  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2173  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2323  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2355  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   2479  aliases.errors              What goes wrong with aliases.
+#   2501  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   2524  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2831  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2968  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3005  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3026  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3084  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3146  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3199  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3313  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   3479  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3539  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3635  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   3859  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4126  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4252  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4400  services.pack_valves        What all valves of the pack have in common.
+#   4414  speech.errors               What goes wrong with transcription.
+#   4776  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   4853  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   4944  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4980  speech.values               What recordings turn into, and what an engine is.
+#   5237  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5387  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   5469  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   5653  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   5786  speech.sentences            Segments of about a sentence, made from words with times.
+#   5840  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6018  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6246  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6368  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   6452  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   6541  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   6705  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7295  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7383  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   7457  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   7732  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   7782  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   7929  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8195  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8233  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8263  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8383  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   8521  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   8675  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   8853  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9104  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9146  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   9354  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#   9465  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10483  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10569  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10603  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  10748  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import hashlib
@@ -1017,7 +1017,10 @@ class HistoryKeeper:
 
     def _opened(self, url: str) -> HistoryStore | None:
         if url:
-            return RedisHistory(redis_client(url))
+            try:
+                return RedisHistory(redis_client(url))
+            except ModuleNotFoundError:  # the minimal image of the Pipelines server lacks redis-py
+                return None
         return SqliteHistory(self._path) if self._path else None
 
     async def run(self, is_wanted: Callable[[], bool]) -> None:
@@ -1063,6 +1066,24 @@ class HistoryKeeper:
         if store is not None:
             with suppress(Exception):
                 await store.close()
+
+
+def process_status(kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """How a process is, for the dashboards of all.
+
+    Args:
+        kind: the server that it belongs to.
+        told: its router's report; empty where it has none.
+    """
+    nodes = [node for node in told.get("nodes") or () if isinstance(node, Mapping)]
+    return {
+        "kind": kind,
+        "waiting": told.get("waiting") or 0,
+        "in_flight": sum(node.get("own") or 0 for node in nodes),
+        "nodes": len(nodes),
+        "nodes_up": sum(bool(node.get("healthy")) for node in nodes),
+        "fault": told.get("sharing_fault") or "",
+    }
 
 
 # --- ollama_pack.services.dashboard ---
@@ -1240,24 +1261,6 @@ def router_parts(told: Mapping[str, Any], fault: str) -> Parts:
     by_path = {f"nodes/{node.get('name')}": node for node in nodes}
     others = {name: told.get(name) for name in ("waiting", "peers", "sharing_fault", "running")}
     return {"router": {**others, "fault": fault}, **by_path}
-
-
-def process_status(kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    """How a process is, for the dashboards of all.
-
-    Args:
-        kind: the server that it belongs to.
-        told: its router's report; empty where it has none.
-    """
-    nodes = [node for node in told.get("nodes") or () if isinstance(node, Mapping)]
-    return {
-        "kind": kind,
-        "waiting": told.get("waiting") or 0,
-        "in_flight": sum(node.get("own") or 0 for node in nodes),
-        "nodes": len(nodes),
-        "nodes_up": sum(bool(node.get("healthy")) for node in nodes),
-        "fault": told.get("sharing_fault") or "",
-    }
 
 
 def history_parts(minutes: MinuteFigures, slots: MinuteFigures, now: int) -> Parts:
@@ -9980,8 +9983,8 @@ function isWanted(chat) {
 
 // Chats that have just ended, the oldest first; at the beginning the last ones that there are.
 function takeChats(come, isWhole) {
-  const known = new Set(chats.concat(held).map(chat => chat.key));
-  const fresh = come.filter(chat => !known.has(chat.key) && isWanted(chat)).reverse();
+  const known = new Set(chats.concat(held).map(chat => chat.id));
+  const fresh = come.filter(chat => !known.has(chat.id) && isWanted(chat)).reverse();
   if (isWhole && !chats.length && !search.text && !search.outcome) olderKey = fresh.length ? fresh[fresh.length - 1].key : "";
   if (paused) held = fresh.concat(held).slice(0, MAX_SHOWN);
   else chats = fresh.concat(chats).slice(0, MAX_SHOWN);

@@ -42,13 +42,16 @@ def test_walk_and_end() -> None:
             if "Ctrl-C ends it" in line:
                 break
         page = requests.get(f"http://127.0.0.1:{port}", timeout=30)
+        config = requests.get(f"http://127.0.0.1:{port}/api/config", timeout=30).json()
         demo.send_signal(signal.SIGINT)
         lines += demo.stdout.readlines()
     printed = "".join(lines)
     assert demo.returncode == 0, printed
-    assert printed.count("✓") == 16, printed
+    assert printed.count("✓") == 18, printed
     assert "✗" not in printed
     assert page.ok
+    assert f"http://127.0.0.1:{port}/ollama-pack" in printed
+    assert config["default_models"] == "gpt-4"
     assert folders() == before
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0

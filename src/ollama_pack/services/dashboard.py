@@ -187,24 +187,6 @@ def router_parts(told: Mapping[str, Any], fault: str) -> Parts:
     return {"router": {**others, "fault": fault}, **by_path}
 
 
-def process_status(kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    """How a process is, for the dashboards of all.
-
-    Args:
-        kind: the server that it belongs to.
-        told: its router's report; empty where it has none.
-    """
-    nodes = [node for node in told.get("nodes") or () if isinstance(node, Mapping)]
-    return {
-        "kind": kind,
-        "waiting": told.get("waiting") or 0,
-        "in_flight": sum(node.get("own") or 0 for node in nodes),
-        "nodes": len(nodes),
-        "nodes_up": sum(bool(node.get("healthy")) for node in nodes),
-        "fault": told.get("sharing_fault") or "",
-    }
-
-
 def history_parts(minutes: MinuteFigures, slots: MinuteFigures, now: int) -> Parts:
     """The points of both charts, and totals for the figures on top."""
     hour = {minute: figures for minute, figures in minutes.items() if minute > now - HOUR}

@@ -324,7 +324,10 @@ class HistoryKeeper:
 
     def _opened(self, url: str) -> HistoryStore | None:
         if url:
-            return RedisHistory(redis_client(url))
+            try:
+                return RedisHistory(redis_client(url))
+            except ModuleNotFoundError:  # the minimal image of the Pipelines server lacks redis-py
+                return None
         return SqliteHistory(self._path) if self._path else None
 
     async def run(self, is_wanted: Callable[[], bool]) -> None:
@@ -370,3 +373,21 @@ class HistoryKeeper:
         if store is not None:
             with suppress(Exception):
                 await store.close()
+
+
+def process_status(kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """How a process is, for the dashboards of all.
+
+    Args:
+        kind: the server that it belongs to.
+        told: its router's report; empty where it has none.
+    """
+    nodes = [node for node in told.get("nodes") or () if isinstance(node, Mapping)]
+    return {
+        "kind": kind,
+        "waiting": told.get("waiting") or 0,
+        "in_flight": sum(node.get("own") or 0 for node in nodes),
+        "nodes": len(nodes),
+        "nodes_up": sum(bool(node.get("healthy")) for node in nodes),
+        "fault": told.get("sharing_fault") or "",
+    }

@@ -16,9 +16,9 @@ from pydantic import Field, field_validator
 
 from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.engines.body import object_at
-from ollama_pack.services.dashboard import Dashboard, DashboardHistory, process_status
+from ollama_pack.services.dashboard import Dashboard, DashboardHistory
 from ollama_pack.services.forgetting import label_to_discard
-from ollama_pack.services.history import HISTORY_FILE, HistoryKeeper
+from ollama_pack.services.history import HISTORY_FILE, HistoryKeeper, process_status
 from ollama_pack.services.metrics_text import METRICS_TYPE, PLUGIN_UP, cache_metrics, family, voice_metrics
 from ollama_pack.services.ollama_api import ollama_routes
 from ollama_pack.services.publishing import Publisher

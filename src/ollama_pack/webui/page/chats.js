@@ -19,8 +19,8 @@ function isWanted(chat) {
 
 // Chats that have just ended, the oldest first; at the beginning the last ones that there are.
 function takeChats(come, isWhole) {
-  const known = new Set(chats.concat(held).map(chat => chat.key));
-  const fresh = come.filter(chat => !known.has(chat.key) && isWanted(chat)).reverse();
+  const known = new Set(chats.concat(held).map(chat => chat.id));
+  const fresh = come.filter(chat => !known.has(chat.id) && isWanted(chat)).reverse();
   if (isWhole && !chats.length && !search.text && !search.outcome) olderKey = fresh.length ? fresh[fresh.length - 1].key : "";
   if (paused) held = fresh.concat(held).slice(0, MAX_SHOWN);
   else chats = fresh.concat(chats).slice(0, MAX_SHOWN);
