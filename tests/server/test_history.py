@@ -175,7 +175,7 @@ def test_the_stream_sends_what_changed(tmp_path: Path, monkeypatch: pytest.Monke
         nodes = [{"name": "gpu0", "in_flight": 0}, {"name": "gpu1", "in_flight": 0}]
         router: dict[str, Any] = {"nodes": nodes}
         dashboard = Dashboard(lambda: told({"router": router, "fault": ""}), {}, history)
-        events = dashboard.stream("", lambda: True)
+        events = dashboard.stream("", "en", lambda: True)
         assert await anext(events) == "retry: 500\n\n"
         first = parsed(await anext(events))
         assert first["whole"]

@@ -28,7 +28,7 @@ from ollama_pack.webui.access import readable_names
 from ollama_pack.webui.audience import stated_audience
 from ollama_pack.webui.cache_contact import CacheContact
 from ollama_pack.webui.contact import RouterContact
-from ollama_pack.webui.dashboard import admins_only_page, dashboard_page, sign_in_page
+from ollama_pack.webui.dashboard import admins_only_page, dashboard_page, page_language, sign_in_page
 from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState, function_state, shared_redis_url
 from ollama_pack.webui.load import EMPTY_LOAD, models_in, system_load, without_models
@@ -177,7 +177,11 @@ class Event:
     async def _stream(self, request: Any, _user: Any) -> Any:
         last = request.headers.get("last-event-id") or request.query_params.get("after") or ""
         service = self._service
-        return event_stream(self._dashboard.stream(str(last), lambda: service is not None and service.runs))
+        return event_stream(
+            self._dashboard.stream(
+                str(last), page_language(request), lambda: service is not None and service.runs
+            )
+        )
 
     async def _chats(self, request: Any, _user: Any) -> dict[str, Any]:
         asked = request.query_params

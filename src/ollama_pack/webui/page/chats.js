@@ -118,6 +118,6 @@ function sentences(chat) {
   if (chat.written > 0) said.push(t("The answer has {tokens} tokens and took {took}.",
     {tokens: number(chat.written), took: seconds(chat.took)}));
   if (chat.outcome === "stopped") said.push(t("The user stopped it, or left."));
-  if (chat.error_text) said.push(t("It failed: {why}", {why: chat.error_text}));
+  if (chat.error_text) said.push(t("It failed: {why}", {why: object(chat.error_texts)[language] || chat.error_text}));
   return said;
 }
