@@ -17,15 +17,13 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
+from harness.events_target import DASHBOARD, DETAILS, NODE, RUNNING, EventsTarget
+from harness.upload_target import Target
+from local.webui import connections, open_webui
+from ollama_pack.services.activity import minutes_of
+from ollama_pack.services.history import HISTORY_FILE, SqliteHistory
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
-
-from harness.events_target import DASHBOARD, DETAILS, NODE, RUNNING, EventsTarget  # noqa: E402
-from harness.upload_target import Target  # noqa: E402
-from local.webui import connections, open_webui  # noqa: E402
-from ollama_pack.services.activity import minutes_of  # noqa: E402
-from ollama_pack.services.history import HISTORY_FILE, SqliteHistory  # noqa: E402
-
 NODES, CHATS, UPDATES = 100, 10_000, 20
 RESULT = ROOT / "bench" / "results" / "dashboard.json"
 

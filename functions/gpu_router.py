@@ -9,121 +9,123 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 15863, which the server calls.
+# Begin here: `class Pipe`, line 15964, which the server calls.
 # The modules that it uses come first:
-#    194  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    220  aliases.errors                 What goes wrong with aliases.
-#    261  engines.errors                 What goes wrong with a node.
-#    403  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    529  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    604  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    665  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    972  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1119  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1287  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1579  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1655  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1716  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1752  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2160  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2308  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2432  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2504  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2510  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   2575  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2623  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   2671  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2996  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3092  routing.errors                 What goes wrong with routing.
-#   3237  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3275  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   3631  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4045  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   4169  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4270  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4492  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4603  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   4692  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4790  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   4911  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5019  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   5130  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5277  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5411  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5724  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5841  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5899  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   6074  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6424  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6506  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6549  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6654  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6858  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7091  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7149  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7246  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7449  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7620  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7949  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8236  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8322  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8492  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8686  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8769  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8850  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8916  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8965  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9045  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9139  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9627  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9781  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9947  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10171  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10274  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10374  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10491  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10675  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10708  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10890  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10925  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11569  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11645  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11791  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11968  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12108  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12168  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12620  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12889  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12995  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13492  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13564  cache.errors                   What goes wrong with the cache.
-#  13584  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13600  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13734  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  13740  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  13854  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  13901  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  13992  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  14155  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  14245  base.single_flight             Many who ask the same at the same time ask once.
-#  14324  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14559  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14580  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14672  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14697  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14766  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  14874  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  14921  services.pack_valves           What all valves of the pack have in common.
-#  14935  services.router_valves         The valves of the router, wherever it runs.
-#  15030  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15144  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15397  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  15429  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15446  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15541  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  15702  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  15713  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  15772  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    196  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    222  aliases.errors                 What goes wrong with aliases.
+#    263  engines.errors                 What goes wrong with a node.
+#    405  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    531  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    606  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    667  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    974  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1121  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1289  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1581  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1657  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1718  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1754  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2162  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2310  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2434  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2506  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2512  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   2577  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2625  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   2673  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2998  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3094  routing.errors                 What goes wrong with routing.
+#   3239  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3277  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   3633  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4047  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4171  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4272  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4494  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4605  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   4694  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4792  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   4913  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5021  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   5132  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5279  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5413  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5726  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5843  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5901  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   6076  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6426  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6508  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6551  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6656  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6860  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7093  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7151  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7248  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7451  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7622  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7951  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8238  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8324  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8494  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8688  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8771  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8852  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8918  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8967  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9047  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9141  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9629  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9783  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9949  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10173  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10276  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#  10285  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#  10373  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10475  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10592  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10776  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10809  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10991  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11026  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11670  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11746  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11892  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12069  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12209  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12269  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12721  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12990  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13096  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13593  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13665  cache.errors                   What goes wrong with the cache.
+#  13685  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13701  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13835  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  13841  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  13955  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14002  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  14093  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  14256  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  14346  base.single_flight             Many who ask the same at the same time ask once.
+#  14425  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14660  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14681  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  14773  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14798  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  14867  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  14975  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  15022  services.pack_valves           What all valves of the pack have in common.
+#  15036  services.router_valves         The valves of the router, wherever it runs.
+#  15131  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15245  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15498  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  15530  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15547  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15642  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  15803  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  15814  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  15873  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -10271,6 +10273,103 @@ class RouterCounts:
         return self.models.setdefault(pair, ModelCounts())
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.routing.dispatch.record ---
 # What is written down of a chat when it has ended: figures and names, and nothing of what was said.
 
@@ -10294,7 +10393,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `asked`, `model`, `node` | the name that was asked for, the model that answered, and where |
     | `user` | its id |
     | `outcome` | `answered`, `stopped` (its user left) or `failed` |
-    | `error`, `error_text` | of a failed one: the kind, and the sentence |
+    | `error`, `error_text`, `error_texts` | of a failed one: the kind, and the sentence in each language |
     | `waited`, `first`, `took` | seconds: in the queue, to the first token, in all; from when it came |
     | `predicted` | seconds to the first token at the node, as predicted |
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
@@ -10332,6 +10431,8 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         record |= {} if spent.hit is None else {"held": spent.hit}
     if record["outcome"] == "failed" and isinstance(error, Exception):
         record |= {"error": error_code(error), "error_text": str(error)[:MAX_ERROR]}
+        others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
+        record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
         record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
     return record

@@ -8,115 +8,117 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 14704, which the server calls.
+# Begin here: `class Pipeline`, line 14806, which the server calls.
 # The modules that it uses come first:
-#    193  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    219  aliases.errors                 What goes wrong with aliases.
-#    260  engines.errors                 What goes wrong with a node.
-#    402  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    528  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    603  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    664  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    788  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    860  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1028  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1076  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1401  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1490  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1538  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1634  routing.errors                 What goes wrong with routing.
-#   1779  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1926  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1964  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2320  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2734  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2858  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2956  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3077  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3194  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3302  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3413  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3560  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3694  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4007  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4229  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4346  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4447  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4505  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4570  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4681  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4856  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5206  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5288  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5331  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5436  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5728  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5932  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6165  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6223  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6320  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6523  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6694  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7023  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7310  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7396  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7566  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7760  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7843  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   7924  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7990  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8039  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8115  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8195  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8289  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8777  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8931  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9097  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9321  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9424  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   9430  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#   9530  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9647  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9831  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9864  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10046  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10081  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10725  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10801  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10947  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11124  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11264  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11324  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11776  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12045  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12151  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12648  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12714  cache.errors                   What goes wrong with the cache.
-#  12734  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12750  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12884  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  13013  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  13182  base.single_flight             Many who ask the same at the same time ask once.
-#  13261  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  13496  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  13904  base.process                   One object for all plugins of a process, which are files that share no code.
-#  13925  services.activity              What chats did in this process, until somebody writes it into the history.
-#  13991  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  14344  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  14445  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  14480  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  14556  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  14674  services.pack_valves           What all valves of the pack have in common.
-#  14688  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  14760  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  15067  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  15128  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  15164  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  15256  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  15325  services.router_valves         The valves of the router, wherever it runs.
-#  15420  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15534  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15787  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    195  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    221  aliases.errors                 What goes wrong with aliases.
+#    262  engines.errors                 What goes wrong with a node.
+#    404  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    530  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    605  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    666  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    790  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    862  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1030  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1078  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1403  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1492  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1540  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1636  routing.errors                 What goes wrong with routing.
+#   1781  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1928  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1966  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2322  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2736  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2860  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2958  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3079  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3196  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3304  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3415  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3562  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3696  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4009  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4231  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4348  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4449  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4507  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4572  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4683  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4858  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5208  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5290  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5333  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5438  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5730  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5934  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6167  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6225  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6322  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6525  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6696  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7025  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7312  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7398  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7568  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7762  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7845  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   7926  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7992  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8041  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8117  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8197  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8291  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8779  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8933  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9099  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9323  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9426  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   9435  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#   9523  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   9529  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#   9631  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9748  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9932  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9965  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10147  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10182  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10826  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10902  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11048  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11225  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11365  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11425  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11877  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12146  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12252  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12749  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12815  cache.errors                   What goes wrong with the cache.
+#  12835  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12851  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12985  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  13114  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  13283  base.single_flight             Many who ask the same at the same time ask once.
+#  13362  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13597  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  14005  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14026  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14092  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  14446  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14547  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  14582  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  14658  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  14776  services.pack_valves           What all valves of the pack have in common.
+#  14790  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  14862  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  15169  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  15230  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  15266  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  15358  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15427  services.router_valves         The valves of the router, wherever it runs.
+#  15522  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15636  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15889  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -9421,6 +9423,103 @@ class RouterCounts:
         return self.models.setdefault(pair, ModelCounts())
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.routed_names ---
 # How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 
@@ -9450,7 +9549,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `asked`, `model`, `node` | the name that was asked for, the model that answered, and where |
     | `user` | its id |
     | `outcome` | `answered`, `stopped` (its user left) or `failed` |
-    | `error`, `error_text` | of a failed one: the kind, and the sentence |
+    | `error`, `error_text`, `error_texts` | of a failed one: the kind, and the sentence in each language |
     | `waited`, `first`, `took` | seconds: in the queue, to the first token, in all; from when it came |
     | `predicted` | seconds to the first token at the node, as predicted |
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
@@ -9488,6 +9587,8 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         record |= {} if spent.hit is None else {"held": spent.hit}
     if record["outcome"] == "failed" and isinstance(error, Exception):
         record |= {"error": error_code(error), "error_text": str(error)[:MAX_ERROR]}
+        others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
+        record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
         record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
     return record
@@ -14046,7 +14147,6 @@ class SqliteHistory:
         """Open nothing yet."""
         self._path = path
         self._lock = asyncio.Lock()
-        self._added = 0
 
     async def add(
         self, chats: Iterable[Mapping[str, Any]], minutes: Mapping[int, Mapping[str, float]]
@@ -14090,17 +14190,19 @@ class SqliteHistory:
         await self._with(lambda database: database.executemany("DELETE FROM chats WHERE key = ?", wanted))
 
     async def report(self, name: str, status: Mapping[str, Any]) -> None:
-        row = (name, time.time(), json.dumps(status))
-        await self._with(
-            lambda database: database.execute("INSERT OR REPLACE INTO processes VALUES (?, ?, ?)", row)
-        )
+        now = time.time()
+
+        def write(database: sqlite3.Connection) -> None:
+            row = (name, now, json.dumps(status))
+            database.execute("INSERT OR REPLACE INTO processes VALUES (?, ?, ?)", row)
+            database.execute("DELETE FROM processes WHERE at < ?", (now - 86_400,))
+
+        await self._with(write)
 
     async def processes(self) -> dict[str, dict[str, Any]]:
-        def read(database: sqlite3.Connection) -> list[tuple[str, str]]:
-            database.execute("DELETE FROM processes WHERE at < ?", (time.time() - PROCESS_SECONDS,))
-            return database.execute("SELECT name, status FROM processes").fetchall()
-
-        return {name: json.loads(status) for name, status in await self._with(read)}
+        wanted, seen = "SELECT name, status FROM processes WHERE at >= ?", (time.time() - PROCESS_SECONDS,)
+        rows = await self._with(lambda database: database.execute(wanted, seen).fetchall())
+        return {name: json.loads(status) for name, status in rows}
 
     async def close(self) -> None:
         """Nothing is held between two calls."""
@@ -14114,16 +14216,16 @@ class SqliteHistory:
         try:
             return self._work_once(work)
         except sqlite3.DatabaseError as error:
-            if not any(word in str(error) for word in ("not a database", "malformed", "no such table")):
-                raise
-            self._path.unlink(missing_ok=True)
+            if "no such table" not in str(error):
+                if not any(word in str(error) for word in ("not a database", "malformed")):
+                    raise
+                for suffix in ("", "-wal", "-shm"):
+                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._work_once(_make_tables)
             return self._work_once(work)
 
     def _work_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        is_new = not self._path.exists()
         with closing(sqlite3.connect(self._path, timeout=ANSWER_SECONDS)) as database, database:
-            if is_new:
-                _make_tables(database)
             return work(database)
 
 
