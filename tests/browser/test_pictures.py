@@ -132,7 +132,8 @@ def yesterday(users: list[str], path: Path) -> None:
                 chat |= {"first": first, "took": 5 * first, "waited": max(0.0, first - 1.2)}
                 chat |= {"predicted": 0.8 * first, "node": f"gpu{dice.randrange(4)}"}
             chats.append(chat)
-    asyncio.run(SqliteHistory(path).add(chats, minutes_of(chats)))
+    with ThreadPoolExecutor(1) as thread:  # Playwright's event loop is in this one
+        thread.submit(lambda: asyncio.run(SqliteHistory(path).add(chats, minutes_of(chats)))).result()
 
 
 OUTCOMES = (("answered", "cached", "stopped", "failed"), (80, 16, 3, 1))
