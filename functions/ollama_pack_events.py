@@ -9,89 +9,91 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10656, which the server calls.
+# Begin here: `class Event`, line 10740, which the server calls.
 # The modules that it uses come first:
-#    155  base.single_flight          Many who ask the same at the same time ask once.
-#    234  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    260  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    271  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    479  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    594  base.process                One object for all plugins of a process, which are files that share no code.
-#    617  services.activity           What chats did in this process, until somebody writes it into the history.
-#    678  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1034  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1413  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1654  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1669  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1687  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1694  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1839  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1945  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   2017  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2126  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2188  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2333  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2339  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2426  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2513  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2663  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2695  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   2819  aliases.errors              What goes wrong with aliases.
-#   2841  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   2864  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3171  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3308  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3345  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3366  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3424  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3486  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3539  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3653  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   3819  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3879  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3975  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4199  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4466  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4592  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4740  services.pack_valves        What all valves of the pack have in common.
-#   4754  speech.errors               What goes wrong with transcription.
-#   5116  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5193  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5284  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5320  speech.values               What recordings turn into, and what an engine is.
-#   5577  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5727  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   5809  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   5993  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6126  speech.sentences            Segments of about a sentence, made from words with times.
-#   6180  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6358  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6586  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6708  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   6792  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   6881  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7045  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7635  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7723  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   7797  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8072  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8122  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8269  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8535  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8573  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8603  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8723  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   8861  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9015  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9193  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9444  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9486  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10504  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10590  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10624  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10769  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    157  base.single_flight          Many who ask the same at the same time ask once.
+#    236  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    262  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    273  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    481  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    596  base.process                One object for all plugins of a process, which are files that share no code.
+#    619  services.activity           What chats did in this process, until somebody writes it into the history.
+#    680  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1036  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1415  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1656  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1671  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1689  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1696  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1841  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1947  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   2019  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2128  webui.errors                What goes wrong between the pack and Open WebUI.
+#   2190  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2335  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2341  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2428  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2515  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2665  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2697  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   2821  aliases.errors              What goes wrong with aliases.
+#   2843  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   2866  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3173  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3310  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3347  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3368  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3426  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3488  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3541  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3655  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   3821  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3881  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3977  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4201  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4468  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4594  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4742  services.pack_valves        What all valves of the pack have in common.
+#   4756  speech.errors               What goes wrong with transcription.
+#   5118  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5195  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5286  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5322  speech.values               What recordings turn into, and what an engine is.
+#   5579  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5729  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   5811  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   5995  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6128  speech.sentences            Segments of about a sentence, made from words with times.
+#   6182  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6360  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6588  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6710  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   6794  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   6883  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7047  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7637  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7725  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   7799  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8074  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8124  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8271  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8537  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8575  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8605  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8725  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   8863  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9017  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9195  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9446  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9528  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9570  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10588  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10674  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10708  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  10853  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
+import csv
 import hashlib
 import hmac
 import html
@@ -9441,6 +9443,88 @@ def _status(error: PackError) -> int:
     return next((status for kinds, status in statuses.items() if isinstance(error, kinds)), 400)
 
 
+# --- ollama_pack.webui.budget_contact ---
+# The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#
+# Imports `open_webui` when called, not before.
+
+BUDGETS_ID = "usage_budgets"
+_LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
+_USERS_AT_ONCE = 500
+NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
+
+
+class BudgetContact:
+    """Asks `usage_budgets`; without it, or when it fails, there are no budgets."""
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        self._app: Any = None
+        self._live = SingleFlight(self._look, _LOOK_SECONDS)
+
+    async def live(self, app: Any) -> Any:
+        """The function as it runs in this process; None: it is not installed, off, or has no table."""
+        self._app = app
+        try:
+            found = await self._live.get()
+        except Exception:
+            log.exception("usage_budgets cannot be asked, and no budgets hold")
+            return None
+        return found if found is not None and found.valves.budgets else None
+
+    async def begin(
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], *, always: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin to count an answer: the function, and what its `budget_begin` says."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return None, NO_BUDGET
+        try:
+            return budgets, await budgets.budget_begin(user, metadata, always=always)
+        except Exception:
+            log.exception("An answer is not counted, and no budgets hold for it")
+            return None, NO_BUDGET
+
+    async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
+        """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return {"budgets": [], "fault": ""}
+        found: dict[str, Any] = await budgets.budget_usage(user)
+        ids = [entry["whose"] for entry in found.get("all") or () if not entry["shared"]]
+        names = await _addresses(ids) if ids else {}
+        for entry in found.get("all") or ():
+            entry["whose"] = names.get(entry["whose"], entry["whose"])
+        return found
+
+    async def _look(self) -> Any:
+        if not (await function_state(BUDGETS_ID)).active:
+            return None
+        return await live_function(self._app, BUDGETS_ID)
+
+
+async def _addresses(ids: list[str]) -> dict[str, str]:
+    """The e-mail address of each user; a user who was deleted has none."""
+    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
+
+    parts = [ids[at : at + _USERS_AT_ONCE] for at in range(0, len(ids), _USERS_AT_ONCE)]
+    return {user.id: user.email for part in parts for user in await Users.get_users_by_user_ids(part)}
+
+
+def usage_table(entries: Iterable[Mapping[str, Any]]) -> str:
+    """What `budget_usage` says of all, as CSV. A spreadsheet takes no cell of it for a formula."""
+    written = io.StringIO()
+    columns = ("whose", "shared", "unit", "period", "used", "under_way")
+    table = csv.writer(written)
+    table.writerow(columns)
+    for entry in entries:
+        cells = [str(entry[column]) for column in columns]
+        table.writerow(
+            [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t")) else cell for cell in cells]
+        )
+    return written.getvalue()
+
+
 # --- ollama_pack.webui.cache_contact ---
 # The way from the events function to the running `response_cache_filter`, which may not be there.
 
@@ -10780,6 +10864,7 @@ async def user_names(ids: Sequence[str]) -> dict[str, str]:
 
 # --- ollama_pack.plugins.functions.ollama_pack_events ---
 
+NO_STORE = {"Cache-Control": "no-store"}
 MAX_SEARCH = 200  # characters
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
@@ -10856,6 +10941,7 @@ class Event:
         self._router = RouterContact(app)
         self._publisher = Publisher(app, self._router)
         self._cache = CacheContact(app)
+        self._budgets = BudgetContact()
         self._load = SingleFlight(self._ask_load, LOAD_SECONDS)
         self._details = SingleFlight(self._ask_details, LOAD_SECONDS)
         self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
@@ -10872,6 +10958,8 @@ class Event:
             RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
+            RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
+            RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
             *ollama_routes(),
         )
         self._voice_routes = VoiceRoutes(lambda: self.valves.microphone_key).specs
@@ -10939,7 +11027,14 @@ class Event:
         router, cache = await self._router_metrics.get(), cache_metrics(await self._cached.get())
         answers = [(("gpu_router",), int(bool(router))), (("response_cache_filter",), int(bool(cache)))]
         text = family(PLUGIN_UP, answers) + router + cache + voice_metrics(voice_counts())
-        return text_answer(text, METRICS_TYPE, {"Cache-Control": "no-store"})
+        return text_answer(text, METRICS_TYPE, NO_STORE)
+
+    async def _usage(self, request: Any, user: Any) -> Any:
+        return json_answer(await self._budgets.usage(request.app, user.model_dump()), headers=NO_STORE)
+
+    async def _usage_csv(self, request: Any, user: Any) -> Any:
+        usage = await self._budgets.usage(request.app, user.model_dump())
+        return text_answer(usage_table(usage.get("all") or ()), "text/csv; charset=utf-8", NO_STORE)
 
     async def _flush_cache(self, _request: Any, _user: Any) -> dict[str, Any]:
         return {"fault": await self._cache.flush()}
