@@ -211,6 +211,7 @@ class Cache(Section):
     scope: Literal["user", "group", "global"] = "user"
     when: Literal["always", "deterministic"] = "always"
     max_entry_kb: int = Field(default=256, ge=1)
+    similar: Literal["off", "normalised"] = "off"
     secret: Annotated[str, AfterValidator(check_secret)] = ""
 
 
