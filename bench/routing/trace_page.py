@@ -1,6 +1,6 @@
 """The table and the picture of `docs/routing-measured.md`, from the figures of `bench/traces.py`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 
 BEGIN, END = "<!-- rows: bench/traces.py --page -->", "<!-- end of rows -->"
 OURS, BOUND = "late binding", "no policy can beat"
-NAMES = {OURS: "`gpu_router`", "cache-aware": "cache-aware (SGLang)"}
+NAMES = {OURS: "`gpu_router`", "cache-aware": "Cache-aware (SGLang)"}
 MARKS = {
     BOUND: ("|", "#222222"),
     "random": ("x", "#c44e52"),
@@ -85,6 +85,7 @@ def worse(found: Found) -> str:
 def draw(found: Found, path: Path) -> None:
     """Mean and p95 of each policy as a multiple of the best simple policy's, a line for each row."""
     mpl.rcParams["svg.hashsalt"] = "traces"  # the same bytes from the same figures
+    mpl.rcParams["svg.fonttype"] = "none"  # text stays text
     figure, both = plt.subplots(
         1, 2, figsize=(WIDTH, 1.2 + ROW_HEIGHT * len(found)), sharey=True, layout="constrained"
     )
@@ -111,7 +112,7 @@ def _draw_key(axes: Any, found: Found, key: str) -> None:
     axes.set_xticks([0.5, 0.7, 1, 1.5, 2, 3, 4], ["0.5", "0.7", "1", "1.5", "2", "3", "≥ 4"])
     axes.minorticks_off()
     axes.grid(visible=True, alpha=0.25)
-    axes.set_xlabel(f"{key} time to first token, as a multiple of the best simple policy's")
+    axes.set_xlabel(f"{key}, as a multiple of the best simple policy's")
 
 
 def _ratio(told: Mapping[str, Any], policy: str, key: str) -> float:
