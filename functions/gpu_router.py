@@ -9,127 +9,127 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 16740, which the server calls.
+# Begin here: `class Pipe`, line 16746, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    305  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    418  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    444  aliases.errors                 What goes wrong with aliases.
-#    501  engines.errors                 What goes wrong with a node.
-#    671  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    797  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    872  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    933  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1240  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1387  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1555  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1847  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1923  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1981  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2017  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2425  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2573  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2697  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2769  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2775  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   2840  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2888  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   2936  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3263  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3375  routing.errors                 What goes wrong with routing.
-#   3565  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3603  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   3968  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4382  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   4506  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4655  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4877  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5006  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   5095  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5197  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5318  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5426  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   5537  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5684  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5818  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6138  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6255  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6313  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   6488  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6838  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6923  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6966  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7071  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7275  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7508  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7566  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7663  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7866  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8037  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8368  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8655  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8741  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8911  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9105  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9188  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9269  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9335  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9384  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9464  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9558  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10046  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10200  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10367  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10605  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10708  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10808  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10925  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11109  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11142  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11326  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11361  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12005  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12081  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12227  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12423  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12563  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12623  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13097  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13366  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13477  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14040  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14112  cache.errors                   What goes wrong with the cache.
-#  14132  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14160  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14310  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  14316  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  14430  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  14477  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  14568  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  14731  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  14821  base.single_flight             Many who ask the same at the same time ask once.
-#  14900  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15135  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15156  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15248  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  15366  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15391  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  15472  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  15580  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  15627  services.pack_valves           What all valves of the pack have in common.
-#  15650  services.router_valves         The valves of the router, wherever it runs.
-#  15773  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15887  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16140  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16172  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16189  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  16240  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  16308  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16403  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  16564  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  16575  webui.reader                   Who reads what the pack says, and in which language.
-#  16590  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  16649  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    422  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    448  aliases.errors                 What goes wrong with aliases.
+#    505  engines.errors                 What goes wrong with a node.
+#    675  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    801  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    876  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    937  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1244  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1391  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1559  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1851  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1927  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1985  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2021  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2429  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2577  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2701  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2773  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2779  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   2844  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2892  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   2940  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3267  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3379  routing.errors                 What goes wrong with routing.
+#   3569  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3607  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   3972  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4386  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4510  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4659  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4881  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5010  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   5099  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5201  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5322  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5430  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   5541  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5688  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5822  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6142  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6259  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6317  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   6492  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6842  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6927  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6970  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7075  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7279  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7512  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7570  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7667  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7870  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8041  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8372  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8659  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8745  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8915  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9109  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9192  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9273  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9339  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9388  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9468  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9562  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10050  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10204  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10371  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10609  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10712  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10814  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10931  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11115  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11148  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11332  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11367  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12011  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12087  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12233  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12429  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12569  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12629  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13103  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13372  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13483  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14046  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14118  cache.errors                   What goes wrong with the cache.
+#  14138  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14166  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14316  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  14322  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  14436  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14483  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  14574  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  14737  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  14827  base.single_flight             Many who ask the same at the same time ask once.
+#  14906  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15141  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15162  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15254  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  15372  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15397  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15478  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  15586  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  15633  services.pack_valves           What all valves of the pack have in common.
+#  15656  services.router_valves         The valves of the router, wherever it runs.
+#  15779  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15893  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16146  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16178  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16195  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  16246  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  16314  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16409  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  16570  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  16581  webui.reader                   Who reads what the pack says, and in which language.
+#  16596  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  16655  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -309,7 +309,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-IN_ENGLISH = "en"
+ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -332,6 +332,10 @@ class Message(str):
         made.values = values or {}
         return made
 
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
 
 def message(template: str, /, **values: object) -> Message:
     """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
@@ -340,7 +344,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, IN_ENGLISH), template, values)
+    return Message(_filled(template, values, ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -369,7 +373,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == IN_ENGLISH:
+    if known == ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -390,11 +394,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {IN_ENGLISH, "c", "posix"}:
+        if primary in {ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return IN_ENGLISH
+    return ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -10728,7 +10732,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `asked`, `model`, `node` | the name that was asked for, the model that answered, and where |
     | `user` | its id |
     | `outcome` | `answered`, `stopped` (its user left) or `failed` |
-    | `error`, `error_text` | of a failed one: the kind, and the sentence |
+    | `error`, `error_text`, `error_texts` | of a failed one: the kind, and the sentence in each language |
     | `waited`, `first`, `took` | seconds: in the queue, to the first token, in all; from when it came |
     | `predicted` | seconds to the first token at the node, as predicted |
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
@@ -10766,6 +10770,8 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         record |= {} if spent.hit is None else {"held": spent.hit}
     if record["outcome"] == "failed" and isinstance(error, Exception):
         record |= {"error": error_code(error), "error_text": str(error)[:MAX_ERROR]}
+        others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
+        record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
         record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
     return record
@@ -14202,7 +14208,7 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = IN_ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
@@ -15168,7 +15174,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_refused_valves__said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 
@@ -15212,7 +15218,7 @@ def _refused() -> dict[str, dict[str, Any]]:
 
 
 def _in(words: Mapping[str, str], language: str) -> str:
-    return str(words.get(known_language(language)) or words[IN_ENGLISH])
+    return str(words.get(known_language(language)) or words[ENGLISH])
 
 
 def _plugin_of(valves: type[BaseModel]) -> str:
@@ -16584,7 +16590,7 @@ def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or IN_ENGLISH)
+    return str(request.headers.get("accept-language") or ENGLISH)
 
 
 # --- ollama_pack.webui.server ---

@@ -9,30 +9,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1597, which the server calls.
+# Begin here: `class Filter`, line 1601, which the server calls.
 # The modules that it uses come first:
 #     57  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #     81  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    194  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    202  aliases.errors           What goes wrong with aliases.
-#    258  engines.content          The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    267  aliases.facts            What an alias table may ask about a request, read off an OpenAI chat body.
-#    328  aliases.table            An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    635  engines.ollama.names     Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    772  fit.shapes               Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    809  fit.choose               Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    830  aliases.resolve          Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    948  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    954  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1079  services.alias_choice    The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   1104  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1176  services.answers         An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1192  base.process             One object for all plugins of a process, which are files that share no code.
-#   1215  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   1307  services.pack_valves     What all valves of the pack have in common.
-#   1330  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1425  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1572  webui.reader             Who reads what the pack says, and in which language.
+#    198  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    206  aliases.errors           What goes wrong with aliases.
+#    262  engines.content          The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    271  aliases.facts            What an alias table may ask about a request, read off an OpenAI chat body.
+#    332  aliases.table            An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    639  engines.ollama.names     Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    776  fit.shapes               Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    813  fit.choose               Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    834  aliases.resolve          Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    952  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    958  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1083  services.alias_choice    The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   1108  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#   1180  services.answers         An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1196  base.process             One object for all plugins of a process, which are files that share no code.
+#   1219  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1311  services.pack_valves     What all valves of the pack have in common.
+#   1334  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1429  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1576  webui.reader             Who reads what the pack says, and in which language.
 
 import logging
 import math
@@ -85,7 +85,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-IN_ENGLISH = "en"
+ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -108,6 +108,10 @@ class Message(str):
         made.values = values or {}
         return made
 
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
 
 def message(template: str, /, **values: object) -> Message:
     """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
@@ -116,7 +120,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, IN_ENGLISH), template, values)
+    return Message(_filled(template, values, ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -145,7 +149,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == IN_ENGLISH:
+    if known == ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -166,11 +170,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {IN_ENGLISH, "c", "posix"}:
+        if primary in {ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return IN_ENGLISH
+    return ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -1182,7 +1186,7 @@ _Meaning = tuple[int, str | None, Message]  # status, code, sentence for people 
 _NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
-def alias_refusal(error: AliasUnavailableError, *, for_admin: bool, language: str = IN_ENGLISH) -> Refusal:
+def alias_refusal(error: AliasUnavailableError, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
     """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
     status, code, sentence = _NO_CANDIDATE
     said = in_language(error if for_admin else sentence, language)
@@ -1227,7 +1231,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 
@@ -1271,7 +1275,7 @@ def _refused() -> dict[str, dict[str, Any]]:
 
 
 def _in(words: Mapping[str, str], language: str) -> str:
-    return str(words.get(known_language(language)) or words[IN_ENGLISH])
+    return str(words.get(known_language(language)) or words[ENGLISH])
 
 
 def _plugin_of(valves: type[BaseModel]) -> str:
@@ -1581,7 +1585,7 @@ def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or IN_ENGLISH)
+    return str(request.headers.get("accept-language") or ENGLISH)
 
 
 # --- ollama_pack.plugins.functions.model_alias_filter ---

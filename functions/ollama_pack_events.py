@@ -9,90 +9,90 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10885, which the server calls.
+# Begin here: `class Event`, line 10909, which the server calls.
 # The modules that it uses come first:
 #    159  base.single_flight          Many who ask the same at the same time ask once.
 #    238  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    457  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    587  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    613  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    624  base.process                One object for all plugins of a process, which are files that share no code.
-#    647  services.activity           What chats did in this process, until somebody writes it into the history.
-#    708  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1064  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1421  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1664  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1679  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1697  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1704  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1849  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1955  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   2027  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2136  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2205  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2350  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2356  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2443  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2530  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2680  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2712  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   2836  aliases.errors              What goes wrong with aliases.
-#   2858  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   2881  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3188  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3325  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3362  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3383  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3441  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3503  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3556  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3670  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   3836  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3896  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3992  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4216  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4483  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4609  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4757  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4834  services.pack_valves        What all valves of the pack have in common.
-#   4857  speech.errors               What goes wrong with transcription.
-#   5219  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5296  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5387  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5423  speech.values               What recordings turn into, and what an engine is.
-#   5680  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5830  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   5912  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6096  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6229  speech.sentences            Segments of about a sentence, made from words with times.
-#   6283  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6461  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6689  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6843  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   6927  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7016  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7180  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7770  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7858  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   7932  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8207  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8257  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8404  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8670  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8708  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8738  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8858  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   8996  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9150  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9328  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9582  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9664  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9706  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10724  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10810  webui.reader                Who reads what the pack says, and in which language.
-#  10819  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10853  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10998  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    591  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    617  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    628  base.process                One object for all plugins of a process, which are files that share no code.
+#    651  services.activity           What chats did in this process, until somebody writes it into the history.
+#    712  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1068  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1447  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1688  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1703  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1721  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1728  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1873  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1979  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   2051  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2160  webui.errors                What goes wrong between the pack and Open WebUI.
+#   2229  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2374  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2380  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2467  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2554  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2704  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2736  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   2860  aliases.errors              What goes wrong with aliases.
+#   2882  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   2905  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3212  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3349  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3386  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3407  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3465  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3527  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3580  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3694  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   3860  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3920  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4016  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4240  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4507  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4633  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4781  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4858  services.pack_valves        What all valves of the pack have in common.
+#   4881  speech.errors               What goes wrong with transcription.
+#   5243  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5320  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5411  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5447  speech.values               What recordings turn into, and what an engine is.
+#   5704  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5854  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   5936  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6120  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6253  speech.sentences            Segments of about a sentence, made from words with times.
+#   6307  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6485  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6713  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6867  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   6951  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7040  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7204  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7794  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7882  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   7956  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8231  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8281  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8428  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8694  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8732  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8762  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8882  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9020  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9174  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9352  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9606  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9688  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9730  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10748  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10834  webui.reader                Who reads what the pack says, and in which language.
+#  10843  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10877  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11022  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -461,7 +461,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-IN_ENGLISH = "en"
+ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 # Put before a page's script: its `t("Sentence {name}", {name: value})` is in the page's language.
 _SCRIPT_T = """
@@ -490,6 +490,10 @@ class Message(str):
         made.values = values or {}
         return made
 
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
 
 def message(template: str, /, **values: object) -> Message:
     """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
@@ -498,7 +502,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, IN_ENGLISH), template, values)
+    return Message(_filled(template, values, ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -527,7 +531,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == IN_ENGLISH:
+    if known == ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -548,11 +552,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {IN_ENGLISH, "c", "posix"}:
+        if primary in {ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return IN_ENGLISH
+    return ENGLISH
 
 
 def script_words(script: str, language: str) -> str:
@@ -1123,7 +1127,6 @@ class SqliteHistory:
         """Open nothing yet."""
         self._path = path
         self._lock = asyncio.Lock()
-        self._added = 0
 
     async def add(
         self, chats: Iterable[Mapping[str, Any]], minutes: Mapping[int, Mapping[str, float]]
@@ -1167,17 +1170,19 @@ class SqliteHistory:
         await self._with(lambda database: database.executemany("DELETE FROM chats WHERE key = ?", wanted))
 
     async def report(self, name: str, status: Mapping[str, Any]) -> None:
-        row = (name, time.time(), json.dumps(status))
-        await self._with(
-            lambda database: database.execute("INSERT OR REPLACE INTO processes VALUES (?, ?, ?)", row)
-        )
+        now = time.time()
+
+        def write(database: sqlite3.Connection) -> None:
+            row = (name, now, json.dumps(status))
+            database.execute("INSERT OR REPLACE INTO processes VALUES (?, ?, ?)", row)
+            database.execute("DELETE FROM processes WHERE at < ?", (now - 86_400,))
+
+        await self._with(write)
 
     async def processes(self) -> dict[str, dict[str, Any]]:
-        def read(database: sqlite3.Connection) -> list[tuple[str, str]]:
-            database.execute("DELETE FROM processes WHERE at < ?", (time.time() - PROCESS_SECONDS,))
-            return database.execute("SELECT name, status FROM processes").fetchall()
-
-        return {name: json.loads(status) for name, status in await self._with(read)}
+        wanted, seen = "SELECT name, status FROM processes WHERE at >= ?", (time.time() - PROCESS_SECONDS,)
+        rows = await self._with(lambda database: database.execute(wanted, seen).fetchall())
+        return {name: json.loads(status) for name, status in rows}
 
     async def close(self) -> None:
         """Nothing is held between two calls."""
@@ -1191,16 +1196,16 @@ class SqliteHistory:
         try:
             return self._work_once(work)
         except sqlite3.DatabaseError as error:
-            if not any(word in str(error) for word in ("not a database", "malformed", "no such table")):
-                raise
-            self._path.unlink(missing_ok=True)
+            if "no such table" not in str(error):
+                if not any(word in str(error) for word in ("not a database", "malformed")):
+                    raise
+                for suffix in ("", "-wal", "-shm"):
+                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._work_once(_make_tables)
             return self._work_once(work)
 
     def _work_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        is_new = not self._path.exists()
         with closing(sqlite3.connect(self._path, timeout=ANSWER_SECONDS)) as database, database:
-            if is_new:
-                _make_tables(database)
             return work(database)
 
 
@@ -1370,7 +1375,10 @@ class HistoryKeeper:
 
     def _opened(self, url: str) -> HistoryStore | None:
         if url:
-            return RedisHistory(redis_client(url))
+            try:
+                return RedisHistory(redis_client(url))
+            except ModuleNotFoundError:  # the minimal image of the Pipelines server lacks redis-py
+                return None
         return SqliteHistory(self._path) if self._path else None
 
     async def run(self, is_wanted: Callable[[], bool]) -> None:
@@ -1416,6 +1424,24 @@ class HistoryKeeper:
         if store is not None:
             with suppress(Exception):
                 await store.close()
+
+
+def process_status(kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """How a process is, for the dashboards of all.
+
+    Args:
+        kind: the server that it belongs to.
+        told: its router's report; empty where it has none.
+    """
+    nodes = [node for node in told.get("nodes") or () if isinstance(node, Mapping)]
+    return {
+        "kind": kind,
+        "waiting": told.get("waiting") or 0,
+        "in_flight": sum(node.get("own") or 0 for node in nodes),
+        "nodes": len(nodes),
+        "nodes_up": sum(bool(node.get("healthy")) for node in nodes),
+        "fault": told.get("sharing_fault") or "",
+    }
 
 
 # --- ollama_pack.services.dashboard ---
@@ -1545,11 +1571,12 @@ class Dashboard:
             fault = fault or type(error).__name__
         return parts | {"history": {"fault": fault, "process": keeper.name}}
 
-    async def stream(self, last_id: str, is_wanted: Callable[[], bool]) -> AsyncIterator[str]:
+    async def stream(self, last_id: str, language: str, is_wanted: Callable[[], bool]) -> AsyncIterator[str]:
         """Server-sent events for one page.
 
         Args:
             last_id: of the last event that it has seen; empty: it has just opened.
+            language: of the sentences that are in it.
             is_wanted: false ends it.
         """
         sent: dict[str, str] = {}
@@ -1557,7 +1584,10 @@ class Dashboard:
         cursor = last_id
         yield "retry: 500\n\n"
         while True:
-            written = {path: json.dumps(part) for path, part in (await self._shared.get()).items()}
+            written = {
+                path: json.dumps(translated(part, language))
+                for path, part in (await self._shared.get()).items()
+            }
             changed = {path: text for path, text in written.items() if sent.get(path) != text}
             is_first = not sent
             gone = [path for path in sent if path not in written]
@@ -1587,30 +1617,24 @@ class Dashboard:
             return [], cursor
 
 
+def translated(value: Any, language: str) -> Any:
+    """JSON with its sentences in a language. Another plugin's translate themselves: it has the words."""
+    if language == ENGLISH:
+        return value
+    if isinstance(value, str):
+        by_itself = getattr(value, "translated", None)
+        return by_itself(language) if by_itself else in_language(value, language)
+    if isinstance(value, Mapping):
+        return {key: translated(one, language) for key, one in value.items()}
+    return [translated(one, language) for one in value] if isinstance(value, list | tuple) else value
+
+
 def router_parts(told: Mapping[str, Any], fault: str) -> Parts:
     """The parts of a router's report: each node is one."""
     nodes = [dict(node) for node in told.get("nodes") or () if isinstance(node, Mapping)]
     by_path = {f"nodes/{node.get('name')}": node for node in nodes}
     others = {name: told.get(name) for name in ("waiting", "peers", "sharing_fault", "running")}
     return {"router": {**others, "fault": fault}, **by_path}
-
-
-def process_status(kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    """How a process is, for the dashboards of all.
-
-    Args:
-        kind: the server that it belongs to.
-        told: its router's report; empty where it has none.
-    """
-    nodes = [node for node in told.get("nodes") or () if isinstance(node, Mapping)]
-    return {
-        "kind": kind,
-        "waiting": told.get("waiting") or 0,
-        "in_flight": sum(node.get("own") or 0 for node in nodes),
-        "nodes": len(nodes),
-        "nodes_up": sum(bool(node.get("healthy")) for node in nodes),
-        "fault": told.get("sharing_fault") or "",
-    }
 
 
 def history_parts(minutes: MinuteFigures, slots: MinuteFigures, now: int) -> Parts:
@@ -4769,7 +4793,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
         _refused_valves__refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 
@@ -4798,7 +4822,7 @@ def _refused_valves__refused() -> dict[str, dict[str, Any]]:
 
 
 def _in(words: Mapping[str, str], language: str) -> str:
-    return str(words.get(known_language(language)) or words[IN_ENGLISH])
+    return str(words.get(known_language(language)) or words[ENGLISH])
 
 
 def _plugin_of(valves: type[BaseModel]) -> str:
@@ -9970,7 +9994,7 @@ const figure = (value, label) => make("div", {}, make("b", {}, value), make("spa
 function table(label, heads, rows) {
   const head = heads.map(one => one instanceof Element ? one
     : make("th", {scope: "col", class: one[1]}, one[0] || make("span", {class: "hidden"}, t("Details"))));
-  return make("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": label},
+  return make("div", {class: "scroll", tabindex: 0, role: "group", "aria-label": label},
     make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows)));
 }
 
@@ -10224,8 +10248,8 @@ function isWanted(chat) {
 
 // Chats that have just ended, the oldest first; at the beginning the last ones that there are.
 function takeChats(come, isWhole) {
-  const known = new Set(chats.concat(held).map(chat => chat.key));
-  const fresh = come.filter(chat => !known.has(chat.key) && isWanted(chat)).reverse();
+  const known = new Set(chats.concat(held).map(chat => chat.id));
+  const fresh = come.filter(chat => !known.has(chat.id) && isWanted(chat)).reverse();
   if (isWhole && !chats.length && !search.text && !search.outcome) olderKey = fresh.length ? fresh[fresh.length - 1].key : "";
   if (paused) held = fresh.concat(held).slice(0, MAX_SHOWN);
   else chats = fresh.concat(chats).slice(0, MAX_SHOWN);
@@ -10323,7 +10347,7 @@ function sentences(chat) {
   if (chat.written > 0) said.push(t("The answer has {tokens} tokens and took {took}.",
     {tokens: number(chat.written), took: seconds(chat.took)}));
   if (chat.outcome === "stopped") said.push(t("The user stopped it, or left."));
-  if (chat.error_text) said.push(t("It failed: {why}", {why: chat.error_text}));
+  if (chat.error_text) said.push(t("It failed: {why}", {why: object(chat.error_texts)[language] || chat.error_text}));
   return said;
 }
 """
@@ -10654,7 +10678,7 @@ listen();
 """
 
 
-def dashboard_html(nonce: str, language: str = IN_ENGLISH) -> str:
+def dashboard_html(nonce: str, language: str = ENGLISH) -> str:
     """The page; its one script and its one style sheet carry the nonce of the page's policy."""
     script = _BASICS + _CHARTS + _NODES + _CHATS + _OTHERS + _MAIN
     words = script_words(script, language)
@@ -10813,7 +10837,7 @@ def _only(keys: Mapping[str, Checked], told: Mapping[str, Any]) -> dict[str, Any
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or IN_ENGLISH)
+    return str(request.headers.get("accept-language") or ENGLISH)
 
 
 # --- ollama_pack.webui.replay_row ---
@@ -11159,7 +11183,11 @@ class Event:
     async def _stream(self, request: Any, _user: Any) -> Any:
         last = request.headers.get("last-event-id") or request.query_params.get("after") or ""
         service = self._service
-        return event_stream(self._dashboard.stream(str(last), lambda: service is not None and service.runs))
+        return event_stream(
+            self._dashboard.stream(
+                str(last), page_language(request), lambda: service is not None and service.runs
+            )
+        )
 
     async def _chats(self, request: Any, _user: Any) -> dict[str, Any]:
         asked = request.query_params

@@ -9,50 +9,50 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 3375, which the server calls.
+# Begin here: `class Event`, line 3379, which the server calls.
 # The modules that it uses come first:
 #     93  base.single_flight             Many who ask the same at the same time ask once.
 #    172  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    236  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    349  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    357  engines.errors                 What goes wrong with a node.
-#    490  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    577  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    700  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    772  aliases.errors                 What goes wrong with aliases.
-#    828  cache.errors                   What goes wrong with the cache.
-#    848  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    957  routing.errors                 What goes wrong with routing.
-#   1109  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1141  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1268  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1374  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1435  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1455  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1597  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1606  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1667  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1974  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2111  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2148  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2169  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2287  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2323  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2329  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2445  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2470  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2521  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2527  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2568  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   2656  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2801  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2821  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2935  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   3014  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   3244  base.process                   One object for all plugins of a process, which are files that share no code.
-#   3265  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   3327  services.pack_valves           What all valves of the pack have in common.
-#   3350  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    353  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    361  engines.errors                 What goes wrong with a node.
+#    494  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    581  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    704  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    776  aliases.errors                 What goes wrong with aliases.
+#    832  cache.errors                   What goes wrong with the cache.
+#    852  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    961  routing.errors                 What goes wrong with routing.
+#   1113  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1145  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1272  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1378  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1439  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1459  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1601  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1610  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1671  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1978  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2115  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2152  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2173  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2291  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2327  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2333  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2449  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2474  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2525  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2531  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2572  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   2660  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2805  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2825  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2939  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   3018  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   3248  base.process                   One object for all plugins of a process, which are files that share no code.
+#   3269  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   3331  services.pack_valves           What all valves of the pack have in common.
+#   3354  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import json
@@ -240,7 +240,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-IN_ENGLISH = "en"
+ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -263,6 +263,10 @@ class Message(str):
         made.values = values or {}
         return made
 
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
 
 def message(template: str, /, **values: object) -> Message:
     """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
@@ -271,7 +275,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, IN_ENGLISH), template, values)
+    return Message(_filled(template, values, ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -300,7 +304,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == IN_ENGLISH:
+    if known == ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -321,11 +325,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {IN_ENGLISH, "c", "posix"}:
+        if primary in {ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return IN_ENGLISH
+    return ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -1167,7 +1171,7 @@ _Meaning = tuple[int, str | None, Message]  # status, code, sentence for people 
 _NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = IN_ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
@@ -3276,7 +3280,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 

@@ -9,66 +9,66 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 6577, which the server calls.
+# Begin here: `class Filter`, line 6581, which the server calls.
 # The modules that it uses come first:
 #    128  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    152  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    265  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    346  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    366  cache.errors              What goes wrong with the cache.
-#    402  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    518  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    687  cache.key                 What makes two requests the same: the key of a cached answer.
-#    924  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1124  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1278  cache.entry               An answer as it is kept.
-#   1347  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   1490  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   1616  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   2049  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2135  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   2225  base.single_flight        Many who ask the same at the same time ask once.
-#   2364  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   2489  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2495  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2504  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2912  base.process              One object for all plugins of a process, which are files that share no code.
-#   2933  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2995  services.pack_valves      What all valves of the pack have in common.
-#   3018  services.cache_valves     The valves of the response cache, wherever it runs.
-#   3109  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3120  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3195  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   3308  cache.collect             From the chunks of a generation to what may be kept of it.
-#   3463  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   3514  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   3618  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3944  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4042  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4067  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4100  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4246  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   4588  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   4931  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   5175  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   5502  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   5708  services.activity         What chats did in this process, until somebody writes it into the history.
-#   5733  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   5744  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   5985  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   6021  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   6086  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   6143  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   6199  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   6258  webui.reader              Who reads what the pack says, and in which language.
-#   6273  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   6287  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   6338  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   6372  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6396  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   6449  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   6477  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   6529  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    269  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    350  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    370  cache.errors              What goes wrong with the cache.
+#    406  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    522  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    691  cache.key                 What makes two requests the same: the key of a cached answer.
+#    928  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1128  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1282  cache.entry               An answer as it is kept.
+#   1351  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   1494  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   1620  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   2053  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2139  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   2229  base.single_flight        Many who ask the same at the same time ask once.
+#   2368  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   2493  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2499  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2508  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2916  base.process              One object for all plugins of a process, which are files that share no code.
+#   2937  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   2999  services.pack_valves      What all valves of the pack have in common.
+#   3022  services.cache_valves     The valves of the response cache, wherever it runs.
+#   3113  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3124  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   3199  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   3312  cache.collect             From the chunks of a generation to what may be kept of it.
+#   3467  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   3518  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   3622  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3948  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4046  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4071  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4104  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4250  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   4592  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   4935  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   5179  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   5506  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   5712  services.activity         What chats did in this process, until somebody writes it into the history.
+#   5737  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   5748  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   5989  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6025  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   6090  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   6147  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   6203  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   6262  webui.reader              Who reads what the pack says, and in which language.
+#   6277  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   6291  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6342  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   6376  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6400  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   6453  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   6481  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   6533  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -156,7 +156,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-IN_ENGLISH = "en"
+ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -179,6 +179,10 @@ class Message(str):
         made.values = values or {}
         return made
 
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
 
 def message(template: str, /, **values: object) -> Message:
     """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
@@ -187,7 +191,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, IN_ENGLISH), template, values)
+    return Message(_filled(template, values, ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -216,7 +220,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == IN_ENGLISH:
+    if known == ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -237,11 +241,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {IN_ENGLISH, "c", "posix"}:
+        if primary in {ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return IN_ENGLISH
+    return ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -1467,7 +1471,7 @@ FUNCTION_WORDS = _words(
     """
 )
 # Of which one at least is in an English text
-ENGLISH = FUNCTION_WORDS - {"a", "in", "on", "me", "he", "was", "die", "so", "i"} | _words(
+ENGLISH_WORDS = FUNCTION_WORDS - {"a", "in", "on", "me", "he", "was", "die", "so", "i"} | _words(
     """
     please write give list name describe compare translate define convert solve summarize what's thanks into
     an between its his her our generate create make calculate suggest recommend flights recipes
@@ -1883,7 +1887,7 @@ def _is_english(text: str, tokens: list[str]) -> bool:
     if any(letter.isalpha() and not letter.isascii() for letter in text):
         return False
     words = {word for token in tokens for word in CONTRACTIONS.get(token.lower(), (token.lower(),))}
-    return len(words & ENGLISH) > len(words & FOREIGN)
+    return len(words & ENGLISH_WORDS) > len(words & FOREIGN)
 
 
 def _cased_tokens(tokens: list[str]) -> list[str]:
@@ -2944,7 +2948,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 
@@ -6267,7 +6271,7 @@ def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or IN_ENGLISH)
+    return str(request.headers.get("accept-language") or ENGLISH)
 
 
 # --- ollama_pack.webui.audience ---

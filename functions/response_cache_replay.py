@@ -9,28 +9,28 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1474, which the server calls.
+# Begin here: `class Pipe`, line 1478, which the server calls.
 # The modules that it uses come first:
 #     49  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    107  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    220  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    228  cache.errors              What goes wrong with the cache.
-#    248  engines.errors            What goes wrong with a node.
-#    381  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    431  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    456  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    473  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    545  aliases.errors            What goes wrong with aliases.
-#    583  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    692  routing.errors            What goes wrong with routing.
-#    844  webui.errors              What goes wrong between the pack and Open WebUI.
-#    872  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1017  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1026  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1171  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1266  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1427  webui.reader              Who reads what the pack says, and in which language.
-#   1442  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    224  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    232  cache.errors              What goes wrong with the cache.
+#    252  engines.errors            What goes wrong with a node.
+#    385  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    435  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    460  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    477  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    549  aliases.errors            What goes wrong with aliases.
+#    587  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    696  routing.errors            What goes wrong with routing.
+#    848  webui.errors              What goes wrong between the pack and Open WebUI.
+#    876  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1021  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1030  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1175  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1270  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1431  webui.reader              Who reads what the pack says, and in which language.
+#   1446  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import logging
 import re
@@ -111,7 +111,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-IN_ENGLISH = "en"
+ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -134,6 +134,10 @@ class Message(str):
         made.values = values or {}
         return made
 
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
 
 def message(template: str, /, **values: object) -> Message:
     """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
@@ -142,7 +146,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, IN_ENGLISH), template, values)
+    return Message(_filled(template, values, ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -171,7 +175,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == IN_ENGLISH:
+    if known == ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -192,11 +196,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {IN_ENGLISH, "c", "posix"}:
+        if primary in {ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return IN_ENGLISH
+    return ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -916,7 +920,7 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = IN_ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
@@ -1436,7 +1440,7 @@ def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or IN_ENGLISH)
+    return str(request.headers.get("accept-language") or ENGLISH)
 
 
 # --- ollama_pack.webui.server ---

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2485, which the server calls.
+# Begin here: `class Filter`, line 2489, which the server calls.
 # The modules that it uses come first:
 #     65  base.process             One object for all plugins of a process, which are files that share no code.
 #     88  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -26,13 +26,13 @@ version: 0.1.0
 #   1876  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
 #   1885  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #   1901  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#   2014  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2076  services.pack_valves     What all valves of the pack have in common.
-#   2099  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2194  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2341  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2347  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2434  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2018  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   2080  services.pack_valves     What all valves of the pack have in common.
+#   2103  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2198  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2345  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2351  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2438  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import hashlib
@@ -1905,7 +1905,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-IN_ENGLISH = "en"
+ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -1928,6 +1928,10 @@ class Message(str):
         made.values = values or {}
         return made
 
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
 
 def message(template: str, /, **values: object) -> Message:
     """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
@@ -1936,7 +1940,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, IN_ENGLISH), template, values)
+    return Message(_filled(template, values, ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -1965,7 +1969,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == IN_ENGLISH:
+    if known == ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -1986,11 +1990,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {IN_ENGLISH, "c", "posix"}:
+        if primary in {ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return IN_ENGLISH
+    return ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -2025,7 +2029,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 

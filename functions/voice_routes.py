@@ -9,49 +9,49 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5410, which the server calls.
+# Begin here: `class Event`, line 5414, which the server calls.
 # The modules that it uses come first:
 #    103  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    117  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    135  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    248  base.process             One object for all plugins of a process, which are files that share no code.
-#    271  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    333  services.pack_valves     What all valves of the pack have in common.
-#    356  speech.errors            What goes wrong with transcription.
-#    718  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    795  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    887  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    923  speech.values            What recordings turn into, and what an engine is.
-#   1180  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1330  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1412  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1596  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1729  speech.sentences         Segments of about a sentence, made from words with times.
-#   1783  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1961  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2189  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2343  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2427  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2516  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2680  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3270  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3358  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3432  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3700  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3750  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3897  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4163  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4201  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4234  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4264  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4379  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4517  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4671  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4814  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   4994  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5248  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5299  base.single_flight       Many who ask the same at the same time ask once.
-#   5378  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    252  base.process             One object for all plugins of a process, which are files that share no code.
+#    275  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    337  services.pack_valves     What all valves of the pack have in common.
+#    360  speech.errors            What goes wrong with transcription.
+#    722  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    799  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    891  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    927  speech.values            What recordings turn into, and what an engine is.
+#   1184  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1334  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1416  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1600  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1733  speech.sentences         Segments of about a sentence, made from words with times.
+#   1787  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1965  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2193  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2347  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2431  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2520  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2684  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3274  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3362  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3436  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3704  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3754  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3901  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4167  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4205  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4238  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4268  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4383  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4521  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4675  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4818  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   4998  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5252  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5303  base.single_flight       Many who ask the same at the same time ask once.
+#   5382  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -139,7 +139,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-IN_ENGLISH = "en"
+ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -162,6 +162,10 @@ class Message(str):
         made.values = values or {}
         return made
 
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
 
 def message(template: str, /, **values: object) -> Message:
     """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
@@ -170,7 +174,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, IN_ENGLISH), template, values)
+    return Message(_filled(template, values, ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -199,7 +203,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == IN_ENGLISH:
+    if known == ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -220,11 +224,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {IN_ENGLISH, "c", "posix"}:
+        if primary in {ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return IN_ENGLISH
+    return ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -282,7 +286,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 

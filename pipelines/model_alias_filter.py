@@ -8,25 +8,25 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1249, which the server calls.
+# Begin here: `class Pipeline`, line 1253, which the server calls.
 # The modules that it uses come first:
 #     54  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #     76  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    189  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    197  aliases.errors            What goes wrong with aliases.
-#    253  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    262  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
-#    323  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    630  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    767  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    804  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    825  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    943  base.single_flight        Many who ask the same at the same time ask once.
-#   1022  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1123  base.process              One object for all plugins of a process, which are files that share no code.
-#   1146  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   1208  services.pack_valves      What all valves of the pack have in common.
-#   1231  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
+#    193  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    201  aliases.errors            What goes wrong with aliases.
+#    257  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    266  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
+#    327  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    634  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    771  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    808  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    829  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    947  base.single_flight        Many who ask the same at the same time ask once.
+#   1026  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1127  base.process              One object for all plugins of a process, which are files that share no code.
+#   1150  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1212  services.pack_valves      What all valves of the pack have in common.
+#   1235  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -80,7 +80,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-IN_ENGLISH = "en"
+ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -103,6 +103,10 @@ class Message(str):
         made.values = values or {}
         return made
 
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
 
 def message(template: str, /, **values: object) -> Message:
     """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
@@ -111,7 +115,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, IN_ENGLISH), template, values)
+    return Message(_filled(template, values, ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -140,7 +144,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == IN_ENGLISH:
+    if known == ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -161,11 +165,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {IN_ENGLISH, "c", "posix"}:
+        if primary in {ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return IN_ENGLISH
+    return ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -1157,7 +1161,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 

@@ -9,23 +9,23 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 912, which the server calls.
+# Begin here: `class Pipeline`, line 916, which the server calls.
 # The modules that it uses come first:
 #     49  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     69  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #    433  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    449  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    562  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    587  base.process                One object for all plugins of a process, which are files that share no code.
-#    610  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    672  services.pack_valves        What all valves of the pack have in common.
-#    695  services.cache_valves       The valves of the response cache, wherever it runs.
-#    786  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    797  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    803  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    826  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    843  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#    894  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    566  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    591  base.process                One object for all plugins of a process, which are files that share no code.
+#    614  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    676  services.pack_valves        What all valves of the pack have in common.
+#    699  services.cache_valves       The valves of the response cache, wherever it runs.
+#    790  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    801  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    807  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    830  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    847  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#    898  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -453,7 +453,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-IN_ENGLISH = "en"
+ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -476,6 +476,10 @@ class Message(str):
         made.values = values or {}
         return made
 
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
 
 def message(template: str, /, **values: object) -> Message:
     """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
@@ -484,7 +488,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, IN_ENGLISH), template, values)
+    return Message(_filled(template, values, ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -513,7 +517,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == IN_ENGLISH:
+    if known == ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -534,11 +538,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {IN_ENGLISH, "c", "posix"}:
+        if primary in {ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return IN_ENGLISH
+    return ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -621,7 +625,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 

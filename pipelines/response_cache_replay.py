@@ -9,51 +9,51 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 5566, which the server calls.
+# Begin here: `class Pipeline`, line 5570, which the server calls.
 # The modules that it uses come first:
 #    106  base.single_flight          Many who ask the same at the same time ask once.
 #    172  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    190  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    303  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    323  cache.errors                What goes wrong with the cache.
-#    359  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    475  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    633  cache.key                   What makes two requests the same: the key of a cached answer.
-#    870  cache.entry                 An answer as it is kept.
-#    939  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1094  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1145  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1226  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1426  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1580  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1684  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   1827  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   1953  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   2386  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2472  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   2562  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2888  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   2986  engines.errors              What goes wrong with a node.
-#   3004  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3054  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3079  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3096  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3181  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   3523  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3598  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   3711  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4106  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   4449  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   4693  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   5020  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   5226  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   5232  base.process                One object for all plugins of a process, which are files that share no code.
-#   5253  services.activity           What chats did in this process, until somebody writes it into the history.
-#   5278  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   5426  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   5465  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   5527  services.pack_valves        What all valves of the pack have in common.
-#   5550  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    307  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    327  cache.errors                What goes wrong with the cache.
+#    363  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    479  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    637  cache.key                   What makes two requests the same: the key of a cached answer.
+#    874  cache.entry                 An answer as it is kept.
+#    943  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1098  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1149  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1230  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1430  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1584  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1688  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   1831  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   1957  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   2390  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2476  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   2566  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2892  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   2990  engines.errors              What goes wrong with a node.
+#   3008  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3058  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3083  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3100  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3185  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   3527  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   3602  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   3715  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4110  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   4453  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   4697  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   5024  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   5230  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   5236  base.process                One object for all plugins of a process, which are files that share no code.
+#   5257  services.activity           What chats did in this process, until somebody writes it into the history.
+#   5282  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   5430  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   5469  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   5531  services.pack_valves        What all valves of the pack have in common.
+#   5554  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -194,7 +194,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-IN_ENGLISH = "en"
+ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -217,6 +217,10 @@ class Message(str):
         made.values = values or {}
         return made
 
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
 
 def message(template: str, /, **values: object) -> Message:
     """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
@@ -225,7 +229,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, IN_ENGLISH), template, values)
+    return Message(_filled(template, values, ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -254,7 +258,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == IN_ENGLISH:
+    if known == ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -275,11 +279,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {IN_ENGLISH, "c", "posix"}:
+        if primary in {ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return IN_ENGLISH
+    return ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -1804,7 +1808,7 @@ FUNCTION_WORDS = _words(
     """
 )
 # Of which one at least is in an English text
-ENGLISH = FUNCTION_WORDS - {"a", "in", "on", "me", "he", "was", "die", "so", "i"} | _words(
+ENGLISH_WORDS = FUNCTION_WORDS - {"a", "in", "on", "me", "he", "was", "die", "so", "i"} | _words(
     """
     please write give list name describe compare translate define convert solve summarize what's thanks into
     an between its his her our generate create make calculate suggest recommend flights recipes
@@ -2220,7 +2224,7 @@ def _is_english(text: str, tokens: list[str]) -> bool:
     if any(letter.isalpha() and not letter.isascii() for letter in text):
         return False
     words = {word for token in tokens for word in CONTRACTIONS.get(token.lower(), (token.lower(),))}
-    return len(words & ENGLISH) > len(words & FOREIGN)
+    return len(words & ENGLISH_WORDS) > len(words & FOREIGN)
 
 
 def _cased_tokens(tokens: list[str]) -> list[str]:
@@ -5476,7 +5480,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 

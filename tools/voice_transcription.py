@@ -10,44 +10,44 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4872, which the server calls.
+# Begin here: `class Tools`, line 4876, which the server calls.
 # The modules that it uses come first:
 #     88  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    102  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    119  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    232  base.process             One object for all plugins of a process, which are files that share no code.
-#    255  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    317  services.pack_valves     What all valves of the pack have in common.
-#    340  speech.errors            What goes wrong with transcription.
-#    703  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    780  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    872  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    908  speech.values            What recordings turn into, and what an engine is.
-#   1165  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1315  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1397  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1581  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1714  speech.sentences         Segments of about a sentence, made from words with times.
-#   1768  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1946  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2174  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2327  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2411  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2500  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2664  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3254  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3342  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3416  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3684  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3734  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3881  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4147  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4185  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4201  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4302  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4417  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4555  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4692  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#    236  base.process             One object for all plugins of a process, which are files that share no code.
+#    259  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    321  services.pack_valves     What all valves of the pack have in common.
+#    344  speech.errors            What goes wrong with transcription.
+#    707  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    784  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    876  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    912  speech.values            What recordings turn into, and what an engine is.
+#   1169  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1319  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1401  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1585  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1718  speech.sentences         Segments of about a sentence, made from words with times.
+#   1772  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1950  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2178  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2331  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2415  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2504  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2668  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3258  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3346  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3420  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3688  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3738  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3885  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4151  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4189  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4205  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4306  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4421  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4559  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4696  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -123,7 +123,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
 # language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
 # translations; `scripts/messages.py` keeps them complete.
 
-IN_ENGLISH = "en"
+ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 
 
@@ -146,6 +146,10 @@ class Message(str):
         made.values = values or {}
         return made
 
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
 
 def message(template: str, /, **values: object) -> Message:
     """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
@@ -154,7 +158,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, IN_ENGLISH), template, values)
+    return Message(_filled(template, values, ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -183,7 +187,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == IN_ENGLISH:
+    if known == ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -204,11 +208,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {IN_ENGLISH, "c", "posix"}:
+        if primary in {ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return IN_ENGLISH
+    return ENGLISH
 
 
 def _by_preference(wanted: str) -> list[str]:
@@ -266,7 +270,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
         said = joined(
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
-        words = {language: in_language(said, language) for language in (IN_ENGLISH, *TRANSLATIONS)}
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 

@@ -12,7 +12,7 @@ from typing import Self
 
 from ollama_pack.base.translations import TRANSLATIONS
 
-IN_ENGLISH = "en"
+ENGLISH = "en"
 _QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
 # Put before a page's script: its `t("Sentence {name}", {name: value})` is in the page's language.
 _SCRIPT_T = """
@@ -53,7 +53,7 @@ def message(template: str, /, **values: object) -> Message:
         template: whole sentences in English; placeholders are those of `str.format`.
         values: one for each placeholder.
     """
-    return Message(_filled(template, values, IN_ENGLISH), template, values)
+    return Message(_filled(template, values, ENGLISH), template, values)
 
 
 def joined(parts: Iterable[object], separator: str = " · ") -> Message:
@@ -82,7 +82,7 @@ def in_language(thing: object, language: str) -> str:
     table = TRANSLATIONS.get(known, {})
     if not isinstance(thing, Message):
         return table.get(str(thing), str(thing))
-    if known == IN_ENGLISH:
+    if known == ENGLISH:
         return str(thing)
     return _filled(table.get(thing.template, thing.template), thing.values, known)
 
@@ -103,11 +103,11 @@ def known_language(wanted: str) -> str:
     """
     for tag in _by_preference(wanted):
         primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {IN_ENGLISH, "c", "posix"}:
+        if primary in {ENGLISH, "c", "posix"}:
             break
         if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
             return found
-    return IN_ENGLISH
+    return ENGLISH
 
 
 def script_words(script: str, language: str) -> str:

@@ -17,7 +17,7 @@ from ollama_pack.cache.normal_words import (
     CASED,
     CODE_NOUNS,
     CONTRACTIONS,
-    ENGLISH,
+    ENGLISH_WORDS,
     FOREIGN,
     FUNCTION_WORDS,
     ISE,
@@ -286,7 +286,7 @@ def _is_english(text: str, tokens: list[str]) -> bool:
     if any(letter.isalpha() and not letter.isascii() for letter in text):
         return False
     words = {word for token in tokens for word in CONTRACTIONS.get(token.lower(), (token.lower(),))}
-    return len(words & ENGLISH) > len(words & FOREIGN)
+    return len(words & ENGLISH_WORDS) > len(words & FOREIGN)
 
 
 def _cased_tokens(tokens: list[str]) -> list[str]:

@@ -121,7 +121,7 @@ FUNCTION_WORDS = _words(
     """
 )
 # Of which one at least is in an English text
-ENGLISH = FUNCTION_WORDS - {"a", "in", "on", "me", "he", "was", "die", "so", "i"} | _words(
+ENGLISH_WORDS = FUNCTION_WORDS - {"a", "in", "on", "me", "he", "was", "die", "so", "i"} | _words(
     """
     please write give list name describe compare translate define convert solve summarize what's thanks into
     an between its his her our generate create make calculate suggest recommend flights recipes

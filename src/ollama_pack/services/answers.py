@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from ollama_pack.aliases.errors import AliasUnavailableError
-from ollama_pack.base.messages import IN_ENGLISH, Message, in_language, message, said_by
+from ollama_pack.base.messages import ENGLISH, Message, in_language, message, said_by
 from ollama_pack.cache.errors import LeaderLostError
 from ollama_pack.engines.errors import (
     ChatBodyError,
@@ -76,7 +76,7 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = IN_ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
@@ -98,7 +98,7 @@ def refusal_of(error: Exception, *, for_admin: bool, language: str = IN_ENGLISH)
     )
 
 
-def alias_refusal(error: AliasUnavailableError, *, for_admin: bool, language: str = IN_ENGLISH) -> Refusal:
+def alias_refusal(error: AliasUnavailableError, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
     """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
     status, code, sentence = _NO_CANDIDATE
     said = in_language(error if for_admin else sentence, language)

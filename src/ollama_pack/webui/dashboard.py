@@ -10,7 +10,7 @@ from secrets import token_urlsafe
 from typing import Any
 from urllib.parse import quote
 
-from ollama_pack.base.messages import IN_ENGLISH, in_language, known_language, message, script_words
+from ollama_pack.base.messages import ENGLISH, in_language, known_language, message, script_words
 from ollama_pack.webui.routes import html_page
 
 DASHBOARD_PATH = "/ollama-pack"
@@ -34,7 +34,7 @@ _OTHERS = file_text("page/others.js")
 _MAIN = file_text("page/main.js")
 
 
-def dashboard_html(nonce: str, language: str = IN_ENGLISH) -> str:
+def dashboard_html(nonce: str, language: str = ENGLISH) -> str:
     """The page; its one script and its one style sheet carry the nonce of the page's policy."""
     script = _BASICS + _CHARTS + _NODES + _CHATS + _OTHERS + _MAIN
     words = script_words(script, language)

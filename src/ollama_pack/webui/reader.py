@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_pack.base.messages import IN_ENGLISH
+from ollama_pack.base.messages import ENGLISH
 
 
 def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
@@ -14,4 +14,4 @@ def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or IN_ENGLISH)
+    return str(request.headers.get("accept-language") or ENGLISH)
