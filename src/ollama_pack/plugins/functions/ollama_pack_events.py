@@ -20,6 +20,7 @@ from ollama_pack.services.dashboard import Dashboard, DashboardHistory, process_
 from ollama_pack.services.forgetting import label_to_discard
 from ollama_pack.services.history import HISTORY_FILE, HistoryKeeper
 from ollama_pack.services.metrics_text import METRICS_TYPE, PLUGIN_UP, cache_metrics, family, voice_metrics
+from ollama_pack.services.node_upkeep import upkeep_routes
 from ollama_pack.services.ollama_api import ollama_routes
 from ollama_pack.services.publishing import Publisher
 from ollama_pack.services.transcribing import voice_counts, voice_report
@@ -132,6 +133,7 @@ class Event:
             RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
+            *upkeep_routes(self._router),
             *ollama_routes(),
         )
         self._voice_routes = VoiceRoutes(lambda: self.valves.microphone_key).specs

@@ -233,7 +233,9 @@ class Pipeline:
     async def _router(self) -> Router:
         valves = self.valves
         rows = await self._discovery.rows(valves.rows, valves.probe_seconds)
-        return await self._host.router(rows, valves.settings, valves.redis_url or self._given_url)
+        router = await self._host.router(rows, valves.settings, valves.redis_url or self._given_url)
+        valves.look_after(router)
+        return router
 
 
 def _given_redis_url() -> str:
