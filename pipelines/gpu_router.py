@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 13764, which the server calls.
+# Begin here: `class Pipeline`, line 13877, which the server calls.
 # The modules that it uses come first:
 #    190  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    216  aliases.errors                 What goes wrong with aliases.
@@ -23,98 +23,98 @@ version: 0.1.0
 #    994  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
 #   1042  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
 #   1210  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1535  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1631  routing.errors                 What goes wrong with routing.
-#   1776  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1923  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1961  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2317  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2731  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2855  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2953  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3074  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3191  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3299  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3410  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3557  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3691  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4004  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4226  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4343  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4444  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4502  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4567  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4678  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4853  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5203  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5285  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5328  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5433  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5725  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5929  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6162  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6220  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6317  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6520  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6691  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7020  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7307  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7393  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7540  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7734  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7817  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   7898  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7964  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8013  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8089  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8169  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8263  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8751  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8905  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9071  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9295  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9398  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   9404  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#   9504  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9621  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9805  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9838  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10020  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10055  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10699  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10775  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10921  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11098  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11238  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11298  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11750  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12019  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12125  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12622  cache.errors                   What goes wrong with the cache.
-#  12642  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12658  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12792  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  12921  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  13090  base.single_flight             Many who ask the same at the same time ask once.
-#  13169  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  13404  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13505  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13540  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  13616  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  13734  services.pack_valves           What all valves of the pack have in common.
-#  13748  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  13820  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  14127  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  14188  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  14224  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14245  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14337  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14362  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14431  services.router_valves         The valves of the router, wherever it runs.
-#  14526  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  14934  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15048  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15301  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   1537  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1633  routing.errors                 What goes wrong with routing.
+#   1778  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1925  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1963  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2328  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2742  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2866  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2964  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3085  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3202  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3310  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3421  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3568  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3702  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4015  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4237  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4354  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4455  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4513  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4578  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4693  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4868  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5218  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5303  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5346  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5451  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5743  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5947  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6180  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6238  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6335  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6538  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6709  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7038  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7325  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7411  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7558  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7752  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7835  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   7916  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7982  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8031  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8107  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8187  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8281  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8769  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8923  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9090  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9328  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9431  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   9437  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#   9537  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9654  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9838  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9871  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10055  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10090  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10734  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10810  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10956  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11152  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11292  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11352  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11808  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12077  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12188  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12735  cache.errors                   What goes wrong with the cache.
+#  12755  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12771  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12905  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  13034  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  13203  base.single_flight             Many who ask the same at the same time ask once.
+#  13282  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13517  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13618  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13653  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  13729  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  13847  services.pack_valves           What all valves of the pack have in common.
+#  13861  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  13933  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  14240  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  14301  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  14337  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14358  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  14450  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14475  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  14556  services.router_valves         The valves of the router, wherever it runs.
+#  14651  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15059  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15173  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15426  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -1246,6 +1246,7 @@ class FleetRequest:
         options: the other options that a runner is loaded with (`num_gpu`, …), sorted by name.
         background: nobody looks at the answer as it is written (titles, tags): people come first.
         load_only: nobody waits: the model is loaded for those who will come.
+        last: its user has used up a budget: it comes behind all others.
     """
 
     id: str
@@ -1258,6 +1259,7 @@ class FleetRequest:
     options: RunnerOptions = ()
     background: bool = False
     load_only: bool = False
+    last: bool = False
 
     @property
     def tokens(self) -> int:
@@ -1961,6 +1963,8 @@ def is_auto(name: str) -> bool:
 # --- ollama_pack.routing.decide.fair_queue ---
 # Who comes next: users with the least in service, then start-time fair queueing; background behind people.
 #
+# Behind all of them come the requests of users who have used up a budget. They never step between the others.
+#
 # A request's turn is how many of its user's requests are in service or wait before it: a user who holds several
 # slots gets no further one while somebody waits who holds fewer. Among equal turns the order is that of start
 # tags, in seconds of service: the later of the queue's virtual time and the end of the user's request before
@@ -1983,7 +1987,7 @@ MAX_DEBT = 120.0  # seconds of service by which a user comes after others at mos
 
 # Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
 Owner = tuple[str, bool]
-Place = tuple[bool, int, float, int]
+Place = tuple[int, int, float, int]
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -2030,7 +2034,8 @@ class WaitingRequest:
     @property
     def place(self) -> Place:
         """What fair order goes by."""
-        return self.behind, max(0, self.turn - self.spare_turns), self.tag, self.number
+        rank = 2 if self.request.last else int(self.behind)
+        return rank, max(0, self.turn - self.spare_turns), self.tag, self.number
 
     @property
     def tag(self) -> float:
@@ -2084,7 +2089,8 @@ class FairQueue:
             QueueFullError: there is no place, or none for this user or for a background call.
         """
         own = self.places_of(request.user)
-        reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
+        yields = request.background or request.last
+        reserved = int(self.limit * RESERVED_SHARE) if own or yields else 0
         displaced = None
         if len(self) >= self.limit - reserved:
             displaced = self._one_to_displace(request, own)
@@ -2110,7 +2116,7 @@ class FairQueue:
         start = max(self._virtual, self._ends.get(request.user, 0.0))
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
-        kind = repr((models, request.background, request.context, request.options))
+        kind = repr((models, request.background, request.last, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, came, kind=kind)
         entry.pushed = self._virtual
         entry.spare_turns, entry.grace = self._leeway(entry.owner)
@@ -2145,8 +2151,13 @@ class FairQueue:
 
         It is the last one of the user with the most places, if that user still has as many as the newcomer
         then. Where nobody has that many, a background call makes room for a person who has no place yet.
-        A background call displaces no person.
+        A background call displaces no person. A request that comes behind all others displaces none, and is
+        the first to make room for them.
         """
+        if request.last:
+            return None
+        if self._order and self._order[-1].request.last:
+            return self._order[-1].request
         places = self._waiting_of
         if request.background:
             places = {user: len(_at_home(held)) for (user, behind), held in self._own.items() if behind}
@@ -4567,6 +4578,8 @@ def split_login(url: str) -> tuple[str, str]:
 # --- ollama_pack.routing.dispatch.pending_chat ---
 # One request on its way through the fleet, and what an admin may set for all of them.
 
+# Called with the seconds that an answer took a node, and its tokens.
+Served = Callable[[float, float], None]
 # The headers for one user's chat at a node, besides those that every request there has.
 NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
 
@@ -4637,6 +4650,7 @@ class PendingChat:
         answering: its answer has begun.
         headers: for its request to a node; None: only those that every request has.
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
+        served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
         came: when it came, on the loop's clock.
         began: when its answer began, on the same clock; None: it has not.
@@ -4655,6 +4669,7 @@ class PendingChat:
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
     headers: NodeHeaders | None = None
+    served: Served | None = None
     place: int | None = None
     shown: float | None = None
     came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
@@ -5212,6 +5227,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     user: str,
     chat: str = "",
     background: bool = False,
+    last: bool = False,
     key: bytes = b"",
 ) -> FleetRequest:
     """Read an OpenAI chat body.
@@ -5223,6 +5239,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
+        last: it comes behind all others.
         key: of the hashes that other workers see instead of the user, the conversation and the prompt.
 
     Raises:
@@ -5244,6 +5261,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         context=context,
         options=tuple((name, options[name]) for name in RUNNER_OPTIONS if name in options),
         background=background,
+        last=last,
     )
 
 
@@ -8949,6 +8967,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
         self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
@@ -9046,7 +9065,7 @@ class NodeWatch:
     def is_listed(self) -> bool:
         """Whether its models are offered: it answers, or did a short while ago."""
         seen = self.known.seen_at
-        return seen is not None and self._clock() - seen < GRACE_SECONDS
+        return not self.leaving and seen is not None and self._clock() - seen < GRACE_SECONDS
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
@@ -9214,6 +9233,20 @@ class Attempt:
         """How long it took the engine, once it is answered."""
         elapsed = Elapsed(self._first_at - self._began, self.elapsed)
         return spent_on(self._figures.get("usage"), self._figures.get("timings"), elapsed)
+
+    def service(self, pieces: int) -> tuple[float, float]:
+        """Seconds that it kept the engine at work, without a load, and tokens; as far as it has come.
+
+        Args:
+            pieces: chunks that have come: about as many tokens, where the engine has not counted them.
+        """
+        spent = self.spent()
+        if self._figures.get("usage"):
+            return spent.prompt + spent.decode, spent.prompt_count + spent.decode_count
+        tokens = self._pending_chat.request.tokens + pieces
+        if self.binding.loads:  # until the first token nobody can say when the load was over
+            return (0.0 if self.heard_at is None else spent.decode), tokens
+        return spent.total, tokens
 
 
 class Attempts:
@@ -9866,11 +9899,14 @@ class RemoteRequest:
 
 
 class RemoteRequests:
-    """Applies what other workers tell to the nodes as this one knows them. Bounded."""
+    """Applies what other workers tell to the nodes as this one knows them. Bounded.
+
+    Attributes:
+        nodes: by their keys.
+    """
 
     def __init__(
         self,
-        nodes: Mapping[str, NodeState],
         clock: Callable[[], float],
         demand: DemandMeter,
         prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
@@ -9878,13 +9914,12 @@ class RemoteRequests:
         """Begin without any.
 
         Args:
-            nodes: the scheduler's own.
             clock: the scheduler's own.
             demand: counts what is asked for.
             prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
         """
         self._prompt_sent = prompt_sent
-        self._nodes = {node_key(node.row): node for node in nodes.values()}
+        self.nodes: dict[str, NodeState] = {}
         self._clock = clock
         self._demand = demand
         self._there: dict[str, RemoteRequest] = {}
@@ -9912,7 +9947,7 @@ class RemoteRequests:
                 if remote := self._leave(event.request_id):
                     remote.node.gave_up(remote.model)
             case BlamedEvent():
-                if node := self._nodes.get(event.node):
+                if node := self.nodes.get(event.node):
                     node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
             case FailedEvent():
                 if remote := self._leave(event.request_id):
@@ -9922,7 +9957,7 @@ class RemoteRequests:
                     remote.runner.mirror.clear()
 
     def _bound(self, worker: str, event: BoundEvent) -> None:
-        node, now = self._nodes.get(event.node), self._clock()
+        node, now = self.nodes.get(event.node), self._clock()
         known = self._there.get(event.request_id)
         if known and known.worker != UNKNOWN_WORKER:
             known.runner.ends[event.request_id] = now + event.left
@@ -9962,7 +9997,7 @@ class RemoteRequests:
         if remote := self._leave(event.request_id):
             remote.node.succeeded(remote.model)
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
-        node = self._nodes.get(event.node)
+        node = self.nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
             node.stats(event.blob).learn(event.lesson)
             node.learned(event.blob)
@@ -10941,7 +10976,8 @@ class Cluster:
     def __init__(
         self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
-        self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
+        self.nodes: dict[str, NodeState] = {}
+        self._policy, self._priors = policy, priors
         self._clock = clock
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
@@ -10949,13 +10985,31 @@ class Cluster:
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
         self._changed: set[str] = set()  # since the last decision
-        self._stale: dict[str, None] = dict.fromkeys(
-            self.nodes
-        )  # in the order of the rows, as they are shown
+        self._others = False  # other nodes than at the last decision
+        self._stale: dict[str, None] = {}  # in the order of the rows, as they are shown
         self.stale_at = -math.inf
-        for node in self.nodes.values():
-            node.on_change = self._stale.setdefault
-        self.remote = RemoteRequests(self.nodes, clock, self.demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere)
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: NodeRow) -> None:
+        """A node is there from now on; nothing is known of it before `probed`."""
+        node = self.nodes[row.name] = NodeState(row, self._policy, self._priors)
+        self.remote.nodes[node_key(row)] = node
+        self._others = True
+        self._stale[row.name] = None
+        node.on_change = self._stale.setdefault
+
+    def remove(self, name: str) -> None:
+        """A node is there no more. None of this worker's requests may be at it."""
+        node = self.nodes.pop(name)
+        node.on_change = lambda _: None
+        if self.remote.nodes[node_key(node.row)] is node:  # no newer one has its address
+            del self.remote.nodes[node_key(node.row)]
+        for known in (self._stale, self._views):
+            known.pop(name, None)
+        self._changed.discard(name)
+        self._others = True
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -11054,13 +11108,13 @@ class Cluster:
         self.refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
-        return FleetView(
-            now, nodes, self.demand.rates(now), returns, self._changed, self._views, self._holders
-        )
+        changed = None if self._others else self._changed
+        return FleetView(now, nodes, self.demand.rates(now), returns, changed, self._views, self._holders)
 
     def decided(self) -> None:
         """A decision was made on the last view: changes count from here on."""
         self._changed.clear()
+        self._others = False
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.
@@ -11469,6 +11523,10 @@ class Scheduler:
     def request_ids(self) -> tuple[str, ...]:
         """All requests of this worker, at nodes or waiting."""
         return (*self._running, *(entry.request.id for entry in self._queue if not entry.peer))
+
+    def is_idle(self, node: str) -> bool:
+        """Whether no request of this worker is at a node."""
+        return not any(running.node.row.name == node for running in self._running.values())
 
     def is_running(self, request_id: str) -> bool:
         """Whether it is at a node, as far as is known."""
@@ -12088,6 +12146,11 @@ class NodePoller:
                 for look in looks:
                     look.cancel()
 
+    def leave(self, name: str) -> None:
+        """Look at a node no more."""
+        if task := self._tasks.pop(name, None):
+            task.cancel()
+
     async def _watch(self, watch: NodeWatch) -> None:
         while self._loop.time() - self._used_at < IDLE_SECONDS:
             try:
@@ -12172,7 +12235,7 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._session = session
         dice = dice or Random()  # noqa: S311 - breaks ties
-        self.nodes = {row.name: NodeWatch(row, node_client(row, session), self._loop.time) for row in rows}
+        self.nodes = {row.name: self._watch(row) for row in rows}
         self.scheduler = Scheduler(
             [watch.row for watch in self.nodes.values()],
             self._loop.time,
@@ -12199,6 +12262,36 @@ class Router:
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
 
     # --- the nodes ---
+
+    def _watch(self, row: NodeRow) -> NodeWatch:
+        return NodeWatch(row, node_client(row, self._session), self._loop.time)
+
+    def follow(self, rows: Sequence[NodeRow]) -> None:
+        """Go on with other nodes, and keep what is known of those that stay.
+
+        A node that has gone from the rows gets no new requests. It answers those that it has, then it is
+        forgotten. A row of the same name must be the same row.
+        """
+        names = {row.name for row in rows}
+        for row in rows:
+            if row.name not in self.nodes:
+                self.nodes[row.name] = self._watch(row)
+                self.scheduler.cluster.add(row)
+        for name, watch in self.nodes.items():
+            if watch.leaving != (name not in names):
+                watch.leaving = name not in names
+                self.scheduler.cluster.drain(name, draining=watch.leaving)
+        self._drop_idle()
+        self._decide()
+
+    def _drop_idle(self) -> None:
+        """Forget the nodes that have gone and have answered all that they had."""
+        for name, watch in list(self.nodes.items()):
+            if watch.leaving and self.scheduler.is_idle(name) and not self._attempts.at(name):
+                self._poller.leave(name)
+                self.scheduler.cluster.remove(name)
+                del self.nodes[name]
+                self._failures = {key: why for key, why in self._failures.items() if key[0] != name}
 
     def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
         """Told by the poller, as are the two below."""
@@ -12307,6 +12400,8 @@ class Router:
         tell: Tell = _tell_nobody,
         figures: bool = True,
         headers: NodeHeaders | None = None,
+        last: bool = False,
+        served: Served | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
@@ -12323,6 +12418,8 @@ class Router:
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
             headers: for its request to a node; None: only those that every request has.
+            last: it comes behind all others.
+            served: is told what the answer took, also where its user leaves before the end.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -12332,10 +12429,17 @@ class Router:
         await self.ready()
         identity = uuid4().hex
         request = fleet_request(
-            body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
+            body,
+            models,
+            request_id=identity,
+            user=user,
+            chat=chat,
+            background=background,
+            last=last,
+            key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers)
+        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, served=served)
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
@@ -12384,6 +12488,7 @@ class Router:
             del self._chats[identity]
             self._attempts.end(identity)
             self._decided.pop(identity, None)
+            self._drop_idle()
             self._decide()
             if not self._chats:
                 self._idle.set()
@@ -12439,6 +12544,7 @@ class Router:
             self.scheduler.finished(identity, Durations(seconds, load=seconds))
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
+            self._drop_idle()
         self._decide()
 
     async def _wait_for_node(self, pending: PendingChat) -> Assignment:
@@ -12519,18 +12625,25 @@ class Router:
         telling = None if pending.request.background else await self._tell_node(pending, attempt)
         if not pending.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
+        pieces, failed = 0, False
         try:
             async with aclosing(attempt.chunks()) as chunks:
                 async for chunk in chunks:
+                    pieces += 1
                     if not pending.answering:
                         self._has_begun(pending, binding, attempt.elapsed)
                         if telling:
                             telling.cancel()
                             await pending.say(status_line(binding, figures=pending.figures), done=True)
                     yield chunk
+        except NodeError:
+            failed = True
+            raise
         finally:
             if telling:
                 telling.cancel()
+            if pending.served and not failed:
+                pending.served(*attempt.service(pieces))
         spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
@@ -14388,7 +14501,10 @@ class RouterHost:
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
     ) -> Router:
-        """The router for these nodes and settings, ready; another one once they change.
+        """The router for these nodes and settings, ready.
+
+        It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
+        the row of a node, or a setting, has changed.
 
         Args:
             rows: the nodes.
@@ -14396,7 +14512,9 @@ class RouterHost:
             shared_over: for `connect`.
         """
         wanted = rows, settings, shared_over
-        if self.current is None or self._made_of != wanted:
+        if self.current is not None and self._made_of != wanted and self._is_followed_by(wanted):
+            self.current.follow(rows)
+        elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
@@ -14409,10 +14527,17 @@ class RouterHost:
                 secret=self._secret(),
                 note=note_chat,
             )
-            self._made_of = wanted
+        self._made_of = wanted
         router = self.current
         await router.ready()
         return router
+
+    def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
+        """Whether only nodes have come or gone."""
+        if self.current is None or self._made_of is None or self._made_of[1:] != wanted[1:]:
+            return False
+        known = {name: watch.row for name, watch in self.current.nodes.items()}
+        return all(known.get(row.name, row) == row for row in wanted[0])
 
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
