@@ -136,12 +136,9 @@ class Event:
             RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
-<<<<<<< HEAD
             *upkeep_routes(self._router),
-=======
             RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
             RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
->>>>>>> main
             *ollama_routes(),
         )
         self._voice_routes = VoiceRoutes(lambda: self.valves.microphone_key).specs
