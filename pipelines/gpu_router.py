@@ -8,113 +8,117 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 13877, which the server calls.
+# Begin here: `class Pipeline`, line 14919, which the server calls.
 # The modules that it uses come first:
-#    190  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    216  aliases.errors                 What goes wrong with aliases.
-#    257  engines.errors                 What goes wrong with a node.
-#    399  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    525  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    600  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    661  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    785  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    857  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#    946  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#    994  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1042  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1210  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1537  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1633  routing.errors                 What goes wrong with routing.
-#   1778  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1925  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1963  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2328  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2742  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2866  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2964  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3085  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3202  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3310  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3421  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3568  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3702  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4015  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4237  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4354  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4455  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4513  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4578  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4693  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4868  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5218  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5303  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5346  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5451  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5743  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5947  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6180  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6238  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6335  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6538  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6709  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7038  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7325  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7411  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7558  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7752  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7835  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   7916  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7982  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8031  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8107  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8187  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8281  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8769  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8923  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9090  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9328  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9431  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   9437  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#   9537  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9654  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9838  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9871  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10055  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10090  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10734  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10810  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10956  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11152  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11292  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11352  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11808  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12077  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12188  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12735  cache.errors                   What goes wrong with the cache.
-#  12755  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12771  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12905  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  13034  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  13203  base.single_flight             Many who ask the same at the same time ask once.
-#  13282  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  13517  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13618  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13653  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  13729  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  13847  services.pack_valves           What all valves of the pack have in common.
-#  13861  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  13933  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  14240  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  14301  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  14337  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14358  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14450  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14475  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14556  services.router_valves         The valves of the router, wherever it runs.
-#  14651  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15059  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15173  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15426  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    195  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    221  aliases.errors                 What goes wrong with aliases.
+#    262  engines.errors                 What goes wrong with a node.
+#    404  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    530  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    605  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    666  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    790  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    862  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1030  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1078  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1405  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1494  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1542  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1638  routing.errors                 What goes wrong with routing.
+#   1783  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1930  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1968  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2333  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2747  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2871  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2969  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3090  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3207  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3315  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3426  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3573  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3707  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4020  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4242  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4359  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4460  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4518  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4583  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4698  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4873  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5223  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5308  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5351  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5456  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5748  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5952  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6185  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6243  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6340  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6543  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6714  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7043  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7330  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7416  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7586  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7780  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7863  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   7944  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8010  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8059  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8135  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8215  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8309  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8797  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8951  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9118  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9356  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9459  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   9468  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#   9556  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   9562  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#   9664  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9781  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9965  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9998  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10182  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10217  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10861  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10937  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11083  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11279  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11419  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11479  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11935  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12204  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12315  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12862  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12928  cache.errors                   What goes wrong with the cache.
+#  12948  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12964  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13098  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  13227  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  13396  base.single_flight             Many who ask the same at the same time ask once.
+#  13475  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13710  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  14118  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14139  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14205  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  14559  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14660  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  14695  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  14771  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  14889  services.pack_valves           What all valves of the pack have in common.
+#  14903  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  14975  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  15282  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  15343  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  15379  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  15471  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15552  services.router_valves         The valves of the router, wherever it runs.
+#  15647  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15761  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16014  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -126,6 +130,7 @@ import math
 import os
 import re
 import socket
+import sqlite3
 import ssl
 import sys
 import threading
@@ -148,7 +153,7 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, closing, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -854,191 +859,6 @@ class Refusal:
         }
 
 
-# --- ollama_pack.engines.openai.metrics ---
-# How busy an engine is, by the Prometheus metrics that it serves.
-#
-# The names are those of vLLM, SGLang and llama.cpp's server, the text is Prometheus' exposition format 0.0.4.
-
-_SAMPLE = re.compile(
-    r"""([a-zA-Z_:][\w:]*)\s*(?:\{((?:[^"}]|"(?:\\.|[^"\\])*")*)\})?\s+(\S+)(?:\s+-?\d+)?\s*""", re.ASCII
-)
-_LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
-# Processes that share one request; each may report it.
-_RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
-
-# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
-_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
-_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
-_CACHE_USE = (
-    "vllm:kv_cache_usage_perc",
-    "vllm:gpu_cache_usage_perc",
-    "sglang:token_usage",
-    "llamacpp:kv_cache_usage_ratio",
-)
-_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
-
-# Labels but for ranks → value.
-_Series = dict[tuple[tuple[str, str], ...], float]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineActivity:
-    """What an engine does at one moment, whoever asked for it.
-
-    Attributes:
-        running: requests that it generates for.
-        waiting: requests in its own queue.
-        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
-    """
-
-    running: int
-    waiting: int
-    cache_use: float | None
-
-
-def engine_activity(text: str) -> EngineActivity | None:
-    """Read an exposition; None where none of the engines that are known speaks.
-
-    Numbers of requests are added up over all series, as several engines behind one address are told apart by
-    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
-    counts once, and so does what SGLang also reports by priority.
-
-    Args:
-        text: the answer of `/metrics`. Lines that cannot be read are left out.
-    """
-    found: dict[str, _Series] = {}
-    for name, labels, value in _samples(text):
-        kept = tuple(sorted(label for label in labels.items() if label[0] not in _RANKS))
-        series = found.setdefault(name, {})
-        series[kept] = max(value, series.get(kept, 0.0))
-    running = _first_of(_RUNNING, found)
-    if running is None:
-        return None
-    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
-    return EngineActivity(
-        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
-    )
-
-
-def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
-    """Name, labels and value of each sample that matters."""
-    for line in text.splitlines():
-        match = _SAMPLE.fullmatch(line) if line.startswith(("vllm:", "sglang:", "llamacpp:")) else None
-        if match is None or match[1] not in _KNOWN:
-            continue
-        labels = dict(_LABEL.findall(match[2] or ""))
-        value = _sample_value(match[3])
-        if math.isfinite(value) and value >= 0 and not labels.get("priority"):
-            yield match[1], labels, value
-
-
-def _sample_value(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
-    return next((list(found[name].values()) for name in names if name in found), None)
-
-
-# --- ollama_pack.routing.decide.policy ---
-# The numbers that routing goes by and that nobody has to set.
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingPolicy:
-    """Weights and bounds of the decision. Times are in seconds.
-
-    Attributes:
-        decode_weight: what a second of decoding counts beside a second until the first token, and
-        decode_seconds: how many of them count at most.
-        demand_horizon: how far ahead the demand for an evicted model is looked at.
-        hysteresis_seconds: a chat leaves the node that holds its prefix to save more than this, and
-        hysteresis_share: more than this share of what it costs to stay.
-        tie_share: costs that differ by less are equal.
-        tier_seconds: what a tier further away counts.
-        background_wait: how long background calls wait behind people.
-        background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
-        prewarm_share: of a model's slots that are busy before a node with room loads it, too.
-        overtake_limit: how often a request may be overtaken by ones behind it.
-        overdue_share: what is left of a request that runs longer than predicted, in usual services.
-        most_costs: of a node for a request that are computed in one decision.
-        candidates: nodes that are asked for one request at most, besides those that hold its prefix.
-        probe_requests: requests between two tries whether a runner has one more slot.
-        unsynced_peers: other workers use the same nodes and are not heard of: they agree by hashing on where
-            a chat goes, which costs a little where chats have one turn only.
-        busy_percent: a GPU that is this busy, without a request of ours, works for somebody else.
-    """
-
-    decode_weight: float = 0.3
-    decode_seconds: float = 2.0
-    demand_horizon: float = 60.0
-    hysteresis_seconds: float = 0.5
-    hysteresis_share: float = 0.15
-    tie_share: float = 0.05
-    tier_seconds: float = 10.0
-    background_wait: float = 10.0
-    background_cost_rate: float = 0.1
-    prewarm_share: float = 0.5
-    overtake_limit: int = 16
-    overdue_share: float = 0.25
-    most_costs: int = 40
-    candidates: int = 8
-    probe_requests: int = 64
-    unsynced_peers: bool = False
-    busy_percent: float = 50.0
-
-
-# --- ollama_pack.routing.decide.returns ---
-# How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#
-# A curve is a life table: for each span of ages, of those prompts that were as old and had not been gone on
-# with, the share that was, each counted by the share of its own tokens that came again.
-
-SPANS = 13  # of ages: 0 to 1 s, 1 to 3 s, 3 to 7 s, …, to more than an hour
-
-
-def span_of(age: float) -> int:
-    """The span of ages, each twice as long as the one before."""
-    return min(SPANS - 1, int(math.log2(max(0.0, age) + 1)))
-
-
-def begins_at(span: int) -> float:
-    """The age at which a span begins, in seconds."""
-    return float(2**span - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class ReturnCurve:
-    """Of each span, the share that comes again in it of what has not come again before."""
-
-    shares: tuple[float, ...] = ()
-
-    def remaining(self, age: float) -> float:
-        """The share of a prompt's own tokens that is still to be asked for again, at this age."""
-        if not self.shares:
-            return 0.0
-        span = span_of(age)
-        left = 1.0 - (age - begins_at(span)) / (begins_at(span + 1) - begins_at(span))
-        after = self._after(span + 1)
-        now = self.shares[span] * min(1.0, max(0.0, left))
-        return now + (1 - now) * after
-
-    def _after(self, span: int) -> float:
-        return _returning(self.shares)[span]
-
-
-@lru_cache(maxsize=1024)
-def _returning(shares: Sequence[float]) -> tuple[float, ...]:
-    """For each span, the share that comes again in it or later."""
-    found = [0.0]
-    for share in reversed(shares):
-        found.append(share + (1 - share) * found[-1])
-    return tuple(reversed(found))
-
-
 # --- ollama_pack.fit.memory ---
 # How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
 #
@@ -1205,6 +1025,54 @@ def _buffers(shape: ModelShape, options: RunOptions, engine: str, context: int, 
     row = 4 * batch * shape.embedding
     gap = row if engine == "ollama" and masks > 2 * row else 0  # as seen: a mask too large for a hole
     return 4 * batch * max(feeding, attention + scores) + masks + gap
+
+
+# --- ollama_pack.routing.decide.returns ---
+# How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#
+# A curve is a life table: for each span of ages, of those prompts that were as old and had not been gone on
+# with, the share that was, each counted by the share of its own tokens that came again.
+
+SPANS = 13  # of ages: 0 to 1 s, 1 to 3 s, 3 to 7 s, …, to more than an hour
+
+
+def span_of(age: float) -> int:
+    """The span of ages, each twice as long as the one before."""
+    return min(SPANS - 1, int(math.log2(max(0.0, age) + 1)))
+
+
+def begins_at(span: int) -> float:
+    """The age at which a span begins, in seconds."""
+    return float(2**span - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnCurve:
+    """Of each span, the share that comes again in it of what has not come again before."""
+
+    shares: tuple[float, ...] = ()
+
+    def remaining(self, age: float) -> float:
+        """The share of a prompt's own tokens that is still to be asked for again, at this age."""
+        if not self.shares:
+            return 0.0
+        span = span_of(age)
+        left = 1.0 - (age - begins_at(span)) / (begins_at(span + 1) - begins_at(span))
+        after = self._after(span + 1)
+        now = self.shares[span] * min(1.0, max(0.0, left))
+        return now + (1 - now) * after
+
+    def _after(self, span: int) -> float:
+        return _returning(self.shares)[span]
+
+
+@lru_cache(maxsize=1024)
+def _returning(shares: Sequence[float]) -> tuple[float, ...]:
+    """For each span, the share that comes again in it or later."""
+    found = [0.0]
+    for share in reversed(shares):
+        found.append(share + (1 - share) * found[-1])
+    return tuple(reversed(found))
 
 
 # --- ollama_pack.routing.decide.view ---
@@ -1532,6 +1400,143 @@ class FleetView:
             if found := self.holders.get(block.chain):
                 return found
         return ()
+
+
+# --- ollama_pack.engines.openai.metrics ---
+# How busy an engine is, by the Prometheus metrics that it serves.
+#
+# The names are those of vLLM, SGLang and llama.cpp's server, the text is Prometheus' exposition format 0.0.4.
+
+_SAMPLE = re.compile(
+    r"""([a-zA-Z_:][\w:]*)\s*(?:\{((?:[^"}]|"(?:\\.|[^"\\])*")*)\})?\s+(\S+)(?:\s+-?\d+)?\s*""", re.ASCII
+)
+_LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
+# Processes that share one request; each may report it.
+_RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
+
+# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
+_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
+_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
+_CACHE_USE = (
+    "vllm:kv_cache_usage_perc",
+    "vllm:gpu_cache_usage_perc",
+    "sglang:token_usage",
+    "llamacpp:kv_cache_usage_ratio",
+)
+_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
+
+# Labels but for ranks → value.
+_Series = dict[tuple[tuple[str, str], ...], float]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineActivity:
+    """What an engine does at one moment, whoever asked for it.
+
+    Attributes:
+        running: requests that it generates for.
+        waiting: requests in its own queue.
+        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
+    """
+
+    running: int
+    waiting: int
+    cache_use: float | None
+
+
+def engine_activity(text: str) -> EngineActivity | None:
+    """Read an exposition; None where none of the engines that are known speaks.
+
+    Numbers of requests are added up over all series, as several engines behind one address are told apart by
+    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
+    counts once, and so does what SGLang also reports by priority.
+
+    Args:
+        text: the answer of `/metrics`. Lines that cannot be read are left out.
+    """
+    found: dict[str, _Series] = {}
+    for name, labels, value in _samples(text):
+        kept = tuple(sorted(label for label in labels.items() if label[0] not in _RANKS))
+        series = found.setdefault(name, {})
+        series[kept] = max(value, series.get(kept, 0.0))
+    running = _first_of(_RUNNING, found)
+    if running is None:
+        return None
+    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
+    return EngineActivity(
+        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
+    )
+
+
+def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
+    """Name, labels and value of each sample that matters."""
+    for line in text.splitlines():
+        match = _SAMPLE.fullmatch(line) if line.startswith(("vllm:", "sglang:", "llamacpp:")) else None
+        if match is None or match[1] not in _KNOWN:
+            continue
+        labels = dict(_LABEL.findall(match[2] or ""))
+        value = _sample_value(match[3])
+        if math.isfinite(value) and value >= 0 and not labels.get("priority"):
+            yield match[1], labels, value
+
+
+def _sample_value(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
+    return next((list(found[name].values()) for name in names if name in found), None)
+
+
+# --- ollama_pack.routing.decide.policy ---
+# The numbers that routing goes by and that nobody has to set.
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingPolicy:
+    """Weights and bounds of the decision. Times are in seconds.
+
+    Attributes:
+        decode_weight: what a second of decoding counts beside a second until the first token, and
+        decode_seconds: how many of them count at most.
+        demand_horizon: how far ahead the demand for an evicted model is looked at.
+        hysteresis_seconds: a chat leaves the node that holds its prefix to save more than this, and
+        hysteresis_share: more than this share of what it costs to stay.
+        tie_share: costs that differ by less are equal.
+        tier_seconds: what a tier further away counts.
+        background_wait: how long background calls wait behind people.
+        background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
+        prewarm_share: of a model's slots that are busy before a node with room loads it, too.
+        overtake_limit: how often a request may be overtaken by ones behind it.
+        overdue_share: what is left of a request that runs longer than predicted, in usual services.
+        most_costs: of a node for a request that are computed in one decision.
+        candidates: nodes that are asked for one request at most, besides those that hold its prefix.
+        probe_requests: requests between two tries whether a runner has one more slot.
+        unsynced_peers: other workers use the same nodes and are not heard of: they agree by hashing on where
+            a chat goes, which costs a little where chats have one turn only.
+        busy_percent: a GPU that is this busy, without a request of ours, works for somebody else.
+    """
+
+    decode_weight: float = 0.3
+    decode_seconds: float = 2.0
+    demand_horizon: float = 60.0
+    hysteresis_seconds: float = 0.5
+    hysteresis_share: float = 0.15
+    tie_share: float = 0.05
+    tier_seconds: float = 10.0
+    background_wait: float = 10.0
+    background_cost_rate: float = 0.1
+    prewarm_share: float = 0.5
+    overtake_limit: int = 16
+    overdue_share: float = 0.25
+    most_costs: int = 40
+    candidates: int = 8
+    probe_requests: int = 64
+    unsynced_peers: bool = False
+    busy_percent: float = 50.0
 
 
 # --- ollama_pack.routing.decide.cost ---
@@ -7464,6 +7469,29 @@ class GpuReport:
     reason: str = ""
 
 
+def gpu_usage(gpus_of_nodes: Iterable[Sequence[Gpu]]) -> dict[str, float | None]:
+    """Percent of each GPU as `gpu0_usage`, `gpu1_usage` and so on, numbered through over all nodes.
+
+    Args:
+        gpus_of_nodes: the GPUs of each node, in the order of the nodes.
+    """
+    gpus = chain.from_iterable(gpus_of_nodes)
+    return {f"gpu{number}_usage": gpu.utilization for number, gpu in enumerate(gpus)}
+
+
+def gpu_values(gpu: Gpu) -> dict[str, Any]:
+    """A GPU in its JSON form: five fields always, the others where there is something to tell."""
+    told = {"temperature": gpu.temperature, "power": gpu.power, "fault": gpu.fault or None}
+    return {
+        "index": gpu.index,
+        "name": gpu.name,
+        "utilization": gpu.utilization,
+        "memory_used": gpu.memory_used,
+        "memory_total": gpu.memory_total,
+        **{field: value for field, value in told.items() if value is not None},
+    }
+
+
 def gpu_in(value: Mapping[str, Any], index: int) -> Gpu:
     """A GPU from its JSON form, whatever is in it.
 
@@ -9428,6 +9456,103 @@ class RouterCounts:
         return self.models.setdefault(pair, ModelCounts())
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.routed_names ---
 # How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 
@@ -9457,7 +9582,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `asked`, `model`, `node` | the name that was asked for, the model that answered, and where |
     | `user` | its id |
     | `outcome` | `answered`, `stopped` (its user left) or `failed` |
-    | `error`, `error_text` | of a failed one: the kind, and the sentence |
+    | `error`, `error_text`, `error_texts` | of a failed one: the kind, and the sentence in each language |
     | `waited`, `first`, `took` | seconds: in the queue, to the first token, in all; from when it came |
     | `predicted` | seconds to the first token at the node, as predicted |
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
@@ -9495,6 +9620,8 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         record |= {} if spent.hit is None else {"held": spent.hit}
     if record["outcome"] == "failed" and isinstance(error, Exception):
         record |= {"error": error_code(error), "error_text": str(error)[:MAX_ERROR]}
+        others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
+        record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
         record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
     return record
@@ -12732,6 +12859,72 @@ async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
         pause = attempt.elapsed
 
 
+# --- ollama_pack.routing.dispatch.report ---
+# What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+
+
+def _usage(router: Router) -> dict[str, float | None]:
+    """Percent of each GPU; those that several nodes share count once."""
+    sources = {watch.gpu_source: watch.gpus.gpus for watch in router.nodes.values()}
+    return gpu_usage(sources.values())
+
+
+def dashboard_report(router: Router) -> dict[str, Any]:
+    """The same, with what is in memory, what was learned, and the chats at work, the newest first."""
+    nodes = [
+        _node_load(router, view) | _node_details(router, view)
+        for view in router.scheduler.cluster.view().nodes
+    ]
+    told = {"waiting": router.scheduler.waiting, "peers": router.peers, "running": router.running()}
+    return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
+
+
+def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "url": router.nodes[view.name].client.name,
+        "healthy": router.is_healthy(view.name),
+        "in_flight": router.in_flight(view.name),
+        "queued": router.queued(view.name),
+        "breakers": router.scheduler.cluster.nodes[view.name].shut(router.scheduler.cluster.view().now),
+        "models": [runner.model for runner in view.runners] if router.is_healthy(view.name) else [],
+        "gpus": [gpu_values(gpu) for gpu in router.nodes[view.name].gpus.gpus],
+    }
+
+
+def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
+    now = router.scheduler.cluster.view().now
+    return {
+        "own": router.own_in_flight(view.name),
+        "gpu_reason": router.nodes[view.name].gpus.reason,
+        "fault": router.nodes[view.name].known.fault,
+        "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
+        "runners": [_runner_details(runner) for runner in view.runners],
+        "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
+    }
+
+
+def _runner_details(runner: RunnerView) -> dict[str, Any]:
+    return {
+        "model": runner.model,
+        "context": runner.context,
+        "slots": runner.slots,
+        "running": len(runner.ends),
+        "prefixes": len(runner.prefixes),
+    }
+
+
+def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
+    rates = view.rates[blob]
+    return {
+        "model": next((name for name, model in view.models.items() if model.blob == blob), ""),
+        "load": rates.load,
+        "prompt": rates.prompt,
+        "token": rates.token,
+        "learned": rates.learned,
+    }
+
+
 # --- ollama_pack.cache.errors ---
 # What goes wrong with the cache.
 #
@@ -12907,7 +13100,7 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
 #
 # anyio is imported where it is used: upload.py loads a pipeline where the server's packages are not.
 
-LOOK_SECONDS = 0.2  # between two looks at whether the client is still there, while there is nothing to send
+_line_stream__LOOK_SECONDS = 0.2  # between two looks at whether the client is still there, while there is nothing to send
 LINES_AHEAD = 512  # that are kept for a client who is slow to take them
 SLOW_CLIENT_SECONDS = 0.05  # between two looks at whether he has taken some
 FORGOTTEN_SECONDS = 2.0  # that lines lie there before somebody looks whether their stream is rubbish
@@ -12941,7 +13134,7 @@ class LineStream(Iterator[str]):
         """Everything that has come, as soon as there is something."""
         while not self._ended:
             try:
-                text = self._joined(self._lines.get(timeout=LOOK_SECONDS))
+                text = self._joined(self._lines.get(timeout=_line_stream__LOOK_SECONDS))
             except Empty:
                 text = ""
             if _client_has_left():
@@ -13512,6 +13705,855 @@ def _is_ip(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+# --- ollama_pack.base.redis ---
+# A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#
+# Making a client connects nothing.
+#
+# redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
+# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
+# redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
+#
+# Options follow after `?`, with `&` between them. Each has its effect or is refused by name. A refusal holds no
+# part of a URL that might be a password's.
+#
+# redis-py is imported where it is used: the minimal image of the Pipelines server lacks it, and the router runs
+# there without.
+
+_SENTINEL_PORT, _REDIS_PORT = 26379, 6379
+# Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
+_NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+_REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
+_OWN_LIMITS = "the pack has time limits and connections of its own"
+
+
+class RedisClient(Protocol):
+    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
+
+    response_callbacks: Any  # by command: what turns its answers into other values
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a command and return its answer, with bytes for strings."""
+
+    def script_load(self, script: str) -> Awaitable[Any]:
+        """Leave a script there; in a cluster on every server of it."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+def connection_pool_of(client: RedisClient) -> Any:
+    """Where the connections to its one server come from; a cluster has none such."""
+    return getattr(client, "connection_pool", None)
+
+
+@dataclass(frozen=True, slots=True)
+class LuaScript:
+    """A script, and the name that the server knows it by once it has seen it."""
+
+    text: str
+    sha: str
+
+
+def lua_script(text: str) -> LuaScript:
+    # SHA-1 is what Redis names scripts by
+    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+async def run_script(
+    send: Callable[..., Awaitable[Any]], script: LuaScript, keys: Sequence[str], *values: Any
+) -> Any:
+    """Run a script by its name, and by its text where the server has not seen it, or has restarted.
+
+    Args:
+        send: sends one command, as `RedisClient.execute_command`.
+        script: to run.
+        keys: that it uses.
+        values: its other arguments.
+    """
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
+
+    try:
+        return await send("EVALSHA", script.sha, len(keys), *keys, *values)
+    except NoScriptError:
+        return await send("EVAL", script.text, len(keys), *keys, *values)
+
+
+def redis_faults() -> tuple[type[Exception], ...]:
+    """What is raised when Redis does not answer, or not as it should."""
+    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
+
+    return RedisError, RedisClusterException, OSError, EOFError  # a cluster's is no `RedisError`
+
+
+class _UrlError(ValueError):
+    """What is wrong with a URL, in words that may be shown."""
+
+
+class _WatchedMaster:
+    """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
+
+    def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
+        self.execute_command = master.execute_command
+        self.script_load = master.script_load
+        self.response_callbacks = master.response_callbacks
+        self.connection_pool = connection_pool_of(master)
+        self.clients = master, *sentinels
+
+    async def aclose(self) -> None:
+        """Close the connections to the master and to the Sentinels."""
+        for client in self.clients:
+            await client.aclose()
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def check_redis_url(url: str) -> str:
+    """The URL, which is none or can be used.
+
+    Raises:
+        SettingError: it is none of the forms.
+        ModuleNotFoundError: there is no redis-py.
+    """
+    if url:
+        redis_client(url)
+    return url
+
+
+def redis_client(url: str) -> RedisClient:
+    """A client for a URL.
+
+    Raises:
+        SettingError: the URL is none of the forms, or has an option that would have no effect.
+        ModuleNotFoundError: there is no redis-py.
+    """
+    scheme = url.partition("://")[0] if "://" in url else ""
+    make = _REDIS_CLIENTS.get(scheme)
+    if make is None:
+        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+    try:
+        return make(_read_url(url))
+    except _UrlError as error:
+        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+    except (ValueError, TypeError):  # their words may have a piece of the password in them
+        raise SettingError(
+            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
+            + _HOW_WRITTEN
+        ) from None
+
+
+def redis_fault(error: BaseException) -> str:
+    """What redis-py says of a failure, without what was sent: an old server repeats an unknown AUTH whole."""
+    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
+
+
+def _shown_beginning(url: str) -> str:
+    """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
+    beginning = url.partition("://")[0]
+    is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
+    return repr(beginning) if is_shown else "no scheme that is known"
+
+
+# --- reading ---
+
+
+@dataclass(frozen=True, slots=True)
+class _RedisUrl:
+    """A URL in its parts.
+
+    Attributes:
+        tls: its scheme asks for TLS.
+        hosts: names and ports, 0 where none is given.
+        path: what follows the hosts, decoded.
+        login: `username` and `password`, where there are.
+        options: what each connection is made with.
+        sentinel: the same for the Sentinels themselves.
+        db: the number given as an option.
+    """
+
+    tls: bool
+    hosts: Sequence[tuple[str, int]]
+    path: str
+    login: Mapping[str, str]
+    options: Mapping[str, Any]
+    sentinel: Mapping[str, Any]
+    db: int | None
+
+
+def _read_url(url: str) -> _RedisUrl:
+    if not url.isprintable() or " " in url:
+        raise _UrlError("it holds a space or a character that cannot be printed")
+    rest = url.partition("://")[2]
+    # A raw character in a password moves what follows it to where a host, a path or an option is expected.
+    if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
+        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    tls = scheme == "rediss"
+    given = _options_in(parts.query)
+    sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    if kind != "sentinel" and any(sentinel.values()):
+        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
+    login = {
+        "username": unquote(parts.username or "") or given.pop("username", None),
+        "password": unquote(parts.password or "") or given.pop("password", None),
+    }
+    if given.keys() & login.keys():
+        raise _UrlError("it has a user or a password twice: before the host and as an option")
+    if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
+        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
+    hosts = [] if scheme == "unix" else _hosts(parts.netloc)
+    db = given.pop("db", None)
+    return _RedisUrl(
+        tls,
+        hosts,
+        unquote(parts.path),
+        {name: value for name, value in login.items() if value},
+        given,
+        {name: value for name, value in sentinel.items() if value},
+        db,
+    )
+
+
+def _options_in(query: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for option in filter(None, query.split("&")):
+        name, _, value = option.partition("=")
+        if name in _REFUSED_OPTIONS:
+            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
+        if name not in _URL_OPTIONS:
+            raise _UrlError(
+                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
+            )
+        if name in found:
+            raise _UrlError(f"{name} is set twice")
+        found[name] = _URL_OPTIONS[name](name, unquote(value))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _url_text(name: str, value: str) -> str:
+    if not value:
+        raise _UrlError(f"{name} is empty: leave it out")
+    return value
+
+
+def _url_number(name: str, value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", value):
+        raise _UrlError(f"{name} needs a whole number")
+    return int(value)
+
+
+def _url_switch(name: str, value: str) -> bool:
+    said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if value.lower() not in said:
+        raise _UrlError(f"{name} needs true or false")
+    return said[value.lower()]
+
+
+def _url_checks(name: str, value: str) -> str:
+    if value not in ("none", "optional", "required"):
+        raise _UrlError(f"{name} needs none, optional or required")
+    return value
+
+
+def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
+    versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+    found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
+    if found is None:
+        raise _UrlError(f"{name} needs 1.2 or 1.3")
+    return found
+
+
+def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
+    """An option that may be written as it is here anyway."""
+
+    def read(name: str, value: str) -> None:
+        if value.lower() not in fixed:
+            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
+
+    return read
+
+
+_URL_OPTIONS: Mapping[str, Callable[[str, str], Any]] = {
+    "db": _url_number,
+    "username": _url_text,
+    "password": _url_text,
+    "sentinel_username": _url_text,
+    "sentinel_password": _url_text,
+    "client_name": _url_text,
+    "socket_keepalive": _url_switch,
+    "ssl_cert_reqs": _url_checks,
+    "ssl_check_hostname": _url_switch,
+    "ssl_ca_certs": _url_text,
+    "ssl_ca_path": _url_text,
+    "ssl_ca_data": _url_text,
+    "ssl_certfile": _url_text,
+    "ssl_keyfile": _url_text,
+    "ssl_password": _url_text,
+    "ssl_min_version": _url_tls_version,
+    "ssl_ciphers": _url_text,
+    "decode_responses": _fixed_as("false", "0", "no"),
+    "protocol": _fixed_as("2"),
+    "encoding": _fixed_as("utf-8", "utf8"),
+    "encoding_errors": _fixed_as("strict"),
+}
+_REFUSED_OPTIONS: Mapping[str, str] = {
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
+    **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
+    **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
+    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
+    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
+    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
+    **dict.fromkeys(
+        ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
+        "redis-py checks OCSP only where nothing is awaited",
+    ),
+    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
+    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
+    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
+    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
+}
+
+
+def _hosts(netloc: str) -> list[tuple[str, int]]:
+    """The hosts of a URL and their ports, 0 where none is given."""
+    found = []
+    for place in netloc.rpartition("@")[2].split(","):
+        parts = urlsplit(f"//{place}")
+        if not parts.hostname:
+            raise _UrlError("it names no host")
+        found.append((parts.hostname, parts.port or 0))
+    return found
+
+
+# --- making ---
+
+
+def _once_more() -> Any:
+    """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
+    from redis.asyncio.retry import Retry  # noqa: PLC0415 - see the top
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - see the top
+    from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: PLC0415 - see the top
+
+    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+
+
+def _server_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import Redis  # noqa: PLC0415 - see the top
+
+    place: dict[str, Any] = {"unix_socket_path": url.path}
+    path = ""
+    if url.hosts:
+        (host, port), *others = url.hosts
+        if others:
+            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
+        place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
+    elif not url.path:
+        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
+    client = Redis(
+        **place,
+        db=_database(url, path.strip("/")),
+        protocol=2,
+        retry=_once_more(),
+        **{**url.login, **url.options, **_NO_LIMIT},
+    )
+    return _checked_client(client)
+
+
+def _sentinel_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
+
+    service, _, db = url.path.strip("/").partition("/")
+    if not service:
+        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+    hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
+    secured: dict[str, Any] = {"ssl": url.tls, **url.options}
+    sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
+    master: RedisClient = sentinel.master_for(
+        service, db=_database(url, db), protocol=2, retry=_once_more(), **{**secured, **url.login}
+    )
+    return _WatchedMaster(_checked_client(master), sentinel.sentinels)
+
+
+def _cluster_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import RedisCluster  # noqa: PLC0415 - see the top
+    from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
+
+    if _database(url, url.path.strip("/")):
+        raise _UrlError("a cluster has no db but 0: leave the number out")
+    for name in url.options:
+        if name not in signature(RedisCluster.__init__).parameters:
+            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
+    given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
+    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
+    return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
+
+
+def _database(url: _RedisUrl, written: str) -> int:
+    if written and url.db is not None:
+        raise _UrlError("it has the database twice: in the path and as an option")
+    return _url_number("the database", written) if written else url.db or 0
+
+
+def _checked_client(client: RedisClient) -> RedisClient:
+    """The client, whose connections take the options: this version of redis-py may not know one of them."""
+    from redis.exceptions import RedisError  # noqa: PLC0415 - see the top
+
+    try:
+        connection_pool_of(client).make_connection()
+    except (TypeError, RedisError) as error:
+        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
+    return client
+
+
+_REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
+    **dict.fromkeys(("redis", "rediss", "unix"), _server_client),
+    **dict.fromkeys(("redis+sentinel", "rediss+sentinel"), _sentinel_client),
+    **dict.fromkeys(("redis+cluster", "rediss+cluster"), _cluster_client),
+}
+
+
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+_activity__MAX_NOTES = 10_000
+CLASS_RATIO = 1.1  # of the upper bounds of two classes; so exact is a percentile
+CLASS_FIRST = 0.01  # seconds: the upper bound of class 0
+MAX_CLASS = 120  # 900 s
+_ADDED = ("waited", "saved", "prompt", "held", "written")
+
+
+def note_chat(record: Mapping[str, Any]) -> None:
+    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
+    _notes().append(dict(record))
+
+
+def take_notes() -> list[dict[str, Any]]:
+    """What was noted since the last time, the oldest first."""
+    notes, taken = _notes(), []
+    while notes:
+        taken.append(notes.popleft())
+    return taken
+
+
+def give_notes_back(taken: Iterable[dict[str, Any]]) -> None:
+    """What could not be written, to be taken again."""
+    notes = _notes()
+    for record in list(taken)[::-1]:
+        if len(notes) < _activity__MAX_NOTES:
+            notes.appendleft(record)
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=_activity__MAX_NOTES))
+
+
+def minutes_of(records: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """What these records add to the figures of minutes. Background calls are left out of waiting times."""
+    found: dict[int, Counter[str]] = {}
+    for record in records:
+        figures = found.setdefault(int(record["at"] // 60), Counter())
+        figures[str(record["outcome"])] += 1
+        for name in _ADDED:
+            if value := record.get(name):
+                figures[name] += value
+        if (first := record.get("first")) is not None and not record.get("background"):
+            figures[f"first/{first_class(first)}"] += 1
+    return {minute: dict(figures) for minute, figures in found.items()}
+
+
+def first_class(seconds: float) -> int:
+    """The class of a time to the first token: its upper bound is `CLASS_FIRST * CLASS_RATIO ** class`."""
+    if seconds <= CLASS_FIRST:
+        return 0
+    return min(MAX_CLASS, math.ceil(math.log(seconds / CLASS_FIRST, CLASS_RATIO) - 1e-9))
+
+
+# --- ollama_pack.services.history ---
+# The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#
+# Both are bounded: 10,000 chats, and figures of each minute for a little more than a day. Without an answer
+# from either chats go on, and nothing is lost that fits into `activity.MAX_NOTES`.
+
+MAX_CHATS = 10_000
+KEPT_MINUTES = 25 * 60
+ANSWER_SECONDS = 2.0
+WRITE_SECONDS, REPORT_SECONDS, LOOK_SECONDS = 1.0, 5.0, 30.0
+PROCESS_SECONDS = 20.0  # after which a process that says nothing is gone
+HISTORY_PREFIX = "ollama_pack:{history}:1:"
+
+Chat = dict[str, Any]  # as `chat_record`, and its `key` in the history
+MinuteFigures = dict[int, dict[str, float]]
+
+
+class HistoryStore(Protocol):
+    """Where the history is."""
+
+    kind: str
+
+    async def add(
+        self, chats: Iterable[Mapping[str, Any]], minutes: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        """Write chats, the oldest first, and add to the figures of minutes."""
+
+    async def older(self, before: str, count: int) -> list[Chat]:
+        """Chats before a key, the newest first; before none: the last ones."""
+
+    async def newer(self, after: str, count: int) -> list[Chat]:
+        """Chats after a key, the oldest first."""
+
+    async def minutes(self, since: int) -> MinuteFigures:
+        """The figures from a minute on."""
+
+    async def forget(self, keys: Iterable[str]) -> None:
+        """Remove chats."""
+
+    async def report(self, name: str, status: Mapping[str, Any]) -> None:
+        """Say how a process is, for the others' dashboards."""
+
+    async def processes(self) -> dict[str, dict[str, Any]]:
+        """What processes have said of themselves a short while ago."""
+
+    async def close(self) -> None:
+        """Give everything back."""
+
+
+class SqliteHistory:
+    """A file next to Open WebUI's data, which the workers of one host share."""
+
+    kind = "SQLite"
+
+    def __init__(self, path: Path) -> None:
+        """Open nothing yet."""
+        self._path = path
+        self._lock = asyncio.Lock()
+
+    async def add(
+        self, chats: Iterable[Mapping[str, Any]], minutes: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        rows = [(json.dumps(chat, separators=(",", ":")),) for chat in chats]
+        figures = [
+            (minute, name, value) for minute, named in minutes.items() for name, value in named.items()
+        ]
+
+        def write(database: sqlite3.Connection) -> None:
+            database.executemany("INSERT INTO chats (record) VALUES (?)", rows)
+            database.executemany(
+                "INSERT INTO minutes VALUES (?, ?, ?) "
+                "ON CONFLICT (minute, name) DO UPDATE SET value = value + excluded.value",
+                figures,
+            )
+            database.execute("DELETE FROM chats WHERE key <= (SELECT max(key) FROM chats) - ?", (MAX_CHATS,))
+            database.execute("DELETE FROM minutes WHERE minute < ?", (_oldest_minute(),))
+
+        await self._with(write)
+
+    async def older(self, before: str, count: int) -> list[Chat]:
+        bound = int(before) if before else 2**62
+        wanted = "SELECT key, record FROM chats WHERE key < ? ORDER BY key DESC LIMIT ?"
+        return await self._with(lambda database: _chats(database.execute(wanted, (bound, count))))
+
+    async def newer(self, after: str, count: int) -> list[Chat]:
+        wanted = "SELECT key, record FROM chats WHERE key > ? ORDER BY key LIMIT ?"
+        return await self._with(lambda database: _chats(database.execute(wanted, (int(after or 0), count))))
+
+    async def minutes(self, since: int) -> MinuteFigures:
+        wanted = "SELECT minute, name, value FROM minutes WHERE minute >= ?"
+        rows = await self._with(lambda database: database.execute(wanted, (since,)).fetchall())
+        found: MinuteFigures = {}
+        for minute, name, value in rows:
+            found.setdefault(minute, {})[name] = value
+        return found
+
+    async def forget(self, keys: Iterable[str]) -> None:
+        wanted = [(int(key),) for key in keys]
+        await self._with(lambda database: database.executemany("DELETE FROM chats WHERE key = ?", wanted))
+
+    async def report(self, name: str, status: Mapping[str, Any]) -> None:
+        now = time.time()
+
+        def write(database: sqlite3.Connection) -> None:
+            row = (name, now, json.dumps(status))
+            database.execute("INSERT OR REPLACE INTO processes VALUES (?, ?, ?)", row)
+            database.execute("DELETE FROM processes WHERE at < ?", (now - 86_400,))
+
+        await self._with(write)
+
+    async def processes(self) -> dict[str, dict[str, Any]]:
+        wanted, seen = "SELECT name, status FROM processes WHERE at >= ?", (time.time() - PROCESS_SECONDS,)
+        rows = await self._with(lambda database: database.execute(wanted, seen).fetchall())
+        return {name: json.loads(status) for name, status in rows}
+
+    async def close(self) -> None:
+        """Nothing is held between two calls."""
+
+    async def _with(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Work in a thread, in one transaction. A file that is damaged is begun anew."""
+        async with self._lock:
+            return await asyncio.to_thread(self._work, work)
+
+    def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return self._work_once(work)
+        except sqlite3.DatabaseError as error:
+            if "no such table" not in str(error):
+                if not any(word in str(error) for word in ("not a database", "malformed")):
+                    raise
+                for suffix in ("", "-wal", "-shm"):
+                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._work_once(_make_tables)
+            return self._work_once(work)
+
+    def _work_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with closing(sqlite3.connect(self._path, timeout=ANSWER_SECONDS)) as database, database:
+            return work(database)
+
+
+def _make_tables(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA journal_mode = WAL")
+    database.executescript(
+        "CREATE TABLE IF NOT EXISTS chats (key INTEGER PRIMARY KEY AUTOINCREMENT, record TEXT NOT NULL);"
+        "CREATE TABLE IF NOT EXISTS minutes "
+        "(minute INTEGER, name TEXT, value REAL, PRIMARY KEY (minute, name)) WITHOUT ROWID;"
+        "CREATE TABLE IF NOT EXISTS processes (name TEXT PRIMARY KEY, at REAL, status TEXT);"
+    )
+
+
+def _chats(rows: Iterable[tuple[int, str]]) -> list[Chat]:
+    return [{**json.loads(record), "key": str(key)} for key, record in rows]
+
+
+class RedisHistory:
+    """A stream of chats and a hash for each hour, all with one hash tag, so that a cluster takes them."""
+
+    kind = "Redis"
+
+    def __init__(self, client: Any, prefix: str = HISTORY_PREFIX) -> None:
+        """Connect nothing yet; `client` is redis-py's, with bytes for strings."""
+        self._client = client
+        self._stream, self._hours, self._processes = (
+            f"{prefix}{name}" for name in ("chats", "hour:", "processes")
+        )
+
+    async def add(
+        self, chats: Iterable[Mapping[str, Any]], minutes: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        for chat in chats:
+            record = json.dumps(chat, separators=(",", ":"))
+            await self._do("XADD", self._stream, "MAXLEN", "~", MAX_CHATS, "*", "r", record)
+        for minute, figures in minutes.items():
+            hour = f"{self._hours}{minute // 60}"
+            for name, value in figures.items():
+                await self._do("HINCRBYFLOAT", hour, f"{minute}/{name}", value)
+            await self._do("EXPIRE", hour, (KEPT_MINUTES + 60) * 60)
+
+    async def older(self, before: str, count: int) -> list[Chat]:
+        found = await self._do(
+            "XREVRANGE", self._stream, f"({before}" if before else "+", "-", "COUNT", count
+        )
+        return _stream_chats(found)
+
+    async def newer(self, after: str, count: int) -> list[Chat]:
+        found = await self._do("XRANGE", self._stream, f"({after}" if after else "-", "+", "COUNT", count)
+        return _stream_chats(found)
+
+    async def minutes(self, since: int) -> MinuteFigures:
+        found: MinuteFigures = {}
+        for hour in range(since // 60, int(time.time() // 3600) + 1):
+            fields = await self._do("HGETALL", f"{self._hours}{hour}")
+            for name, value in _pairs(fields):
+                minute, _, figure = name.decode().partition("/")
+                if int(minute) >= since:
+                    found.setdefault(int(minute), {})[figure] = float(value)
+        return found
+
+    async def forget(self, keys: Iterable[str]) -> None:
+        if wanted := list(keys):
+            await self._do("XDEL", self._stream, *wanted)
+
+    async def report(self, name: str, status: Mapping[str, Any]) -> None:
+        said = json.dumps({"at": time.time(), "status": status})
+        await self._do("HSET", self._processes, name, said)
+        await self._do("EXPIRE", self._processes, 86_400)
+
+    async def processes(self) -> dict[str, dict[str, Any]]:
+        found, gone = {}, []
+        for name, said in _pairs(await self._do("HGETALL", self._processes)):
+            told = json.loads(said)
+            if time.time() - told["at"] < PROCESS_SECONDS:
+                found[name.decode()] = told["status"]
+            else:
+                gone.append(name)
+        if gone:
+            await self._do("HDEL", self._processes, *gone)
+        return found
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _do(self, *command: Any) -> Any:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await self._client.execute_command(*command)
+
+
+def _stream_chats(found: Any) -> list[Chat]:
+    entries = [(key.decode(), dict(_pairs(fields))) for key, fields in found or () if fields]
+    return [{**json.loads(fields[b"r"]), "key": key} for key, fields in entries if b"r" in fields]
+
+
+def _pairs(found: Any) -> Iterable[tuple[bytes, bytes]]:
+    """Fields and values, whether redis-py gives them as a dictionary or in a row."""
+    if isinstance(found, Mapping):
+        return found.items()
+    return zip(found[::2], found[1::2], strict=True) if found else ()
+
+
+def _oldest_minute() -> int:
+    return int(time.time() // 60) - KEPT_MINUTES
+
+
+class HistoryKeeper:
+    """Writes down what chats of this process did, and says how it is. Lives on one event loop."""
+
+    def __init__(
+        self,
+        redis_url: Callable[[], Awaitable[str]],
+        path: Path | None,
+        status: Callable[[], Awaitable[Mapping[str, Any]]],
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            redis_url: of the Redis that joins the replicas; empty: none does.
+            path: of the file that is used without; None: nothing is kept then.
+            status: how this process is, for the dashboards of the others.
+        """
+        self._redis_url, self._path, self._status = redis_url, path, status
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._store: HistoryStore | None = None
+        self._made_of = ""
+        self._looked_at = -math.inf
+        self._reported_at = -math.inf
+        self.fault = ""
+
+    @property
+    def name(self) -> str:
+        """The name of this process among the others."""
+        return self._name
+
+    async def store(self) -> HistoryStore | None:
+        """Where the history is now."""
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            url = await self._redis_url()
+            if self._store is None or url != self._made_of:
+                await self.close()
+                self._store, self._made_of = self._opened(url), url
+        return self._store
+
+    def _opened(self, url: str) -> HistoryStore | None:
+        if url:
+            try:
+                return RedisHistory(redis_client(url))
+            except ModuleNotFoundError:  # the minimal image of the Pipelines server lacks redis-py
+                return None
+        return SqliteHistory(self._path) if self._path else None
+
+    async def run(self, is_wanted: Callable[[], bool]) -> None:
+        """Write every second, until it is not wanted any more. A fault is kept for the dashboard."""
+        while is_wanted():
+            await self.write()
+            await asyncio.sleep(WRITE_SECONDS)
+        await self.write()
+        await self.close()
+
+    async def write(self) -> None:
+        """Write what was noted, and now and then how this process is."""
+        taken: list[Chat] = []
+        try:
+            store = await self.store()
+            if store is None:
+                return
+            if taken := take_notes():
+                await store.add(taken, minutes_of(taken))
+                taken = []
+            if self._is_joined and time.monotonic() - self._reported_at >= REPORT_SECONDS:
+                self._reported_at = time.monotonic()
+                await store.report(self._name, await self._status())
+        except Exception as error:  # noqa: BLE001 - chats go on whatever the history does
+            give_notes_back(taken)
+            fault = redis_fault(error)
+            if fault != self.fault:
+                log.warning(
+                    "The history of chats cannot be written (%s): it is written once it can be", fault
+                )
+            self.fault = fault
+        else:
+            self.fault = ""
+
+    @property
+    def _is_joined(self) -> bool:
+        """Whether other processes may write into the same history."""
+        return bool(self._made_of) or os.environ.get("UVICORN_WORKERS", "1") not in {"", "1"}
+
+    async def close(self) -> None:
+        """Give back what is open; the next use opens it again."""
+        store, self._store = self._store, None
+        if store is not None:
+            with suppress(Exception):
+                await store.close()
+
+
+def process_status(kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """How a process is, for the dashboards of all.
+
+    Args:
+        kind: the server that it belongs to.
+        told: its router's report; empty where it has none.
+    """
+    nodes = [node for node in told.get("nodes") or () if isinstance(node, Mapping)]
+    return {
+        "kind": kind,
+        "waiting": told.get("waiting") or 0,
+        "in_flight": sum(node.get("own") or 0 for node in nodes),
+        "nodes": len(nodes),
+        "nodes_up": sum(bool(node.get("healthy")) for node in nodes),
+        "fault": told.get("sharing_fault") or "",
+    }
 
 
 # --- ollama_pack.engines.front_route ---
@@ -14334,27 +15376,6 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
-
-
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
 
@@ -14445,31 +15466,6 @@ def weights_behind(model: str, catalogue: Catalogue) -> str:
     """A model's weights, as against others of its name, for the response cache; empty: no node has it."""
     found = [one for name in auto_parts(model)[0] if (one := catalogue.find(name))]
     return "+".join(part for one in found for part in (one.name, *one.digests))
-
-
-# --- ollama_pack.services.activity ---
-# What chats did in this process, until somebody writes it into the history.
-#
-# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
-# is in one. Minutes are figures by name, which can be added up over processes:
-#
-# | name | what |
-# |---|---|
-# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
-# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
-# | `prompt`, `held`, `written` | tokens |
-# | `first/<class>` | chats by the time to the first token, see `first_class` |
-
-_activity__MAX_NOTES = 10_000
-
-
-def note_chat(record: Mapping[str, Any]) -> None:
-    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
-    _notes().append(dict(record))
-
-
-def _notes() -> "deque[dict[str, Any]]":
-    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=_activity__MAX_NOTES))
 
 
 # --- ollama_pack.services.router_host ---
@@ -14646,414 +15642,6 @@ class RouterValves(PackValves):
             self.keep_alive,
             load_seconds=self.load_timeout_seconds,
         )
-
-
-# --- ollama_pack.base.redis ---
-# A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#
-# Making a client connects nothing.
-#
-# redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
-# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
-# redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
-#
-# Options follow after `?`, with `&` between them. Each has its effect or is refused by name. A refusal holds no
-# part of a URL that might be a password's.
-#
-# redis-py is imported where it is used: the minimal image of the Pipelines server lacks it, and the router runs
-# there without.
-
-_SENTINEL_PORT, _REDIS_PORT = 26379, 6379
-# Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
-_NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
-_REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
-_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
-_OWN_LIMITS = "the pack has time limits and connections of its own"
-
-
-class RedisClient(Protocol):
-    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
-
-    response_callbacks: Any  # by command: what turns its answers into other values
-
-    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """Send a command and return its answer, with bytes for strings."""
-
-    def script_load(self, script: str) -> Awaitable[Any]:
-        """Leave a script there; in a cluster on every server of it."""
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-
-
-def connection_pool_of(client: RedisClient) -> Any:
-    """Where the connections to its one server come from; a cluster has none such."""
-    return getattr(client, "connection_pool", None)
-
-
-@dataclass(frozen=True, slots=True)
-class LuaScript:
-    """A script, and the name that the server knows it by once it has seen it."""
-
-    text: str
-    sha: str
-
-
-def lua_script(text: str) -> LuaScript:
-    # SHA-1 is what Redis names scripts by
-    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-async def run_script(
-    send: Callable[..., Awaitable[Any]], script: LuaScript, keys: Sequence[str], *values: Any
-) -> Any:
-    """Run a script by its name, and by its text where the server has not seen it, or has restarted.
-
-    Args:
-        send: sends one command, as `RedisClient.execute_command`.
-        script: to run.
-        keys: that it uses.
-        values: its other arguments.
-    """
-    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
-
-    try:
-        return await send("EVALSHA", script.sha, len(keys), *keys, *values)
-    except NoScriptError:
-        return await send("EVAL", script.text, len(keys), *keys, *values)
-
-
-def redis_faults() -> tuple[type[Exception], ...]:
-    """What is raised when Redis does not answer, or not as it should."""
-    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
-
-    return RedisError, RedisClusterException, OSError, EOFError  # a cluster's is no `RedisError`
-
-
-class _UrlError(ValueError):
-    """What is wrong with a URL, in words that may be shown."""
-
-
-class _WatchedMaster:
-    """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
-
-    def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
-        self.execute_command = master.execute_command
-        self.script_load = master.script_load
-        self.response_callbacks = master.response_callbacks
-        self.connection_pool = connection_pool_of(master)
-        self.clients = master, *sentinels
-
-    async def aclose(self) -> None:
-        """Close the connections to the master and to the Sentinels."""
-        for client in self.clients:
-            await client.aclose()
-
-
-@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
-def check_redis_url(url: str) -> str:
-    """The URL, which is none or can be used.
-
-    Raises:
-        SettingError: it is none of the forms.
-        ModuleNotFoundError: there is no redis-py.
-    """
-    if url:
-        redis_client(url)
-    return url
-
-
-def redis_client(url: str) -> RedisClient:
-    """A client for a URL.
-
-    Raises:
-        SettingError: the URL is none of the forms, or has an option that would have no effect.
-        ModuleNotFoundError: there is no redis-py.
-    """
-    scheme = url.partition("://")[0] if "://" in url else ""
-    make = _REDIS_CLIENTS.get(scheme)
-    if make is None:
-        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
-    try:
-        return make(_read_url(url))
-    except _UrlError as error:
-        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
-    except (ValueError, TypeError):  # their words may have a piece of the password in them
-        raise SettingError(
-            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
-            + _HOW_WRITTEN
-        ) from None
-
-
-def redis_fault(error: BaseException) -> str:
-    """What redis-py says of a failure, without what was sent: an old server repeats an unknown AUTH whole."""
-    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
-
-
-def _shown_beginning(url: str) -> str:
-    """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
-    beginning = url.partition("://")[0]
-    is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
-    return repr(beginning) if is_shown else "no scheme that is known"
-
-
-# --- reading ---
-
-
-@dataclass(frozen=True, slots=True)
-class _RedisUrl:
-    """A URL in its parts.
-
-    Attributes:
-        tls: its scheme asks for TLS.
-        hosts: names and ports, 0 where none is given.
-        path: what follows the hosts, decoded.
-        login: `username` and `password`, where there are.
-        options: what each connection is made with.
-        sentinel: the same for the Sentinels themselves.
-        db: the number given as an option.
-    """
-
-    tls: bool
-    hosts: Sequence[tuple[str, int]]
-    path: str
-    login: Mapping[str, str]
-    options: Mapping[str, Any]
-    sentinel: Mapping[str, Any]
-    db: int | None
-
-
-def _read_url(url: str) -> _RedisUrl:
-    if not url.isprintable() or " " in url:
-        raise _UrlError("it holds a space or a character that cannot be printed")
-    rest = url.partition("://")[2]
-    # A raw character in a password moves what follows it to where a host, a path or an option is expected.
-    if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
-        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
-    parts = urlsplit(url)
-    scheme, _, kind = parts.scheme.partition("+")
-    tls = scheme == "rediss"
-    given = _options_in(parts.query)
-    sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
-    if kind != "sentinel" and any(sentinel.values()):
-        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
-    login = {
-        "username": unquote(parts.username or "") or given.pop("username", None),
-        "password": unquote(parts.password or "") or given.pop("password", None),
-    }
-    if given.keys() & login.keys():
-        raise _UrlError("it has a user or a password twice: before the host and as an option")
-    if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
-        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
-    hosts = [] if scheme == "unix" else _hosts(parts.netloc)
-    db = given.pop("db", None)
-    return _RedisUrl(
-        tls,
-        hosts,
-        unquote(parts.path),
-        {name: value for name, value in login.items() if value},
-        given,
-        {name: value for name, value in sentinel.items() if value},
-        db,
-    )
-
-
-def _options_in(query: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for option in filter(None, query.split("&")):
-        name, _, value = option.partition("=")
-        if name in _REFUSED_OPTIONS:
-            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
-        if name not in _URL_OPTIONS:
-            raise _UrlError(
-                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
-            )
-        if name in found:
-            raise _UrlError(f"{name} is set twice")
-        found[name] = _URL_OPTIONS[name](name, unquote(value))
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _url_text(name: str, value: str) -> str:
-    if not value:
-        raise _UrlError(f"{name} is empty: leave it out")
-    return value
-
-
-def _url_number(name: str, value: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise _UrlError(f"{name} needs a whole number")
-    return int(value)
-
-
-def _url_switch(name: str, value: str) -> bool:
-    said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if value.lower() not in said:
-        raise _UrlError(f"{name} needs true or false")
-    return said[value.lower()]
-
-
-def _url_checks(name: str, value: str) -> str:
-    if value not in ("none", "optional", "required"):
-        raise _UrlError(f"{name} needs none, optional or required")
-    return value
-
-
-def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
-    versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-    found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
-    if found is None:
-        raise _UrlError(f"{name} needs 1.2 or 1.3")
-    return found
-
-
-def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
-    """An option that may be written as it is here anyway."""
-
-    def read(name: str, value: str) -> None:
-        if value.lower() not in fixed:
-            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
-
-    return read
-
-
-_URL_OPTIONS: Mapping[str, Callable[[str, str], Any]] = {
-    "db": _url_number,
-    "username": _url_text,
-    "password": _url_text,
-    "sentinel_username": _url_text,
-    "sentinel_password": _url_text,
-    "client_name": _url_text,
-    "socket_keepalive": _url_switch,
-    "ssl_cert_reqs": _url_checks,
-    "ssl_check_hostname": _url_switch,
-    "ssl_ca_certs": _url_text,
-    "ssl_ca_path": _url_text,
-    "ssl_ca_data": _url_text,
-    "ssl_certfile": _url_text,
-    "ssl_keyfile": _url_text,
-    "ssl_password": _url_text,
-    "ssl_min_version": _url_tls_version,
-    "ssl_ciphers": _url_text,
-    "decode_responses": _fixed_as("false", "0", "no"),
-    "protocol": _fixed_as("2"),
-    "encoding": _fixed_as("utf-8", "utf8"),
-    "encoding_errors": _fixed_as("strict"),
-}
-_REFUSED_OPTIONS: Mapping[str, str] = {
-    **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
-    **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
-    **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
-    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
-    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
-    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
-    **dict.fromkeys(
-        ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
-        "redis-py checks OCSP only where nothing is awaited",
-    ),
-    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
-    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
-    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
-    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
-}
-
-
-def _hosts(netloc: str) -> list[tuple[str, int]]:
-    """The hosts of a URL and their ports, 0 where none is given."""
-    found = []
-    for place in netloc.rpartition("@")[2].split(","):
-        parts = urlsplit(f"//{place}")
-        if not parts.hostname:
-            raise _UrlError("it names no host")
-        found.append((parts.hostname, parts.port or 0))
-    return found
-
-
-# --- making ---
-
-
-def _once_more() -> Any:
-    """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
-    from redis.asyncio.retry import Retry  # noqa: PLC0415 - see the top
-    from redis.backoff import NoBackoff  # noqa: PLC0415 - see the top
-    from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: PLC0415 - see the top
-
-    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-
-
-def _server_client(url: _RedisUrl) -> RedisClient:
-    from redis.asyncio import Redis  # noqa: PLC0415 - see the top
-
-    place: dict[str, Any] = {"unix_socket_path": url.path}
-    path = ""
-    if url.hosts:
-        (host, port), *others = url.hosts
-        if others:
-            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
-        place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
-    elif not url.path:
-        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
-    client = Redis(
-        **place,
-        db=_database(url, path.strip("/")),
-        protocol=2,
-        retry=_once_more(),
-        **{**url.login, **url.options, **_NO_LIMIT},
-    )
-    return _checked_client(client)
-
-
-def _sentinel_client(url: _RedisUrl) -> RedisClient:
-    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
-
-    service, _, db = url.path.strip("/").partition("/")
-    if not service:
-        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
-    hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
-    secured: dict[str, Any] = {"ssl": url.tls, **url.options}
-    sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
-    master: RedisClient = sentinel.master_for(
-        service, db=_database(url, db), protocol=2, retry=_once_more(), **{**secured, **url.login}
-    )
-    return _WatchedMaster(_checked_client(master), sentinel.sentinels)
-
-
-def _cluster_client(url: _RedisUrl) -> RedisClient:
-    from redis.asyncio import RedisCluster  # noqa: PLC0415 - see the top
-    from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
-
-    if _database(url, url.path.strip("/")):
-        raise _UrlError("a cluster has no db but 0: leave the number out")
-    for name in url.options:
-        if name not in signature(RedisCluster.__init__).parameters:
-            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
-    given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
-    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
-    return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
-
-
-def _database(url: _RedisUrl, written: str) -> int:
-    if written and url.db is not None:
-        raise _UrlError("it has the database twice: in the path and as an option")
-    return _url_number("the database", written) if written else url.db or 0
-
-
-def _checked_client(client: RedisClient) -> RedisClient:
-    """The client, whose connections take the options: this version of redis-py may not know one of them."""
-    from redis.exceptions import RedisError  # noqa: PLC0415 - see the top
-
-    try:
-        connection_pool_of(client).make_connection()
-    except (TypeError, RedisError) as error:
-        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
-    return client
-
-
-_REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
-    **dict.fromkeys(("redis", "rediss", "unix"), _server_client),
-    **dict.fromkeys(("redis+sentinel", "rediss+sentinel"), _sentinel_client),
-    **dict.fromkeys(("redis+cluster", "rediss+cluster"), _cluster_client),
-}
 
 
 # --- ollama_pack.routing.peers.scripts ---
@@ -15519,6 +16107,9 @@ class Pipeline:
         self._given_url = _given_redis_url()
         self._discovery = NodeDiscovery()
         self._host = RouterHost(redis_sharing, shared_secret)
+        self._history = HistoryKeeper(self._shared_url, None, self._status)
+        self._writing: asyncio.Task[None] | None = None
+        self._is_closing = False
         self._bridge = Bridge(self._close)
         self._cache: Any = None
         self._names: dict[str, str] = {}
@@ -15641,13 +16232,27 @@ class Pipeline:
     async def _close(self) -> None:
         """Nobody uses it any more."""
         await self._host.close()
+        self._is_closing = True
+        if self._writing:
+            await self._writing
         if self._cache:
             await self._cache.close()
 
     async def _router(self) -> Router:
         valves = self.valves
         rows = await self._discovery.rows(valves.rows, valves.probe_seconds)
-        return await self._host.router(rows, valves.settings, valves.redis_url or self._given_url)
+        if self._writing is None or self._writing.done():
+            self._is_closing = False
+            self._writing = asyncio.create_task(self._history.run(lambda: not self._is_closing))
+        return await self._host.router(rows, valves.settings, await self._shared_url())
+
+    async def _shared_url(self) -> str:
+        return self.valves.redis_url or self._given_url
+
+    async def _status(self) -> Body:
+        """How this server is, for the dashboards of Open WebUI that share the Redis."""
+        router = self._host.current
+        return process_status("Pipelines", dashboard_report(router) if router else {})
 
 
 def _given_redis_url() -> str:

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.virtual_world import World
 from ollama_pack.routing.errors import WarmTableError
+from ollama_pack.routing.nodes import parse_nodes
 from ollama_pack.routing.warm import parse_warm
 
 MONDAY = datetime(2026, 11, 30, tzinfo=UTC)
@@ -80,3 +82,48 @@ def test_rows_have_settings_and_comments() -> None:
 def test_what_cannot_be_read_is_named(text: str, said: str) -> None:
     with pytest.raises(WarmTableError, match=said):
         parse_warm(text)
+
+
+# --- which nodes load ---
+
+
+def fleet(**memory: str) -> World:
+    """Nodes with so much memory, which have two models of 10 bytes each."""
+    return World(
+        tuple(memory),
+        rows={
+            name: {"memory": parse_nodes(f"x http://x memory={size}")[0].memory}
+            for name, size in memory.items()
+        },
+    )
+
+
+def test_copies_go_to_the_nodes_with_the_most_room() -> None:
+    """Would catch a second copy on the same node, or one more each time that somebody looks."""
+    world = fleet(x="8GB", y="24GB", z="16GB")
+    assert [load.node for load in world.scheduler.warm("a", 2)] == ["y", "z"]
+    assert world.scheduler.warm("a", 2) == []
+    assert [load.node for load in world.scheduler.warm("a", 3)] == ["x"]
+    assert world.scheduler.warm("unknown", 1) == []
+
+
+def test_nothing_in_use_is_unloaded_for_the_hours_to_come() -> None:
+    """Would catch a morning's load that throws out the model of a running chat."""
+    world = World(("x",))
+    world.ask(1, "b")
+    (binding,) = world.decide()
+    world.first_token(binding.request.id)
+    assert world.scheduler.warm("a", 1) == []
+    world.finish(binding.request.id)
+    assert world.scheduler.warm("a", 1) == []
+
+
+def test_a_drained_node_gets_nothing_new() -> None:
+    world = World(("x", "y"))
+    world.scheduler.cluster.drain("x")
+    for number in range(3):
+        world.ask(number, "a")
+    assert {binding.node for binding in world.decide()} == {"y"}
+    assert [load.node for load in world.scheduler.warm("b", 2)] == []
+    world.scheduler.cluster.drain("x", draining=False)
+    assert {binding.node for binding in world.decide()} == {"x"}
