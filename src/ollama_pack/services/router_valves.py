@@ -6,7 +6,9 @@ from pydantic import Field, field_validator
 
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.routing.dispatch.pending_chat import RouterSettings
+from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow, parse_nodes
+from ollama_pack.routing.warm import parse_warm
 from ollama_pack.services.pack_valves import PackValves
 
 NODES_NOTE = (
@@ -90,6 +92,30 @@ class RouterValves(PackValves):
         ),
     )
 
+    warm: str = Field(
+        default="",
+        title="Keep warm",
+        description=(
+            "Models that are kept in memory, one per line. Example: `llama3:8b = Mon-Fri 07:30-17:00`. "
+            "Separate several spans with commas. `copies=2` keeps it on two nodes. `zone=Europe/Berlin` sets "
+            "the time zone, which is the server's otherwise. `#` starts a comment. Default: empty."
+        ),
+    )
+    drained: str = Field(
+        default="",
+        title="Drained nodes",
+        description=(
+            "Names of nodes that finish their requests and get no new ones, separated by spaces. The "
+            "dashboard sets this. Default: empty."
+        ),
+    )
+
+    @field_validator("warm")
+    @classmethod
+    def _warm_readable(cls, text: str) -> str:
+        parse_warm(cls.lines(text))
+        return text
+
     @field_validator("nodes")
     @classmethod
     def _nodes_readable(cls, text: str) -> str:
@@ -112,6 +138,11 @@ class RouterValves(PackValves):
     @property
     def rows(self) -> tuple[NodeRow, ...]:
         return parse_nodes(self.lines(self.nodes))
+
+    def look_after(self, router: Router) -> None:
+        """Let a router do what an admin wants beside chats."""
+        router.upkeep.drain(self.drained.replace(",", " ").split())
+        router.upkeep.keep(parse_warm(self.lines(self.warm)))
 
     @property
     def table(self) -> AliasTable:
