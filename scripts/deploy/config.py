@@ -28,10 +28,7 @@ from ollama_pack.cache.keyring import check_secret
 from ollama_pack.routing.errors import NodeTableError
 from ollama_pack.routing.nodes import DISCOVERED, parse_nodes
 from ollama_pack.speech.language import parse_language
-
-PUBLIC = "public"
-ADMIN = "admin"
-GROUP = "group:"
+from ollama_pack.webui.audience import ADMIN, GROUP, PUBLIC
 
 MAX_BYTES = 256 * 1024
 MAX_NODES = 20_000  # values, with every `*alias` written out
