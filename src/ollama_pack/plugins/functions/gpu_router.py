@@ -27,7 +27,7 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import error_code
-from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Tell
+from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Served, Tell
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.naming import auto_parts
@@ -49,6 +49,7 @@ from ollama_pack.services.router_valves import RouterValves
 from ollama_pack.services.sharing import redis_sharing
 from ollama_pack.services.webui_tasks import is_background_task
 from ollama_pack.webui.access import usable_models
+from ollama_pack.webui.budget_contact import BudgetContact
 from ollama_pack.webui.connections import (
     ConnectionModels,
     model_lists,
@@ -58,7 +59,7 @@ from ollama_pack.webui.connections import (
     ways_in,
 )
 from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
-from ollama_pack.webui.errors import ModelClosedError
+from ollama_pack.webui.errors import ModelClosedError, ModelRefusedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.presets import default_params
 from ollama_pack.webui.server import event_stream, server_secret, take_over
@@ -109,6 +110,7 @@ class Pipe:
         self.valves = self.Valves()
         self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
         self._discovery = NodeDiscovery()
+        self._budgets = BudgetContact()
         self._connections: tuple[NodeRow, ...] = ()
         self._lists: tuple[ConnectionModels, ...] = ()
         self._ids = OfferedIds((), (), are_connections=False)
@@ -138,12 +140,16 @@ class Pipe:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
         take_over(__request__.app, ROUTER.rstrip("."), self)
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
-        chunks = self._chunks(
-            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers
+        chunks = self._counted(
+            __request__.app,
+            *(body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers),
         )
 
         def refused(error: Exception) -> Refusal:
-            refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            if isinstance(error, ModelRefusedError):
+                refusal = error.refusal
+            else:
+                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
             note_refusal(__request__, refusal, __metadata__)
             if self._host.current is not None:
                 self._host.current.counts.refuse(error_code(error))
@@ -157,6 +163,24 @@ class Pipe:
         except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
             return refused_answer(refused(error))
 
+    async def _counted(
+        self, app: Any, body: Body, user: dict[str, Any], metadata: dict[str, Any], *about: Any
+    ) -> AsyncGenerator[Body, None]:
+        """The answer, as far as the budgets of its user allow it: see `usage_budgets`."""
+        is_task = bool(metadata.get("task"))
+        budgets, begun = await self._budgets.begin(app, user, metadata, always=is_task)
+        if begun["refusal"]:
+            raise ModelRefusedError(Refusal(**begun["refusal"]))
+        served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
+        try:
+            chunks = self._chunks(body, user, metadata, *about, last=begun["last"], served=served)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            if begun["own"]:
+                budgets.budget_end(begun["ticket"])
+
     async def _chunks(
         self,
         body: Body,
@@ -166,6 +190,9 @@ class Pipe:
         task: str | None,
         emitter: Emitter | None,
         headers: NodeHeaders,
+        *,
+        last: bool,
+        served: Served | None,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
@@ -186,6 +213,8 @@ class Pipe:
             figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None, span),
             headers=headers,
+            last=last,
+            served=served,
         )
         async with aclosing(span.around(chunks)) as traced:
             async for chunk in traced:
@@ -202,6 +231,19 @@ class Pipe:
     async def dashboard(self) -> dict[str, Any]:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
+
+    async def pull(self, model: str, nodes: list[str]) -> dict[str, Any]:
+        """Begin to pull a model at nodes (none: all Ollamas), one after another.
+
+        Returns:
+            What upkeep does, or a `fault`.
+        """
+        router = await self._ready()
+        try:
+            router.upkeep.pull(model, nodes)
+        except ValueError as error:
+            return {"fault": str(error)}
+        return {"fault": "", **router.upkeep.report}
 
     async def metrics(self) -> str:
         """What it did, as Prometheus reads it: its part of `GET /ollama-pack/metrics`."""
@@ -264,7 +306,9 @@ class Pipe:
         if self._ids_for != (rows, self._lists):
             self._ids_for = rows, self._lists
             self._ids = OfferedIds(rows, self._lists, are_connections=not valves.rows)
-        return await self._host.router(rows, valves.settings, valves.redis_url)
+        router = await self._host.router(rows, valves.settings, valves.redis_url)
+        valves.look_after(router)
+        return router
 
     async def _look_at_connections(self) -> None:
         """Look Open WebUI's own connections up, once in a while."""

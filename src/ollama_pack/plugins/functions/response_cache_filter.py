@@ -108,6 +108,7 @@ class Filter:
             log.exception("A request was not looked up in the response cache, and its model answers")
             return body
         state |= {"model": body["model"], "ticket": self._pending.hold(pending), "filter": __id__}
+        state["cached"] = isinstance(pending.outcome, Hit | Follow)
         if isinstance(body.get("metadata"), dict):
             body["metadata"][STATE] = state  # a copy of it, where the Pipelines server has seen the request
         body["model"] = REPLAY

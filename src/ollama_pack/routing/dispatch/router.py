@@ -7,8 +7,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from itertools import islice
 from random import Random
 from typing import Any
@@ -53,11 +54,13 @@ from ollama_pack.routing.dispatch.pending_chat import (
     NodeHeaders,
     PendingChat,
     RouterSettings,
+    Served,
     Tell,
     UnexplainedFailure,
 )
 from ollama_pack.routing.dispatch.record import NoteChat, chat_record, note_nowhere, running_record
 from ollama_pack.routing.dispatch.request import fleet_request, load_options
+from ollama_pack.routing.dispatch.upkeep import STAY_SECONDS, Upkeep
 from ollama_pack.routing.errors import (
     AnswerBrokenError,
     NoAnswerError,
@@ -83,6 +86,7 @@ DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped an
 LOAD_TOLD_SECONDS = 10.0  # until a load is shown to go on; then each time twice as long
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
 DECISIONS_SHOWN = RUNNING_SHOWN = 64
+PROLONG_SECONDS = 60.0  # for a request that only keeps a model in memory
 
 
 async def _tell_nobody(line: str, *, done: bool) -> None:
@@ -122,7 +126,7 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._session = session
         dice = dice or Random()  # noqa: S311 - breaks ties
-        self.nodes = {row.name: NodeWatch(row, node_client(row, session), self._loop.time) for row in rows}
+        self.nodes = {row.name: self._watch(row) for row in rows}
         self.scheduler = Scheduler(
             [watch.row for watch in self.nodes.values()],
             self._loop.time,
@@ -147,8 +151,39 @@ class Router:
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
+        self.upkeep = Upkeep(self)
 
     # --- the nodes ---
+
+    def _watch(self, row: NodeRow) -> NodeWatch:
+        return NodeWatch(row, node_client(row, self._session), self._loop.time)
+
+    def follow(self, rows: Sequence[NodeRow]) -> None:
+        """Go on with other nodes, and keep what is known of those that stay.
+
+        A node that has gone from the rows gets no new requests. It answers those that it has, then it is
+        forgotten. A row of the same name must be the same row.
+        """
+        names = {row.name for row in rows}
+        for row in rows:
+            if row.name not in self.nodes:
+                self.nodes[row.name] = self._watch(row)
+                self.scheduler.cluster.add(row)
+        for name, watch in self.nodes.items():
+            if watch.leaving != (name not in names):
+                watch.leaving = name not in names
+                self.scheduler.cluster.drain(name, draining=watch.leaving)
+        self._drop_idle()
+        self._decide()
+
+    def _drop_idle(self) -> None:
+        """Forget the nodes that have gone and have answered all that they had."""
+        for name, watch in list(self.nodes.items()):
+            if watch.leaving and self.scheduler.is_idle(name) and not self._attempts.at(name):
+                self._poller.leave(name)
+                self.scheduler.cluster.remove(name)
+                del self.nodes[name]
+                self._failures = {key: why for key, why in self._failures.items() if key[0] != name}
 
     def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
         """Told by the poller, as are the two below."""
@@ -233,6 +268,7 @@ class Router:
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
         await self._idle.wait()
+        self.upkeep.close()
         for load in self._loads:
             load.cancel()
         await asyncio.gather(*self._loads, return_exceptions=True)
@@ -257,6 +293,8 @@ class Router:
         tell: Tell = _tell_nobody,
         figures: bool = True,
         headers: NodeHeaders | None = None,
+        last: bool = False,
+        served: Served | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
@@ -273,6 +311,8 @@ class Router:
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
             headers: for its request to a node; None: only those that every request has.
+            last: it comes behind all others.
+            served: is told what the answer took, also where its user leaves before the end.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -282,10 +322,17 @@ class Router:
         await self.ready()
         identity = uuid4().hex
         request = fleet_request(
-            body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
+            body,
+            models,
+            request_id=identity,
+            user=user,
+            chat=chat,
+            background=background,
+            last=last,
+            key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers)
+        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, served=served)
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
@@ -334,6 +381,7 @@ class Router:
             del self._chats[identity]
             self._attempts.end(identity)
             self._decided.pop(identity, None)
+            self._drop_idle()
             self._decide()
             if not self._chats:
                 self._idle.set()
@@ -361,16 +409,33 @@ class Router:
             self._decided[binding.request.id] = decision
             self._chats[binding.request.id].bound.set_result(binding)
         for binding in self.scheduler.load_ahead():
-            load = self._loop.create_task(self._load_ahead(binding), name="load a model ahead of need")
-            self._loads.add(load)
-            load.add_done_callback(self._loads.discard)
+            self.load_now(binding, self.settings.keep_alive or None)
         if self._wake:
             self._wake.cancel()
         due = self.scheduler.wake_at
         self._wake = self._loop.call_at(due, self._decide) if due is not None else None
 
-    async def _load_ahead(self, binding: Assignment) -> None:
+    def load_now(self, binding: Assignment, keep_alive: str | float | None) -> None:
         """Let a node load a model that nobody waits for yet."""
+        self._beside(self._load_ahead(binding, keep_alive), "load a model ahead of need")
+
+    def prolong(self, node: str, model: str, seconds: float) -> None:
+        """Let a model stay in a node's memory."""
+        self._beside(self._prolong(node, model, seconds), "keep a model in memory")
+
+    def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do something that no chat waits for."""
+        task = self._loop.create_task(work, name=name)
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+
+    async def _prolong(self, node: str, model: str, seconds: float) -> None:
+        try:
+            await self.nodes[node].client.load(model, seconds=PROLONG_SECONDS, keep_alive=seconds)
+        except NodeError as error:
+            router_log.warning("%s could not keep %s in memory: %s", node, model, error)
+
+    async def _load_ahead(self, binding: Assignment, keep_alive: str | float | None) -> None:
         identity, node, began = binding.request.id, binding.node, self._loop.time()
         if self._sharing and not await self._sharing.claim(binding):
             return
@@ -378,7 +443,7 @@ class Router:
             await self.nodes[node].client.load(
                 binding.model,
                 seconds=longest_load(binding, self.settings.load_seconds),
-                keep_alive=self.settings.keep_alive or None,
+                keep_alive=keep_alive,
                 options=load_options(binding.request),
             )
         except NodeError as error:
@@ -389,6 +454,7 @@ class Router:
             self.scheduler.finished(identity, Durations(seconds, load=seconds))
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
+            self._drop_idle()
         self._decide()
 
     async def _wait_for_node(self, pending: PendingChat) -> Assignment:
@@ -464,26 +530,38 @@ class Router:
         pending.waits_since = None
         pending.decision = self._decided.get(identity)
         self.counts.sent(binding)
-        attempt = Attempt(pending, binding, self.nodes[binding.node], self.settings)
+        attempt = Attempt(pending, binding, self.nodes[binding.node], self._settings_for(binding.model))
         self._attempts.begin(identity, attempt)
         telling = None if pending.request.background else await self._tell_node(pending, attempt)
         if not pending.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
+        pieces, failed = 0, False
         try:
             async with aclosing(attempt.chunks()) as chunks:
                 async for chunk in chunks:
+                    pieces += 1
                     if not pending.answering:
                         self._has_begun(pending, binding, attempt.elapsed)
                         if telling:
                             telling.cancel()
                             await pending.say(status_line(binding, figures=pending.figures), done=True)
                     yield chunk
+        except NodeError:
+            failed = True
+            raise
         finally:
             if telling:
                 telling.cancel()
+            if pending.served and not failed:
+                pending.served(*attempt.service(pieces))
         spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
+
+    def _settings_for(self, model: str) -> RouterSettings:
+        """The settings of a chat: a model that is kept at this hour stays at least until its end."""
+        left = self.upkeep.stays(model)
+        return replace(self.settings, keep_alive=f"{left:.0f}s") if left > STAY_SECONDS else self.settings
 
     async def _tell_node(self, pending: PendingChat, attempt: Attempt) -> asyncio.Task[None] | None:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
