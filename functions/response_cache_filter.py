@@ -2733,7 +2733,7 @@ ROUTER = "gpu_router."  # begins their ids
 
 # Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
 # far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
-# `ticket` that it gives the answer for.
+# `ticket` that it gives the answer for. `cached`: nothing is generated for it, which usage_budgets looks at.
 STATE = "ollama_pack_cache"
 
 
@@ -7378,6 +7378,7 @@ class Filter:
             log.exception("A request was not looked up in the response cache, and its model answers")
             return body
         state |= {"model": body["model"], "ticket": self._pending.hold(pending), "filter": __id__}
+        state["cached"] = isinstance(pending.outcome, Hit | Follow)
         if isinstance(body.get("metadata"), dict):
             body["metadata"][STATE] = state  # a copy of it, where the Pipelines server has seen the request
         body["model"] = REPLAY
