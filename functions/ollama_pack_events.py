@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10987, which the server calls.
+# Begin here: `class Event`, line 11023, which the server calls.
 # The modules that it uses come first:
 #    160  base.single_flight          Many who ask the same at the same time ask once.
 #    239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -51,49 +51,49 @@ version: 0.1.0
 #   3814  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
 #   3928  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
 #   4094  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4318  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4585  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4711  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4859  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4936  services.pack_valves        What all valves of the pack have in common.
-#   4959  speech.errors               What goes wrong with transcription.
-#   5321  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5398  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5489  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5525  speech.values               What recordings turn into, and what an engine is.
-#   5782  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5932  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6014  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6198  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6331  speech.sentences            Segments of about a sentence, made from words with times.
-#   6385  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6563  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6791  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6945  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7029  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7118  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7282  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7872  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7960  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8034  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8309  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8359  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8506  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8772  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8810  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8840  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8960  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9098  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9252  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9430  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9684  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9766  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9808  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10826  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10912  webui.reader                Who reads what the pack says, and in which language.
-#  10921  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10955  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11100  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4360  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4613  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4739  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4887  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4964  services.pack_valves        What all valves of the pack have in common.
+#   4987  speech.errors               What goes wrong with transcription.
+#   5349  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5426  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5517  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5553  speech.values               What recordings turn into, and what an engine is.
+#   5810  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5960  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6042  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6226  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6359  speech.sentences            Segments of about a sentence, made from words with times.
+#   6413  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6591  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6819  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6973  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7057  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7146  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7310  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7908  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7996  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8070  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8345  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8395  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8542  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8808  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8846  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8876  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8996  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9134  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9288  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9466  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9720  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9802  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9844  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10862  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10948  webui.reader                Who reads what the pack says, and in which language.
+#  10957  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10991  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11136  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -4122,6 +4122,8 @@ class WantedRow:
         active: it is switched on.
         opened: an admin has stated the audience: it opens the models behind it that have no row.
         tags: that the picker shows. Said once.
+        maker: who makes the row.
+        opens: the models without a row that its audience reaches through it alone.
     """
 
     id: str
@@ -4134,14 +4136,54 @@ class WantedRow:
     active: bool = True
     opened: bool = False
     tags: tuple[str, ...] = ()
+    maker: Literal["events", "upload"] = "events"
+    opens: tuple[str, ...] = ()
 
     @property
     def mark(self) -> dict[str, Any]:
         """What tells whose row it is, as `meta` holds it."""
+        if self.maker == "upload":
+            kind = (
+                "alias" if self.alias and not self.hidden else "base"
+            )  # one without a base only grants its model
+            said = {"kind": kind, "id": self.id, "grants": grant_forms(self.grants)}
+            return {MARK: said | ({"opens": list(self.opens)} if self.opens else {})}
         kind = "alias" if self.base else "base"
         said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
         given = {"grants": grant_forms(self.grants), "active": self.active, "opened": self.opened}
         return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
+
+
+def alias_row(alias: str, base: str, grants: Grants) -> WantedRow:
+    """The row by which an alias is a model that people see.
+
+    Args:
+        alias: its name.
+        base: the model under it: the router's of that name, or one that the alias filter's table names.
+        grants: who may use it.
+    """
+    by_router = base == ROUTER + alias
+    others = (
+        "the model that the router's alias table names"
+        if by_router
+        else f"{base} or what the alias table prefers"
+    )
+    return WantedRow(alias, alias, base, grants, alias, f"{answered_by(alias)}{others}.")
+
+
+def routed_model(alias: WantedRow) -> WantedRow:
+    """The row of the router's model under an alias: for the same people, and not in the picker."""
+    return replace(alias, id=ROUTER + alias.id, base=None, description="", hidden=True)
+
+
+def opened_model(model: str, grants: Grants, maker: Literal["events", "upload"] = "events") -> WantedRow:
+    """The row by which a model behind an alias is open to the alias's audience."""
+    return WantedRow(model, model, None, grants, opened=True, maker=maker)
+
+
+def answered_by(alias: str) -> str:
+    """How a description of ours begins; an admin's own does not."""
+    return f"{alias} is answered by "
 
 
 @dataclass(frozen=True, slots=True)
@@ -4421,28 +4463,18 @@ def routed_rows(offer: Offer, stated: Grants | None, rows: Mapping[str, Existing
     """
     for model in offer.routed:
         name = str(model["id"])
-        routed_id = f"{ROUTER}{name}"
         if model.get("alias"):
             behind = behind_alias(offer, name)
             access = alias_access(stated, (model_access(one, rows) for one in behind))
-            told = f"{name} is answered by the model that the router's alias table names."
-            alias = WantedRow(
-                name,
-                name,
-                routed_id,
-                access.grants,
-                name,
-                told,
-                active=access.is_on,
-                opened=stated is not None,
-            )
+            row = alias_row(name, ROUTER + name, access.grants)
+            alias = replace(row, active=access.is_on, opened=stated is not None)
             yield alias
-            yield replace(alias, id=routed_id, base=None, description="", hidden=True)
+            yield routed_model(alias)
         else:
             access = model_access(named_model(name, model), rows)
             tags = tuple(str(tag) for tag in model.get("tags") or ())
             shown = str(model.get("name") or name)
-            yield WantedRow(routed_id, shown, None, access.grants, active=access.is_on, tags=tags)
+            yield WantedRow(ROUTER + name, shown, None, access.grants, active=access.is_on, tags=tags)
 
 
 def closed_to_audience(offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]) -> list[str]:
@@ -4497,16 +4529,12 @@ def filtered_rows(
         accesses = {model: model_access(_under(model), rows) for model in found}
         access = alias_access(stated, accesses.values())
         base = next(iter(found)) if stated is not None else _for_most(accesses)
-        told = f"{name} is answered by {base} or what the alias table prefers."
-        aliases.append(
-            WantedRow(
-                name, name, base, access.grants, name, told, active=access.is_on, opened=stated is not None
-            )
-        )
+        row = alias_row(name, base, access.grants)
+        aliases.append(replace(row, active=access.is_on, opened=stated is not None))
         for model, who in found.items() if stated is not None else ():
             if not (model.startswith(ROUTER) and accesses[model].has_row):
                 opened[model] = opened.get(model, NOBODY) | narrowed(stated or NOBODY, who, groups)
-    bases = (WantedRow(model, model, None, grants, opened=True) for model, grants in opened.items())
+    bases = (opened_model(model, grants) for model, grants in opened.items())
     return [*aliases, *bases], problems
 
 
@@ -7306,6 +7334,7 @@ _SMALLER_PACKETS = {"aac": 2**14, "aac_latm": 2**14}
 _RAW_CODECS = ("pcm_", "adpcm_", "dsd_")  # hold what their packets hold
 _FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance every 32 KB another is there
 _FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
+TAKES_ODD_TITLES = 19  # PyAV's first version that does by itself
 _QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
 _ENDLESS = "its structure is without end"
 _LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
@@ -7757,7 +7786,8 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
         start: where its samples begin.
     """
     try:
-        from av import open as av_open  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+        from av import __version__ as av_version  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+        from av import open as av_open  # noqa: PLC0415
     except ImportError as error:
         raise SpeechDependencyError("decoding", "av") from error
     watched = WatchedFile(file, start)
@@ -7774,7 +7804,11 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
             "max_streams": str(MAX_STREAMS),
             "max_samples": str(MAX_FRAME_VALUES // MAX_CHANNELS),
         }
-        container = av_open(watched, "r", options=allowed, metadata_errors="ignore")
+        # PyAV 19 takes titles of any bytes, and refuses the argument that says so to those before it.
+        odd_titles = (
+            {} if int(av_version.split(".")[0]) >= TAKES_ODD_TITLES else {"metadata_errors": "ignore"}
+        )
+        container = av_open(watched, "r", options=allowed, **odd_titles)
     except _decoder_errors() as error:
         if pcm is None and (found := wav_samples(file)):
             return _opened(file, found[1], found[0])
@@ -7834,7 +7868,9 @@ def _usable_tracks(container: Any) -> list[int]:
 
 def _track_name(stream: Any, number: int) -> str:
     """A track for people: its number from 1, title and language."""
-    told = [str(stream.metadata.get("title", "")), str(stream.metadata.get("language", ""))]
+    told = [
+        str(stream.metadata.get(key, "")).encode(errors="replace").decode() for key in ("title", "language")
+    ]
     found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
     return f"track {number}" + (f" ({found})" if found else "")
 

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 916, which the server calls.
+# Begin here: `class Pipeline`, line 927, which the server calls.
 # The modules that it uses come first:
 #     49  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     69  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
@@ -20,12 +20,12 @@ version: 0.1.0
 #    614  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
 #    676  services.pack_valves        What all valves of the pack have in common.
 #    699  services.cache_valves       The valves of the response cache, wherever it runs.
-#    790  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    801  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    807  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    830  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    847  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#    898  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    801  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    812  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    818  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    841  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    858  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#    909  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -748,14 +748,25 @@ class CacheValves(PackValves):
             "Default: `always`."
         ),
     )
-    similar: Literal["off", "normalised"] = Field(
+    similar: Literal["off", "normalised", "semantic"] = Field(
         default="off",
         title="Similar questions",
         description=(
             "Whether the same question in other words gets a kept answer. `off`: only the same text does. "
             "`normalised`: width, case, punctuation, greetings and thanks may differ; the words and their "
             "order, numbers, units, negations, names, quotes and code may not. English and Chinese. "
-            "Default: `off`."
+            "`semantic`: also a question that means the same, by Open WebUI's own embeddings, once enough "
+            "answers were compared to know that at most `similar_error` of them are wrong. Default: `off`."
+        ),
+    )
+    similar_error: float = Field(
+        default=0.01,
+        ge=0.001,
+        le=0.2,
+        title="Error limit of similar answers, share",
+        description=(
+            "For `semantic`: the allowed share of wrong answers among those given to similar questions. "
+            "0.01 needs at least 520 compared answers of a model. Default: 0.01."
         ),
     )
     max_entry_kb: int = Field(
@@ -995,6 +1006,14 @@ class Pipeline:
                 "`RESPONSE_CACHE_REDIS_URL`, or else a SQLite file in the folder of the pipelines."
             ),
             json_schema_extra={"input": {"type": "password"}},
+        )
+        similar: Literal["off", "normalised"] = Field(
+            default="off",
+            description=(
+                "Whether the same question in other words gets a kept answer. off: only the same text does. "
+                "normalised: width, case, punctuation, greetings and thanks may differ; the words and their "
+                "order, numbers, units, negations, names, quotes and code may not. English and Chinese."
+            ),
         )
         scope: Literal["user", "global"] = Field(
             default="user",

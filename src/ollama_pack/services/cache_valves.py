@@ -57,14 +57,25 @@ class CacheValves(PackValves):
             "Default: `always`."
         ),
     )
-    similar: Literal["off", "normalised"] = Field(
+    similar: Literal["off", "normalised", "semantic"] = Field(
         default="off",
         title="Similar questions",
         description=(
             "Whether the same question in other words gets a kept answer. `off`: only the same text does. "
             "`normalised`: width, case, punctuation, greetings and thanks may differ; the words and their "
             "order, numbers, units, negations, names, quotes and code may not. English and Chinese. "
-            "Default: `off`."
+            "`semantic`: also a question that means the same, by Open WebUI's own embeddings, once enough "
+            "answers were compared to know that at most `similar_error` of them are wrong. Default: `off`."
+        ),
+    )
+    similar_error: float = Field(
+        default=0.01,
+        ge=0.001,
+        le=0.2,
+        title="Error limit of similar answers, share",
+        description=(
+            "For `semantic`: the allowed share of wrong answers among those given to similar questions. "
+            "0.01 needs at least 520 compared answers of a model. Default: 0.01."
         ),
     )
     max_entry_kb: int = Field(
