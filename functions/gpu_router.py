@@ -9,125 +9,125 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 16222, which the server calls.
+# Begin here: `class Pipe`, line 16237, which the server calls.
 # The modules that it uses come first:
 #    198  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    224  aliases.errors                 What goes wrong with aliases.
-#    265  engines.errors                 What goes wrong with a node.
-#    407  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    533  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    608  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    669  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    976  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1123  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1291  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1583  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1659  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1720  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1756  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2164  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2312  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2436  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2508  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2514  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   2579  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2627  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   2675  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3002  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3098  routing.errors                 What goes wrong with routing.
-#   3243  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3281  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   3646  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4060  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   4184  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4285  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4507  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4622  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   4711  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4809  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   4930  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5038  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   5149  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5296  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5430  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5743  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5860  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5918  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   6093  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6443  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6528  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6571  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6676  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6880  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7113  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7171  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7268  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7471  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7642  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7971  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8258  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8344  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8514  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8708  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8791  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8872  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8938  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8987  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9067  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9161  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9649  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9803  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9970  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10208  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10311  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#  10320  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#  10408  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10510  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10627  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10811  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10844  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11028  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11063  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11707  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11783  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11929  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12125  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12265  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12325  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12781  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13050  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13161  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13708  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13780  cache.errors                   What goes wrong with the cache.
-#  13800  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13828  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13962  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  13968  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  14082  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  14129  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  14220  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  14383  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  14473  base.single_flight             Many who ask the same at the same time ask once.
-#  14552  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14787  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14808  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14900  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14925  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  15006  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  15114  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  15161  services.pack_valves           What all valves of the pack have in common.
-#  15175  services.router_valves         The valves of the router, wherever it runs.
-#  15270  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15384  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15637  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  15669  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15686  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  15737  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  15805  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15900  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  16061  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  16072  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  16131  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    265  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    275  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    373  engines.errors                 What goes wrong with a node.
+#    515  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    641  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    716  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    777  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1084  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1231  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1399  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1691  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1767  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1828  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1864  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2272  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2420  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2544  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2616  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2622  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   2687  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2735  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   2783  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3110  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3206  routing.errors                 What goes wrong with routing.
+#   3351  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3389  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   3754  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4168  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4292  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4393  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4615  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4732  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   4821  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4919  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5040  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5148  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   5259  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5406  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5540  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5853  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5970  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6028  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   6203  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6553  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6638  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6681  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6786  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6990  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7223  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7281  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7378  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7581  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7752  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8081  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8368  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8454  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8624  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8818  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8901  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8982  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9048  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9097  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9177  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9271  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9759  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9913  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10080  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10318  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10421  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10523  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10640  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10824  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10857  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11041  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11076  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11720  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11796  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11942  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12138  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12278  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12338  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12794  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13063  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13174  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13723  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13795  cache.errors                   What goes wrong with the cache.
+#  13815  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13843  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13977  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  13983  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  14097  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14144  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  14235  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  14398  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  14488  base.single_flight             Many who ask the same at the same time ask once.
+#  14567  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14802  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14823  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  14915  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14940  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15021  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  15129  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  15176  services.pack_valves           What all valves of the pack have in common.
+#  15190  services.router_valves         The valves of the router, wherever it runs.
+#  15285  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15399  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15652  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  15684  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15701  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  15752  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  15820  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15915  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  16076  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  16087  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  16146  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -262,6 +262,114 @@ class AliasUnavailableError(PackError):
         self.passed_over = passed_over
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "cannot be reached (does it run, is the address right?)": "无法连接（它在运行吗？地址正确吗？）",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.errors ---
 # What goes wrong with a node.
 
@@ -314,7 +422,7 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+        super().__init__(node, message("cannot be reached (does it run, is the address right?)"), said=said)
 
     @property
     def plain(self) -> str:
@@ -4581,6 +4689,7 @@ class PendingChat:
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        user: the id of its user; the scheduler knows them by a hash.
         came: when it came, on the loop's clock.
         began: when its answer began, on the same clock; None: it has not.
         decision: the last one about it.
@@ -4601,6 +4710,7 @@ class PendingChat:
     served: Served | None = None
     place: int | None = None
     shown: float | None = None
+    user: str = ""
     came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     began: float | None = None
     decision: Decision | None = None
@@ -10308,103 +10418,6 @@ class RouterCounts:
         return self.models.setdefault(pair, ModelCounts())
 
 
-# --- ollama_pack.base.translations ---
-# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-
-TRANSLATIONS: dict[str, dict[str, str]] = {
-    "zh-CN": {
-    },
-}
-
-
-# --- ollama_pack.base.messages ---
-# Sentences for people, in English and in the languages of the catalogue.
-#
-# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
-# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
-# translations; `scripts/messages.py` keeps them complete.
-
-ENGLISH = "en"
-_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
-
-
-class Message(str):
-    """A sentence in English, which knows what it was made of.
-
-    Attributes:
-        template: the English sentence with its placeholders: the key in the catalogue.
-        values: what stands in them: messages and exceptions are translated as well.
-    """
-
-    __slots__ = ("template", "values")
-
-    template: str
-    values: Mapping[str, object]
-
-    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
-        made = super().__new__(cls, text)
-        made.template = template or text
-        made.values = values or {}
-        return made
-
-    def translated(self, language: str) -> str:
-        """The sentence in a language, for code of another plugin: each has only the words of its own."""
-        return in_language(self, language)
-
-
-def in_language(thing: object, language: str) -> str:
-    """A sentence in a reader's language; in English where the catalogue lacks it.
-
-    Args:
-        thing: a message, an exception that was raised with one, or any other text.
-        language: as `known_language` reads it.
-    """
-    if isinstance(thing, BaseException):
-        if not (thing.args and isinstance(thing.args[0], Message)):
-            return str(thing)
-        thing = thing.args[0]
-    known = known_language(language)
-    table = TRANSLATIONS.get(known, {})
-    if not isinstance(thing, Message):
-        return table.get(str(thing), str(thing))
-    if known == ENGLISH:
-        return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
-
-
-def known_language(wanted: str) -> str:
-    """The best language of the catalogue for what a reader asks for; `en` where there is none.
-
-    Args:
-        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
-    """
-    for tag in _by_preference(wanted):
-        primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
-            break
-        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
-            return found
-    return ENGLISH
-
-
-def _by_preference(wanted: str) -> list[str]:
-    weighted = []
-    for part in re.split("[,:]", wanted):
-        found = _QUALITY.search(part)
-        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
-        if quality > 0 and (tag := part.partition(";")[0].strip()):
-            weighted.append((-quality, tag))
-    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
-
-
-def _filled(template: str, values: Mapping[str, object], language: str) -> str:
-    shown = {
-        name: in_language(value, language) if isinstance(value, str | BaseException) else value
-        for name, value in values.items()
-    }
-    return template.format_map(shown)
-
-
 # --- ollama_pack.routing.dispatch.record ---
 # What is written down of a chat when it has ended: figures and names, and nothing of what was said.
 
@@ -10448,7 +10461,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         "asked": pending.head.model.removeprefix(ROUTER),
         "model": decision.model if decision else "",
         "node": decision.node if decision else "",
-        "user": pending.request.user,
+        "user": pending.user,
         "outcome": _outcome(error),
         "waited": _record__seconds(decision.waited if decision else now - pending.came),
         "took": _record__seconds(now - pending.came),
@@ -13412,7 +13425,9 @@ class Router:
             key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, served=served)
+        made = PendingChat(
+            request, body, head, tell, bound, figures, headers=headers, served=served, user=user
+        )
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)

@@ -9,88 +9,88 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10740, which the server calls.
+# Begin here: `class Event`, line 10742, which the server calls.
 # The modules that it uses come first:
 #    157  base.single_flight          Many who ask the same at the same time ask once.
-#    236  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    262  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    273  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    481  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    236  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    444  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    559  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    585  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
 #    596  base.process                One object for all plugins of a process, which are files that share no code.
 #    619  services.activity           What chats did in this process, until somebody writes it into the history.
 #    680  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #   1036  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
 #   1415  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1656  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1671  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1689  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1696  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1841  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1947  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   2019  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2128  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2190  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2335  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2341  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2428  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2515  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2665  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2697  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   2821  aliases.errors              What goes wrong with aliases.
-#   2843  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   2866  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3173  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3310  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3347  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3368  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3426  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3488  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3541  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3655  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   3821  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3881  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3977  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4201  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4468  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4594  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4742  services.pack_valves        What all valves of the pack have in common.
-#   4756  speech.errors               What goes wrong with transcription.
-#   5118  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5195  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5286  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5322  speech.values               What recordings turn into, and what an engine is.
-#   5579  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5729  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   5811  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   5995  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6128  speech.sentences            Segments of about a sentence, made from words with times.
-#   6182  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6360  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6588  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6710  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   6794  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   6883  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7047  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7637  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7725  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   7799  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8074  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8124  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8271  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8537  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8575  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8605  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8725  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   8863  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9017  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9195  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9446  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9528  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9570  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10588  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10674  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10708  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10853  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1658  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1673  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1691  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1698  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1843  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1949  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   2021  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2130  webui.errors                What goes wrong between the pack and Open WebUI.
+#   2192  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2337  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2343  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2430  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2517  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2667  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2699  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   2823  aliases.errors              What goes wrong with aliases.
+#   2845  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   2868  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3175  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3312  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3349  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3370  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3428  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3490  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3543  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3657  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   3823  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3883  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3979  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4203  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4470  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4596  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4744  services.pack_valves        What all valves of the pack have in common.
+#   4758  speech.errors               What goes wrong with transcription.
+#   5120  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5197  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5288  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5324  speech.values               What recordings turn into, and what an engine is.
+#   5581  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5731  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   5813  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   5997  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6130  speech.sentences            Segments of about a sentence, made from words with times.
+#   6184  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6362  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6590  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6712  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   6796  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   6885  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7049  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7639  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7727  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   7801  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8076  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8126  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8273  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8539  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8577  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8607  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8727  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   8865  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9019  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9197  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9448  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9530  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9572  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10590  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10676  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10710  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  10855  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -231,43 +231,6 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():
         task.exception()
-
-
-# --- ollama_pack.errors ---
-# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-
-
-class PackError(Exception):
-    """Base of the family: catch this to catch whatever the pack raises on purpose."""
-
-
-class SettingError(PackError, ValueError):
-    """A setting cannot be used. It is a `ValueError` too, so that a valve can refuse it.
-
-    Attributes:
-        reason: what is wrong and what to do. Never a secret, nor the password in a URL.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-def error_code(error: Exception) -> str:
-    """What programs tell errors apart by, such as `audio_too_large`."""
-    name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-
-def object_at(value: object, *path: str) -> Mapping[str, Any]:
-    """The object that a path of fields leads to; an empty one where there is something else."""
-    for field in path:
-        value = value.get(field) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.base.translations ---
@@ -591,6 +554,43 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
         for name, value in values.items()
     }
     return template.format_map(shown)
+
+
+# --- ollama_pack.errors ---
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+
+
+class PackError(Exception):
+    """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+class SettingError(PackError, ValueError):
+    """A setting cannot be used. It is a `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never a secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.base.process ---
@@ -1520,7 +1520,9 @@ class Dashboard:
     async def _parts(self) -> Parts:
         """Everything but chats, by path."""
         told = await self.router()
-        parts = router_parts(object_at(told.get("router")), str(told.get("fault") or ""))
+        parts = router_parts(object_at(told.get("router")), told.get("fault") or "")
+        running = [dict(chat) for chat in parts["router"]["running"] or () if isinstance(chat, Mapping)]
+        parts["router"]["running"] = await self.history.named(running)
         for path, source in self.others.items():
             parts[path] = await source()
         return parts | await self._figures()

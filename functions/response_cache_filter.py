@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 6328, which the server calls.
+# Begin here: `class Filter`, line 6332, which the server calls.
 # The modules that it uses come first:
 #    124  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
 #    205  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -52,19 +52,19 @@ version: 0.1.0
 #   5474  services.activity         What chats did in this process, until somebody writes it into the history.
 #   5499  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 #   5510  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   5751  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5787  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   5852  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   5909  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5965  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   6024  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   6038  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   6089  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   6123  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6147  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   6200  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   6228  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   6280  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   5755  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5791  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   5856  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   5913  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5969  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   6028  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   6042  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6093  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   6127  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6151  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   6204  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   6232  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   6284  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -5534,7 +5534,11 @@ def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
         entry = outcome.entry
         note_chat(
             record
-            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {
+                "outcome": "cached",
+                "model": entry.model.removeprefix(ROUTER),
+                "saved": round(entry.seconds, 3),
+            }
             | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
         )
     elif isinstance(outcome, Follow):

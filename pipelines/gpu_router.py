@@ -8,117 +8,117 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 14919, which the server calls.
+# Begin here: `class Pipeline`, line 14934, which the server calls.
 # The modules that it uses come first:
 #    195  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    221  aliases.errors                 What goes wrong with aliases.
-#    262  engines.errors                 What goes wrong with a node.
-#    404  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    530  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    605  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    666  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    790  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    862  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1030  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1078  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1405  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1494  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1542  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1638  routing.errors                 What goes wrong with routing.
-#   1783  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1930  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1968  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2333  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2747  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2871  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2969  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3090  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3207  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3315  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3426  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3573  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3707  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4020  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4242  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4359  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4460  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4518  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4583  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4698  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4873  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5223  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5308  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5351  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5456  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5748  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5952  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6185  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6243  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6340  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6543  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6714  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7043  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7330  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7416  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7586  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7780  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7863  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   7944  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8010  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8059  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8135  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8215  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8309  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8797  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8951  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9118  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9356  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9459  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   9468  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#   9556  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   9562  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#   9664  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9781  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9965  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9998  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10182  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10217  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10861  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10937  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11083  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11279  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11419  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11479  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11935  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12204  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12315  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12862  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12928  cache.errors                   What goes wrong with the cache.
-#  12948  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12964  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13098  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  13227  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  13396  base.single_flight             Many who ask the same at the same time ask once.
-#  13475  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  13710  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  14118  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14139  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14205  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  14559  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  14660  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  14695  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  14771  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  14889  services.pack_valves           What all valves of the pack have in common.
-#  14903  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  14975  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  15282  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  15343  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  15379  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  15471  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  15552  services.router_valves         The valves of the router, wherever it runs.
-#  15647  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15761  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16014  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    262  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    272  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    370  engines.errors                 What goes wrong with a node.
+#    512  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    638  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    713  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    774  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    898  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    970  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1138  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1186  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1513  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1602  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1650  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1746  routing.errors                 What goes wrong with routing.
+#   1891  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2038  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2076  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2441  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2855  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2979  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3077  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3198  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3315  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3423  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3534  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3681  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3815  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4128  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4350  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4467  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4568  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4626  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4691  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4808  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4983  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5333  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5418  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5461  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5566  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5858  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6062  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6295  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6353  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6450  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6653  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6824  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7153  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7440  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7526  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7696  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7890  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7973  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8054  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8120  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8169  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8245  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8325  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8419  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8907  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9061  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9228  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9466  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9569  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   9575  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#   9677  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9794  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9978  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10011  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10195  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10230  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10874  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10950  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11096  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11292  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11432  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11492  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11948  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12217  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12328  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12877  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12943  cache.errors                   What goes wrong with the cache.
+#  12963  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12979  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13113  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  13242  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  13411  base.single_flight             Many who ask the same at the same time ask once.
+#  13490  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13725  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  14133  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14154  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14220  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  14574  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14675  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  14710  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  14786  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  14904  services.pack_valves           What all valves of the pack have in common.
+#  14918  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  14990  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  15297  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  15358  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  15394  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  15486  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15567  services.router_valves         The valves of the router, wherever it runs.
+#  15662  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15776  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16029  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -259,6 +259,114 @@ class AliasUnavailableError(PackError):
         self.passed_over = passed_over
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "cannot be reached (does it run, is the address right?)": "无法连接（它在运行吗？地址正确吗？）",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.errors ---
 # What goes wrong with a node.
 
@@ -311,7 +419,7 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+        super().__init__(node, message("cannot be reached (does it run, is the address right?)"), said=said)
 
     @property
     def plain(self) -> str:
@@ -4657,6 +4765,7 @@ class PendingChat:
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        user: the id of its user; the scheduler knows them by a hash.
         came: when it came, on the loop's clock.
         began: when its answer began, on the same clock; None: it has not.
         decision: the last one about it.
@@ -4677,6 +4786,7 @@ class PendingChat:
     served: Served | None = None
     place: int | None = None
     shown: float | None = None
+    user: str = ""
     came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     began: float | None = None
     decision: Decision | None = None
@@ -9456,103 +9566,6 @@ class RouterCounts:
         return self.models.setdefault(pair, ModelCounts())
 
 
-# --- ollama_pack.base.translations ---
-# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-
-TRANSLATIONS: dict[str, dict[str, str]] = {
-    "zh-CN": {
-    },
-}
-
-
-# --- ollama_pack.base.messages ---
-# Sentences for people, in English and in the languages of the catalogue.
-#
-# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
-# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
-# translations; `scripts/messages.py` keeps them complete.
-
-ENGLISH = "en"
-_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
-
-
-class Message(str):
-    """A sentence in English, which knows what it was made of.
-
-    Attributes:
-        template: the English sentence with its placeholders: the key in the catalogue.
-        values: what stands in them: messages and exceptions are translated as well.
-    """
-
-    __slots__ = ("template", "values")
-
-    template: str
-    values: Mapping[str, object]
-
-    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
-        made = super().__new__(cls, text)
-        made.template = template or text
-        made.values = values or {}
-        return made
-
-    def translated(self, language: str) -> str:
-        """The sentence in a language, for code of another plugin: each has only the words of its own."""
-        return in_language(self, language)
-
-
-def in_language(thing: object, language: str) -> str:
-    """A sentence in a reader's language; in English where the catalogue lacks it.
-
-    Args:
-        thing: a message, an exception that was raised with one, or any other text.
-        language: as `known_language` reads it.
-    """
-    if isinstance(thing, BaseException):
-        if not (thing.args and isinstance(thing.args[0], Message)):
-            return str(thing)
-        thing = thing.args[0]
-    known = known_language(language)
-    table = TRANSLATIONS.get(known, {})
-    if not isinstance(thing, Message):
-        return table.get(str(thing), str(thing))
-    if known == ENGLISH:
-        return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
-
-
-def known_language(wanted: str) -> str:
-    """The best language of the catalogue for what a reader asks for; `en` where there is none.
-
-    Args:
-        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
-    """
-    for tag in _by_preference(wanted):
-        primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
-            break
-        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
-            return found
-    return ENGLISH
-
-
-def _by_preference(wanted: str) -> list[str]:
-    weighted = []
-    for part in re.split("[,:]", wanted):
-        found = _QUALITY.search(part)
-        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
-        if quality > 0 and (tag := part.partition(";")[0].strip()):
-            weighted.append((-quality, tag))
-    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
-
-
-def _filled(template: str, values: Mapping[str, object], language: str) -> str:
-    shown = {
-        name: in_language(value, language) if isinstance(value, str | BaseException) else value
-        for name, value in values.items()
-    }
-    return template.format_map(shown)
-
-
 # --- ollama_pack.engines.routed_names ---
 # How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 
@@ -9602,7 +9615,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         "asked": pending.head.model.removeprefix(ROUTER),
         "model": decision.model if decision else "",
         "node": decision.node if decision else "",
-        "user": pending.request.user,
+        "user": pending.user,
         "outcome": _outcome(error),
         "waited": _record__seconds(decision.waited if decision else now - pending.came),
         "took": _record__seconds(now - pending.came),
@@ -12566,7 +12579,9 @@ class Router:
             key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, served=served)
+        made = PendingChat(
+            request, body, head, tell, bound, figures, headers=headers, served=served, user=user
+        )
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 5361, which the server calls.
+# Begin here: `class Pipeline`, line 5365, which the server calls.
 # The modules that it uses come first:
 #    103  base.single_flight          Many who ask the same at the same time ask once.
 #    169  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -48,9 +48,9 @@ version: 0.1.0
 #   5098  base.process                One object for all plugins of a process, which are files that share no code.
 #   5119  services.activity           What chats did in this process, until somebody writes it into the history.
 #   5144  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   5292  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   5331  services.pack_valves        What all valves of the pack have in common.
-#   5345  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#   5296  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   5335  services.pack_valves        What all valves of the pack have in common.
+#   5349  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -5165,7 +5165,11 @@ def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
         entry = outcome.entry
         note_chat(
             record
-            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {
+                "outcome": "cached",
+                "model": entry.model.removeprefix(ROUTER),
+                "saved": round(entry.seconds, 3),
+            }
             | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
         )
     elif isinstance(outcome, Follow):
