@@ -41,7 +41,7 @@ QUIET = {"DEFAULT_MODELS": "gpt-4"} | dict.fromkeys(
     ("ENABLE_TITLE_GENERATION", "ENABLE_TAGS_GENERATION", "ENABLE_FOLLOW_UP_GENERATION"), "false"
 )
 ANSWERS = {
-    "en": "A rainbow is sunlight that raindrops have bent, split into its colours and sent back to your eyes.",
+    "en": "A rainbow is sunlight that raindrops have bent, split into colours and sent back to your eyes.",
     "zh": "彩虹是阳光在雨滴中折射、分色并反射回你眼中的结果。",
 }
 QUESTIONS = {"en": "What is a rainbow, in one sentence?", "zh": "用一句话说明什么是彩虹。"}
@@ -103,6 +103,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yesterday([user.id for user in users], folder / "data" / HISTORY_FILE)
         yield Site(webui, users, speaker)
     agents.shutdown()
+    agents.server_close()
 
 
 def pack_yaml(urls: dict[str, str], agent: str) -> str:
