@@ -194,7 +194,8 @@ def keep(page: Page, name: str, height: int | None = None) -> None:
 def test_pictures(browser: Browser, site: Site, language: str) -> None:
     for width in WIDTHS:
         page = opened(browser, site, site.users[0], language, width)
-        site.speaker.enqueue(Answer([ANSWERS[language]]))
+        if width == WIDTHS[0]:  # later the cache has it
+            site.speaker.enqueue(Answer([ANSWERS[language]]))
         page.goto(f"{site.webui.url}/?models=gpt-4")
         page.locator("#chat-input").click()
         page.keyboard.type(QUESTIONS[language])
