@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Protocol
 
 import aiohttp
@@ -20,6 +21,8 @@ from ollama_pack.engines.ollama.to_ollama import Thinking, request_to_ollama
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel, entries_in
 from ollama_pack.engines.transport import NO_HEADERS, NodeLimits, NodeTransport
+
+PULL_SECONDS = 3600.0  # without a word, while a node checks a large file
 
 
 class NodeClient(Protocol):
@@ -86,7 +89,10 @@ class OllamaClient:
             limits: when left out, the defaults.
             headers: sent with every request, such as `Authorization`.
         """
-        self._node = NodeTransport(url, session, limits or NodeLimits(), headers or {})
+        limits = limits or NodeLimits()
+        self._node = NodeTransport(url, session, limits, headers or {})
+        slow = replace(limits, next_line=PULL_SECONDS)
+        self._puller = NodeTransport(url, session, slow, headers or {})
         self._ids = ModelIds()
 
     @property
@@ -240,6 +246,23 @@ class OllamaClient:
         found = {"keep_alive": keep_alive, "options": options}
         given = {name: value for name, value in found.items() if value is not None}
         await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+
+    async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
+        """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).
+
+        It ends when the model is whole. Closing the iterator stops the pull, which goes on where it was when
+        it is asked for again.
+
+        Raises:
+            NodeError: it could not be pulled.
+        """
+        asked = {"model": model, "insecure": model.startswith("http://")}  # as the name itself asks for
+        async with aclosing(self._puller.lines("/api/pull", asked, PULL_SECONDS)) as lines:
+            async for line in lines:
+                if line.get("status") == "success":
+                    return
+                done, total = line.get("completed"), line.get("total")
+                yield done if isinstance(done, int) else 0, total if isinstance(total, int) else 0
 
     async def unload(self, model: str) -> None:
         """Take a model out of memory, once it has finished what it does.

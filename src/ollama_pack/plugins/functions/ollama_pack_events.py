@@ -20,6 +20,7 @@ from ollama_pack.services.dashboard import Dashboard, DashboardHistory
 from ollama_pack.services.forgetting import label_to_discard
 from ollama_pack.services.history import HISTORY_FILE, HistoryKeeper, process_status
 from ollama_pack.services.metrics_text import METRICS_TYPE, PLUGIN_UP, cache_metrics, family, voice_metrics
+from ollama_pack.services.node_upkeep import upkeep_routes
 from ollama_pack.services.ollama_api import ollama_routes
 from ollama_pack.services.publishing import Publisher
 from ollama_pack.services.transcribing import voice_counts, voice_report
@@ -135,6 +136,7 @@ class Event:
             RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
+            *upkeep_routes(self._router),
             RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
             RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
             *ollama_routes(),

@@ -244,7 +244,9 @@ class Pipeline:
         if self._writing is None or self._writing.done():
             self._is_closing = False
             self._writing = asyncio.create_task(self._history.run(lambda: not self._is_closing))
-        return await self._host.router(rows, valves.settings, await self._shared_url())
+        router = await self._host.router(rows, valves.settings, await self._shared_url())
+        valves.look_after(router)
+        return router
 
     async def _shared_url(self) -> str:
         return self.valves.redis_url or self._given_url
