@@ -9,88 +9,89 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10742, which the server calls.
+# Begin here: `class Event`, line 10856, which the server calls.
 # The modules that it uses come first:
-#    157  base.single_flight          Many who ask the same at the same time ask once.
-#    236  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    444  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    559  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    585  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    596  base.process                One object for all plugins of a process, which are files that share no code.
-#    619  services.activity           What chats did in this process, until somebody writes it into the history.
-#    680  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1036  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1415  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1658  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1673  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1691  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1698  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1843  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1949  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   2021  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2130  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2192  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2337  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2343  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2430  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2517  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2667  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2699  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   2823  aliases.errors              What goes wrong with aliases.
-#   2845  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   2868  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3175  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3312  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3349  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3370  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3428  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3490  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3543  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3657  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   3823  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3883  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3979  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4203  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4470  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4596  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4744  services.pack_valves        What all valves of the pack have in common.
-#   4758  speech.errors               What goes wrong with transcription.
-#   5120  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5197  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5288  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5324  speech.values               What recordings turn into, and what an engine is.
-#   5581  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5731  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   5813  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   5997  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6130  speech.sentences            Segments of about a sentence, made from words with times.
-#   6184  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6362  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6590  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6712  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   6796  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   6885  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7049  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7639  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7727  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   7801  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8076  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8126  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8273  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8539  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8577  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8607  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8727  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   8865  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9019  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9197  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9448  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9530  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9572  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10590  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10676  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10710  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10855  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    158  base.single_flight          Many who ask the same at the same time ask once.
+#    237  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    445  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    560  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    586  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    597  base.process                One object for all plugins of a process, which are files that share no code.
+#    620  services.activity           What chats did in this process, until somebody writes it into the history.
+#    681  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1037  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1416  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1659  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1674  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1692  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1699  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1844  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1916  webui.errors                What goes wrong between the pack and Open WebUI.
+#   1978  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2046  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2150  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2300  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2361  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2467  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2576  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2721  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2727  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2814  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2901  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2933  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3057  aliases.errors              What goes wrong with aliases.
+#   3079  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   3102  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3409  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3546  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3583  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3604  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3662  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3724  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3777  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3891  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4057  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4323  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4576  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4702  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4850  services.pack_valves        What all valves of the pack have in common.
+#   4864  speech.errors               What goes wrong with transcription.
+#   5226  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5303  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5394  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5430  speech.values               What recordings turn into, and what an engine is.
+#   5687  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5837  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   5919  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6103  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6236  speech.sentences            Segments of about a sentence, made from words with times.
+#   6290  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6468  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6696  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6818  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   6902  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   6991  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7155  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7753  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7841  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   7915  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8190  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8240  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8387  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8653  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8691  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8721  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8841  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   8979  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9133  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9311  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9562  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9644  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9686  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10704  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10790  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10824  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  10969  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -1840,6 +1841,523 @@ def voice_metrics(counts: Mapping[str, float]) -> str:
     return "".join(families)
 
 
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
+
+
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI.
+
+
+class AudienceError(PackError, ValueError):
+    """An audience cannot be read.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        part: the part of the text that is wrong.
+    """
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
+            "with commas between several"
+        )
+        self.part = part
+
+
+class RouterUnavailableError(PackError):
+    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        refusal: what the client gets.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
+
+
+class UploadError(PackError):
+    """A request has no file in it that can be taken. The message says how to send one."""
+
+
+class UploadTooLargeError(UploadError):
+    """The file has too many bytes.
+
+    Attributes:
+        limit: bytes.
+        actual: bytes: as many as were announced or read.
+    """
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
+        self.limit = limit
+        self.actual = actual
+
+
+class NoRoomError(PackError):
+    """The server has no place for an upload, such as on a full disk: an admin can help."""
+
+    def __init__(self) -> None:
+        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
+
+
+# --- ollama_pack.webui.functions ---
+# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionState:
+    """A function as the database has it.
+
+    Attributes:
+        installed: there is one.
+        active: it is switched on.
+        owner: id of the user who installed it.
+        valves: what an admin set; defaults are not in it.
+    """
+
+    installed: bool = False
+    active: bool = False
+    owner: str = ""
+    valves: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def function_state(function_id: str) -> FunctionState:
+    """Look a function up.
+
+    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
+    function, or no valves, and what is published would be taken away. Here the database's error is raised.
+    """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
+
+    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    async with get_async_db_context() as session:
+        found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        return FunctionState()
+    is_active, owner, stored = found
+    valves = decrypt_valves(stored) or {}
+    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+
+
+async def set_valve(function_id: str, name: str, value: Any) -> None:
+    """Set one of an installed function's valves, as an admin would, and leave the others as they are."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415 - see the top of this module
+
+    state = await function_state(function_id)
+    await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
+
+
+async def live_function(app: Any, function_id: str) -> Any:
+    """The instance that this process runs, of the code and with the valves that are stored.
+
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    """
+    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
+
+    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+
+
+async def shared_redis_url() -> str:
+    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
+    for function_id in ("gpu_router", "response_cache_filter"):
+        state = await function_state(function_id)
+        if state.active and (url := str(state.valves.get("redis_url") or "")):
+            return url
+    return ""
+
+
+# --- ollama_pack.webui.contact ---
+# The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+
+ROUTER_ID = "gpu_router"
+ASK_SECONDS = 5.0
+
+ABSENT = (
+    "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here"
+)
+SWITCHED_OFF = "gpu_router is switched off: switch it on under Admin Panel → Functions"
+
+
+class RouterContact:
+    """Asks the router of this process. They share no code, so its answers are looked at, not trusted."""
+
+    def __init__(self, app: Any) -> None:
+        """Ask nothing yet; `app` is Open WebUI's."""
+        self._app = app
+        self._said: dict[str, str] = {}
+
+    async def load(self) -> Mapping[str, Any]:
+        """The load of all nodes.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("system_load"))
+
+    async def dashboard(self) -> Mapping[str, Any]:
+        """What an admin may want to see.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("dashboard"))
+
+    async def metrics(self) -> str:
+        """What it did, in Prometheus' text format.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        told = await self._ask("metrics")
+        return told if isinstance(told, str) else ""
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models and aliases that it offers now.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        told = await self._ask("routed_models")
+        return [model for model in told if isinstance(model, dict) and isinstance(model.get("id"), str)]
+
+    async def pull(self, model: str, nodes: list[str]) -> Mapping[str, Any]:
+        """Begin to pull a model at nodes; what upkeep does then.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("pull", model, nodes))
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            answer = await self._ask_once(method, arguments)
+        except RouterUnavailableError as error:
+            self._tell(method, str(error))
+            raise
+        self._said.pop(method, None)
+        return answer
+
+    async def _ask_once(self, method: str, arguments: Sequence[Any]) -> Any:
+        state = await function_state(ROUTER_ID)
+        if not state.active:
+            raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                router = await live_function(self._app, ROUTER_ID)
+                return await _method(router, method)(*arguments)
+        except TimeoutError:
+            raise RouterUnavailableError(
+                f"gpu_router did not answer {method} within {ASK_SECONDS:g} s: see the server's log"
+            ) from None
+        except RouterUnavailableError:
+            raise
+        except Exception as error:
+            raise RouterUnavailableError(
+                f"gpu_router failed at {method} ({type(error).__name__}: {error}): see its valves"
+            ) from error
+
+    def _tell(self, method: str, fault: str) -> None:
+        """Log a fault once, not at every question; that there is no router is none."""
+        if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
+            log.warning("%s", fault)
+        self._said[method] = fault
+
+
+def _method(router: Any, name: str) -> Any:
+    if (method := getattr(router, name, None)) is None:
+        message = f"the installed gpu_router has no {name}: update it to the version of this plugin"
+        raise RouterUnavailableError(message)
+    return method
+
+
+# --- ollama_pack.webui.routes ---
+# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+
+MIN_KEY = 16  # characters
+_BEARER = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A route.
+
+    Attributes:
+        method: GET, POST …
+        path: from the server's root.
+        audience: who is let in; others get Open WebUI's own 401.
+        answer: is called with the request and Open WebUI's user; gives JSON or a response.
+        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
+        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
+            answer, for when the plugin is off.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
+    """
+
+    method: str
+    path: str
+    audience: Literal["user", "admin"]
+    answer: Callable[[Any, Any], Awaitable[Any]]
+    lets_in: Callable[[Any], bool] | None = None
+    without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
+
+
+def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
+    """Make these the routes of a plugin, before the mount that answers whatever is left.
+
+    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
+
+    Args:
+        app: Open WebUI's.
+        owner: the plugin's id, which tells its routes from others'.
+        specs: none takes the plugin's routes away.
+    """
+    routes = app.router.routes
+    others = [route for route in routes if not _is_of(route, owner)]
+    first = [_api_route(owner, spec) for spec in specs if spec.without]
+    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
+    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
+    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+
+
+def _is_of(route: Any, owner: str) -> bool:
+    return str(getattr(route, "name", "")).startswith(f"{owner}:")
+
+
+def _catches_all(route: Any) -> bool:
+    """Whether it is the mount at the root, which Starlette writes as an empty path."""
+    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
+
+
+def _api_route(owner: str, spec: RouteSpec) -> Any:
+    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
+    from fastapi.routing import APIRoute  # noqa: PLC0415
+    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
+
+    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
+
+    async def endpoint(request: Request, user: Any = allowed) -> Any:
+        return await spec.answer(request, user)
+
+    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
+    endpoint.__annotations__ = {"request": Request, "user": Any}
+
+    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
+        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
+            ask = super().get_route_handler()
+
+            async def handle(request: Any) -> Any:
+                if not (spec.lets_in and spec.lets_in(request)):
+                    return await asked(request)
+                answer = await spec.answer(request, None)
+                return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
+
+            return handle
+
+    return PackRoute(
+        spec.path,
+        endpoint,
+        methods=[spec.method],
+        name=f"{owner}:{spec.method} {spec.path}",
+        response_model=None,
+        include_in_schema=False,
+    )
+
+
+def check_route_key(text: str) -> str:
+    """A key of a valve as it is; empty: there is none.
+
+    Raises:
+        ValueError: it is so short that it could be guessed.
+    """
+    if 0 < len(text.strip()) < MIN_KEY:
+        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
+    return text.strip()
+
+
+def shows_key(request: Any, key: str) -> bool:
+    """Whether a request has this key as its bearer token. An empty key opens nothing."""
+    shown = str(request.headers.get("authorization", ""))
+    if not key or not shown.lower().startswith(_BEARER):
+        return False
+    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
+
+
+def not_found() -> Any:
+    """The error that answers where a route ought to be gone."""
+    from fastapi import HTTPException  # noqa: PLC0415
+
+    return HTTPException(status_code=404, detail="Not Found")
+
+
+def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
+    """A page as a response."""
+    from starlette.responses import HTMLResponse  # noqa: PLC0415
+
+    return HTMLResponse(text, status, headers)
+
+
+def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
+    """JSON as a response."""
+    from starlette.responses import JSONResponse  # noqa: PLC0415
+
+    return JSONResponse(value, status, headers)
+
+
+def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
+    """Text as a response of a type."""
+    from starlette.responses import Response  # noqa: PLC0415
+
+    return Response(text, headers=headers, media_type=media_type)
+
+
+# --- ollama_pack.services.node_upkeep ---
+# What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+
+MAX_NAME = 256
+MAX_NAMED = 1024
+
+
+def upkeep_routes(router: RouterContact) -> tuple[RouteSpec, ...]:
+    """Routes for the dashboard. Each answers with what upkeep does, and a `fault` that is empty if it worked.
+
+    | route | body |
+    |---|---|
+    | `POST /ollama-pack/nodes/drain` | `{"node": "gpu1", "drain": true}` |
+    | `POST /ollama-pack/nodes/pull` | `{"model": "llama3:8b", "nodes": ["gpu0"]}`; no nodes: all Ollamas |
+    """
+
+    async def drain(request: Any, _user: Any) -> dict[str, Any]:
+        asked = await _object_of(request)
+        return await _drain(router, str(asked.get("node") or ""), drains=asked.get("drain") is not False)
+
+    async def pull(request: Any, _user: Any) -> dict[str, Any]:
+        asked = await _object_of(request)
+        model, nodes = asked.get("model"), asked.get("nodes") or []
+        if not isinstance(model, str) or not 0 < len(model) <= MAX_NAME:
+            return {"fault": "`model` is missing: write the name that `ollama pull` takes"}
+        if not isinstance(nodes, list) or not all(isinstance(node, str) for node in nodes[:MAX_NAMED]):
+            return {"fault": "`nodes` must be a list of names; leave it out for all Ollamas"}
+        try:
+            return dict(await router.pull(model, nodes[:MAX_NAMED]))
+        except RouterUnavailableError as error:
+            return {"fault": str(error)}
+
+    return (
+        RouteSpec("POST", "/ollama-pack/nodes/drain", "admin", drain),
+        RouteSpec("POST", "/ollama-pack/nodes/pull", "admin", pull),
+    )
+
+
+async def _drain(router: RouterContact, node: str, *, drains: bool) -> dict[str, Any]:
+    """Write it into the router's valve: then every worker and replica knows, also after a restart."""
+    try:
+        known = [str(one.get("name")) for one in (await router.dashboard()).get("nodes") or ()]
+        if node not in known:
+            return {"fault": f"there is no node {node!r}: the nodes are {', '.join(known) or 'none'}"}
+        state = await function_state(ROUTER_ID)
+        drained = set(str(state.valves.get("drained") or "").replace(",", " ").split())
+        drained = (drained | {node} if drains else drained - {node}) & set(known)
+        await set_valve(ROUTER_ID, "drained", " ".join(sorted(drained)))
+        return {"fault": "", **object_at((await router.dashboard()).get("upkeep"))}
+    except RouterUnavailableError as error:
+        return {"fault": str(error)}
+
+
+async def _object_of(request: Any) -> Mapping[str, Any]:
+    """The body; what is no JSON object counts as an empty one."""
+    try:
+        return object_at(await request.json())
+    except ValueError:
+        return {}
+
+
 # --- ollama_pack.engines.ollama.from_openai ---
 # An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
 
@@ -1944,78 +2462,6 @@ def _arguments(text: str) -> Any:
         return json.loads(text) if text else {}
     except ValueError:
         return {}
-
-
-# --- ollama_pack.engines.refusals ---
-# What a client gets instead of an answer, in the form of each API that clients speak.
-
-ApiForm = Literal["openai", "anthropic", "ollama"]
-
-# Anthropic names an error by its status; others are `api_error`.
-_ANTHROPIC_TYPES: dict[int, str] = {
-    HTTPStatus.BAD_REQUEST: "invalid_request_error",
-    HTTPStatus.UNAUTHORIZED: "authentication_error",
-    HTTPStatus.FORBIDDEN: "permission_error",
-    HTTPStatus.NOT_FOUND: "not_found_error",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
-    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
-    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
-    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error as a client gets it.
-
-    Attributes:
-        status: of HTTP, where the answer has not begun.
-        message: the sentence for whoever asked.
-        code: a word that programs can act on; None: none.
-        param: the field of the request that is at fault; None: none.
-        retry_after: seconds after which a new try makes sense; None: waiting does not help.
-    """
-
-    status: int
-    message: str
-    code: str | None = None
-    param: str | None = None
-    retry_after: int | None = None
-
-    @property
-    def kind(self) -> str:
-        """OpenAI's name for errors of this kind."""
-        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return "server_error"
-        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
-        return "rate_limit_error" if is_limit else "invalid_request_error"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Of the HTTP response."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-
-    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
-        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
-        if form == "ollama":
-            return {"error": self.message}
-        if form == "anthropic":
-            kind = _ANTHROPIC_TYPES.get(self.status) or (
-                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-            )
-            return {"type": "error", "error": {"type": kind, "message": self.message}}
-        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
-                "status": int(self.status),
-                "retry_after": self.retry_after,
-                "detail": self.message,
-            }
-        }
 
 
 # --- ollama_pack.engines.sse ---
@@ -2125,68 +2571,6 @@ def event_text(value: Mapping[str, Any]) -> str:
         if separator in text:
             text = text.replace(separator, escaped)
     return f"data: {text}\n\n"
-
-
-# --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI.
-
-
-class AudienceError(PackError, ValueError):
-    """An audience cannot be read.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        part: the part of the text that is wrong.
-    """
-
-    def __init__(self, part: str) -> None:
-        super().__init__(
-            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
-            "with commas between several"
-        )
-        self.part = part
-
-
-class RouterUnavailableError(PackError):
-    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
-
-
-class ModelRefusedError(PackError):
-    """A model that was asked through Open WebUI gave an error instead of an answer.
-
-    Attributes:
-        refusal: what the client gets.
-    """
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
-        self.refusal = refusal
-
-
-class UploadError(PackError):
-    """A request has no file in it that can be taken. The message says how to send one."""
-
-
-class UploadTooLargeError(UploadError):
-    """The file has too many bytes.
-
-    Attributes:
-        limit: bytes.
-        actual: bytes: as many as were announced or read.
-    """
-
-    def __init__(self, limit: int, actual: int) -> None:
-        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
-        self.limit = limit
-        self.actual = actual
-
-
-class NoRoomError(PackError):
-    """The server has no place for an upload, such as on a full disk: an admin can help."""
-
-    def __init__(self) -> None:
-        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
 
 
 # --- ollama_pack.webui.calling ---
@@ -2512,156 +2896,6 @@ async def answer_of_open_webui(endpoint: str, request: Any, form: dict[str, Any]
     from open_webui.routers import ollama  # noqa: PLC0415
 
     return await getattr(ollama, endpoint)(request, form, url_idx=None, user=user)
-
-
-# --- ollama_pack.webui.routes ---
-# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-
-MIN_KEY = 16  # characters
-_BEARER = "bearer "
-
-
-@dataclass(frozen=True, slots=True)
-class RouteSpec:
-    """A route.
-
-    Attributes:
-        method: GET, POST …
-        path: from the server's root.
-        audience: who is let in; others get Open WebUI's own 401.
-        answer: is called with the request and Open WebUI's user; gives JSON or a response.
-        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
-        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
-            answer, for when the plugin is off.
-        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
-            Open WebUI answers in its own form.
-    """
-
-    method: str
-    path: str
-    audience: Literal["user", "admin"]
-    answer: Callable[[Any, Any], Awaitable[Any]]
-    lets_in: Callable[[Any], bool] | None = None
-    without: Callable[[Any, Any], Awaitable[Any]] | None = None
-    refused: Callable[[Any, Any], Any] | None = None
-
-
-def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before the mount that answers whatever is left.
-
-    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
-
-    Args:
-        app: Open WebUI's.
-        owner: the plugin's id, which tells its routes from others'.
-        specs: none takes the plugin's routes away.
-    """
-    routes = app.router.routes
-    others = [route for route in routes if not _is_of(route, owner)]
-    first = [_api_route(owner, spec) for spec in specs if spec.without]
-    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
-    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
-
-
-def _is_of(route: Any, owner: str) -> bool:
-    return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _catches_all(route: Any) -> bool:
-    """Whether it is the mount at the root, which Starlette writes as an empty path."""
-    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
-
-
-def _api_route(owner: str, spec: RouteSpec) -> Any:
-    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
-    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
-    from fastapi.routing import APIRoute  # noqa: PLC0415
-    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
-
-    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
-
-    async def endpoint(request: Request, user: Any = allowed) -> Any:
-        return await spec.answer(request, user)
-
-    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
-    endpoint.__annotations__ = {"request": Request, "user": Any}
-
-    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
-        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
-            ask = super().get_route_handler()
-
-            async def handle(request: Any) -> Any:
-                if not (spec.lets_in and spec.lets_in(request)):
-                    return await asked(request)
-                answer = await spec.answer(request, None)
-                return answer if isinstance(answer, Response) else JSONResponse(answer)
-
-            async def asked(request: Any) -> Any:
-                try:
-                    return await ask(request)
-                except HTTPException as error:
-                    if spec.refused is None:
-                        raise
-                    return spec.refused(request, error)
-
-            return handle
-
-    return PackRoute(
-        spec.path,
-        endpoint,
-        methods=[spec.method],
-        name=f"{owner}:{spec.method} {spec.path}",
-        response_model=None,
-        include_in_schema=False,
-    )
-
-
-def check_route_key(text: str) -> str:
-    """A key of a valve as it is; empty: there is none.
-
-    Raises:
-        ValueError: it is so short that it could be guessed.
-    """
-    if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
-    return text.strip()
-
-
-def shows_key(request: Any, key: str) -> bool:
-    """Whether a request has this key as its bearer token. An empty key opens nothing."""
-    shown = str(request.headers.get("authorization", ""))
-    if not key or not shown.lower().startswith(_BEARER):
-        return False
-    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
-
-
-def not_found() -> Any:
-    """The error that answers where a route ought to be gone."""
-    from fastapi import HTTPException  # noqa: PLC0415
-
-    return HTTPException(status_code=404, detail="Not Found")
-
-
-def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
-    """A page as a response."""
-    from starlette.responses import HTMLResponse  # noqa: PLC0415
-
-    return HTMLResponse(text, status, headers)
-
-
-def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-    """JSON as a response."""
-    from starlette.responses import JSONResponse  # noqa: PLC0415
-
-    return JSONResponse(value, status, headers)
-
-
-def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
-    """Text as a response of a type."""
-    from starlette.responses import Response  # noqa: PLC0415
-
-    return Response(text, headers=headers, media_type=media_type)
 
 
 # --- ollama_pack.webui.server ---
@@ -3820,162 +4054,6 @@ async def _reader(user: Mapping[str, Any]) -> _Reader:
     return _Reader(frozenset((("user", "*"), ("user", user_id), *groups)), user_id, is_admin, reads_all=False)
 
 
-# --- ollama_pack.webui.functions ---
-# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionState:
-    """A function as the database has it.
-
-    Attributes:
-        installed: there is one.
-        active: it is switched on.
-        owner: id of the user who installed it.
-        valves: what an admin set; defaults are not in it.
-    """
-
-    installed: bool = False
-    active: bool = False
-    owner: str = ""
-    valves: Mapping[str, Any] = field(default_factory=dict)
-
-
-async def function_state(function_id: str) -> FunctionState:
-    """Look a function up.
-
-    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
-    function, or no valves, and what is published would be taken away. Here the database's error is raised.
-    """
-    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
-    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
-
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
-    async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
-    if found is None:
-        return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
-
-
-async def live_function(app: Any, function_id: str) -> Any:
-    """The instance that this process runs, of the code and with the valves that are stored.
-
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
-    """
-    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
-
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-
-
-async def shared_redis_url() -> str:
-    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
-    for function_id in ("gpu_router", "response_cache_filter"):
-        state = await function_state(function_id)
-        if state.active and (url := str(state.valves.get("redis_url") or "")):
-            return url
-    return ""
-
-
-# --- ollama_pack.webui.contact ---
-# The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-
-ROUTER_ID = "gpu_router"
-ASK_SECONDS = 5.0
-
-ABSENT = (
-    "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here"
-)
-SWITCHED_OFF = "gpu_router is switched off: switch it on under Admin Panel → Functions"
-
-
-class RouterContact:
-    """Asks the router of this process. They share no code, so its answers are looked at, not trusted."""
-
-    def __init__(self, app: Any) -> None:
-        """Ask nothing yet; `app` is Open WebUI's."""
-        self._app = app
-        self._said: dict[str, str] = {}
-
-    async def load(self) -> Mapping[str, Any]:
-        """The load of all nodes.
-
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        return object_at(await self._ask("system_load"))
-
-    async def dashboard(self) -> Mapping[str, Any]:
-        """What an admin may want to see.
-
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        return object_at(await self._ask("dashboard"))
-
-    async def metrics(self) -> str:
-        """What it did, in Prometheus' text format.
-
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        told = await self._ask("metrics")
-        return told if isinstance(told, str) else ""
-
-    async def models(self) -> list[dict[str, Any]]:
-        """The models and aliases that it offers now.
-
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        told = await self._ask("routed_models")
-        return [model for model in told if isinstance(model, dict) and isinstance(model.get("id"), str)]
-
-    async def _ask(self, method: str) -> Any:
-        try:
-            answer = await self._ask_once(method)
-        except RouterUnavailableError as error:
-            self._tell(method, str(error))
-            raise
-        self._said.pop(method, None)
-        return answer
-
-    async def _ask_once(self, method: str) -> Any:
-        state = await function_state(ROUTER_ID)
-        if not state.active:
-            raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
-        try:
-            async with asyncio.timeout(ASK_SECONDS):
-                router = await live_function(self._app, ROUTER_ID)
-                return await _method(router, method)()
-        except TimeoutError:
-            raise RouterUnavailableError(
-                f"gpu_router did not answer {method} within {ASK_SECONDS:g} s: see the server's log"
-            ) from None
-        except RouterUnavailableError:
-            raise
-        except Exception as error:
-            raise RouterUnavailableError(
-                f"gpu_router failed at {method} ({type(error).__name__}: {error}): see its valves"
-            ) from error
-
-    def _tell(self, method: str, fault: str) -> None:
-        """Log a fault once, not at every question; that there is no router is none."""
-        if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
-            log.warning("%s", fault)
-        self._said[method] = fault
-
-
-def _method(router: Any, name: str) -> Any:
-    if (method := getattr(router, name, None)) is None:
-        message = f"the installed gpu_router has no {name}: update it to the version of this plugin"
-        raise RouterUnavailableError(message)
-    return method
-
-
 # --- ollama_pack.webui.publication ---
 # Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
 #
@@ -4007,6 +4085,8 @@ class WantedRow:
         active: it is switched on.
         opened: an admin has stated the audience: it opens the models behind it that have no row.
         tags: that the picker shows. Said once.
+        maker: who makes the row.
+        opens: the models without a row that its audience reaches through it alone.
     """
 
     id: str
@@ -4019,14 +4099,54 @@ class WantedRow:
     active: bool = True
     opened: bool = False
     tags: tuple[str, ...] = ()
+    maker: Literal["events", "upload"] = "events"
+    opens: tuple[str, ...] = ()
 
     @property
     def mark(self) -> dict[str, Any]:
         """What tells whose row it is, as `meta` holds it."""
+        if self.maker == "upload":
+            kind = (
+                "alias" if self.alias and not self.hidden else "base"
+            )  # one without a base only grants its model
+            said = {"kind": kind, "id": self.id, "grants": grant_forms(self.grants)}
+            return {MARK: said | ({"opens": list(self.opens)} if self.opens else {})}
         kind = "alias" if self.base else "base"
         said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
         given = {"grants": grant_forms(self.grants), "active": self.active, "opened": self.opened}
         return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
+
+
+def alias_row(alias: str, base: str, grants: Grants) -> WantedRow:
+    """The row by which an alias is a model that people see.
+
+    Args:
+        alias: its name.
+        base: the model under it: the router's of that name, or one that the alias filter's table names.
+        grants: who may use it.
+    """
+    by_router = base == ROUTER + alias
+    others = (
+        "the model that the router's alias table names"
+        if by_router
+        else f"{base} or what the alias table prefers"
+    )
+    return WantedRow(alias, alias, base, grants, alias, f"{answered_by(alias)}{others}.")
+
+
+def routed_model(alias: WantedRow) -> WantedRow:
+    """The row of the router's model under an alias: for the same people, and not in the picker."""
+    return replace(alias, id=ROUTER + alias.id, base=None, description="", hidden=True)
+
+
+def opened_model(model: str, grants: Grants, maker: Literal["events", "upload"] = "events") -> WantedRow:
+    """The row by which a model behind an alias is open to the alias's audience."""
+    return WantedRow(model, model, None, grants, opened=True, maker=maker)
+
+
+def answered_by(alias: str) -> str:
+    """How a description of ours begins; an admin's own does not."""
+    return f"{alias} is answered by "
 
 
 @dataclass(frozen=True, slots=True)
@@ -4306,28 +4426,18 @@ def routed_rows(offer: Offer, stated: Grants | None, rows: Mapping[str, Existing
     """
     for model in offer.routed:
         name = str(model["id"])
-        routed_id = f"{ROUTER}{name}"
         if model.get("alias"):
             behind = behind_alias(offer, name)
             access = alias_access(stated, (model_access(one, rows) for one in behind))
-            told = f"{name} is answered by the model that the router's alias table names."
-            alias = WantedRow(
-                name,
-                name,
-                routed_id,
-                access.grants,
-                name,
-                told,
-                active=access.is_on,
-                opened=stated is not None,
-            )
+            row = alias_row(name, ROUTER + name, access.grants)
+            alias = replace(row, active=access.is_on, opened=stated is not None)
             yield alias
-            yield replace(alias, id=routed_id, base=None, description="", hidden=True)
+            yield routed_model(alias)
         else:
             access = model_access(named_model(name, model), rows)
             tags = tuple(str(tag) for tag in model.get("tags") or ())
             shown = str(model.get("name") or name)
-            yield WantedRow(routed_id, shown, None, access.grants, active=access.is_on, tags=tags)
+            yield WantedRow(ROUTER + name, shown, None, access.grants, active=access.is_on, tags=tags)
 
 
 def closed_to_audience(offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]) -> list[str]:
@@ -4382,16 +4492,12 @@ def filtered_rows(
         accesses = {model: model_access(_under(model), rows) for model in found}
         access = alias_access(stated, accesses.values())
         base = next(iter(found)) if stated is not None else _for_most(accesses)
-        told = f"{name} is answered by {base} or what the alias table prefers."
-        aliases.append(
-            WantedRow(
-                name, name, base, access.grants, name, told, active=access.is_on, opened=stated is not None
-            )
-        )
+        row = alias_row(name, base, access.grants)
+        aliases.append(replace(row, active=access.is_on, opened=stated is not None))
         for model, who in found.items() if stated is not None else ():
             if not (model.startswith(ROUTER) and accesses[model].has_row):
                 opened[model] = opened.get(model, NOBODY) | narrowed(stated or NOBODY, who, groups)
-    bases = (WantedRow(model, model, None, grants, opened=True) for model, grants in opened.items())
+    bases = (opened_model(model, grants) for model, grants in opened.items())
     return [*aliases, *bases], problems
 
 
@@ -7059,7 +7165,7 @@ MAX_READ_ERRORS = 100  # until the rest of a file is given up
 MAX_RATE_CHANGES = 100  # of the sampling rate; each costs a new resampler
 MAX_TRACKS = 16  # with sound, of which one is chosen
 MAX_STREAMS = 256  # of any kind in a file
-MAX_NAMED = 8  # tracks, in a message
+_decode__MAX_NAMED = 8  # tracks, in a message
 SAME_SECONDS = 0.002  # between two lengths that are the same
 MIN_BYTES_A_SECOND = 32  # a file that claims to be longer than these allow is not believed
 
@@ -7073,6 +7179,7 @@ _SMALLER_PACKETS = {"aac": 2**14, "aac_latm": 2**14}
 _RAW_CODECS = ("pcm_", "adpcm_", "dsd_")  # hold what their packets hold
 _FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance every 32 KB another is there
 _FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
+TAKES_ODD_TITLES = 19  # PyAV's first version that does by itself
 _QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
 _ENDLESS = "its structure is without end"
 _LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
@@ -7167,8 +7274,8 @@ class DecodedAudio:
         names = [
             _track_name(streams[track], at) for at, track in enumerate(tracks, 1) if track != self._track
         ]
-        if names[MAX_NAMED:]:
-            names[MAX_NAMED:] = [f"{len(names) - MAX_NAMED} more"]
+        if names[_decode__MAX_NAMED:]:
+            names[_decode__MAX_NAMED:] = [f"{len(names) - _decode__MAX_NAMED} more"]
         used = _track_name(streams[self._track], tracks.index(self._track) + 1)
         return f"The recording has {len(tracks)} audio tracks: this is {used}, not {', '.join(names)}."
 
@@ -7524,7 +7631,8 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
         start: where its samples begin.
     """
     try:
-        from av import open as av_open  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+        from av import __version__ as av_version  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+        from av import open as av_open  # noqa: PLC0415
     except ImportError as error:
         raise SpeechDependencyError("decoding", "av") from error
     watched = WatchedFile(file, start)
@@ -7541,7 +7649,11 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
             "max_streams": str(MAX_STREAMS),
             "max_samples": str(MAX_FRAME_VALUES // MAX_CHANNELS),
         }
-        container = av_open(watched, "r", options=allowed, metadata_errors="ignore")
+        # PyAV 19 takes titles of any bytes, and refuses the argument that says so to those before it.
+        odd_titles = (
+            {} if int(av_version.split(".")[0]) >= TAKES_ODD_TITLES else {"metadata_errors": "ignore"}
+        )
+        container = av_open(watched, "r", options=allowed, **odd_titles)
     except _decoder_errors() as error:
         if pcm is None and (found := wav_samples(file)):
             return _opened(file, found[1], found[0])
@@ -7601,7 +7713,9 @@ def _usable_tracks(container: Any) -> list[int]:
 
 def _track_name(stream: Any, number: int) -> str:
     """A track for people: its number from 1, title and language."""
-    told = [str(stream.metadata.get("title", "")), str(stream.metadata.get("language", ""))]
+    told = [
+        str(stream.metadata.get(key, "")).encode(errors="replace").decode() for key in ("title", "language")
+    ]
     found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
     return f"track {number}" + (f" ({found})" if found else "")
 
@@ -10960,6 +11074,7 @@ class Event:
             RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
+            *upkeep_routes(self._router),
             RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
             RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
             *ollama_routes(),
