@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17260, which the server calls.
+# Begin here: `class Pipe`, line 17271, which the server calls.
 # The modules that it uses come first:
 #    204  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    309  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -44,94 +44,94 @@ version: 0.1.0
 #   4530  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
 #   4679  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
 #   4901  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5030  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   5119  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5221  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5342  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5450  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   5561  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5708  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5842  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6162  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6279  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6337  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   6512  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6862  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6947  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6990  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7095  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7299  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7554  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7612  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7709  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7912  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8083  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8414  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8701  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8787  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8957  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9151  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9241  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9322  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9388  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9437  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9517  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9611  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10099  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10253  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10420  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10658  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10761  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10863  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10898  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11566  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11642  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11675  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11792  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11976  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12122  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12318  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12458  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12518  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13014  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13165  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13378  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13562  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13831  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13942  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14530  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14603  cache.errors                   What goes wrong with the cache.
-#  14623  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14651  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14801  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  14807  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  14921  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  14968  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15059  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15222  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15312  base.single_flight             Many who ask the same at the same time ask once.
-#  15391  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15626  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15647  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15739  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  15857  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15882  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  15963  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16071  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16118  services.pack_valves           What all valves of the pack have in common.
-#  16141  services.router_valves         The valves of the router, wherever it runs.
-#  16293  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16407  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16660  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16692  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16709  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  16760  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  16828  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16923  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17084  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17095  webui.reader                   Who reads what the pack says, and in which language.
-#  17110  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17169  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   5032  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   5121  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5223  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5344  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5452  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   5563  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5710  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5844  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6164  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6281  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6339  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   6514  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6864  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6949  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6992  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7097  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7301  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7556  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7614  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7711  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7914  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8085  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8416  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8703  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8789  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8959  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9153  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9243  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9324  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9390  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9439  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9519  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9613  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10101  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10255  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10422  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10660  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10763  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10865  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10900  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11568  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11644  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11677  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11794  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11978  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12124  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12320  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12460  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12520  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13016  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13167  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13380  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13564  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13833  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13944  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14541  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14614  cache.errors                   What goes wrong with the cache.
+#  14634  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14662  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14812  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  14818  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  14932  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14979  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15070  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15233  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15323  base.single_flight             Many who ask the same at the same time ask once.
+#  15402  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15637  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15658  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15750  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  15868  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15893  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15974  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16082  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16129  services.pack_valves           What all valves of the pack have in common.
+#  16152  services.router_valves         The valves of the router, wherever it runs.
+#  16304  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16418  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16671  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16703  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16720  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  16771  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  16839  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16934  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17095  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17106  webui.reader                   Who reads what the pack says, and in which language.
+#  17121  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17180  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -4978,6 +4978,7 @@ class PendingChat:
         served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
         why_model: what made the choice of a model smaller.
+        user: the id of its user; the scheduler knows them by a hash.
         came: when it came, on the loop's clock.
         began: when its answer began, on the same clock; None: it has not.
         decision: the last one about it.
@@ -4999,6 +5000,7 @@ class PendingChat:
     place: int | None = None
     shown: float | None = None
     why_model: WhyModel = lambda _model: ()
+    user: str = ""
     came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     began: float | None = None
     decision: Decision | None = None
@@ -10801,7 +10803,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         "asked": pending.head.model.removeprefix(ROUTER),
         "model": decision.model if decision else "",
         "node": decision.node if decision else "",
-        "user": pending.request.user,
+        "user": pending.user,
         "outcome": _outcome(error),
         "waited": _seconds(decision.waited if decision else now - pending.came),
         "took": _seconds(now - pending.came),
@@ -14203,7 +14205,16 @@ class Router:
         )
         bound = self._loop.create_future()
         made = PendingChat(
-            request, body, head, tell, bound, figures, headers=headers, served=served, why_model=why_model
+            request,
+            body,
+            head,
+            tell,
+            bound,
+            figures,
+            headers=headers,
+            served=served,
+            user=user,
+            why_model=why_model,
         )
         async with self._noted(made), self._taken_in(made) as pending:
             while True:

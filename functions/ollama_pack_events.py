@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11023, which the server calls.
+# Begin here: `class Event`, line 11025, which the server calls.
 # The modules that it uses come first:
 #    160  base.single_flight          Many who ask the same at the same time ask once.
 #    239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -21,79 +21,79 @@ version: 0.1.0
 #    713  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #   1069  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
 #   1448  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1689  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1704  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1722  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1729  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1874  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1946  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2015  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2083  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2187  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2337  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   2398  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2504  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2613  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2758  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2764  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2851  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2938  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2970  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3094  aliases.errors              What goes wrong with aliases.
-#   3116  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   3139  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3446  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3583  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3620  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3641  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3699  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3761  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3814  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3928  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4094  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4360  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4613  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4739  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4887  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4964  services.pack_valves        What all valves of the pack have in common.
-#   4987  speech.errors               What goes wrong with transcription.
-#   5349  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5426  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5517  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5553  speech.values               What recordings turn into, and what an engine is.
-#   5810  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5960  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6042  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6226  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6359  speech.sentences            Segments of about a sentence, made from words with times.
-#   6413  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6591  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6819  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6973  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7057  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7146  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7310  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7908  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7996  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8070  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8345  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8395  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8542  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8808  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8846  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8876  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8996  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9134  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9288  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9466  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9720  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9802  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9844  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10862  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10948  webui.reader                Who reads what the pack says, and in which language.
-#  10957  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10991  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11136  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1691  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1706  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1724  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1731  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1876  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1948  webui.errors                What goes wrong between the pack and Open WebUI.
+#   2017  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2085  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2189  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2339  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2400  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2506  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2615  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2760  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2766  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2853  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2940  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2972  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3096  aliases.errors              What goes wrong with aliases.
+#   3118  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   3141  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3448  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3585  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3622  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3643  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3701  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3763  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3816  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3930  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4096  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4362  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4615  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4741  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4889  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4966  services.pack_valves        What all valves of the pack have in common.
+#   4989  speech.errors               What goes wrong with transcription.
+#   5351  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5428  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5519  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5555  speech.values               What recordings turn into, and what an engine is.
+#   5812  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5962  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6044  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6228  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6361  speech.sentences            Segments of about a sentence, made from words with times.
+#   6415  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6593  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6821  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6975  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7059  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7148  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7312  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7910  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7998  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8072  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8347  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8397  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8544  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8810  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8848  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8878  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8998  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9136  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9290  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9468  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9722  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9804  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9846  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10864  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10950  webui.reader                Who reads what the pack says, and in which language.
+#  10959  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10993  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11138  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -1553,7 +1553,9 @@ class Dashboard:
     async def _parts(self) -> Parts:
         """Everything but chats, by path."""
         told = await self.router()
-        parts = router_parts(object_at(told.get("router")), str(told.get("fault") or ""))
+        parts = router_parts(object_at(told.get("router")), told.get("fault") or "")
+        running = [dict(chat) for chat in parts["router"]["running"] or () if isinstance(chat, Mapping)]
+        parts["router"]["running"] = await self.history.named(running)
         for path, source in self.others.items():
             parts[path] = await source()
         return parts | await self._figures()

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 7580, which the server calls.
+# Begin here: `class Filter`, line 7584, which the server calls.
 # The modules that it uses come first:
 #    137  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    161  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -61,22 +61,22 @@ version: 0.1.0
 #   6527  webui.errors              What goes wrong between the pack and Open WebUI.
 #   6543  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 #   6554  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6795  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   6831  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   6896  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   6953  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   7098  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7146  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7202  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7261  webui.reader              Who reads what the pack says, and in which language.
-#   7276  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7290  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7341  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7375  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7399  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7452  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   7480  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   7532  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   6799  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6835  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   6900  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   6957  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   7102  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7150  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7206  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7265  webui.reader              Who reads what the pack says, and in which language.
+#   7280  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   7294  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7345  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7379  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7403  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7456  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   7484  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   7536  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -6578,7 +6578,11 @@ def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
         entry = outcome.entry
         note_chat(
             record
-            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {
+                "outcome": "cached",
+                "model": entry.model.removeprefix(ROUTER),
+                "saved": round(entry.seconds, 3),
+            }
             | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
         )
     elif isinstance(outcome, Follow):

@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 15828, which the server calls.
+# Begin here: `class Pipeline`, line 15839, which the server calls.
 # The modules that it uses come first:
 #    199  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    303  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -46,82 +46,82 @@ version: 0.1.0
 #   4773  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
 #   4838  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
 #   4987  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5116  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5291  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5641  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5726  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5769  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5874  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6166  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6370  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6625  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6683  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6780  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6983  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7154  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7485  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7772  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7858  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8028  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8222  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8312  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8393  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8459  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8508  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8584  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8664  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8758  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9246  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9400  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9567  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9805  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9908  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   9914  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10016  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10051  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10719  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10795  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10828  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10945  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11129  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11275  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11471  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11611  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11671  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12167  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12318  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12531  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12715  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12984  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13095  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13683  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13750  cache.errors                   What goes wrong with the cache.
-#  13770  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13786  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13936  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14065  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14234  base.single_flight             Many who ask the same at the same time ask once.
-#  14313  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14548  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  14956  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14977  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15043  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15397  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15498  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15533  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15609  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15727  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15789  services.pack_valves           What all valves of the pack have in common.
-#  15812  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  15884  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16191  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16249  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16285  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16380  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16461  services.router_valves         The valves of the router, wherever it runs.
-#  16613  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16727  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16980  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   5118  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5293  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5643  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5728  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5771  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5876  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6168  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6372  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6627  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6685  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6782  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6985  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7156  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7487  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7774  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7860  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8030  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8224  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8314  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8395  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8461  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8510  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8586  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8666  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8760  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9248  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9402  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9569  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9807  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9910  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   9916  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10018  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10053  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10721  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10797  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10830  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10947  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11131  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11277  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11473  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11613  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11673  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12169  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12320  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12533  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12717  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12986  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13097  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13694  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13761  cache.errors                   What goes wrong with the cache.
+#  13781  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13797  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13947  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14076  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14245  base.single_flight             Many who ask the same at the same time ask once.
+#  14324  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14559  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  14967  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14988  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15054  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15408  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15509  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15544  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15620  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15738  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15800  services.pack_valves           What all valves of the pack have in common.
+#  15823  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  15895  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16202  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16260  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16296  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16391  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16472  services.router_valves         The valves of the router, wherever it runs.
+#  16624  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16738  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16991  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -5064,6 +5064,7 @@ class PendingChat:
         served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
         why_model: what made the choice of a model smaller.
+        user: the id of its user; the scheduler knows them by a hash.
         came: when it came, on the loop's clock.
         began: when its answer began, on the same clock; None: it has not.
         decision: the last one about it.
@@ -5085,6 +5086,7 @@ class PendingChat:
     place: int | None = None
     shown: float | None = None
     why_model: WhyModel = lambda _model: ()
+    user: str = ""
     came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     began: float | None = None
     decision: Decision | None = None
@@ -9954,7 +9956,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         "asked": pending.head.model.removeprefix(ROUTER),
         "model": decision.model if decision else "",
         "node": decision.node if decision else "",
-        "user": pending.request.user,
+        "user": pending.user,
         "outcome": _outcome(error),
         "waited": _seconds(decision.waited if decision else now - pending.came),
         "took": _seconds(now - pending.came),
@@ -13356,7 +13358,16 @@ class Router:
         )
         bound = self._loop.create_future()
         made = PendingChat(
-            request, body, head, tell, bound, figures, headers=headers, served=served, why_model=why_model
+            request,
+            body,
+            head,
+            tell,
+            bound,
+            figures,
+            headers=headers,
+            served=served,
+            user=user,
+            why_model=why_model,
         )
         async with self._noted(made), self._taken_in(made) as pending:
             while True:

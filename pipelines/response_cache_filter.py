@@ -1009,10 +1009,12 @@ class Pipeline:
         )
         similar: Literal["off", "normalised"] = Field(
             default="off",
+            title="Similar questions",
             description=(
-                "Whether the same question in other words gets a kept answer. off: only the same text does. "
-                "normalised: width, case, punctuation, greetings and thanks may differ; the words and their "
-                "order, numbers, units, negations, names, quotes and code may not. English and Chinese."
+                "Whether the same question in other words gets a kept answer. `off`: only the same text "
+                "does. `normalised`: width, case, punctuation, greetings and thanks may differ; the words and "
+                "their order, numbers, units, negations, names, quotes and code may not. English and Chinese. "
+                "Default: `off`."
             ),
         )
         scope: Literal["user", "global"] = Field(

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6178, which the server calls.
+# Begin here: `class Pipeline`, line 6182, which the server calls.
 # The modules that it uses come first:
 #    110  base.single_flight          Many who ask the same at the same time ask once.
 #    176  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
@@ -53,10 +53,10 @@ version: 0.1.0
 #   5844  base.process                One object for all plugins of a process, which are files that share no code.
 #   5865  services.activity           What chats did in this process, until somebody writes it into the history.
 #   5890  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6038  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6077  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6139  services.pack_valves        What all valves of the pack have in common.
-#   6162  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#   6042  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6081  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6143  services.pack_valves        What all valves of the pack have in common.
+#   6166  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -5911,7 +5911,11 @@ def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
         entry = outcome.entry
         note_chat(
             record
-            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {
+                "outcome": "cached",
+                "model": entry.model.removeprefix(ROUTER),
+                "saved": round(entry.seconds, 3),
+            }
             | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
         )
     elif isinstance(outcome, Follow):

@@ -341,7 +341,16 @@ class Router:
         )
         bound = self._loop.create_future()
         made = PendingChat(
-            request, body, head, tell, bound, figures, headers=headers, served=served, why_model=why_model
+            request,
+            body,
+            head,
+            tell,
+            bound,
+            figures,
+            headers=headers,
+            served=served,
+            user=user,
+            why_model=why_model,
         )
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
