@@ -9,113 +9,115 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14355, which the server calls.
+# Begin here: `class Pipe`, line 14585, which the server calls.
 # The modules that it uses come first:
-#    184  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    210  aliases.errors                 What goes wrong with aliases.
-#    251  engines.errors                 What goes wrong with a node.
-#    393  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    519  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    594  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    655  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    953  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1081  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1127  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1161  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1569  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1693  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1765  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1771  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1836  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1884  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1932  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2241  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2337  routing.errors                 What goes wrong with routing.
-#   2482  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2494  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2817  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3229  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3353  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3456  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3545  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3643  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3764  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3879  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3987  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4098  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4245  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4379  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4692  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4914  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5031  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5139  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5197  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5252  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5458  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5633  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5983  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6059  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6102  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6207  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6440  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6498  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6595  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6798  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6969  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7298  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7560  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7645  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7815  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8009  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8092  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8173  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8239  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8288  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8717  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8855  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9021  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9245  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9348  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9442  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9603  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9636  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9818  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9853  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10497  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10573  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10719  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10866  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10924  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11313  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11580  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11686  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12152  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12224  cache.errors                   What goes wrong with the cache.
-#  12244  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12260  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12394  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12400  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12514  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12561  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12652  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12815  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12905  base.single_flight             Many who ask the same at the same time ask once.
-#  12984  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  13109  base.process                   One object for all plugins of a process, which are files that share no code.
-#  13130  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13208  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13272  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13378  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13425  services.pack_valves           What all valves of the pack have in common.
-#  13439  services.router_valves         The valves of the router, wherever it runs.
-#  13533  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13647  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13900  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13932  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13949  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  14044  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14205  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  14264  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    186  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    212  aliases.errors                 What goes wrong with aliases.
+#    253  engines.errors                 What goes wrong with a node.
+#    395  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    521  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    596  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    657  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    955  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1083  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1129  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1163  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1571  base.single_flight             Many who ask the same at the same time ask once.
+#   1699  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1823  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   1938  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   2049  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   2224  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2296  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2302  engines.vectors                Vectors for texts, as an engine gives them.
+#   2331  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   2420  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2468  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   2516  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2825  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2921  routing.errors                 What goes wrong with routing.
+#   3066  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3078  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   3401  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3813  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3937  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4035  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   4156  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   4264  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4411  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4545  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4858  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   5080  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5197  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5305  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5363  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5428  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5531  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5586  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5792  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6142  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6218  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6261  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6366  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6624  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6682  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6779  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6982  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7153  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7498  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7760  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7845  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8015  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8209  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8299  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8380  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8446  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8495  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8924  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9066  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9240  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9464  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9567  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9661  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9822  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9855  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10037  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10072  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10716  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10792  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10938  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11085  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11143  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11532  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11799  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11905  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12371  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  12431  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12503  cache.errors                   What goes wrong with the cache.
+#  12523  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12551  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12685  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12691  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12805  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12852  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12943  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  13106  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  13196  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  13321  base.process                   One object for all plugins of a process, which are files that share no code.
+#  13342  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13437  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13501  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13607  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13654  services.pack_valves           What all valves of the pack have in common.
+#  13668  services.router_valves         The valves of the router, wherever it runs.
+#  13762  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13876  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  14129  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  14161  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  14178  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  14273  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14434  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  14493  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -146,7 +148,7 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
@@ -1566,6 +1568,134 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 }
 
 
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Key = TypeVar("_Key")
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+class Remembered(Generic[_Key, _Shared]):
+    """Answers by key, each kept for a while; of more than the limit the oldest go first. One event loop."""
+
+    def __init__(
+        self, seconds: float, limit: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Remember nothing yet.
+
+        Args:
+            seconds: how old an answer may be, counted from when it was asked for.
+            limit: answers at the most.
+            clock: monotonic seconds.
+        """
+        self._seconds, self._limit, self._clock = seconds, limit, clock
+        self._kept: dict[_Key, tuple[float, _Shared]] = {}
+
+    def find(self, key: _Key) -> _Shared | None:
+        """The answer that is kept; None: there is none, or it is too old."""
+        found = self._kept.get(key)
+        return found[1] if found is not None and self._clock() - found[0] <= self._seconds else None
+
+    def keep(self, key: _Key, answer: _Shared) -> None:
+        """Keep an answer."""
+        self._keep(key, answer, self._clock())
+
+    async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        """The kept answer, or a new one. What `ask` raises is not kept."""
+        kept = self._kept.get(key)
+        began = self._clock()
+        if kept is not None and began - kept[0] <= self._seconds:
+            return kept[1]
+        before = self._kept
+        answer = await ask()
+        if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
+            self._keep(key, answer, began)
+        return answer
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept = {}
+
+    def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
+        self._kept.pop(key, None)
+        while len(self._kept) >= self._limit:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = at, answer
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
 # --- ollama_pack.engines.ollama.to_openai ---
 # What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
 #
@@ -1690,6 +1820,407 @@ def _rate(tokens: int, nanoseconds: int) -> float | str:
     return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
 
 
+# --- ollama_pack.engines.ollama.options ---
+# Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+
+
+def _stop_in(value: object, field: str) -> list[str]:
+    """OpenAI allows one text or a list of them, Ollama a list."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [text_in(item, f"{field}[{number}]") for number, item in enumerate(value)]
+    raise ChatBodyError(field, "must be text or a list of texts")
+
+
+_WHOLE_OPTIONS = (
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "num_thread",
+    "num_keep",
+    "num_predict",
+    "seed",
+    "top_k",
+    "repeat_last_n",
+    "mirostat",
+)
+_DECIMAL_OPTIONS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "mirostat_tau",
+    "mirostat_eta",
+)
+# The options that are known here, and the type without which Ollama refuses the request. The mirostat ones
+# mean nothing to a newer Ollama, and do no harm there.
+OPTION_TYPES: dict[str, Callable[[object, str], Any]] = {
+    **dict.fromkeys(_WHOLE_OPTIONS, whole_in),
+    **dict.fromkeys(_DECIMAL_OPTIONS, decimal_in),
+    "use_mmap": switch_in,
+    "stop": _stop_in,
+}
+# From and to. Ollama itself looks at none of them: a batch of 0 ends its runner, 10,000 threads or a window
+# of a billion tokens its machine, and what no float32 can hold the request.
+_INT32, _DECIMAL = 2**31 - 1, 1e6
+OPTION_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_WHOLE_OPTIONS, (-_INT32, _INT32)),
+    **dict.fromkeys(_DECIMAL_OPTIONS, (-_DECIMAL, _DECIMAL)),
+    "num_batch": (1, _INT32),
+    "num_gpu": (-1, _INT32),
+    "main_gpu": (0, 255),
+    "num_thread": (0, 512),
+    "num_keep": (-1, _INT32),
+    "seed": (-(2**63), 2**63 - 1),
+    "repeat_last_n": (-1, 2**22),
+}
+# OpenAI's names of `num_predict`; a later one counts where several are given.
+_LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
+# Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
+_BESIDE_OPTIONS = ("format", "keep_alive", "think", "reasoning_effort", "response_format", "system")
+_NO_OPTIONS = frozenset((*_BESIDE_OPTIONS, *_LENGTH_NAMES))
+
+
+def flat_settings(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a body sets, in one place and in Ollama's names.
+
+    What stands at the top counts more than `options`, those more than `params.custom_params`, and those more
+    than `params`. Null counts as absent.
+
+    Raises:
+        ChatBodyError: `params`, `custom_params` or `options` is no object.
+    """
+    params = object_in(body.get("params"), "params")
+    custom = object_in(params.get("custom_params"), "params.custom_params")
+    options = object_in(body.get("options"), "options")
+    settings: dict[str, Any] = {}
+    for layer in (params, custom, options, body):
+        given = {name: value for name, value in layer.items() if value is not None}
+        settings |= given
+        lengths = [given[name] for name in _LENGTH_NAMES if name in given]
+        settings |= {"num_predict": lengths[-1]} if lengths else {}
+    return settings
+
+
+def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Ollama's `options` for an OpenAI chat body.
+
+    What is in the body's own `options` and unknown here goes along as it is: a newer Ollama may know it.
+
+    Raises:
+        ChatBodyError: an option has a value of a type or in a range that no Ollama can use.
+    """
+    settings = flat_settings(body)
+    own = object_in(body.get("options"), "options")
+    unknown = {
+        str(name): value
+        for name, value in own.items()
+        if value is not None and name not in OPTION_TYPES and name not in _NO_OPTIONS
+    }
+    known = {name: read(settings[name], name) for name, read in OPTION_TYPES.items() if name in settings}
+    _check_ranges(known)
+    return unknown | known
+
+
+def _check_ranges(options: Mapping[str, Any]) -> None:
+    for name, (least, most) in OPTION_RANGES.items():
+        if name in options and not least <= options[name] <= most:
+            raise ChatBodyError(name, f"must be from {least:.16g} to {most:.16g}")
+    if options.get("repeat_penalty") == 0:
+        raise ChatBodyError("repeat_penalty", "must not be 0: 1 means no penalty")
+
+
+# --- ollama_pack.engines.tools ---
+# The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+
+ChoiceMode = Literal["auto", "required", "none"]
+
+# OpenAI's words, Anthropic's and Mistral's `any`, and the switch that LangChain knows.
+_CHOICE_MODES: dict[object, ChoiceMode] = {
+    "auto": "auto",
+    "required": "required",
+    "any": "required",
+    "none": "none",
+    True: "required",
+    False: "none",
+}
+_NAMED_TYPES = frozenset({"function", "tool", "custom"})
+_UNKNOWN_CHOICE = 'must be "auto", "none", "required" or the name of one of the tools'
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTools:
+    """What a model may call.
+
+    Attributes:
+        tools: in OpenAI's form, those alone that `tool_choice` allows; empty: none.
+        mode: whether it must call one; None where the body does not say.
+        name: of the one tool that it must call; empty: any.
+    """
+
+    tools: list[Mapping[str, Any]]
+    mode: ChoiceMode | None = None
+    name: str = ""
+
+
+def offered_tools(body: Mapping[str, Any]) -> OfferedTools:
+    """Read `tools` and `tool_choice`.
+
+    Known are the forms of OpenAI's chat API, of its Responses API (`{"type": "function", "name": …}`,
+    `allowed_tools`), of Anthropic (`{"type": "auto" | "any" | "tool" | "none"}`)
+    and of Bedrock (`{"any": {}}`).
+
+    Raises:
+        ChatBodyError: a field is not of its form, or asks for a tool that is not there.
+    """
+    tools = [_openai_tool(tool) for tool in objects_in(body.get("tools"), "tools")]
+    mode, names = _choice_in(body.get("tool_choice"), frozenset(map(_declared_name, tools)))
+    if not names:
+        return OfferedTools(tools, mode if tools else None)
+    chosen = [tool for tool in tools if _declared_name(tool) in names]
+    if not chosen:
+        raise ChatBodyError("tool_choice", "names a function that is not among the tools")
+    return OfferedTools(chosen, mode, next(iter(names)) if mode == "required" and len(names) == 1 else "")
+
+
+def _openai_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool of the Responses API or of Anthropic's has its name at the top."""
+    if not isinstance(tool.get("name"), str) or "function" in tool or "custom" in tool:
+        return tool
+    parameters = tool.get("parameters", tool.get("input_schema"))
+    if parameters is None and tool.get("type") != "function":
+        return tool  # of a kind that the provider runs itself
+    found = {"name": tool["name"], "description": tool.get("description"), "parameters": parameters}
+    return {
+        "type": "function",
+        "function": {name: value for name, value in found.items() if value is not None},
+    }
+
+
+def _declared_name(tool: Mapping[str, Any]) -> str:
+    """The name of a tool, or of the tool that a choice asks for; empty where there is none."""
+    for inner in (tool.get("function"), tool.get("custom"), tool.get("tool"), tool):
+        name = inner.get("name") if isinstance(inner, Mapping) else inner
+        if isinstance(name, str) and name:
+            return name
+    return ""
+
+
+def _choice_in(choice: object, declared: frozenset[str]) -> tuple[ChoiceMode | None, frozenset[str]]:
+    """How much a model must call, and the names of the tools that it may call; empty: all."""
+    if choice is None or choice == "":
+        return None, frozenset()
+    if isinstance(choice, str | bool):
+        mode = _mode_in(choice)
+        if mode is None and choice not in declared:
+            raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
+        return (mode, frozenset()) if mode else ("required", frozenset({str(choice)}))
+    given = object_in(choice, "tool_choice")
+    kind = given.get("type")
+    if kind == "allowed_tools" or "allowed_tools" in given:
+        return _allowed_in(object_in(given.get("allowed_tools", given), "tool_choice.allowed_tools"))
+    mode = _mode_in(kind) or next((mode for name in given if (mode := _mode_in(name))), None)
+    if mode:
+        return mode, frozenset()
+    name = _declared_name(given)
+    if name or kind in _NAMED_TYPES:
+        return "required", frozenset({name} if name else ())
+    raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
+
+
+def _mode_in(word: object) -> ChoiceMode | None:
+    if not isinstance(word, str | bool):
+        return None
+    return _CHOICE_MODES.get(word.lower() if isinstance(word, str) else word)
+
+
+def _allowed_in(allowed: Mapping[str, Any]) -> tuple[ChoiceMode, frozenset[str]]:
+    """OpenAI's `allowed_tools`: some of the tools, and whether one must be called."""
+    tools = list_in(allowed.get("tools"), "tool_choice.tools")
+    names = (_declared_name(tool) for tool in tools if isinstance(tool, Mapping))
+    return _mode_in(allowed.get("mode")) or "auto", frozenset(filter(None, names))
+
+
+# --- ollama_pack.engines.openai.request ---
+# An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#
+# vLLM, SGLang and llama.cpp ignore what they do not know, stricter servers refuse it. So what is known not to
+# be meant for an engine is left out, and the rest, such as `chat_template_kwargs`, goes along.
+
+# What Open WebUI has in a body for itself, and what its settings hold that no engine is asked.
+_OPEN_WEBUI_FIELDS = frozenset(
+    {
+        *("assistant_message_id", "automation_id", "background_tasks", "chat_id", "chat_variables"),
+        *("compact_token_threshold", "features", "files", "filter_ids", "folder_id", "function_calling"),
+        *("id", "message_id", "message_ids", "metadata", "model_controls", "model_item", "new_chat"),
+        *("note_id", "params", "parent_id", "parent_message", "reasoning_tags"),
+        *("regeneration_message_id", "regeneration_prompt", "session_id", "skill_ids"),
+        *("stream_delta_chunk_size", "stream_response", "system", "task_id", "terminal_id"),
+        *("tool_approval_mode", "tool_ids", "tool_servers", "user_message", "user_message_id"),
+        "variables",
+    }
+)
+# What a runner of Ollama is started with, and what else only Ollama knows.
+_OLLAMA_FIELDS = frozenset(
+    {
+        *("f16_kv", "keep_alive", "logits_all", "low_vram", "main_gpu", "num_batch", "num_ctx"),
+        *("num_gpu", "num_keep", "num_thread", "numa", "options", "penalize_newline", "shift"),
+        *("truncate", "use_mlock", "use_mmap", "vocab_only"),
+    }
+)
+# Set here, or read from elsewhere. `n`: one answer is what a chat shows.
+_OWN_FIELDS = frozenset(
+    {
+        *("custom_params", "format", "logit_bias", "max_completion_tokens", "max_tokens", "messages"),
+        *("model", "n", "num_predict", "stream", "stream_options", "think", "tool_choice", "tools"),
+    }
+)
+_LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
+CACHE_KEY = "prompt_cache_key"  # OpenAI's: requests with the same one are likely to begin alike
+_EFFORTS = frozenset({"low", "medium", "high"})
+
+
+def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body for `/v1/chat/completions`: streamed, and with the figures at the end.
+
+    What Ollama's fields say goes along under OpenAI's names: `num_predict` as `max_tokens`, `format` as
+    `response_format`, `think` as the `enable_thinking` that chat templates know, or as `reasoning_effort`.
+
+    Args:
+        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
+
+    Raises:
+        ChatBodyError: something in the body is not of its form.
+    """
+    settings = flat_settings(body)
+    options = ollama_options(body)
+    passed = {
+        str(name): value
+        for name, value in {**settings, **options}.items()
+        if name not in _LEFT_OUT and not (name == "user" and isinstance(value, Mapping))
+    }
+    return {
+        **passed,
+        **_engine_penalty(options),
+        **_engine_length(options),
+        **_engine_bias(settings.get("logit_bias")),
+        **_engine_format(settings),
+        **_engine_thinking(settings),
+        **_engine_tools(body),
+        "model": text_in(body.get("model"), "model"),
+        "messages": list(_engine_messages(body.get("messages"))),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def without_usage(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The same request for an engine that does not know `stream_options`."""
+    return {name: value for name, value in request.items() if name != "stream_options"}
+
+
+def _engine_penalty(options: Mapping[str, Any]) -> dict[str, float]:
+    """llama.cpp has Ollama's name for it, vLLM and SGLang one of their own; each ignores the other's."""
+    penalty = options.get("repeat_penalty")
+    return {} if penalty is None else {"repetition_penalty": penalty}
+
+
+def _engine_length(options: Mapping[str, Any]) -> dict[str, int]:
+    """`max_tokens`: all engines know it, not all its newer name. Ollama's -1 is no limit."""
+    length = options.get("num_predict", 0)
+    return {"max_tokens": length} if length > 0 else {}
+
+
+def _engine_bias(given: object) -> dict[str, dict[str, float]]:
+    """`logit_bias`, which Open WebUI's settings have as text: `5432:100, 413:-100`."""
+    if not isinstance(given, str):
+        bias = object_in(given, "logit_bias")
+        return {"logit_bias": dict(bias)} if bias else {}
+    pairs = (pair.partition(":") for pair in given.strip().strip("{}").split(",") if pair.strip())
+    bias = {token.strip().strip('"'): decimal_in(weight, "logit_bias") for token, _, weight in pairs}
+    return {"logit_bias": bias} if bias else {}
+
+
+def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`response_format` for Ollama's `format`, unless the body has it."""
+    wanted = settings.get("format")
+    if "response_format" in settings or not wanted:
+        return {}
+    if isinstance(wanted, str):
+        if not wanted.strip().startswith(("{", "[")):
+            return {"response_format": {"type": "json_object"}} if wanted == "json" else {}
+        try:
+            wanted = json_in(wanted)
+        except ValueError as error:
+            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    schema = {"name": "answer", "schema": object_in(wanted, "format")}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What Ollama's `think` asks for. A template that has no such switch ignores it."""
+    asked = settings.get("think")
+    word = asked.strip().lower() if isinstance(asked, str) else asked
+    if isinstance(word, str) and word in _EFFORTS:
+        return {"reasoning_effort": word}
+    switch = {"true": True, "false": False}.get(word, word) if isinstance(word, str) else word
+    if not isinstance(switch, bool):
+        return {}
+    given = object_in(settings.get("chat_template_kwargs"), "chat_template_kwargs")
+    return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
+
+
+def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
+    offered = offered_tools(body)
+    if not offered.tools:
+        return {}
+    choice = {"type": "function", "function": {"name": offered.name}} if offered.name else offered.mode
+    return {"tools": offered.tools, **({} if choice is None else {"tool_choice": choice})}
+
+
+def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
+    """The conversation, in what all chat templates know."""
+    for number, message in enumerate(objects_in(value, "messages")):
+        field = f"messages[{number}]"
+        role = text_in(message.get("role"), f"{field}.role")
+        made = {**message, "role": "system" if role == "developer" else role}
+        if role == "tool":
+            made["content"] = _tool_text(message.get("content"), f"{field}.content")
+        elif isinstance(message.get("content"), list):
+            made["content"] = [part for _, part in message_parts(message, field)] or ""
+        if "tool_calls" in message:
+            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
+            made["tool_calls"] = [
+                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
+            ]
+            if not calls:
+                del made["tool_calls"]
+        yield made
+
+
+def _tool_text(content: object, field: str) -> str:
+    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = (part.get("text") for part in objects_in(content, field))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """A call of an earlier answer, its arguments as the text of an object: engines parse it."""
+    function = object_in(call.get("function"), f"{field}.function")
+    given = function.get("arguments")
+    written = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
+    arguments = written if written.strip() else "{}"
+    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+
+
 # --- ollama_pack.engines.refusals ---
 # What a client gets instead of an answer, in the form of each API that clients speak.
 
@@ -1768,69 +2299,122 @@ class Refusal:
 ROUTER = "gpu_router."  # begins their ids
 
 
-# --- ollama_pack.engines.way_in ---
-# What a node is asked with besides the request: its login, its key, its headers.
-
-Header = tuple[str, str]
-
-_TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
+# --- ollama_pack.engines.vectors ---
+# Vectors for texts, as an engine gives them.
 
 
 @dataclass(frozen=True, slots=True)
-class WayIn:
-    """How a node lets the router in. Only the address may be shown.
+class Vectors:
+    """What an engine has made of some texts.
 
     Attributes:
-        url: the node's address, without a login.
-        key: sent as a bearer token; empty: none.
-        login: `user:password` for basic authentication; empty: none.
-        headers: name and value of what is sent with every request; values may have templates.
-        auth: how Open WebUI signs in there, of one of its connections; empty: with the key, if there is one.
-        cookies: the browser's cookies are sent along with its chats, as such a connection may ask for.
+        vectors: one for each text, in their order.
+        tokens: of all texts; 0 where the engine does not count them.
     """
 
-    url: str
-    key: str = field(default="", repr=False)
-    login: str = field(default="", repr=False)
-    headers: tuple[Header, ...] = field(default=(), repr=False)
-    auth: str = ""
-    cookies: bool = False
-
-    @property
-    def needs_user(self) -> bool:
-        """Whether it signs in with a token of the user who asks, so that nobody else can look at the node."""
-        return self.auth not in {"", "bearer", "none"}
-
-    @property
-    def own_headers(self) -> dict[str, str]:
-        """The headers, with nothing for templates, and values as Open WebUI sends them: ASCII alone."""
-        safe = f"{punctuation} \t"
-        return {name: quote(_TEMPLATE.sub("", value), safe=safe) for name, value in self.headers}
-
-    @property
-    def fixed_headers(self) -> dict[str, str]:
-        """What is sent with a request that no user asks for, as a look at the node is."""
-        own = self.own_headers
-        if any(name.lower() == "authorization" for name in own):
-            return own
-        if self.key and self.auth in {"", "bearer"}:
-            return {"Authorization": f"Bearer {self.key}", **own}
-        if self.login:
-            return {"Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}", **own}
-        return own
+    vectors: tuple[list[float], ...]
+    tokens: int = 0
 
 
-def split_login(url: str) -> tuple[str, str]:
-    """An address without its login, and the login as `user:password`, empty where there is none.
+def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors:
+    """The vectors in an answer.
 
     Raises:
-        ValueError: it is no address.
+        NodeFaultError: there is not one for each text.
     """
-    parts = urlsplit(url)
-    if parts.username is None and parts.password is None:
-        return url, ""
-    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
+    vectors = found if isinstance(found, list) else []
+    if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
+        raise NodeFaultError(node, "gives no vector for some of the texts")
+    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)
+
+
+# --- ollama_pack.engines.openai.metrics ---
+# How busy an engine is, by the Prometheus metrics that it serves.
+#
+# The names are those of vLLM, SGLang and llama.cpp's server, the text is Prometheus' exposition format 0.0.4.
+
+_SAMPLE = re.compile(
+    r"""([a-zA-Z_:][\w:]*)\s*(?:\{((?:[^"}]|"(?:\\.|[^"\\])*")*)\})?\s+(\S+)(?:\s+-?\d+)?\s*""", re.ASCII
+)
+_LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
+# Processes that share one request; each may report it.
+_RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
+
+# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
+_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
+_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
+_CACHE_USE = (
+    "vllm:kv_cache_usage_perc",
+    "vllm:gpu_cache_usage_perc",
+    "sglang:token_usage",
+    "llamacpp:kv_cache_usage_ratio",
+)
+_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
+
+# Labels but for ranks → value.
+_Series = dict[tuple[tuple[str, str], ...], float]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineActivity:
+    """What an engine does at one moment, whoever asked for it.
+
+    Attributes:
+        running: requests that it generates for.
+        waiting: requests in its own queue.
+        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
+    """
+
+    running: int
+    waiting: int
+    cache_use: float | None
+
+
+def engine_activity(text: str) -> EngineActivity | None:
+    """Read an exposition; None where none of the engines that are known speaks.
+
+    Numbers of requests are added up over all series, as several engines behind one address are told apart by
+    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
+    counts once, and so does what SGLang also reports by priority.
+
+    Args:
+        text: the answer of `/metrics`. Lines that cannot be read are left out.
+    """
+    found: dict[str, _Series] = {}
+    for name, labels, value in _samples(text):
+        kept = tuple(sorted(label for label in labels.items() if label[0] not in _RANKS))
+        series = found.setdefault(name, {})
+        series[kept] = max(value, series.get(kept, 0.0))
+    running = _first_of(_RUNNING, found)
+    if running is None:
+        return None
+    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
+    return EngineActivity(
+        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
+    )
+
+
+def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
+    """Name, labels and value of each sample that matters."""
+    for line in text.splitlines():
+        match = _SAMPLE.fullmatch(line) if line.startswith(("vllm:", "sglang:", "llamacpp:")) else None
+        if match is None or match[1] not in _KNOWN:
+            continue
+        labels = dict(_LABEL.findall(match[2] or ""))
+        value = _sample_value(match[3])
+        if math.isfinite(value) and value >= 0 and not labels.get("priority"):
+            yield match[1], labels, value
+
+
+def _sample_value(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
+    return next((list(found[name].values()) for name in names if name in found), None)
 
 
 # --- ollama_pack.routing.decide.policy ---
@@ -3350,198 +3934,6 @@ class Assignment:
         return asked
 
 
-# --- ollama_pack.routing.dispatch.pending_chat ---
-# One request on its way through the fleet, and what an admin may set for all of them.
-
-# The headers for one user's chat at a node, besides those that every request there has.
-NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
-
-
-class Tell(Protocol):
-    """Called with status lines, and whether it is the last."""
-
-    async def __call__(self, line: str, *, done: bool) -> None:
-        """Show a line."""
-
-
-@dataclass(frozen=True, slots=True)
-class RouterSettings:
-    """What an admin may set.
-
-    Attributes:
-        strategy: as `Scheduler` takes it.
-        probe_seconds: between two looks at a node.
-        first_token_seconds: how long a request waits for a node; and then, once the model is loaded, for the
-            first token, on top of what was predicted.
-        load_seconds: how long a model may take to load at most.
-        max_queue: how many requests may wait.
-        keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
-        several_workers: others use the same nodes: those that are not heard agree by hashing on where a chat
-            goes.
-    """
-
-    strategy: str = "predicted_ttft"
-    probe_seconds: float = 5.0
-    first_token_seconds: float = 120.0
-    max_queue: int = 64
-    keep_alive: str = ""
-    several_workers: bool = False
-    load_seconds: float = 7200.0
-
-
-@dataclass(frozen=True, slots=True)
-class UnexplainedFailure:
-    """A failure before the first token that may be the node's fault or the request's.
-
-    Attributes:
-        node: the node.
-        model: as the node lists it.
-        hung: it said nothing for as long as it could.
-        alike: equal for failures of the same kind.
-    """
-
-    node: str
-    model: str
-    hung: bool
-    alike: str
-
-
-@dataclass(slots=True)
-class PendingChat:
-    """One request on its way.
-
-    Attributes:
-        request: what the scheduler knows of it.
-        body: OpenAI's.
-        head: of the answer.
-        tell: shows status lines.
-        bound: set when it has a node.
-        figures: its user may see figures about what others do: see `reason`.
-        waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
-        tried: nodes that have failed it → what was wrong.
-        unexplained: those of these failures that may have been its own fault.
-        answering: its answer has begun.
-        headers: for its request to a node; None: only those that every request has.
-        place: the best place in the queue that was shown: what comes later and goes first is not shown.
-        shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
-    """
-
-    request: FleetRequest
-    body: Mapping[str, Any]
-    head: ReplyHead
-    tell: Tell
-    bound: asyncio.Future[Assignment]
-    figures: bool = True
-    waits_since: float | None = None
-    tried: dict[str, NodeError] = field(default_factory=dict)
-    unexplained: list[UnexplainedFailure] = field(default_factory=list)
-    answering: bool = False
-    headers: NodeHeaders | None = None
-    place: int | None = None
-    shown: float | None = None
-
-    async def say(self, line: str, *, done: bool) -> None:
-        """Show a status line, and remember whether it looks as if something went on."""
-        if done:
-            self.shown = None
-        elif self.shown is None:
-            self.shown = asyncio.get_running_loop().time()
-        await self.tell(line, done=done)
-
-    def shown_for(self) -> float:
-        """Seconds for which a line has been shown that is not done."""
-        return 0.0 if self.shown is None else asyncio.get_running_loop().time() - self.shown
-
-
-# --- ollama_pack.engines.openai.metrics ---
-# How busy an engine is, by the Prometheus metrics that it serves.
-#
-# The names are those of vLLM, SGLang and llama.cpp's server, the text is Prometheus' exposition format 0.0.4.
-
-_SAMPLE = re.compile(
-    r"""([a-zA-Z_:][\w:]*)\s*(?:\{((?:[^"}]|"(?:\\.|[^"\\])*")*)\})?\s+(\S+)(?:\s+-?\d+)?\s*""", re.ASCII
-)
-_LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
-# Processes that share one request; each may report it.
-_RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
-
-# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
-_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
-_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
-_CACHE_USE = (
-    "vllm:kv_cache_usage_perc",
-    "vllm:gpu_cache_usage_perc",
-    "sglang:token_usage",
-    "llamacpp:kv_cache_usage_ratio",
-)
-_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
-
-# Labels but for ranks → value.
-_Series = dict[tuple[tuple[str, str], ...], float]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineActivity:
-    """What an engine does at one moment, whoever asked for it.
-
-    Attributes:
-        running: requests that it generates for.
-        waiting: requests in its own queue.
-        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
-    """
-
-    running: int
-    waiting: int
-    cache_use: float | None
-
-
-def engine_activity(text: str) -> EngineActivity | None:
-    """Read an exposition; None where none of the engines that are known speaks.
-
-    Numbers of requests are added up over all series, as several engines behind one address are told apart by
-    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
-    counts once, and so does what SGLang also reports by priority.
-
-    Args:
-        text: the answer of `/metrics`. Lines that cannot be read are left out.
-    """
-    found: dict[str, _Series] = {}
-    for name, labels, value in _samples(text):
-        kept = tuple(sorted(label for label in labels.items() if label[0] not in _RANKS))
-        series = found.setdefault(name, {})
-        series[kept] = max(value, series.get(kept, 0.0))
-    running = _first_of(_RUNNING, found)
-    if running is None:
-        return None
-    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
-    return EngineActivity(
-        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
-    )
-
-
-def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
-    """Name, labels and value of each sample that matters."""
-    for line in text.splitlines():
-        match = _SAMPLE.fullmatch(line) if line.startswith(("vllm:", "sglang:", "llamacpp:")) else None
-        if match is None or match[1] not in _KNOWN:
-            continue
-        labels = dict(_LABEL.findall(match[2] or ""))
-        value = _sample_value(match[3])
-        if math.isfinite(value) and value >= 0 and not labels.get("priority"):
-            yield match[1], labels, value
-
-
-def _sample_value(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
-    return next((list(found[name].values()) for name in names if name in found), None)
-
-
 # --- ollama_pack.engines.failures ---
 # Which typed error an answer or a failure of a node is. Nothing here shows a password.
 
@@ -3761,121 +4153,6 @@ def _tool_result(message: Mapping[str, Any], field: str, tools: Mapping[str, str
     return {name: text_in(value, f"{field}.{name}") for name, value in found.items() if value}
 
 
-# --- ollama_pack.engines.ollama.options ---
-# Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-
-
-def _stop_in(value: object, field: str) -> list[str]:
-    """OpenAI allows one text or a list of them, Ollama a list."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list):
-        return [text_in(item, f"{field}[{number}]") for number, item in enumerate(value)]
-    raise ChatBodyError(field, "must be text or a list of texts")
-
-
-_WHOLE_OPTIONS = (
-    "num_ctx",
-    "num_batch",
-    "num_gpu",
-    "main_gpu",
-    "num_thread",
-    "num_keep",
-    "num_predict",
-    "seed",
-    "top_k",
-    "repeat_last_n",
-    "mirostat",
-)
-_DECIMAL_OPTIONS = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "mirostat_tau",
-    "mirostat_eta",
-)
-# The options that are known here, and the type without which Ollama refuses the request. The mirostat ones
-# mean nothing to a newer Ollama, and do no harm there.
-OPTION_TYPES: dict[str, Callable[[object, str], Any]] = {
-    **dict.fromkeys(_WHOLE_OPTIONS, whole_in),
-    **dict.fromkeys(_DECIMAL_OPTIONS, decimal_in),
-    "use_mmap": switch_in,
-    "stop": _stop_in,
-}
-# From and to. Ollama itself looks at none of them: a batch of 0 ends its runner, 10,000 threads or a window
-# of a billion tokens its machine, and what no float32 can hold the request.
-_INT32, _DECIMAL = 2**31 - 1, 1e6
-OPTION_RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(_WHOLE_OPTIONS, (-_INT32, _INT32)),
-    **dict.fromkeys(_DECIMAL_OPTIONS, (-_DECIMAL, _DECIMAL)),
-    "num_batch": (1, _INT32),
-    "num_gpu": (-1, _INT32),
-    "main_gpu": (0, 255),
-    "num_thread": (0, 512),
-    "num_keep": (-1, _INT32),
-    "seed": (-(2**63), 2**63 - 1),
-    "repeat_last_n": (-1, 2**22),
-}
-# OpenAI's names of `num_predict`; a later one counts where several are given.
-_LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
-# Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
-_BESIDE_OPTIONS = ("format", "keep_alive", "think", "reasoning_effort", "response_format", "system")
-_NO_OPTIONS = frozenset((*_BESIDE_OPTIONS, *_LENGTH_NAMES))
-
-
-def flat_settings(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that a body sets, in one place and in Ollama's names.
-
-    What stands at the top counts more than `options`, those more than `params.custom_params`, and those more
-    than `params`. Null counts as absent.
-
-    Raises:
-        ChatBodyError: `params`, `custom_params` or `options` is no object.
-    """
-    params = object_in(body.get("params"), "params")
-    custom = object_in(params.get("custom_params"), "params.custom_params")
-    options = object_in(body.get("options"), "options")
-    settings: dict[str, Any] = {}
-    for layer in (params, custom, options, body):
-        given = {name: value for name, value in layer.items() if value is not None}
-        settings |= given
-        lengths = [given[name] for name in _LENGTH_NAMES if name in given]
-        settings |= {"num_predict": lengths[-1]} if lengths else {}
-    return settings
-
-
-def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Ollama's `options` for an OpenAI chat body.
-
-    What is in the body's own `options` and unknown here goes along as it is: a newer Ollama may know it.
-
-    Raises:
-        ChatBodyError: an option has a value of a type or in a range that no Ollama can use.
-    """
-    settings = flat_settings(body)
-    own = object_in(body.get("options"), "options")
-    unknown = {
-        str(name): value
-        for name, value in own.items()
-        if value is not None and name not in OPTION_TYPES and name not in _NO_OPTIONS
-    }
-    known = {name: read(settings[name], name) for name, read in OPTION_TYPES.items() if name in settings}
-    _check_ranges(known)
-    return unknown | known
-
-
-def _check_ranges(options: Mapping[str, Any]) -> None:
-    for name, (least, most) in OPTION_RANGES.items():
-        if name in options and not least <= options[name] <= most:
-            raise ChatBodyError(name, f"must be from {least:.16g} to {most:.16g}")
-    if options.get("repeat_penalty") == 0:
-        raise ChatBodyError("repeat_penalty", "must not be 0: 1 means no penalty")
-
-
 # --- ollama_pack.engines.ollama.schema ---
 # What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
 #
@@ -3982,117 +4259,6 @@ def _leads_somewhere(reference: object, root: Any) -> bool:
         else:
             return False
     return isinstance(found, Mapping | bool)
-
-
-# --- ollama_pack.engines.tools ---
-# The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-
-ChoiceMode = Literal["auto", "required", "none"]
-
-# OpenAI's words, Anthropic's and Mistral's `any`, and the switch that LangChain knows.
-_CHOICE_MODES: dict[object, ChoiceMode] = {
-    "auto": "auto",
-    "required": "required",
-    "any": "required",
-    "none": "none",
-    True: "required",
-    False: "none",
-}
-_NAMED_TYPES = frozenset({"function", "tool", "custom"})
-_UNKNOWN_CHOICE = 'must be "auto", "none", "required" or the name of one of the tools'
-
-
-@dataclass(frozen=True, slots=True)
-class OfferedTools:
-    """What a model may call.
-
-    Attributes:
-        tools: in OpenAI's form, those alone that `tool_choice` allows; empty: none.
-        mode: whether it must call one; None where the body does not say.
-        name: of the one tool that it must call; empty: any.
-    """
-
-    tools: list[Mapping[str, Any]]
-    mode: ChoiceMode | None = None
-    name: str = ""
-
-
-def offered_tools(body: Mapping[str, Any]) -> OfferedTools:
-    """Read `tools` and `tool_choice`.
-
-    Known are the forms of OpenAI's chat API, of its Responses API (`{"type": "function", "name": …}`,
-    `allowed_tools`), of Anthropic (`{"type": "auto" | "any" | "tool" | "none"}`)
-    and of Bedrock (`{"any": {}}`).
-
-    Raises:
-        ChatBodyError: a field is not of its form, or asks for a tool that is not there.
-    """
-    tools = [_openai_tool(tool) for tool in objects_in(body.get("tools"), "tools")]
-    mode, names = _choice_in(body.get("tool_choice"), frozenset(map(_declared_name, tools)))
-    if not names:
-        return OfferedTools(tools, mode if tools else None)
-    chosen = [tool for tool in tools if _declared_name(tool) in names]
-    if not chosen:
-        raise ChatBodyError("tool_choice", "names a function that is not among the tools")
-    return OfferedTools(chosen, mode, next(iter(names)) if mode == "required" and len(names) == 1 else "")
-
-
-def _openai_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A tool of the Responses API or of Anthropic's has its name at the top."""
-    if not isinstance(tool.get("name"), str) or "function" in tool or "custom" in tool:
-        return tool
-    parameters = tool.get("parameters", tool.get("input_schema"))
-    if parameters is None and tool.get("type") != "function":
-        return tool  # of a kind that the provider runs itself
-    found = {"name": tool["name"], "description": tool.get("description"), "parameters": parameters}
-    return {
-        "type": "function",
-        "function": {name: value for name, value in found.items() if value is not None},
-    }
-
-
-def _declared_name(tool: Mapping[str, Any]) -> str:
-    """The name of a tool, or of the tool that a choice asks for; empty where there is none."""
-    for inner in (tool.get("function"), tool.get("custom"), tool.get("tool"), tool):
-        name = inner.get("name") if isinstance(inner, Mapping) else inner
-        if isinstance(name, str) and name:
-            return name
-    return ""
-
-
-def _choice_in(choice: object, declared: frozenset[str]) -> tuple[ChoiceMode | None, frozenset[str]]:
-    """How much a model must call, and the names of the tools that it may call; empty: all."""
-    if choice is None or choice == "":
-        return None, frozenset()
-    if isinstance(choice, str | bool):
-        mode = _mode_in(choice)
-        if mode is None and choice not in declared:
-            raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
-        return (mode, frozenset()) if mode else ("required", frozenset({str(choice)}))
-    given = object_in(choice, "tool_choice")
-    kind = given.get("type")
-    if kind == "allowed_tools" or "allowed_tools" in given:
-        return _allowed_in(object_in(given.get("allowed_tools", given), "tool_choice.allowed_tools"))
-    mode = _mode_in(kind) or next((mode for name in given if (mode := _mode_in(name))), None)
-    if mode:
-        return mode, frozenset()
-    name = _declared_name(given)
-    if name or kind in _NAMED_TYPES:
-        return "required", frozenset({name} if name else ())
-    raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
-
-
-def _mode_in(word: object) -> ChoiceMode | None:
-    if not isinstance(word, str | bool):
-        return None
-    return _CHOICE_MODES.get(word.lower() if isinstance(word, str) else word)
-
-
-def _allowed_in(allowed: Mapping[str, Any]) -> tuple[ChoiceMode, frozenset[str]]:
-    """OpenAI's `allowed_tools`: some of the tools, and whether one must be called."""
-    tools = list_in(allowed.get("tools"), "tool_choice.tools")
-    names = (_declared_name(tool) for tool in tools if isinstance(tool, Mapping))
-    return _mode_in(allowed.get("mode")) or "auto", frozenset(filter(None, names))
 
 
 # --- ollama_pack.engines.ollama.to_ollama ---
@@ -5194,6 +5360,174 @@ def _load(quote: Quote, assignment: Assignment) -> float:
     return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
 
 
+# --- ollama_pack.engines.way_in ---
+# What a node is asked with besides the request: its login, its key, its headers.
+
+Header = tuple[str, str]
+
+_TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
+
+
+@dataclass(frozen=True, slots=True)
+class WayIn:
+    """How a node lets the router in. Only the address may be shown.
+
+    Attributes:
+        url: the node's address, without a login.
+        key: sent as a bearer token; empty: none.
+        login: `user:password` for basic authentication; empty: none.
+        headers: name and value of what is sent with every request; values may have templates.
+        auth: how Open WebUI signs in there, of one of its connections; empty: with the key, if there is one.
+        cookies: the browser's cookies are sent along with its chats, as such a connection may ask for.
+    """
+
+    url: str
+    key: str = field(default="", repr=False)
+    login: str = field(default="", repr=False)
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    auth: str = ""
+    cookies: bool = False
+
+    @property
+    def needs_user(self) -> bool:
+        """Whether it signs in with a token of the user who asks, so that nobody else can look at the node."""
+        return self.auth not in {"", "bearer", "none"}
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        """The headers, with nothing for templates, and values as Open WebUI sends them: ASCII alone."""
+        safe = f"{punctuation} \t"
+        return {name: quote(_TEMPLATE.sub("", value), safe=safe) for name, value in self.headers}
+
+    @property
+    def fixed_headers(self) -> dict[str, str]:
+        """What is sent with a request that no user asks for, as a look at the node is."""
+        own = self.own_headers
+        if any(name.lower() == "authorization" for name in own):
+            return own
+        if self.key and self.auth in {"", "bearer"}:
+            return {"Authorization": f"Bearer {self.key}", **own}
+        if self.login:
+            return {"Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}", **own}
+        return own
+
+
+def split_login(url: str) -> tuple[str, str]:
+    """An address without its login, and the login as `user:password`, empty where there is none.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    parts = urlsplit(url)
+    if parts.username is None and parts.password is None:
+        return url, ""
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
+
+
+# --- ollama_pack.routing.dispatch.pending_chat ---
+# One request on its way through the fleet, and what an admin may set for all of them.
+
+# The headers for one user's chat at a node, besides those that every request there has.
+NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
+
+
+class Tell(Protocol):
+    """Called with status lines, and whether it is the last."""
+
+    async def __call__(self, line: str, *, done: bool) -> None:
+        """Show a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """What an admin may set.
+
+    Attributes:
+        strategy: as `Scheduler` takes it.
+        probe_seconds: between two looks at a node.
+        first_token_seconds: how long a request waits for a node; and then, once the model is loaded, for the
+            first token, on top of what was predicted.
+        load_seconds: how long a model may take to load at most.
+        max_queue: how many requests may wait.
+        keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
+        several_workers: others use the same nodes: those that are not heard agree by hashing on where a chat
+            goes.
+    """
+
+    strategy: str = "predicted_ttft"
+    probe_seconds: float = 5.0
+    first_token_seconds: float = 120.0
+    max_queue: int = 64
+    keep_alive: str = ""
+    several_workers: bool = False
+    load_seconds: float = 7200.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnexplainedFailure:
+    """A failure before the first token that may be the node's fault or the request's.
+
+    Attributes:
+        node: the node.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+        alike: equal for failures of the same kind.
+    """
+
+    node: str
+    model: str
+    hung: bool
+    alike: str
+
+
+@dataclass(slots=True)
+class PendingChat:
+    """One request on its way.
+
+    Attributes:
+        request: what the scheduler knows of it.
+        body: OpenAI's.
+        head: of the answer.
+        tell: shows status lines.
+        bound: set when it has a node.
+        figures: its user may see figures about what others do: see `reason`.
+        waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
+        tried: nodes that have failed it → what was wrong.
+        unexplained: those of these failures that may have been its own fault.
+        answering: its answer has begun.
+        headers: for its request to a node; None: only those that every request has.
+        place: the best place in the queue that was shown: what comes later and goes first is not shown.
+        shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+    """
+
+    request: FleetRequest
+    body: Mapping[str, Any]
+    head: ReplyHead
+    tell: Tell
+    bound: asyncio.Future[Assignment]
+    figures: bool = True
+    waits_since: float | None = None
+    tried: dict[str, NodeError] = field(default_factory=dict)
+    unexplained: list[UnexplainedFailure] = field(default_factory=list)
+    answering: bool = False
+    headers: NodeHeaders | None = None
+    place: int | None = None
+    shown: float | None = None
+
+    async def say(self, line: str, *, done: bool) -> None:
+        """Show a status line, and remember whether it looks as if something went on."""
+        if done:
+            self.shown = None
+        elif self.shown is None:
+            self.shown = asyncio.get_running_loop().time()
+        await self.tell(line, done=done)
+
+    def shown_for(self) -> float:
+        """Seconds for which a line has been shown that is not done."""
+        return 0.0 if self.shown is None else asyncio.get_running_loop().time() - self.shown
+
+
 # --- ollama_pack.fit.shapes ---
 # Shapes of models: from metadata and tensors, or from as little as a number of parameters.
 
@@ -5453,181 +5787,6 @@ def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Ent
         else:
             found.setdefault(model.name, model)
     return list(found.values()), unread
-
-
-# --- ollama_pack.engines.openai.request ---
-# An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#
-# vLLM, SGLang and llama.cpp ignore what they do not know, stricter servers refuse it. So what is known not to
-# be meant for an engine is left out, and the rest, such as `chat_template_kwargs`, goes along.
-
-# What Open WebUI has in a body for itself, and what its settings hold that no engine is asked.
-_OPEN_WEBUI_FIELDS = frozenset(
-    {
-        *("assistant_message_id", "automation_id", "background_tasks", "chat_id", "chat_variables"),
-        *("compact_token_threshold", "features", "files", "filter_ids", "folder_id", "function_calling"),
-        *("id", "message_id", "message_ids", "metadata", "model_controls", "model_item", "new_chat"),
-        *("note_id", "params", "parent_id", "parent_message", "reasoning_tags"),
-        *("regeneration_message_id", "regeneration_prompt", "session_id", "skill_ids"),
-        *("stream_delta_chunk_size", "stream_response", "system", "task_id", "terminal_id"),
-        *("tool_approval_mode", "tool_ids", "tool_servers", "user_message", "user_message_id"),
-        "variables",
-    }
-)
-# What a runner of Ollama is started with, and what else only Ollama knows.
-_OLLAMA_FIELDS = frozenset(
-    {
-        *("f16_kv", "keep_alive", "logits_all", "low_vram", "main_gpu", "num_batch", "num_ctx"),
-        *("num_gpu", "num_keep", "num_thread", "numa", "options", "penalize_newline", "shift"),
-        *("truncate", "use_mlock", "use_mmap", "vocab_only"),
-    }
-)
-# Set here, or read from elsewhere. `n`: one answer is what a chat shows.
-_OWN_FIELDS = frozenset(
-    {
-        *("custom_params", "format", "logit_bias", "max_completion_tokens", "max_tokens", "messages"),
-        *("model", "n", "num_predict", "stream", "stream_options", "think", "tool_choice", "tools"),
-    }
-)
-_LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
-CACHE_KEY = "prompt_cache_key"  # OpenAI's: requests with the same one are likely to begin alike
-_EFFORTS = frozenset({"low", "medium", "high"})
-
-
-def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body for `/v1/chat/completions`: streamed, and with the figures at the end.
-
-    What Ollama's fields say goes along under OpenAI's names: `num_predict` as `max_tokens`, `format` as
-    `response_format`, `think` as the `enable_thinking` that chat templates know, or as `reasoning_effort`.
-
-    Args:
-        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
-
-    Raises:
-        ChatBodyError: something in the body is not of its form.
-    """
-    settings = flat_settings(body)
-    options = ollama_options(body)
-    passed = {
-        str(name): value
-        for name, value in {**settings, **options}.items()
-        if name not in _LEFT_OUT and not (name == "user" and isinstance(value, Mapping))
-    }
-    return {
-        **passed,
-        **_engine_penalty(options),
-        **_engine_length(options),
-        **_engine_bias(settings.get("logit_bias")),
-        **_engine_format(settings),
-        **_engine_thinking(settings),
-        **_engine_tools(body),
-        "model": text_in(body.get("model"), "model"),
-        "messages": list(_engine_messages(body.get("messages"))),
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-
-
-def without_usage(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The same request for an engine that does not know `stream_options`."""
-    return {name: value for name, value in request.items() if name != "stream_options"}
-
-
-def _engine_penalty(options: Mapping[str, Any]) -> dict[str, float]:
-    """llama.cpp has Ollama's name for it, vLLM and SGLang one of their own; each ignores the other's."""
-    penalty = options.get("repeat_penalty")
-    return {} if penalty is None else {"repetition_penalty": penalty}
-
-
-def _engine_length(options: Mapping[str, Any]) -> dict[str, int]:
-    """`max_tokens`: all engines know it, not all its newer name. Ollama's -1 is no limit."""
-    length = options.get("num_predict", 0)
-    return {"max_tokens": length} if length > 0 else {}
-
-
-def _engine_bias(given: object) -> dict[str, dict[str, float]]:
-    """`logit_bias`, which Open WebUI's settings have as text: `5432:100, 413:-100`."""
-    if not isinstance(given, str):
-        bias = object_in(given, "logit_bias")
-        return {"logit_bias": dict(bias)} if bias else {}
-    pairs = (pair.partition(":") for pair in given.strip().strip("{}").split(",") if pair.strip())
-    bias = {token.strip().strip('"'): decimal_in(weight, "logit_bias") for token, _, weight in pairs}
-    return {"logit_bias": bias} if bias else {}
-
-
-def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`response_format` for Ollama's `format`, unless the body has it."""
-    wanted = settings.get("format")
-    if "response_format" in settings or not wanted:
-        return {}
-    if isinstance(wanted, str):
-        if not wanted.strip().startswith(("{", "[")):
-            return {"response_format": {"type": "json_object"}} if wanted == "json" else {}
-        try:
-            wanted = json_in(wanted)
-        except ValueError as error:
-            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
-    schema = {"name": "answer", "schema": object_in(wanted, "format")}
-    return {"response_format": {"type": "json_schema", "json_schema": schema}}
-
-
-def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What Ollama's `think` asks for. A template that has no such switch ignores it."""
-    asked = settings.get("think")
-    word = asked.strip().lower() if isinstance(asked, str) else asked
-    if isinstance(word, str) and word in _EFFORTS:
-        return {"reasoning_effort": word}
-    switch = {"true": True, "false": False}.get(word, word) if isinstance(word, str) else word
-    if not isinstance(switch, bool):
-        return {}
-    given = object_in(settings.get("chat_template_kwargs"), "chat_template_kwargs")
-    return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
-
-
-def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
-    offered = offered_tools(body)
-    if not offered.tools:
-        return {}
-    choice = {"type": "function", "function": {"name": offered.name}} if offered.name else offered.mode
-    return {"tools": offered.tools, **({} if choice is None else {"tool_choice": choice})}
-
-
-def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
-    """The conversation, in what all chat templates know."""
-    for number, message in enumerate(objects_in(value, "messages")):
-        field = f"messages[{number}]"
-        role = text_in(message.get("role"), f"{field}.role")
-        made = {**message, "role": "system" if role == "developer" else role}
-        if role == "tool":
-            made["content"] = _tool_text(message.get("content"), f"{field}.content")
-        elif isinstance(message.get("content"), list):
-            made["content"] = [part for _, part in message_parts(message, field)] or ""
-        if "tool_calls" in message:
-            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
-            made["tool_calls"] = [
-                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
-            ]
-            if not calls:
-                del made["tool_calls"]
-        yield made
-
-
-def _tool_text(content: object, field: str) -> str:
-    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = (part.get("text") for part in objects_in(content, field))
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
-    """A call of an earlier answer, its arguments as the text of an object: engines parse it."""
-    function = object_in(call.get("function"), f"{field}.function")
-    given = function.get("arguments")
-    written = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
-    arguments = written if written.strip() else "{}"
-    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
 
 
 # --- ollama_pack.routing.decide.prefix ---
@@ -6242,6 +6401,11 @@ class NodeClient(Protocol):
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
 
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text."""
+
     async def load(
         self,
         model: str,
@@ -6426,6 +6590,26 @@ class OllamaClient:
         found = {"keep_alive": keep_alive, "options": options}
         given = {name: value for name, value in found.items() if value is not None}
         await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text.
+
+        Args:
+            model: the node's name of it.
+            texts: what to embed.
+            seconds: for all of it, a load included.
+            dimensions: of the vectors; 0: as many as the model has.
+
+        Raises:
+            ModelNotFoundError: the node does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask("/api/embed", body, seconds)
+        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
 
     async def unload(self, model: str) -> None:
         """Take a model out of memory, once it has finished what it does.
@@ -7077,6 +7261,22 @@ class OpenAIClient:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         """Nothing: the engine has its models in memory, or loads them itself."""
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text: see `OllamaClient.embed`.
+
+        Raises:
+            NodeError: the engine does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask(f"{self._bases[0]}/embeddings", body, seconds)
+        entries = [entry for entry in answer.get("data") or () if isinstance(entry, Mapping)]
+        ordered = sorted(entries, key=lambda entry: entry.get("index") or 0)
+        tokens = object_at(answer, "usage").get("prompt_tokens")
+        return vectors_in(self.name, [entry.get("embedding") for entry in ordered], tokens, len(texts))
 
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.
@@ -8066,6 +8266,13 @@ class ListedClient:
         own = self._own.get(model, model)
         await self._client.load(own, seconds=seconds, keep_alive=keep_alive, options=options)
 
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text, of an offered model."""
+        own = self._own.get(model, model)
+        return await self._client.embed(own, texts, seconds=seconds, dimensions=dimensions)
+
     def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
@@ -8731,10 +8938,12 @@ class NodeLook:
     Attributes:
         models: what it can chat with.
         residents: what is in its memory; None: it does not tell.
+        others: models that do not chat, such as embedders.
     """
 
     models: tuple[NodeModel, ...]
     residents: tuple[ResidentModel, ...] | None
+    others: tuple[NodeModel, ...] = ()
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -8763,13 +8972,15 @@ class NodeProbe:
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
+        others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
         if loaded is None:
-            return NodeLook(models, None)
+            return NodeLook(models, None, others)
         self._seen_ahead &= {model.name for model in loaded}
         self._expiries = {
             model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
         }
-        return NodeLook(models, tuple(self._resident(model, datetime.now(UTC)) for model in loaded))
+        residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
+        return NodeLook(models, residents, others)
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -8870,11 +9081,13 @@ class WatchedNode:
         models: what it has, or had when it last answered.
         seen_at: when it last answered, on the caller's clock; None: never.
         fault: what was wrong the last time; empty: nothing.
+        others: models that do not chat, such as embedders.
     """
 
     models: tuple[NodeModel, ...] = ()
     seen_at: float | None = None
     fault: str = ""
+    others: tuple[NodeModel, ...] = ()
 
 
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
@@ -8912,12 +9125,12 @@ class NodeWatch:
             look = await self._probe.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = WatchedNode(self.known.models, self.known.seen_at, self._fault(error))
+            self.known = replace(self.known, fault=self._fault(error))
             return None
         finally:
             self.looked.set()
         self._missed = 0
-        self.known = WatchedNode(look.models, self._clock())
+        self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
         residents = look.residents
@@ -9002,6 +9215,12 @@ class NodeWatch:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
         names = set(map(fold_name, models))
         return any(fold_name(model.name) in names for model in self.known.models)
+
+    def holds(self, model: str) -> bool:
+        """Whether a model is in its memory, by the name that the node lists."""
+        everything = (*self.known.models, *self.known.others)
+        blobs = {known.installed.blob for known in everything if known.name == model}
+        return bool(self._loaded and self._loaded & {*blobs, fold_name(model)})
 
     def names_of(self, model: str) -> frozenset[str]:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
@@ -12149,6 +12368,66 @@ async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
         pause = attempt.elapsed
 
 
+# --- ollama_pack.routing.dispatch.embedding ---
+# Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+
+EMBED_SECONDS = 300.0  # for one request at one node, a load included
+
+embed_log = logging.getLogger(__name__)
+
+
+class Embedding:
+    """Gives texts to nodes. Vectors take no slot from chats: what runs at a node is only counted."""
+
+    def __init__(self) -> None:
+        self._running: Counter[str] = Counter()
+
+    def catalogue(self, router: Router) -> Catalogue:
+        """The models that can be asked for vectors: those that do nothing else, and those that chat."""
+        watches = [(name, watch) for name, watch in router.nodes.items() if watch.is_listed]
+        return build_catalogue({name: (*watch.known.models, *watch.known.others) for name, watch in watches})
+
+    async def embed(
+        self, router: Router, model: str, texts: Sequence[str], dimensions: int = 0
+    ) -> tuple[Vectors, str]:
+        """The vectors, and the node that made them.
+
+        Args:
+            router: whose nodes are asked.
+            model: which makes them. Another model's would be useless next to them.
+            texts: what to embed.
+            dimensions: of the vectors; 0: as many as the model has.
+
+        Raises:
+            RoutingError: no node has the model, or none could answer.
+            RequestRefusedError: the request has to change.
+        """
+        failures: dict[str, NodeError] = {}
+        for name, watch, own in self._nodes(router, model):
+            self._running[name] += 1
+            try:
+                made = await watch.client.embed(own, texts, seconds=EMBED_SECONDS, dimensions=dimensions)
+            except RetryableNodeError as error:
+                embed_log.warning("%s failed a request for vectors of %s: %s", name, model, error)
+                failures[name] = error
+            else:
+                return made, name
+            finally:
+                self._running[name] -= 1
+        raise NoAnswerError(failures) if failures else router.no_node([model])
+
+    def _nodes(self, router: Router, model: str) -> list[tuple[str, NodeWatch, str]]:
+        """The nodes that have a model, the best first, each with its own name for it."""
+        found = []
+        for name, watch in router.nodes.items():
+            there = (*watch.known.models, *watch.known.others)
+            own = next((known.name for known in there if fold_name(known.name) == fold_name(model)), None)
+            if own is not None and watch.is_listed:
+                busy = router.in_flight(name) + self._running[name]
+                found.append(((watch.is_gone, not watch.holds(own), busy), (name, watch, own)))
+        return [node for _, node in sorted(found, key=lambda one: one[0])]
+
+
 # --- ollama_pack.routing.dispatch.report ---
 # What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
 
@@ -12243,6 +12522,18 @@ class LeaderLostError(PackError):
 
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI.
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        refusal: what the client gets.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
 
 
 class ModelClosedError(PackError):
@@ -12902,85 +13193,6 @@ def _has(listed: ConnectionModels, offered: str) -> bool:
     return listed.id_of(own) == offered
 
 
-# --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
-
-_Shared = TypeVar("_Shared")
-
-
-class SingleFlight(Generic[_Shared]):
-    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[_Shared]],
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Nothing is asked before `get` or `renew`.
-
-        Args:
-            ask: gives the answer; what it raises reaches those who wait, and is not kept.
-            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
-            clock: monotonic seconds.
-        """
-        self._ask = ask
-        self._seconds = seconds
-        self._clock = clock
-        self._kept: _Shared | None = None
-        self._asked_at = -math.inf
-        self._task: asyncio.Task[_Shared] | None = None
-
-    @property
-    def kept(self) -> _Shared | None:
-        """The newest answer, however old it is; None: there is none yet."""
-        return self._kept
-
-    @property
-    def age(self) -> float:
-        """Seconds since the kept answer was asked for."""
-        return self._clock() - self._asked_at
-
-    async def get(self) -> _Shared:
-        """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
-            kept: Any = self._kept
-            return kept  # type: ignore[no-any-return] # None may be an answer, too
-        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
-
-    def renew(self) -> asyncio.Task[_Shared]:
-        """The question that is under way, or a new one."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(_retrieve)
-        return self._task
-
-    def keep(self, answer: _Shared) -> None:
-        """Keep an answer that is known from elsewhere."""
-        self._kept, self._asked_at = answer, self._clock()
-
-    def forget(self) -> None:
-        """Keep nothing, nor what is being asked for now: something has changed."""
-        self._kept, self._asked_at, self._task = None, -math.inf, None
-
-    async def _renew(self) -> _Shared:
-        began, task = self._clock(), asyncio.current_task()
-        try:
-            answer = await self._ask()
-            if self._task is task:
-                self._kept, self._asked_at = answer, began
-            return answer
-        finally:
-            if self._task is task:
-                self._task = None
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Look at the error even when all who waited have left, or asyncio complains of it."""
-    if not task.cancelled():
-        task.exception()
-
-
 # --- ollama_pack.services.discovery ---
 # Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
 
@@ -13130,7 +13342,24 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
 
+Answered = Callable[[ReplyHead], AsyncGenerator[dict[str, Any], None]]
+
 LATE_LOOK_SECONDS = 10.0  # that a chat waits for nodes which nobody has looked at yet
+
+
+@dataclass(frozen=True, slots=True)
+class DirectChat:
+    """A chat that the router will answer.
+
+    Attributes:
+        model: that would answer now.
+        weights: see `weights_behind`.
+        chunks: asks it.
+    """
+
+    model: str
+    weights: str
+    chunks: Answered
 
 
 async def catalogue_for(router: Router, table: AliasTable, name: str) -> Catalogue:
@@ -14346,6 +14575,7 @@ class ChatSpan:
 
 # --- ollama_pack.plugins.functions.gpu_router ---
 
+ACCESS_SECONDS = 5.0  # that the gateway remembers what a user may use, unless an event says otherwise
 CONNECTION_SECONDS = 15.0  # between two looks at Open WebUI's own connections
 
 Body = dict[str, Any]
@@ -14394,6 +14624,9 @@ class Pipe:
         self._ids = OfferedIds((), (), are_connections=False)
         self._ids_for: tuple[tuple[NodeRow, ...], tuple[ConnectionModels, ...]] | None = None
         self._look_up_at = 0.0
+        self._embedding = Embedding()
+        self._usable: Remembered[Any, frozenset[str]] = Remembered(ACCESS_SECONDS)
+        self._groups: Remembered[str, frozenset[str]] = Remembered(ACCESS_SECONDS)
         show_early_errors()
 
     async def pipes(self) -> list[dict[str, str]]:
@@ -14450,10 +14683,7 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        try:
-            models = await self._models(router, body, name, user)
-        except AliasUnavailableError as error:
-            raise why_absent(error, router) from error
+        models = await self._models(router, body, name, user)
         background = is_background_task(task)
         span = ChatSpan(name, background=background)
         chunks = router.answer(
@@ -14470,6 +14700,84 @@ class Pipe:
         async with aclosing(span.around(chunks)) as traced:
             async for chunk in traced:
                 yield chunk
+
+    async def direct_chat(self, body: Body, user: Body, request: Any) -> DirectChat:
+        """A chat for the gateway, without Open WebUI's filters: what answers, and the answer.
+
+        Raises:
+            ModelRefusedError: nothing answers; the same goes for the answer's chunks.
+        """
+        take_over(request.app, ROUTER.rstrip("."), self)
+        admin = user.get("role") == "admin"
+        name = str(body["model"]).removeprefix(ROUTER)
+        with self._refusing(for_admin=admin):
+            router = await self._ready()
+            models = await self._models(router, body, name, user, remembers=True)
+        model = router.answering(models)
+        chunks = partial(
+            router.answer,
+            body,
+            models,
+            user=str(user.get("id") or ""),
+            chat=str(body.get(CACHE_KEY) or ""),
+            figures=admin,
+            headers=partial(node_headers, request=request, user=user, metadata={}),
+        )
+
+        async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:
+            with self._refusing(for_admin=admin):
+                async with aclosing(ChatSpan(name, background=False).around(chunks(head))) as traced:
+                    async for chunk in traced:
+                        yield chunk
+
+        return DirectChat(model, weights_behind(model, router.catalogue()), answered)
+
+    async def embed(self, body: Body, user: Body) -> Body:
+        """Vectors for the gateway: `model`, `node`, `tokens` and the `vectors` of the texts in `input`.
+
+        Raises:
+            ModelRefusedError: there are none.
+        """
+        name = str(body["model"]).removeprefix(ROUTER)
+        with self._refusing(for_admin=user.get("role") == "admin"):
+            router = await self._ready()
+            there = self._embedding.catalogue(router)
+            model = (await self._models(router, body, name, user, there=there))[0]
+            made, node = await self._embedding.embed(
+                router, model, body["input"], int(body.get("dimensions") or 0)
+            )
+        return {"model": model, "node": node, "tokens": made.tokens, "vectors": made.vectors}
+
+    async def shown(self, name: str, user: Body) -> Body:
+        """What a node knows of the model that answers for a name, as `/api/show` has it.
+
+        Raises:
+            ModelRefusedError: no node does, or the user may not know.
+        """
+        with self._refusing(for_admin=user.get("role") == "admin"):
+            router = await self._ready()
+            there = self._embedding.catalogue(router)
+            model = (await self._models(router, {}, name, user, there=there))[0]
+            found = there.find(model)
+            if found is None:
+                raise router.no_node([model])
+            told = await router.nodes[found.nodes[0]].client.show(found.name)
+        return told.model_dump(mode="json", exclude={"modelfile", "projector_info", "tensors"})
+
+    def forget_access(self) -> None:
+        """Somebody may use more or less than before."""
+        self._usable.forget()
+        self._groups.forget()
+
+    @contextmanager
+    def _refusing(self, *, for_admin: bool) -> Iterator[None]:
+        """Turn an error into what another plugin can tell its client."""
+        try:
+            yield
+        except Exception as error:
+            if self._host.current is not None:
+                self._host.current.counts.refuse(error_code(error))
+            raise ModelRefusedError(refusal_of(error, for_admin=for_admin)) from error
 
     def retire(self) -> None:
         """Other code takes over: leave the nodes alone once the chats that are under way have ended."""
@@ -14512,27 +14820,55 @@ class Pipe:
         ]
         return offered_meanwhile(router, named + models)
 
-    async def _models(self, router: Router, body: Body, name: str, user: dict[str, Any]) -> tuple[str, ...]:
+    async def _models(
+        self,
+        router: Router,
+        body: Body,
+        name: str,
+        user: dict[str, Any],
+        *,
+        remembers: bool = False,
+        there: Catalogue | None = None,
+    ) -> tuple[str, ...]:
         """The models that may answer this user, the preferred first.
+
+        Args:
+            router: whose nodes answer.
+            body: what is asked.
+            name: what it is asked of.
+            user: who asks.
+            remembers: what the user may use is looked up once in a few seconds.
+            there: the models to choose among; None: those that chat.
 
         Raises:
             AliasUnavailableError: none of an alias's is there, or the user may use none of them.
+            NoNodeError: none of an alias's is there, but nodes that do not answer may have one.
             ModelClosedError: the user may not use the model.
         """
         table = self.valves.table
-        catalogue = await catalogue_for(router, table, name)
-        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
+        catalogue = there or await catalogue_for(router, table, name)
+        facts = request_facts(body, name, await self._groups_of(user, remembers) if table.uses_groups else ())
         denied: set[str] = set()
         while True:
-            models = models_for(table, facts, catalogue, denied)
+            try:
+                models = models_for(table, facts, catalogue, denied)
+            except AliasUnavailableError as error:
+                raise why_absent(error, router) from error
             named = {model: self._ids.named(model, catalogue.find(model)) for model in models}
-            usable = await usable_models(ROUTER + name, list(named.values()), user)
+            checked = list(named.values())
+            ask = partial(usable_models, ROUTER + name, checked, user)
+            key = user.get("id"), user.get("role"), name, tuple((one.name, one.ids) for one in checked)
+            usable = await (self._usable.get(key, ask) if remembers else ask())
             closed = {model for model, one in named.items() if one.name not in usable}
             if not closed:
                 return models
             if models == (name,):  # no alias: nothing else may answer
                 raise ModelClosedError(name)
             denied |= closed
+
+    async def _groups_of(self, user: dict[str, Any], remembers: bool) -> frozenset[str]:  # noqa: FBT001
+        ask = partial(group_names, user)
+        return await (self._groups.get(str(user.get("id")), ask) if remembers else ask())
 
     async def _ready(self) -> Router:
         """The router for the valves as they are; another one once nodes or settings change."""

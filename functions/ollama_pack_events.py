@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8453, which the server calls.
+# Begin here: `class Event`, line 8461, which the server calls.
 # The modules that it uses come first:
 #    142  base.single_flight          Many who ask the same at the same time ask once.
 #    221  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
@@ -27,61 +27,61 @@ version: 0.1.0
 #    929  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 #   1016  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
 #   1103  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1253  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1278  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1402  services.pack_valves        What all valves of the pack have in common.
-#   1416  aliases.errors              What goes wrong with aliases.
-#   1438  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1461  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1759  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1877  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1920  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1980  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   2033  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   2147  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2313  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2364  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2462  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2686  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2947  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   3073  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3213  base.process                One object for all plugins of a process, which are files that share no code.
-#   3236  speech.errors               What goes wrong with transcription.
-#   3598  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3675  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3767  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3803  speech.values               What recordings turn into, and what an engine is.
-#   4060  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4210  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4292  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4476  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4609  speech.sentences            Segments of about a sentence, made from words with times.
-#   4663  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4841  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   5069  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5191  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5275  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5364  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5528  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   6118  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6206  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6280  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6548  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6598  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6745  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   7011  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   7049  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   7079  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7194  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7332  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7486  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7664  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7888  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7930  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7991  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8308  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8394  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8428  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   1256  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1281  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1405  services.pack_valves        What all valves of the pack have in common.
+#   1419  aliases.errors              What goes wrong with aliases.
+#   1441  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1464  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1762  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1880  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1923  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1983  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   2036  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2150  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2316  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2367  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2465  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2689  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2955  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   3081  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3221  base.process                One object for all plugins of a process, which are files that share no code.
+#   3244  speech.errors               What goes wrong with transcription.
+#   3606  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3683  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3775  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3811  speech.values               What recordings turn into, and what an engine is.
+#   4068  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4218  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4300  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4484  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4617  speech.sentences            Segments of about a sentence, made from words with times.
+#   4671  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4849  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   5077  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5199  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5283  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5372  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5536  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6126  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6214  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6288  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6556  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6606  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6753  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   7019  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   7057  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   7087  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7202  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7340  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7494  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7672  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7896  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7938  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7999  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8316  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8402  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8436  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -1119,6 +1119,7 @@ class RouteSpec:
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
+        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
         refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
             Open WebUI answers in its own form.
     """
@@ -1129,6 +1130,7 @@ class RouteSpec:
     answer: Callable[[Any, Any], Awaitable[Any]]
     lets_in: Callable[[Any], bool] | None = None
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    user_of: Callable[[Any], Any] | None = None
     refused: Callable[[Any, Any], Any] | None = None
 
 
@@ -1178,9 +1180,10 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
             ask = super().get_route_handler()
 
             async def handle(request: Any) -> Any:
-                if not (spec.lets_in and spec.lets_in(request)):
+                user = spec.user_of(request) if spec.user_of else None
+                if user is None and not (spec.lets_in and spec.lets_in(request)):
                     return await asked(request)
-                answer = await spec.answer(request, None)
+                answer = await spec.answer(request, user)
                 return answer if isinstance(answer, Response) else JSONResponse(answer)
 
             async def asked(request: Any) -> Any:
@@ -2704,6 +2707,11 @@ class AliasTables:
     filtered: AliasTable | None
     names: frozenset[str]
     are_known: bool
+
+    @property
+    def in_use(self) -> tuple[AliasTable, ...]:
+        """Those of functions that are on: the router's, then the alias filter's."""
+        return tuple(table for table in (self.router, self.filtered) if table is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,56 +9,56 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5338, which the server calls.
+# Begin here: `class Filter`, line 5394, which the server calls.
 # The modules that it uses come first:
-#    116  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    197  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    217  cache.errors              What goes wrong with the cache.
-#    253  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    369  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    538  cache.key                 What makes two requests the same: the key of a cached answer.
-#    774  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    967  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1121  cache.entry               An answer as it is kept.
-#   1190  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1271  base.single_flight        Many who ask the same at the same time ask once.
-#   1410  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1535  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1541  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1550  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1958  services.pack_valves      What all valves of the pack have in common.
-#   1972  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2033  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2044  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2119  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2222  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2377  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2427  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2531  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2852  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2950  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2975  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3008  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3149  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3435  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3768  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4005  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4332  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4535  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4546  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4762  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4798  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4863  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4920  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4976  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5035  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5049  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5100  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5134  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5158  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5211  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5239  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5291  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    116  base.single_flight        Many who ask the same at the same time ask once.
+#    303  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    384  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    404  cache.errors              What goes wrong with the cache.
+#    440  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    556  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    725  cache.key                 What makes two requests the same: the key of a cached answer.
+#    961  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1154  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1308  cache.entry               An answer as it is kept.
+#   1377  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1458  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1583  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1589  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1598  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2006  services.pack_valves      What all valves of the pack have in common.
+#   2020  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2081  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2092  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2167  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2270  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2425  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2475  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2579  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2900  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2998  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3023  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3056  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3197  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3483  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3816  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4053  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4380  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4583  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4594  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4810  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4846  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4911  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4968  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5026  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5082  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5141  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5155  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5189  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5213  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5266  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5294  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5346  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -112,6 +112,193 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError
+
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Key = TypeVar("_Key")
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+class Remembered(Generic[_Key, _Shared]):
+    """Answers by key, each kept for a while; of more than the limit the oldest go first. One event loop."""
+
+    def __init__(
+        self, seconds: float, limit: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Remember nothing yet.
+
+        Args:
+            seconds: how old an answer may be, counted from when it was asked for.
+            limit: answers at the most.
+            clock: monotonic seconds.
+        """
+        self._seconds, self._limit, self._clock = seconds, limit, clock
+        self._kept: dict[_Key, tuple[float, _Shared]] = {}
+
+    def find(self, key: _Key) -> _Shared | None:
+        """The answer that is kept; None: there is none, or it is too old."""
+        found = self._kept.get(key)
+        return found[1] if found is not None and self._clock() - found[0] <= self._seconds else None
+
+    def keep(self, key: _Key, answer: _Shared) -> None:
+        """Keep an answer."""
+        self._keep(key, answer, self._clock())
+
+    async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        """The kept answer, or a new one. What `ask` raises is not kept."""
+        kept = self._kept.get(key)
+        began = self._clock()
+        if kept is not None and began - kept[0] <= self._seconds:
+            return kept[1]
+        before = self._kept
+        answer = await ask()
+        if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
+            self._keep(key, answer, began)
+        return answer
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept = {}
+
+    def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
+        self._kept.pop(key, None)
+        while len(self._kept) >= self._limit:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = at, answer
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
+class _Turn:
+    """A call, or one that will be made when the call before it is over."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.answered = False
+        self.answer: Any = None
+        self.following: _Turn | None = None
+
+
+class JoinedCalls(Generic[_Key, _Shared]):
+    """For each key one call at a time. Those who come while it is under way share the next one.
+
+    So everybody gets the answer to a call that began after he came: what was changed before is seen.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[_Key, _Turn] = {}
+
+    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
+        """The answer, and whether it is this caller's own call that was made."""
+        while True:
+            current = self._turns.get(key)
+            if current is None:
+                turn = self._turns[key] = _Turn()
+                return await self._make(key, turn, make), True
+            if current.following is None:
+                turn = current.following = _Turn()
+                await self._wait_for(key, current, turn)
+                return await self._make(key, turn, make), True
+            turn = current.following
+            await turn.over.wait()
+            if turn.answered:
+                return turn.answer, False
+
+    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        try:
+            turn.answer = await make()
+            turn.answered = True
+        finally:
+            turn.over.set()
+            if turn.following is None:
+                del self._turns[key]
+        answer: _Shared = turn.answer
+        return answer
+
+    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
+        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
+        try:
+            await current.over.wait()
+        except asyncio.CancelledError:
+            turn.over.set()
+            current.following = None
+            if current.over.is_set():
+                del self._turns[key]
+            raise
+        self._turns[key] = turn
+
 
 # --- ollama_pack.base.breaker ---
 # A breaker: after failures nothing is sent for a while, then one request tries.
@@ -1266,145 +1453,6 @@ class Miss(NamedTuple):
 
 
 CacheOutcome = Hit | Lead | Follow | Miss
-
-
-# --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
-
-_Key = TypeVar("_Key")
-_Shared = TypeVar("_Shared")
-
-
-class SingleFlight(Generic[_Shared]):
-    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[_Shared]],
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Nothing is asked before `get` or `renew`.
-
-        Args:
-            ask: gives the answer; what it raises reaches those who wait, and is not kept.
-            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
-            clock: monotonic seconds.
-        """
-        self._ask = ask
-        self._seconds = seconds
-        self._clock = clock
-        self._kept: _Shared | None = None
-        self._asked_at = -math.inf
-        self._task: asyncio.Task[_Shared] | None = None
-
-    @property
-    def kept(self) -> _Shared | None:
-        """The newest answer, however old it is; None: there is none yet."""
-        return self._kept
-
-    @property
-    def age(self) -> float:
-        """Seconds since the kept answer was asked for."""
-        return self._clock() - self._asked_at
-
-    async def get(self) -> _Shared:
-        """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
-            kept: Any = self._kept
-            return kept  # type: ignore[no-any-return] # None may be an answer, too
-        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
-
-    def renew(self) -> asyncio.Task[_Shared]:
-        """The question that is under way, or a new one."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(_retrieve)
-        return self._task
-
-    def keep(self, answer: _Shared) -> None:
-        """Keep an answer that is known from elsewhere."""
-        self._kept, self._asked_at = answer, self._clock()
-
-    def forget(self) -> None:
-        """Keep nothing, nor what is being asked for now: something has changed."""
-        self._kept, self._asked_at, self._task = None, -math.inf, None
-
-    async def _renew(self) -> _Shared:
-        began, task = self._clock(), asyncio.current_task()
-        try:
-            answer = await self._ask()
-            if self._task is task:
-                self._kept, self._asked_at = answer, began
-            return answer
-        finally:
-            if self._task is task:
-                self._task = None
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Look at the error even when all who waited have left, or asyncio complains of it."""
-    if not task.cancelled():
-        task.exception()
-
-
-class _Turn:
-    """A call, or one that will be made when the call before it is over."""
-
-    def __init__(self) -> None:
-        self.over = asyncio.Event()
-        self.answered = False
-        self.answer: Any = None
-        self.following: _Turn | None = None
-
-
-class JoinedCalls(Generic[_Key, _Shared]):
-    """For each key one call at a time. Those who come while it is under way share the next one.
-
-    So everybody gets the answer to a call that began after he came: what was changed before is seen.
-    """
-
-    def __init__(self) -> None:
-        self._turns: dict[_Key, _Turn] = {}
-
-    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
-        """The answer, and whether it is this caller's own call that was made."""
-        while True:
-            current = self._turns.get(key)
-            if current is None:
-                turn = self._turns[key] = _Turn()
-                return await self._make(key, turn, make), True
-            if current.following is None:
-                turn = current.following = _Turn()
-                await self._wait_for(key, current, turn)
-                return await self._make(key, turn, make), True
-            turn = current.following
-            await turn.over.wait()
-            if turn.answered:
-                return turn.answer, False
-
-    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        try:
-            turn.answer = await make()
-            turn.answered = True
-        finally:
-            turn.over.set()
-            if turn.following is None:
-                del self._turns[key]
-        answer: _Shared = turn.answer
-        return answer
-
-    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
-        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
-        try:
-            await current.over.wait()
-        except asyncio.CancelledError:
-            turn.over.set()
-            current.following = None
-            if current.over.is_set():
-                del self._turns[key]
-            raise
-        self._turns[key] = turn
 
 
 # --- ollama_pack.engines.ollama.installed ---
@@ -4917,6 +4965,64 @@ async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
     return connections
 
 
+# --- ollama_pack.webui.functions ---
+# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionState:
+    """A function as the database has it.
+
+    Attributes:
+        installed: there is one.
+        active: it is switched on.
+        owner: id of the user who installed it.
+        valves: what an admin set; defaults are not in it.
+    """
+
+    installed: bool = False
+    active: bool = False
+    owner: str = ""
+    valves: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def function_state(function_id: str) -> FunctionState:
+    """Look a function up.
+
+    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
+    function, or no valves, and what is published would be taken away. Here the database's error is raised.
+    """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
+
+    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    async with get_async_db_context() as session:
+        found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        return FunctionState()
+    is_active, owner, stored = found
+    valves = decrypt_valves(stored) or {}
+    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+
+
+async def user_valves(function_id: str, user_id: str) -> dict[str, Any]:
+    """What a user has set for a function."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415
+
+    return await Functions.get_user_valves_by_id_and_user_id(function_id, user_id) or {}
+
+
+async def live_function(app: Any, function_id: str) -> Any:
+    """The instance that this process runs, of the code and with the valves that are stored.
+
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    """
+    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
+
+    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+
+
 # --- ollama_pack.webui.models ---
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
@@ -5044,57 +5150,6 @@ def grant_forms(grants: Grants) -> list[dict[str, str]]:
     """Grants as Open WebUI's forms have them, in a fixed order."""
     keys = ("principal_type", "principal_id", "permission")
     return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
-
-
-# --- ollama_pack.webui.functions ---
-# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionState:
-    """A function as the database has it.
-
-    Attributes:
-        installed: there is one.
-        active: it is switched on.
-        owner: id of the user who installed it.
-        valves: what an admin set; defaults are not in it.
-    """
-
-    installed: bool = False
-    active: bool = False
-    owner: str = ""
-    valves: Mapping[str, Any] = field(default_factory=dict)
-
-
-async def function_state(function_id: str) -> FunctionState:
-    """Look a function up.
-
-    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
-    function, or no valves, and what is published would be taken away. Here the database's error is raised.
-    """
-    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
-    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
-
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
-    async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
-    if found is None:
-        return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
-
-
-async def live_function(app: Any, function_id: str) -> Any:
-    """The instance that this process runs, of the code and with the valves that are stored.
-
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
-    """
-    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
-
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
 
 
 # --- ollama_pack.webui.replay_row ---
@@ -5328,6 +5383,7 @@ def current_span(name: str) -> Iterator[Span]:
 
 # --- ollama_pack.plugins.functions.response_cache_filter ---
 
+USER_SECONDS = 5.0  # that a user's own valves are kept for the gateway
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
 
 Json = dict[str, Any]
@@ -5354,6 +5410,7 @@ class Filter:
         self._pending = PendingAnswers()
         self._replay = ReplayModel()
         self._digests = ModelDigests(_tag_sites, trusted=trusted_certificates)
+        self._wanted: Remembered[str, bool] = Remembered(USER_SECONDS)
         self._said = ""  # what was logged last of settings that cannot be used
 
     async def request(
@@ -5381,9 +5438,7 @@ class Filter:
             if self.valves.show_status and __event_emitter__ and (line := _status(pending)):
                 await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
         except SettingError as error:
-            if self._said != str(error):
-                self._said = str(error)
-                log.warning("The response cache does nothing: %s", error)
+            self._warn_once(error)
             return body
         except Exception:
             log.exception("A request was not looked up in the response cache, and its model answers")
@@ -5393,6 +5448,51 @@ class Filter:
             body["metadata"][STATE] = state  # a copy of it, where the Pipelines server has seen the request
         body["model"] = REPLAY
         return body
+
+    async def direct_lookup(
+        self, body: Body, user: Json, request: Any, function_id: str, answers: tuple[str, str]
+    ) -> PendingAnswer | None:
+        """What to answer a chat of the gateway with that passes no filter; None: its model answers.
+
+        Args:
+            body: the final chat.
+            user: who asks.
+            request: FastAPI's.
+            function_id: under which the admin has saved this filter.
+            answers: the model that would answer now, and its weights.
+        """
+        take_over(request.app, function_id, self)
+        try:
+            wanted = await self._wanted.get(user["id"], partial(_uses_cache, function_id, user["id"]))
+            if not self.valves.enabled or not wanted:
+                return None
+            used = await self._keeper.cache(self._settings())
+            reason = "client's wish" if "no-store" in _wishes(request) else ""
+            if reason := reason or why_bypassed(body, {}, self.valves.cache_when):
+                used.cache.bypass(reason)
+                return None
+            model, weights = answers
+            asked = CacheRequest(
+                body=body,
+                metadata={},
+                user_id=str(user["id"]),
+                group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
+                digest=weights or None,
+                answerer=model,
+                preset={"base": body["model"], "params": {}, "system": ""},
+                refresh="no-cache" in _wishes(request),
+            )
+            return await self._pending_answer(used, asked, body)
+        except SettingError as error:
+            self._warn_once(error)
+        except Exception:
+            log.exception("A request was not looked up in the response cache, and its model answers")
+        return None
+
+    def _warn_once(self, error: SettingError) -> None:
+        if self._said != str(error):
+            self._said = str(error)
+            log.warning("The response cache does nothing: %s", error)
 
     def retire(self) -> None:
         """Other code takes over: give the cache back once its answers have ended."""
@@ -5443,6 +5543,12 @@ class Filter:
             used.cache.bypass("no access")  # Open WebUI says so
             return None
         asked = await self._asked(body, user, metadata, model, request)
+        return await self._pending_answer(used, asked, body)
+
+    async def _pending_answer(
+        self, used: CacheInUse, asked: CacheRequest, body: Body
+    ) -> PendingAnswer | None:
+        """As `_look_up`, for a request that the cache is for."""
         question = await question_of(asked, self.valves.scope, used.cache.keyring)
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
@@ -5450,7 +5556,7 @@ class Filter:
         with current_span("response cache lookup") as span:
             outcome = await used.cache.lookup(question)
             span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
-        if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
+        if isinstance(outcome, Hit | Follow) and (message := asked.metadata.get("message_id")):
             used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
@@ -5515,6 +5621,10 @@ def _fault(trouble: StoreTrouble, why: str) -> str:
 
 def _wants_cache(user: dict[str, Any]) -> bool:
     return bool(getattr(user.get("valves"), "use_cache", True))
+
+
+async def _uses_cache(function_id: str, user_id: str) -> bool:
+    return bool((await user_valves(function_id, user_id)).get("use_cache", True))
 
 
 def _wishes(request: Any) -> str:

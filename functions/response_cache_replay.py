@@ -9,25 +9,25 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1189, which the server calls.
+# Begin here: `class Pipe`, line 1198, which the server calls.
 # The modules that it uses come first:
 #     46  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     54  cache.errors              What goes wrong with the cache.
-#     74  engines.errors            What goes wrong with a node.
-#    182  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    232  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    257  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    274  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    346  aliases.errors            What goes wrong with aliases.
+#     54  engines.errors            What goes wrong with a node.
+#    162  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    212  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    237  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    254  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    326  aliases.errors            What goes wrong with aliases.
+#    349  cache.errors              What goes wrong with the cache.
 #    369  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #    478  routing.errors            What goes wrong with routing.
 #    590  webui.errors              What goes wrong between the pack and Open WebUI.
 #    618  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#    747  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#    756  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    901  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#    996  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1157  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    756  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#    765  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    910  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1005  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1166  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import logging
 import re
@@ -35,7 +35,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal
@@ -49,26 +49,6 @@ import orjson
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
-
-
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache.
-#
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class LeaderLostError(PackError):
-    """The generation that an answer was copied from ended without its end, and part of it is shown already.
-
-    Attributes:
-        chunks: how many had come.
-    """
-
-    def __init__(self, chunks: int) -> None:
-        super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
-        )
-        self.chunks = chunks
 
 
 # --- ollama_pack.engines.errors ---
@@ -364,6 +344,26 @@ class AliasUnavailableError(PackError):
         )
         self.alias = alias
         self.passed_over = passed_over
+
+
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks
 
 
 # --- ollama_pack.engines.sse ---
@@ -675,6 +675,15 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
     )
+
+
+def passed_refusal(error: Exception, *, for_admin: bool) -> Refusal:
+    """As `refusal_of`, for errors of other plugins too, which have classes of their own."""
+    if (found := getattr(error, "refusal", None)) is not None:
+        return Refusal(**{field.name: getattr(found, field.name) for field in fields(Refusal)})
+    if type(error).__name__ == LeaderLostError.__name__:
+        error = LeaderLostError(0)
+    return refusal_of(error, for_admin=for_admin)
 
 
 def _param(error: PackError) -> str | None:
@@ -1198,7 +1207,7 @@ class Pipe:
         """Answer a chat that the filter has sent. An error here becomes the answer's error."""
 
         def refused(error: Exception) -> Refusal:
-            refusal = _refusal_of(error, for_admin=__user__.get("role") == "admin")
+            refusal = passed_refusal(error, for_admin=__user__.get("role") == "admin")
             note_refusal(__request__, refusal, __metadata__)
             return refusal
 
@@ -1216,14 +1225,6 @@ class Pipe:
             return await _completion(pending, call)
         except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
             return refused_answer(refused(error))
-
-
-def _refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
-    if isinstance(error, ModelRefusedError):
-        return error.refusal
-    if type(error).__name__ == LeaderLostError.__name__:  # of the filter, which has a class of its own
-        error = LeaderLostError(0)
-    return refusal_of(error, for_admin=for_admin)
 
 
 def _claimed(state: Mapping[str, Any], request: Any) -> Any:

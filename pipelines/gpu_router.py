@@ -8,106 +8,107 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12367, which the server calls.
+# Begin here: `class Pipeline`, line 12457, which the server calls.
 # The modules that it uses come first:
-#    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    202  aliases.errors                 What goes wrong with aliases.
-#    243  engines.errors                 What goes wrong with a node.
-#    385  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    511  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    586  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    647  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    771  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    843  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#    932  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#    980  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1028  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1337  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1433  routing.errors                 What goes wrong with routing.
-#   1578  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1706  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1718  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2041  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2453  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2577  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2675  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2796  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2911  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3019  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3130  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3277  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3411  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3724  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   3946  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4063  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4171  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4229  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4294  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4397  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   4452  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4658  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4833  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5183  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5259  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5302  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5407  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5640  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5698  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5795  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   5998  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6169  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6498  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6760  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6845  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6992  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7186  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7269  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   7350  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7416  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7465  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7894  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8032  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8198  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8422  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8525  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8619  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8780  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8813  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8995  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9030  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9674  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9750  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9896  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10043  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10101  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  10490  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10757  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10863  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11329  cache.errors                   What goes wrong with the cache.
-#  11349  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11365  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11499  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11628  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11797  base.single_flight             Many who ask the same at the same time ask once.
-#  11876  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  12001  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  12102  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  12108  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  12143  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  12219  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12337  services.pack_valves           What all valves of the pack have in common.
-#  12351  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12423  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12721  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12767  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12801  base.process                   One object for all plugins of a process, which are files that share no code.
-#  12822  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12900  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12964  services.router_valves         The valves of the router, wherever it runs.
-#  13058  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  13466  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13580  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13833  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    183  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    203  aliases.errors                 What goes wrong with aliases.
+#    244  engines.errors                 What goes wrong with a node.
+#    386  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    512  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    587  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    648  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    772  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    844  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#    933  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#    981  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1029  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1338  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1434  routing.errors                 What goes wrong with routing.
+#   1579  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1707  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1719  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2042  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2454  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2578  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2676  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2797  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2912  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3020  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3131  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3278  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3412  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3725  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   3947  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4064  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4172  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4230  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4295  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4398  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   4453  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4659  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4834  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5184  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5260  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5303  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5408  engines.vectors                Vectors for texts, as an engine gives them.
+#   5437  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5695  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5753  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5850  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6053  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6224  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6569  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6831  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6916  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7063  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7257  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7347  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   7428  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7494  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7543  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7972  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8114  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8288  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8512  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8615  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8709  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8870  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8903  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9085  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9120  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9764  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9840  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9986  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10133  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10191  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  10580  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10847  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10953  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11419  cache.errors                   What goes wrong with the cache.
+#  11439  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11455  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11589  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11718  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11887  base.single_flight             Many who ask the same at the same time ask once.
+#  11966  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  12091  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  12192  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  12198  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12233  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12309  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12427  services.pack_valves           What all valves of the pack have in common.
+#  12441  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12513  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12811  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12857  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12891  base.process                   One object for all plugins of a process, which are files that share no code.
+#  12912  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12990  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13054  services.router_valves         The valves of the router, wherever it runs.
+#  13148  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  13556  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13670  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13923  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -5404,6 +5405,35 @@ async def stream_to_openai(
                 yield chunk
 
 
+# --- ollama_pack.engines.vectors ---
+# Vectors for texts, as an engine gives them.
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """What an engine has made of some texts.
+
+    Attributes:
+        vectors: one for each text, in their order.
+        tokens: of all texts; 0 where the engine does not count them.
+    """
+
+    vectors: tuple[list[float], ...]
+    tokens: int = 0
+
+
+def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors:
+    """The vectors in an answer.
+
+    Raises:
+        NodeFaultError: there is not one for each text.
+    """
+    vectors = found if isinstance(found, list) else []
+    if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
+        raise NodeFaultError(node, "gives no vector for some of the texts")
+    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)
+
+
 # --- ollama_pack.engines.ollama.client ---
 # What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
 
@@ -5441,6 +5471,11 @@ class NodeClient(Protocol):
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text."""
 
     async def load(
         self,
@@ -5626,6 +5661,26 @@ class OllamaClient:
         found = {"keep_alive": keep_alive, "options": options}
         given = {name: value for name, value in found.items() if value is not None}
         await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text.
+
+        Args:
+            model: the node's name of it.
+            texts: what to embed.
+            seconds: for all of it, a load included.
+            dimensions: of the vectors; 0: as many as the model has.
+
+        Raises:
+            ModelNotFoundError: the node does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask("/api/embed", body, seconds)
+        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
 
     async def unload(self, model: str) -> None:
         """Take a model out of memory, once it has finished what it does.
@@ -6277,6 +6332,22 @@ class OpenAIClient:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         """Nothing: the engine has its models in memory, or loads them itself."""
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text: see `OllamaClient.embed`.
+
+        Raises:
+            NodeError: the engine does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask(f"{self._bases[0]}/embeddings", body, seconds)
+        entries = [entry for entry in answer.get("data") or () if isinstance(entry, Mapping)]
+        ordered = sorted(entries, key=lambda entry: entry.get("index") or 0)
+        tokens = object_at(answer, "usage").get("prompt_tokens")
+        return vectors_in(self.name, [entry.get("embedding") for entry in ordered], tokens, len(texts))
 
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.
@@ -7243,6 +7314,13 @@ class ListedClient:
         own = self._own.get(model, model)
         await self._client.load(own, seconds=seconds, keep_alive=keep_alive, options=options)
 
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text, of an offered model."""
+        own = self._own.get(model, model)
+        return await self._client.embed(own, texts, seconds=seconds, dimensions=dimensions)
+
     def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
@@ -7908,10 +7986,12 @@ class NodeLook:
     Attributes:
         models: what it can chat with.
         residents: what is in its memory; None: it does not tell.
+        others: models that do not chat, such as embedders.
     """
 
     models: tuple[NodeModel, ...]
     residents: tuple[ResidentModel, ...] | None
+    others: tuple[NodeModel, ...] = ()
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -7940,13 +8020,15 @@ class NodeProbe:
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
+        others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
         if loaded is None:
-            return NodeLook(models, None)
+            return NodeLook(models, None, others)
         self._seen_ahead &= {model.name for model in loaded}
         self._expiries = {
             model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
         }
-        return NodeLook(models, tuple(self._resident(model, datetime.now(UTC)) for model in loaded))
+        residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
+        return NodeLook(models, residents, others)
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -8047,11 +8129,13 @@ class WatchedNode:
         models: what it has, or had when it last answered.
         seen_at: when it last answered, on the caller's clock; None: never.
         fault: what was wrong the last time; empty: nothing.
+        others: models that do not chat, such as embedders.
     """
 
     models: tuple[NodeModel, ...] = ()
     seen_at: float | None = None
     fault: str = ""
+    others: tuple[NodeModel, ...] = ()
 
 
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
@@ -8089,12 +8173,12 @@ class NodeWatch:
             look = await self._probe.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = WatchedNode(self.known.models, self.known.seen_at, self._fault(error))
+            self.known = replace(self.known, fault=self._fault(error))
             return None
         finally:
             self.looked.set()
         self._missed = 0
-        self.known = WatchedNode(look.models, self._clock())
+        self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
         residents = look.residents
@@ -8179,6 +8263,12 @@ class NodeWatch:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
         names = set(map(fold_name, models))
         return any(fold_name(model.name) in names for model in self.known.models)
+
+    def holds(self, model: str) -> bool:
+        """Whether a model is in its memory, by the name that the node lists."""
+        everything = (*self.known.models, *self.known.others)
+        blobs = {known.installed.blob for known in everything if known.name == model}
+        return bool(self._loaded and self._loaded & {*blobs, fold_name(model)})
 
     def names_of(self, model: str) -> frozenset[str]:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""

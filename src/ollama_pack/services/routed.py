@@ -1,6 +1,8 @@
 """Aliases over a fleet: which names a router offers, and which models may answer for one."""
 
+from collections.abc import AsyncGenerator, Callable
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any
 
 from ollama_pack.aliases.errors import AliasUnavailableError
@@ -9,11 +11,29 @@ from ollama_pack.aliases.published import answering_models, concrete_names, mode
 from ollama_pack.aliases.resolve import NOT_INSTALLED, NOT_PERMITTED, candidates
 from ollama_pack.aliases.table import AliasTable
 from ollama_pack.base.process import process_wide
+from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.errors import PackError
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.probe.catalogue import Catalogue
 
+Answered = Callable[[ReplyHead], AsyncGenerator[dict[str, Any], None]]
+
 LATE_LOOK_SECONDS = 10.0  # that a chat waits for nodes which nobody has looked at yet
+
+
+@dataclass(frozen=True, slots=True)
+class DirectChat:
+    """A chat that the router will answer.
+
+    Attributes:
+        model: that would answer now.
+        weights: see `weights_behind`.
+        chunks: asks it.
+    """
+
+    model: str
+    weights: str
+    chunks: Answered
 
 
 async def catalogue_for(router: Router, table: AliasTable, name: str) -> Catalogue:

@@ -9,10 +9,12 @@ version: {version}
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from pydantic import Field
 
+from ollama_pack.base.single_flight import Remembered
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.outcome import Follow, Hit, Miss
@@ -22,10 +24,11 @@ from ollama_pack.errors import SettingError
 from ollama_pack.services.cache_state import STATE
 from ollama_pack.services.cache_valves import CacheValves
 from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypassed
-from ollama_pack.services.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
+from ollama_pack.services.caching import CacheInUse, CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
 from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.webui.chats import wants_another
 from ollama_pack.webui.connections import prefixed_connections, trusted_certificates
+from ollama_pack.webui.functions import user_valves
 from ollama_pack.webui.models import group_ids_of, may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.replay_model import ReplayModel
@@ -36,6 +39,7 @@ from ollama_pack.webui.tracing import current_span
 
 log = logging.getLogger(__name__)
 
+USER_SECONDS = 5.0  # that a user's own valves are kept for the gateway
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
 
 Json = dict[str, Any]
@@ -62,6 +66,7 @@ class Filter:
         self._pending = PendingAnswers()
         self._replay = ReplayModel()
         self._digests = ModelDigests(_tag_sites, trusted=trusted_certificates)
+        self._wanted: Remembered[str, bool] = Remembered(USER_SECONDS)
         self._said = ""  # what was logged last of settings that cannot be used
 
     async def request(
@@ -89,9 +94,7 @@ class Filter:
             if self.valves.show_status and __event_emitter__ and (line := _status(pending)):
                 await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
         except SettingError as error:
-            if self._said != str(error):
-                self._said = str(error)
-                log.warning("The response cache does nothing: %s", error)
+            self._warn_once(error)
             return body
         except Exception:
             log.exception("A request was not looked up in the response cache, and its model answers")
@@ -101,6 +104,51 @@ class Filter:
             body["metadata"][STATE] = state  # a copy of it, where the Pipelines server has seen the request
         body["model"] = REPLAY
         return body
+
+    async def direct_lookup(
+        self, body: Body, user: Json, request: Any, function_id: str, answers: tuple[str, str]
+    ) -> PendingAnswer | None:
+        """What to answer a chat of the gateway with that passes no filter; None: its model answers.
+
+        Args:
+            body: the final chat.
+            user: who asks.
+            request: FastAPI's.
+            function_id: under which the admin has saved this filter.
+            answers: the model that would answer now, and its weights.
+        """
+        take_over(request.app, function_id, self)
+        try:
+            wanted = await self._wanted.get(user["id"], partial(_uses_cache, function_id, user["id"]))
+            if not self.valves.enabled or not wanted:
+                return None
+            used = await self._keeper.cache(self._settings())
+            reason = "client's wish" if "no-store" in _wishes(request) else ""
+            if reason := reason or why_bypassed(body, {}, self.valves.cache_when):
+                used.cache.bypass(reason)
+                return None
+            model, weights = answers
+            asked = CacheRequest(
+                body=body,
+                metadata={},
+                user_id=str(user["id"]),
+                group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
+                digest=weights or None,
+                answerer=model,
+                preset={"base": body["model"], "params": {}, "system": ""},
+                refresh="no-cache" in _wishes(request),
+            )
+            return await self._pending_answer(used, asked, body)
+        except SettingError as error:
+            self._warn_once(error)
+        except Exception:
+            log.exception("A request was not looked up in the response cache, and its model answers")
+        return None
+
+    def _warn_once(self, error: SettingError) -> None:
+        if self._said != str(error):
+            self._said = str(error)
+            log.warning("The response cache does nothing: %s", error)
 
     def retire(self) -> None:
         """Other code takes over: give the cache back once its answers have ended."""
@@ -151,6 +199,12 @@ class Filter:
             used.cache.bypass("no access")  # Open WebUI says so
             return None
         asked = await self._asked(body, user, metadata, model, request)
+        return await self._pending_answer(used, asked, body)
+
+    async def _pending_answer(
+        self, used: CacheInUse, asked: CacheRequest, body: Body
+    ) -> PendingAnswer | None:
+        """As `_look_up`, for a request that the cache is for."""
         question = await question_of(asked, self.valves.scope, used.cache.keyring)
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
@@ -158,7 +212,7 @@ class Filter:
         with current_span("response cache lookup") as span:
             outcome = await used.cache.lookup(question)
             span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
-        if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
+        if isinstance(outcome, Hit | Follow) and (message := asked.metadata.get("message_id")):
             used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
@@ -223,6 +277,10 @@ def _fault(trouble: StoreTrouble, why: str) -> str:
 
 def _wants_cache(user: dict[str, Any]) -> bool:
     return bool(getattr(user.get("valves"), "use_cache", True))
+
+
+async def _uses_cache(function_id: str, user_id: str) -> bool:
+    return bool((await user_valves(function_id, user_id)).get("use_cache", True))
 
 
 def _wishes(request: Any) -> str:
