@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 REQUIRE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check package docs bench release format clean
+.PHONY: help demo test check package docs site bench release format clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,10 @@ docs: ## write the tables that docs/ takes from the code
 	@scripts/prepare .venv
 	@$(PYTHON) scripts/docs.py
 
+site: ## the documentation as a website, into dist/site/
+	@scripts/prepare .venv-docs docs
+	@.venv-docs/bin/python scripts/docs_site.py
+
 bench: ## the benchmarks, into bench/results/
 	@scripts/prepare .venv webui pipelines engine gateways speech bench test
 	@for bench in bench/*.py; do $(PYTHON) $$bench || exit 1; done
@@ -50,4 +54,4 @@ format: ## format the code
 	@$(PYTHON) -m ruff format && $(PYTHON) -m ruff check --fix
 
 clean: ## remove what the commands above have made
-	rm -rf .venv .venv-oldest .venv-release .uv .cache dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-docs .venv-release .uv .cache dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

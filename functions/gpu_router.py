@@ -9,115 +9,121 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14585, which the server calls.
+# Begin here: `class Pipe`, line 15937, which the server calls.
 # The modules that it uses come first:
-#    186  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    212  aliases.errors                 What goes wrong with aliases.
-#    253  engines.errors                 What goes wrong with a node.
-#    395  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    521  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    596  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    657  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    955  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1083  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1129  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1163  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1571  base.single_flight             Many who ask the same at the same time ask once.
-#   1699  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1823  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   1938  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   2049  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   2224  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2296  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2302  engines.vectors                Vectors for texts, as an engine gives them.
-#   2331  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   2420  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2468  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   2516  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2825  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2921  routing.errors                 What goes wrong with routing.
-#   3066  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3078  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   3401  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3813  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3937  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4035  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   4156  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   4264  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4411  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4545  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4858  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   5080  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5197  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5305  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5363  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5428  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5531  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5586  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5792  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6142  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6218  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6261  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6366  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6624  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6682  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6779  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6982  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7153  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7498  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7760  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7845  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8015  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8209  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8299  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8380  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8446  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8495  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8924  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9066  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9240  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9464  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9567  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9661  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9822  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9855  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10037  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10072  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10716  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10792  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10938  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11085  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11143  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11532  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11799  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11905  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12371  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  12431  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12503  cache.errors                   What goes wrong with the cache.
-#  12523  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12551  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12685  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12691  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12805  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12852  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12943  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  13106  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  13196  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  13321  base.process                   One object for all plugins of a process, which are files that share no code.
-#  13342  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13437  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13501  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13607  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13654  services.pack_valves           What all valves of the pack have in common.
-#  13668  services.router_valves         The valves of the router, wherever it runs.
-#  13762  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13876  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  14129  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  14161  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  14178  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  14273  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14434  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  14493  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    193  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    219  aliases.errors                 What goes wrong with aliases.
+#    260  engines.errors                 What goes wrong with a node.
+#    402  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    528  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    603  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    664  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    971  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1118  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1286  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1578  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1654  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1715  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1751  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2159  base.single_flight             Many who ask the same at the same time ask once.
+#   2287  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2435  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2559  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   2670  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   2845  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2917  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2923  engines.vectors                Vectors for texts, as an engine gives them.
+#   2952  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3041  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3089  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3137  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3462  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3558  routing.errors                 What goes wrong with routing.
+#   3703  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3741  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4097  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4511  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4635  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4733  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   4854  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   4962  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5109  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5243  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5556  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   5778  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5895  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6005  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6063  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6128  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6231  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6581  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6663  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6706  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6811  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7015  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7273  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7331  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7428  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7631  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7802  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8147  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8434  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8520  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8690  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8884  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8974  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9055  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9121  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9170  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9250  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9344  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9832  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9990  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10164  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10388  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10491  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10608  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10792  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10825  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11007  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11042  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11686  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11762  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11908  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12085  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12225  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12285  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12737  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13006  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13112  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13583  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  13643  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13715  cache.errors                   What goes wrong with the cache.
+#  13735  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13763  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13897  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  13903  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  14017  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14064  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  14155  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  14318  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  14408  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14643  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14664  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  14775  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  14839  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  14947  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  14994  services.pack_valves           What all valves of the pack have in common.
+#  15008  services.router_valves         The valves of the router, wherever it runs.
+#  15103  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15217  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15470  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  15502  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15519  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15614  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  15775  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  15786  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  15845  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -159,9 +165,10 @@ from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
 from ipaddress import ip_address
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, islice, product
 from math import exp, inf, prod
 from operator import attrgetter
+from pathlib import Path
 from random import Random
 from ssl import SSLContext
 from string import punctuation
@@ -677,7 +684,8 @@ _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
 _KILO = 1024
-_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+AUTO = "auto"
+_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL, quant=auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -691,7 +699,8 @@ class AliasRow:
         tools: the row asks for tools in the request.
         min_tokens: the row asks for a prompt of at least so many tokens.
         groups: the row asks for a user of one of these groups; empty: anyone.
-        quantizations: preferred levels among the installed variants of a candidate.
+        quantizations: preferred levels among the installed variants of a candidate; `auto` alone: the best
+            that fits each node.
         line: its number in the text, from 1.
     """
 
@@ -707,6 +716,11 @@ class AliasRow:
     @property
     def is_wildcard(self) -> bool:
         return "*" in self.alias
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether each node takes the best quantization that fits there."""
+        return self.quantizations == (AUTO,)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -835,7 +849,7 @@ def _condition(written: str) -> tuple[str, Any]:
             return "min_tokens", _tokens(value)
         case "group", "=", _:
             return "groups", frozenset(_groups(value))
-        case "quant", "=", _:
+        case "quant" | "quantization", "=", _:
             return "quantizations", _levels(value)
     raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
 
@@ -859,8 +873,10 @@ def _groups(value: str) -> list[str]:
 
 def _levels(value: str) -> tuple[str, ...]:
     levels = tuple(level.strip() for level in value.split(">"))
+    if len(levels) > 1 and AUTO in map(str.lower, levels):
+        raise ValueError(f"quant=auto takes no other level next to it, as in {value!r}")
     if all(map(_LEVEL.fullmatch, levels)):
-        return levels
+        return (AUTO,) if levels[0].lower() == AUTO else levels
     raise ValueError(
         f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
     )
@@ -1048,9 +1064,7 @@ def find_variant(
 ) -> str | None:
     """The model that is `name` in the first of the preferred quantization levels that `models` has.
 
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
-    level, `name` itself comes first, then the others by the alphabet.
+    Among several of one level, `name` itself comes first, then the others by the alphabet.
 
     Args:
         name: the model as the alias table names it.
@@ -1058,6 +1072,29 @@ def find_variant(
         models: model id → its quantization level, empty where unknown (then the tag tells).
         denied: ids that are not to be chosen.
         families: those of the models, when several names are looked up.
+    """
+    by_level: dict[str, str] = {}
+    for model, level in variants_of(name, models, denied, families).items():
+        by_level.setdefault(level, model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def variants_of(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> dict[str, str]:
+    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
+
+    Args:
+        name: as in `find_variant`, as are the others.
+        models: of these.
+        denied: without these.
+        families: of the models.
     """
     family = (families or Families(models)).of(name)
     exact = _find_in_family(name, family)
@@ -1068,16 +1105,550 @@ def find_variant(
         if model not in denied and (model == exact or whole.startswith(start))
     ]
     variants.sort(key=lambda model: model != exact)
-    by_level: dict[str, str] = {}
-    for model in variants:  # only these levels are looked up: `models` may be far away
-        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+    # Only these levels are looked up: `models` may be far away.
+    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
 
 
 def _level(written: str) -> str:
     """A quantization level in the form in which levels are compared; empty when it tells nothing."""
     level = written.upper()
     return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.fit.memory ---
+# How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#
+#     weights    the bytes of the tensors that go where the layers go, as the file has them
+#     KV cache   for each attention layer: slots · n · (key width · b_K + value width · b_V)
+#                n = context, or on a layer with a sliding window min(context, window + batch)
+#                width = KV heads · head size;  b = 2 (f16), 34/32 (q8_0) or 18/32 (q4_0) bytes
+#     state      for each recurrent layer: slots · (convolution + state) · 4 bytes
+#     projector  the bytes of the vision or audio encoder's tensors
+#     buffers    what a batch needs while it is evaluated: 4 · batch · its widest rows, and attention masks
+#
+# Three programs run models, and count differently:
+#
+#     ollama     Ollama's own engine, for newer architectures. It counts the token table, too.
+#     runner     llama.cpp inside Ollama, for the others. Ollama estimates its buffers, and none on a CPU.
+#     llama.cpp  its server, which the newest Ollamas start; the logits of a batch stay outside the GPU.
+#
+# Sources: Ollama 0.17.4 (fs/ggml/ggml.go `GraphSize`, llm/server.go), llama.cpp (llama-hparams.cpp,
+# llama-kv-cache.cpp), and what a real Ollama reports. Not counted: what a GPU's driver takes for each process,
+# 0.3 to 0.5 GB; `DRIVER_BYTES` is for plans.
+
+CacheType = Literal["f16", "q8_0", "q4_0"]
+Engine = Literal["ollama", "runner", "llama.cpp"]
+
+# Bytes for each value of the cache: blocks of 32 values have a scale of two bytes.
+CACHE_BYTES: dict[str, float] = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+_ROUND_BYTES = {**CACHE_BYTES, "q8_0": 1.0, "q4_0": 0.5}  # as Ollama counts them for its llama.cpp
+BATCH = 512  # tokens that are evaluated at once: Ollama's `num_batch`
+DRIVER_BYTES = 400 * 2**20  # of GPU memory, for each process that computes there
+_PADDING = 256  # tokens; caches hold a multiple of this
+# The architectures that Ollama's own engine runs (`OllamaEngineRequired`), and those of them that it runs
+# without flash attention unless OLLAMA_FLASH_ATTENTION=1.
+_OWN_ENGINE = frozenset({
+    "bert", "deepseek2", "deepseekocr", "gemma3", "gemma3n", "gptoss", "gpt-oss", "llama4", "mistral3",
+    "mllama", "nemotron_h", "nemotron_h_moe", "nomic-bert", "olmo3", "qwen25vl", "qwen3", "qwen3moe",
+    "qwen35", "qwen35moe", "qwen3next", "qwen3vl", "qwen3vlmoe", "glm4moelite", "glmocr", "lfm2",
+    "lfm2moe",
+})  # fmt: skip
+_WITHOUT_FLASH = frozenset({"deepseek2", "deepseekocr", "gemma3n", "llama4", "mllama", "qwen25vl"})
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """What one layer keeps of what it has read.
+
+    Attributes:
+        key, value: numbers for each token; 0: it is no attention layer.
+        window: tokens that it looks back at most; 0: all of the context.
+        state: numbers that it keeps for each slot, however long the prompt is.
+    """
+
+    key: int = 0
+    value: int = 0
+    window: int = 0
+    state: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What of a model decides how much memory it takes. Sizes are in bytes.
+
+    Attributes:
+        architecture: as its metadata names it.
+        weights: the layers and the output, which is the token table where the model has no other.
+        token_table: the table of token embeddings, which is only looked up and stays with the CPU.
+        projector: its vision or audio encoder.
+        embedding: numbers for each token between the layers.
+        feed_forward: the most numbers for each token inside a layer.
+        vocabulary: how many tokens it knows.
+        heads: query heads of its widest layer.
+        head_size: numbers in a key.
+        layers: what its layers cache, and how many there are of each kind.
+        longest: the most context that it is made for, in tokens; 0: unknown.
+        exact: made from the tensors; otherwise from the metadata or from the size alone.
+    """
+
+    architecture: str = ""
+    weights: int = 0
+    token_table: int = 0
+    projector: int = 0
+    embedding: int = 0
+    feed_forward: int = 0
+    vocabulary: int = 0
+    heads: int = 0
+    head_size: int = 0
+    layers: tuple[tuple[LayerCache, int], ...] = field(default=(), repr=False)
+    longest: int = 0
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a model is loaded with.
+
+    Attributes:
+        context: tokens for each slot.
+        slots: requests that it answers at once (`OLLAMA_NUM_PARALLEL`).
+        cache: the type of the KV cache (`OLLAMA_KV_CACHE_TYPE`).
+        batch: tokens that are evaluated at once.
+        flash: with flash attention, whose buffers do not grow with the heads; None: as Ollama decides.
+        engine: which program runs it; None: the one that Ollama 0.17 takes for its architecture.
+        on_gpu: it runs on a GPU.
+    """
+
+    context: int
+    slots: int = 1
+    cache: CacheType = "f16"
+    batch: int = BATCH
+    flash: bool | None = None
+    engine: Engine | None = None
+    on_gpu: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """Bytes, by what they are for."""
+
+    weights: int
+    cache: int
+    state: int
+    projector: int
+    buffers: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.state + self.projector + self.buffers
+
+
+def memory_needed(shape: ModelShape, options: RunOptions) -> MemoryNeed:
+    """The memory that a model takes while it runs with these options."""
+    own = "ollama" if shape.architecture in _OWN_ENGINE else "runner"
+    engine = options.engine or own
+    context = min(options.context, shape.longest) if shape.longest else options.context
+    batch = max(1, min(options.batch, context))
+    whole = options.slots * context
+    if engine != "runner":
+        whole = _padded(whole)
+    per_value = (_ROUND_BYTES if engine == "runner" else CACHE_BYTES)[options.cache]
+    cache, state = 0.0, 0
+    for layer, count in shape.layers:
+        kept = min(whole, _padded(options.slots * layer.window + batch)) if layer.window else whole
+        cache += count * kept * (layer.key + layer.value) * per_value
+        state += count * options.slots * layer.state * 4
+    weights = shape.weights + (shape.token_table if engine == "ollama" else 0)
+    buffers = _buffers(shape, options, engine, whole, batch)
+    return MemoryNeed(weights, round(cache), state, shape.projector, buffers)
+
+
+def _padded(tokens: int) -> int:
+    return -(-tokens // _PADDING) * _PADDING
+
+
+def _buffers(shape: ModelShape, options: RunOptions, engine: str, context: int, batch: int) -> int:
+    """The widest moment of a batch, over the context of all slots."""
+    if engine == "runner":
+        logits = shape.embedding + shape.vocabulary
+        attention = 1 + 4 * shape.embedding + context * (1 + shape.heads)
+        return 4 * batch * max(attention, logits) if options.on_gpu else 0
+    flash = shape.architecture not in _WITHOUT_FLASH if options.flash is None else options.flash
+    feeding = 3 * shape.feed_forward + 3 * shape.embedding
+    attention = 2 * shape.heads * shape.head_size + 2 * shape.embedding + shape.embedding * flash
+    scores = 0 if flash else context * shape.heads
+    masks = (6 if engine == "llama.cpp" else 2 * flash) * batch * context if shape.heads else 0
+    row = 4 * batch * shape.embedding
+    gap = row if engine == "ollama" and masks > 2 * row else 0  # as seen: a mask too large for a hole
+    return 4 * batch * max(feeding, attention + scores) + masks + gap
+
+
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# GGML's types of tensors: values in a block, and bytes of a block.
+TENSOR_TYPES: dict[str, tuple[int, int]] = {
+    "F64": (1, 8),
+    "I64": (1, 8),
+    "F32": (1, 4),
+    "I32": (1, 4),
+    "F16": (1, 2),
+    "BF16": (1, 2),
+    "I16": (1, 2),
+    "I8": (1, 1),
+    "Q4_0": (32, 18),
+    "Q4_1": (32, 20),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q8_0": (32, 34),
+    "Q8_1": (32, 36),
+    "Q2_K": (256, 84),
+    "Q3_K": (256, 110),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+    "Q8_K": (256, 292),
+    "IQ1_S": (256, 50),
+    "IQ1_M": (256, 56),
+    "IQ2_XXS": (256, 66),
+    "IQ2_XS": (256, 74),
+    "IQ2_S": (256, 82),
+    "IQ3_XXS": (256, 98),
+    "IQ3_S": (256, 110),
+    "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136),
+    "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66),
+    "MXFP4": (32, 17),
+    "NVFP4": (64, 36),
+}
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+LEVEL_BITS: dict[str, float] = {
+    "F32": 32.0,
+    "F16": 16.0,
+    "BF16": 16.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.6,
+    "Q5_K_M": 5.7,
+    "Q5_1": 6.0,
+    "Q5_K_S": 5.5,
+    "Q5_0": 5.5,
+    "Q4_K_M": 4.84,
+    "Q4_1": 5.0,
+    "Q4_K_S": 4.6,
+    "Q4_0": 4.6,
+    "IQ4_XS": 4.3,
+    "MXFP4": 4.3,
+    "NVFP4": 4.5,
+    "Q3_K_L": 4.3,
+    "Q3_K_M": 3.91,
+    "Q3_K_S": 3.5,
+    "IQ3_XXS": 3.1,
+    "Q2_K": 2.6,
+    "IQ2_XS": 2.4,
+    "IQ2_XXS": 2.1,
+    "IQ1_S": 1.6,
+}
+MOST_LAYERS = 4096
+
+# Of the layers of these architectures every so many look at all of the context, the others at a window; the
+# full one is the last of each group, or the first. `sliding_window` counts only for these, unless the
+# metadata has a pattern of its own. As in llama.cpp's `set_swa_pattern`.
+_PERIODS: dict[str, int] = {
+    "afmoe": 4,
+    "cohere2": 4,
+    "exaone-moe": 4,
+    "gemma-embedding": 6,
+    "gemma2": 2,
+    "gemma3": 6,
+    "gemma3n": 5,
+    "gpt-oss": 2,
+    "gptoss": 2,
+    "llama4": 4,
+    "olmo2": 4,
+    "plamo3": 8,
+}
+_FULL_FIRST: dict[str, int] = {"cohere2moe": 4, "laguna": 4, "modern-bert": 3, "smallthinker": 4}
+_WINDOWS: dict[str, int] = {"exaone-moe": 128, "gemma2": 4096, "llama4": 8192, "smallthinker": 4096}
+_OWN_CACHES: dict[str, int] = {"gemma3n": 20}  # so many leading layers cache; the others read those
+
+_BLOCK = re.compile(r"(?:blk|layers?)\.(\d+)\.(.+)")
+_PROJECTOR = re.compile(r"(?:v|mm|a|vision_tower|multi_modal_projector)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a model: its name, its type as GGML calls it, and its dimensions, the innermost first."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        values, size = TENSOR_TYPES.get(self.type.upper(), (1, 2))
+        return prod(self.shape) // values * size
+
+
+class _Metadata:
+    """The metadata of one architecture. Values that are missing or of an odd type have their default."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.architecture = str(values.get("general.architecture") or "")
+        self._values = values
+
+    def get(self, name: str) -> Any:
+        return self._values.get(f"{self.architecture}.{name}")
+
+    def number(self, name: str, default: int = 0) -> int:
+        """A number, or the largest of a list of them."""
+        value = self.get(name)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = max((one for one in value if isinstance(one, int)), default=None)
+        return value if isinstance(value, int) and 0 <= value < 2**40 else default
+
+    def each(self, name: str, layers: int, default: int) -> list[int]:
+        """A number for each layer, whether the metadata has one for all or a list."""
+        value = self.get(name)
+        if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == layers:
+            return [one if isinstance(one, int) else default for one in value]
+        return [self.number(name, default)] * layers
+
+
+def shape_of(metadata: Mapping[str, Any], tensors: Iterable[Tensor] = (), size: int = 0) -> ModelShape:
+    """The shape of a model that is there.
+
+    Args:
+        metadata: of its GGUF header, or `model_info` of `/api/show`. Long lists may be empty in that.
+        tensors: of the same; empty: an old Ollama did not list them.
+        size: bytes of its files, for those without tensors.
+    """
+    known = _Metadata(metadata)
+    listed = list(tensors)
+    blocks: dict[int, dict[str, Tensor]] = {}
+    rest: dict[str, Tensor] = {}
+    weights = projector = 0
+    for tensor in listed:
+        if _PROJECTOR.match(tensor.name):
+            projector += tensor.bytes
+        elif found := _BLOCK.match(tensor.name):
+            blocks.setdefault(int(found[1]), {})[found[2]] = tensor
+            weights += tensor.bytes
+        else:
+            rest[tensor.name] = tensor
+    count = min(known.number("block_count") or len(blocks), MOST_LAYERS)
+    table = rest.get("token_embd.weight")
+    beside = {name: one for name, one in rest.items() if not name.startswith(("token_", "position_"))}
+    looked_up = sum(one.bytes for name, one in rest.items() if name not in beside)
+    tied = table is not None and "output.weight" not in rest
+    weights += sum(one.bytes for one in beside.values()) + (looked_up if tied else 0)
+    embedding = known.number("embedding_length")
+    heads = known.number("attention.head_count")
+    head_size = known.number("attention.key_length") or (embedding // heads if heads else 0)
+    return ModelShape(
+        architecture=known.architecture,
+        weights=weights if listed else size,
+        token_table=looked_up,
+        projector=projector,
+        embedding=embedding,
+        feed_forward=_feed_forward(known),
+        vocabulary=_vocabulary(known, metadata, table),
+        heads=heads,
+        head_size=head_size,
+        layers=tuple(Counter(_layers(known, blocks, count, head_size)).items()),
+        longest=known.number("context_length"),
+        exact=bool(listed),
+    )
+
+
+def _vocabulary(known: _Metadata, metadata: Mapping[str, Any], table: Tensor | None) -> int:
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if table is not None and len(table.shape) > 1:
+        return table.shape[-1]
+    told = len(tokens) if isinstance(tokens, Sequence) else 0
+    return known.number("vocab_size") or told
+
+
+def _feed_forward(known: _Metadata) -> int:
+    """The widest rows: of a mixture those of the experts that are used at once."""
+    used, expert = known.number("expert_used_count"), known.number("expert_feed_forward_length")
+    shared = known.number("expert_shared_feed_forward_length")
+    dense = known.number("feed_forward_length")
+    if used:
+        return max(used * (expert or dense) + shared, 0)
+    return dense
+
+
+def _layers(
+    known: _Metadata, blocks: Mapping[int, Mapping[str, Tensor]], count: int, head_size: int
+) -> list[LayerCache]:
+    """What each layer caches: attention layers a key and a value for each token, recurrent ones a state."""
+    if known.get("attention.causal") is False or known.get("pooling_type") is not None:
+        return []  # it makes vectors, and keeps nothing
+    windows = _windows(known, count)
+    kv_heads = known.each("attention.head_count_kv", count, known.number("attention.head_count"))
+    value_size = known.number("attention.value_length") or head_size
+    state, interval = _state(known), known.number("full_attention_interval")
+    caching = known.number("attention.shared_kv_layers")
+    caching = count - caching if caching else _OWN_CACHES.get(known.architecture, count)
+    layers = []
+    for number in range(count):
+        tensors = blocks.get(number, {})
+        attends = _attends(known, tensors, kv_heads[number], number, interval)
+        key, value = _widths(known, tensors, kv_heads[number], head_size, value_size, windows[number])
+        layers.append(
+            LayerCache(
+                key=key if attends and number < caching else 0,
+                value=value if attends and number < caching else 0,
+                window=windows[number] if attends else 0,
+                state=state if _recurs(known, tensors, attends=attends, interval=interval) else 0,
+            )
+        )
+    return layers
+
+
+def _attends(known: _Metadata, tensors: Mapping[str, Tensor], heads: int, number: int, interval: int) -> bool:
+    """Whether a layer keeps keys and values: by its tensors, or where there are none by the metadata."""
+    if known.architecture.startswith(("rwkv", "arwkv", "mamba")):
+        return False
+    if interval > 1:
+        return (number + 1) % interval == 0
+    if tensors:
+        names = ("attn_k.weight", "attn_qkv.weight", "attn_kv_a_mqa.weight", "attn_kv_b.weight")
+        return any(name in tensors for name in names)
+    return heads > 0
+
+
+def _recurs(known: _Metadata, tensors: Mapping[str, Tensor], *, attends: bool, interval: int) -> bool:
+    if interval > 1:
+        return not attends
+    if tensors:
+        return any(name.startswith(("ssm_", "shortconv.", "time_mix_")) for name in tensors)
+    return known.architecture == "falcon-h1" or not attends
+
+
+def _widths(  # noqa: PLR0913, PLR0917 - each is a fact of its own
+    known: _Metadata, tensors: Mapping[str, Tensor], heads: int, key_size: int, value_size: int, window: int
+) -> tuple[int, int]:
+    """Numbers in the key and in the value of one token."""
+    key, value = tensors.get("attn_k.weight"), tensors.get("attn_v.weight")
+    if key is not None:
+        return key.shape[-1], (value or key).shape[-1]
+    if heads == 1 and known.number("attention.kv_lora_rank"):
+        return key_size, 0  # latent attention: the value is a part of the key
+    if window:
+        key_size = known.number("attention.key_length_swa") or key_size
+        value_size = known.number("attention.value_length_swa") or value_size
+    return heads * key_size, heads * value_size
+
+
+def _windows(known: _Metadata, count: int) -> list[int]:
+    """The window of each layer; 0: it looks at all of the context."""
+    name, pattern = known.architecture, known.get("attention.sliding_window_pattern")
+    window = known.number("attention.sliding_window") or _WINDOWS.get(name, 0)
+    if isinstance(pattern, Sequence) and len(pattern) == count:
+        return [window if one else 0 for one in pattern]
+    first = _FULL_FIRST.get(name, 0)
+    period = pattern if isinstance(pattern, int) and pattern > 0 else _PERIODS.get(name, first)
+    if not window or period < 2:  # noqa: PLR2004 - each layer looks at all
+        return [0] * count
+    full = 0 if first else period - 1
+    return [0 if number % period == full else window for number in range(count)]
+
+
+def _state(known: _Metadata) -> int:
+    """Numbers that a recurrent layer keeps for each slot: its convolution's and its own."""
+    embedding = known.number("embedding_length")
+    if head := known.number("wkv.head_size"):
+        shifts = known.number("token_shift_count") or 2
+        return shifts * embedding + head * embedding
+    if short := known.number("shortconv.l_cache"):
+        return (short - 1) * embedding
+    kernel, inner = known.number("ssm.conv_kernel"), known.number("ssm.inner_size")
+    size, groups = known.number("ssm.state_size"), known.number("ssm.group_count")
+    convolution = (kernel - 1) * (inner + 2 * groups * size) if kernel else 0
+    return convolution + size * inner
+
+
+def level_bits(level: str) -> float:
+    """Bits of a weight in a quantization level; 0: it is not known."""
+    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+
+
+# --- ollama_pack.fit.choose ---
+# Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+
+LOSSLESS_BITS = 8.5  # with more, answers are no better and take longer
+UNMEASURED_BITS = 5.0  # the most that is tried where nobody knows how much memory there is
+_RESERVE = 0.02  # of a GPU's memory, that no model can have
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One quantization of a model, on one node.
+
+    Attributes:
+        name: of the model.
+        blob: its weights.
+        bits: of a weight; 0: unknown.
+        need: bytes of memory with the context that is asked for; 0: unknown.
+    """
+
+    name: str
+    blob: str
+    bits: float
+    need: int
+
+
+def usable_memory(total: int, gpus: int = 1) -> int:
+    """The bytes of a node's memory that models can have: without what drivers and compute contexts take."""
+    return max(0, round(total * (1 - _RESERVE)) - gpus * DRIVER_BYTES)
+
+
+def quality_order(names: Sequence[str], levels: Sequence[str]) -> list[str]:
+    """Variants with the best first: 8 bits, then more, which is only slower, then fewer.
+
+    Args:
+        names: of the variants.
+        levels: the quantization level of each; empty: unknown, and last.
+    """
+    by_name = dict(zip(names, map(level_bits, levels), strict=True))
+    return sorted(by_name, key=lambda name: _rank(by_name[name]), reverse=True)
+
+
+def _rank(bits: float) -> float:
+    return min(bits, LOSSLESS_BITS) - (0.001 * bits if bits > LOSSLESS_BITS else 0.0)
+
+
+def best_variant(
+    variants: Sequence[Variant], room: int, resident: Sequence[tuple[str, int]], *, measured: bool
+) -> tuple[Variant, bool]:
+    """The variant that a node should answer with, and whether it fits as far as is known.
+
+    The best that fits next to what is in memory; else the best that fits when idle models make room; else the
+    smallest, as all would be computed in part by the CPU.
+
+    Args:
+        variants: those that the node has, the best first.
+        room: bytes that models can have in memory together.
+        resident: weights and bytes of what is in memory.
+        measured: `room` is known. If not, it is only what was seen: of the variants for which that is too
+            little, a small one is taken.
+    """
+    in_memory = {blob for blob, _ in resident}
+    for variant in variants:
+        others = sum(size for blob, size in resident if blob != variant.blob)
+        if variant.blob in in_memory or (variant.need and variant.need + others <= room):
+            return variant, True
+    alone = [one for one in variants if one.need and one.need <= room]
+    if alone:
+        return alone[0], True
+    if not measured:
+        modest = [one for one in variants if 0 < one.bits <= UNMEASURED_BITS]
+        if modest:
+            return modest[0], True
+    smallest = min(variants, key=lambda one: one.need or one.bits or float("inf"))
+    return smallest, not (measured and smallest.need)
 
 
 # --- ollama_pack.aliases.resolve ---
@@ -1122,8 +1693,23 @@ def find_candidate(
     families: Families | None = None,
 ) -> str | None:
     """The id of a candidate among the models: the preferred quantization when the row has a preference."""
+    if row.is_automatic:  # nobody knows here what fits: the model itself, or the variant with fewest bits
+        there = automatic_variants(name, models, denied, families)
+        exact = find_model(name, models, families)
+        return exact if exact in there else there[-1] if there else None
     variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
     return variant or find_model(name, models, families)
+
+
+def automatic_variants(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> list[str]:
+    """The variants of a candidate, the best first: a router lets each node take the one that fits there."""
+    variants = variants_of(name, models, denied, families)
+    return quality_order(list(variants), list(variants.values()))
 
 
 # --- ollama_pack.aliases.published ---
@@ -1156,7 +1742,9 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
     families = Families(models)
     for name, row in candidates(table, facts):
         model = find_candidate(name, row, models, families=families)
-        if model is not None:
+        if row.is_automatic:
+            yield from automatic_variants(name, models, families=families)
+        elif model is not None:
             yield model
 
 
@@ -1696,6 +2284,154 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
+# --- ollama_pack.engines.ollama.options ---
+# Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+
+
+def _stop_in(value: object, field: str) -> list[str]:
+    """OpenAI allows one text or a list of them, Ollama a list."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [text_in(item, f"{field}[{number}]") for number, item in enumerate(value)]
+    raise ChatBodyError(field, "must be text or a list of texts")
+
+
+_WHOLE_OPTIONS = (
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "num_thread",
+    "num_keep",
+    "num_predict",
+    "seed",
+    "top_k",
+    "repeat_last_n",
+    "mirostat",
+)
+_DECIMAL_OPTIONS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "mirostat_tau",
+    "mirostat_eta",
+)
+# The options that are known here, and the type without which Ollama refuses the request. The mirostat ones
+# mean nothing to a newer Ollama, and do no harm there.
+OPTION_TYPES: dict[str, Callable[[object, str], Any]] = {
+    **dict.fromkeys(_WHOLE_OPTIONS, whole_in),
+    **dict.fromkeys(_DECIMAL_OPTIONS, decimal_in),
+    "use_mmap": switch_in,
+    "stop": _stop_in,
+}
+# From and to. Ollama itself looks at none of them: a batch of 0 ends its runner, 10,000 threads or a window
+# of a billion tokens its machine, and what no float32 can hold the request.
+_INT32, _DECIMAL = 2**31 - 1, 1e6
+OPTION_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_WHOLE_OPTIONS, (-_INT32, _INT32)),
+    **dict.fromkeys(_DECIMAL_OPTIONS, (-_DECIMAL, _DECIMAL)),
+    "num_batch": (1, _INT32),
+    "num_gpu": (-1, _INT32),
+    "main_gpu": (0, 255),
+    "num_thread": (0, 512),
+    "num_keep": (-1, _INT32),
+    "seed": (-(2**63), 2**63 - 1),
+    "repeat_last_n": (-1, 2**22),
+}
+# OpenAI's names of `num_predict`; a later one counts where several are given.
+_LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
+# Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
+_BESIDE_OPTIONS = ("format", "keep_alive", "think", "reasoning_effort", "response_format", "system")
+# What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
+RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
+# They say how a node runs a model, not what a chat wants. Ollama keeps some of them for those who ask later
+# without any: after `num_gpu: 0` all run on the CPU, after `keep_alive: -1` the model stays for ever.
+_MACHINE_OPTIONS = ("keep_alive", *RUNNER_OPTIONS)
+_NO_OPTIONS = frozenset((*_BESIDE_OPTIONS, *_LENGTH_NAMES))
+
+
+def flat_settings(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a body sets, in one place and in Ollama's names.
+
+    What stands at the top counts more than `options`, those more than `params.custom_params`, and those more
+    than `params`. Null counts as absent.
+
+    Raises:
+        ChatBodyError: `params`, `custom_params` or `options` is no object.
+    """
+    params = object_in(body.get("params"), "params")
+    custom = object_in(params.get("custom_params"), "params.custom_params")
+    options = object_in(body.get("options"), "options")
+    settings: dict[str, Any] = {}
+    for layer in (params, custom, options, body):
+        given = {name: value for name, value in layer.items() if value is not None}
+        settings |= given
+        lengths = [given[name] for name in _LENGTH_NAMES if name in given]
+        settings |= {"num_predict": lengths[-1]} if lengths else {}
+    return settings
+
+
+def with_machine_options(body: Mapping[str, Any], *admins: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain user's body with the machine's options that admins have set, and with none of the user's own.
+
+    Args:
+        body: as it came.
+        admins: parameters that admins have set, the most general first.
+    """
+    settings = {name: value for params in admins for name, value in flat_settings({"params": params}).items()}
+    own = _without_machine_options(body)
+    params = own.get("params")
+    if isinstance(params, Mapping):
+        params = _without_machine_options(params)
+        custom = params.get("custom_params")
+        more = {"custom_params": _without_machine_options(custom)} if isinstance(custom, Mapping) else {}
+        own["params"] = params | more
+    options = own.get("options")
+    kept = {name: settings[name] for name in _MACHINE_OPTIONS if name in settings}
+    if isinstance(options, Mapping):
+        own["options"] = _without_machine_options(options) | kept
+    elif kept and options is None:
+        own["options"] = kept
+    return own
+
+
+def _without_machine_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in _MACHINE_OPTIONS}
+
+
+def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Ollama's `options` for an OpenAI chat body.
+
+    What is in the body's own `options` and unknown here goes along as it is: a newer Ollama may know it.
+
+    Raises:
+        ChatBodyError: an option has a value of a type or in a range that no Ollama can use.
+    """
+    settings = flat_settings(body)
+    own = object_in(body.get("options"), "options")
+    unknown = {
+        str(name): value
+        for name, value in own.items()
+        if value is not None and name not in OPTION_TYPES and name not in _NO_OPTIONS
+    }
+    known = {name: read(settings[name], name) for name, read in OPTION_TYPES.items() if name in settings}
+    _check_ranges(known)
+    return unknown | known
+
+
+def _check_ranges(options: Mapping[str, Any]) -> None:
+    for name, (least, most) in OPTION_RANGES.items():
+        if name in options and not least <= options[name] <= most:
+            raise ChatBodyError(name, f"must be from {least:.16g} to {most:.16g}")
+    if options.get("repeat_penalty") == 0:
+        raise ChatBodyError("repeat_penalty", "must not be 0: 1 means no penalty")
+
+
 # --- ollama_pack.engines.ollama.to_openai ---
 # What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
 #
@@ -1818,121 +2554,6 @@ def _figure(line: Mapping[str, Any], name: str) -> int:
 def _rate(tokens: int, nanoseconds: int) -> float | str:
     """Tokens a second; "N/A" is what Open WebUI shows where there is none."""
     return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
-
-
-# --- ollama_pack.engines.ollama.options ---
-# Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-
-
-def _stop_in(value: object, field: str) -> list[str]:
-    """OpenAI allows one text or a list of them, Ollama a list."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list):
-        return [text_in(item, f"{field}[{number}]") for number, item in enumerate(value)]
-    raise ChatBodyError(field, "must be text or a list of texts")
-
-
-_WHOLE_OPTIONS = (
-    "num_ctx",
-    "num_batch",
-    "num_gpu",
-    "main_gpu",
-    "num_thread",
-    "num_keep",
-    "num_predict",
-    "seed",
-    "top_k",
-    "repeat_last_n",
-    "mirostat",
-)
-_DECIMAL_OPTIONS = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "mirostat_tau",
-    "mirostat_eta",
-)
-# The options that are known here, and the type without which Ollama refuses the request. The mirostat ones
-# mean nothing to a newer Ollama, and do no harm there.
-OPTION_TYPES: dict[str, Callable[[object, str], Any]] = {
-    **dict.fromkeys(_WHOLE_OPTIONS, whole_in),
-    **dict.fromkeys(_DECIMAL_OPTIONS, decimal_in),
-    "use_mmap": switch_in,
-    "stop": _stop_in,
-}
-# From and to. Ollama itself looks at none of them: a batch of 0 ends its runner, 10,000 threads or a window
-# of a billion tokens its machine, and what no float32 can hold the request.
-_INT32, _DECIMAL = 2**31 - 1, 1e6
-OPTION_RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(_WHOLE_OPTIONS, (-_INT32, _INT32)),
-    **dict.fromkeys(_DECIMAL_OPTIONS, (-_DECIMAL, _DECIMAL)),
-    "num_batch": (1, _INT32),
-    "num_gpu": (-1, _INT32),
-    "main_gpu": (0, 255),
-    "num_thread": (0, 512),
-    "num_keep": (-1, _INT32),
-    "seed": (-(2**63), 2**63 - 1),
-    "repeat_last_n": (-1, 2**22),
-}
-# OpenAI's names of `num_predict`; a later one counts where several are given.
-_LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
-# Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
-_BESIDE_OPTIONS = ("format", "keep_alive", "think", "reasoning_effort", "response_format", "system")
-_NO_OPTIONS = frozenset((*_BESIDE_OPTIONS, *_LENGTH_NAMES))
-
-
-def flat_settings(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that a body sets, in one place and in Ollama's names.
-
-    What stands at the top counts more than `options`, those more than `params.custom_params`, and those more
-    than `params`. Null counts as absent.
-
-    Raises:
-        ChatBodyError: `params`, `custom_params` or `options` is no object.
-    """
-    params = object_in(body.get("params"), "params")
-    custom = object_in(params.get("custom_params"), "params.custom_params")
-    options = object_in(body.get("options"), "options")
-    settings: dict[str, Any] = {}
-    for layer in (params, custom, options, body):
-        given = {name: value for name, value in layer.items() if value is not None}
-        settings |= given
-        lengths = [given[name] for name in _LENGTH_NAMES if name in given]
-        settings |= {"num_predict": lengths[-1]} if lengths else {}
-    return settings
-
-
-def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Ollama's `options` for an OpenAI chat body.
-
-    What is in the body's own `options` and unknown here goes along as it is: a newer Ollama may know it.
-
-    Raises:
-        ChatBodyError: an option has a value of a type or in a range that no Ollama can use.
-    """
-    settings = flat_settings(body)
-    own = object_in(body.get("options"), "options")
-    unknown = {
-        str(name): value
-        for name, value in own.items()
-        if value is not None and name not in OPTION_TYPES and name not in _NO_OPTIONS
-    }
-    known = {name: read(settings[name], name) for name, read in OPTION_TYPES.items() if name in settings}
-    _check_ranges(known)
-    return unknown | known
-
-
-def _check_ranges(options: Mapping[str, Any]) -> None:
-    for name, (least, most) in OPTION_RANGES.items():
-        if name in options and not least <= options[name] <= most:
-            raise ChatBodyError(name, f"must be from {least:.16g} to {most:.16g}")
-    if options.get("repeat_penalty") == 0:
-        raise ChatBodyError("repeat_penalty", "must not be 0: 1 means no penalty")
 
 
 # --- ollama_pack.engines.tools ---
@@ -2543,8 +3164,8 @@ class FleetRequest:
 
     Attributes:
         id: unique among the requests that wait or run.
-        user: whom fairness counts it for.
-        chat: the conversation it belongs to; empty: none.
+        user: whom fairness counts it for; in the router a hash, the same at all workers.
+        chat: the conversation it belongs to, likewise; empty: none.
         models: names of the models that may answer, the preferred one first.
         blocks: the prompt; empty: length unknown, nothing to reuse.
         max_output: the limit on its output in tokens that the client set; 0: none.
@@ -2576,12 +3197,16 @@ class InstalledModel:
 
     Attributes:
         blob: digest of the weights: names with the same one share a runner.
-        size: bytes to load; 0: unknown.
+        size: bytes of memory that it takes with its usual context; 0: unknown.
         name: as the node lists it, and wants to be asked for it.
         context: `num_ctx` in tokens that its own recipe asks for; 0: none.
         options: the other runner options that its own recipe asks for, sorted by name.
         fixed: the engine never loads it again for other options, as Ollama does.
         remote: it runs elsewhere, as Ollama's cloud models do: there at once, no memory here, no slots.
+        shape: what its memory depends on; None: unknown.
+        bits: of a weight; 0: unknown.
+        usual: the context that `size` is for; 0: unknown.
+        growth: bytes for each token of context.
     """
 
     blob: str
@@ -2591,6 +3216,16 @@ class InstalledModel:
     options: RunnerOptions = ()
     fixed: bool = False
     remote: bool = False
+    shape: ModelShape | None = field(default=None, repr=False)
+    bits: float = 0.0
+    usual: int = 0
+    growth: float = 0.0
+
+    def takes(self, context: int) -> int:
+        """Bytes of memory with a context (0: the usual one)."""
+        if not context or not self.usual:
+            return self.size
+        return max(0, self.size + round(self.growth * (context - self.usual)))
 
     def wanted(self, request: FleetRequest) -> tuple[int, RunnerOptions]:
         """The context (0: the node's default) and the options that a request makes the runner have."""
@@ -2772,7 +3407,8 @@ class NodeView:
             `fold_name` makes of them.
         runners: what is in its memory.
         loading_until: when the load in progress is predicted to end; one load blocks the others.
-        room: bytes of weights that have been seen in memory together; a lone runner always fits.
+        room: bytes that models can have in memory together: known, or seen; a lone runner always fits.
+        smallest: bytes of its smallest model; 1: it is not known how much memory there is.
         rates: by blob.
         loads_ahead: it can be asked to load a model without a chat.
     """
@@ -2784,6 +3420,7 @@ class NodeView:
     runners: tuple[RunnerView, ...] = ()
     loading_until: float = 0.0
     room: int = 0
+    smallest: int = 1
     rates: Mapping[str, ModelRates] = field(default_factory=dict)
     loads_ahead: bool = False
 
@@ -3071,8 +3708,34 @@ def _either(models: tuple[str, ...]) -> str:
 def fold_name(name: str) -> str:
     """The form in which two names of one model are equal: in lower case, without the default tag."""
     folded = name.lower()
+    if _BETWEEN in folded:
+        names, context = auto_parts(folded)
+        return auto_name([fold_name(one) for one in names], context)
     stem, tag = split_tag(folded)
     return stem if tag == DEFAULT_TAG else folded
+
+
+# An automatic name stands for several variants of a model, the best first, of which each node takes the one
+# that fits there: `llama3:8b-q8_0 | llama3:8b-q4_0`, or with a context `… @16384`. Names of models have no
+# spaces.
+_BETWEEN, _WITH = " | ", " @"
+
+
+def auto_name(names: Sequence[str], context: int = 0) -> str:
+    """The automatic name for some variants, and for the context that is asked for (0: whatever is usual)."""
+    return _BETWEEN.join(names) + (f"{_WITH}{context}" if context else "")
+
+
+@lru_cache(maxsize=1024)
+def auto_parts(name: str) -> tuple[tuple[str, ...], int]:
+    """The variants of an automatic name and its context; any other name stands for itself."""
+    names, _, context = name.partition(_WITH)
+    return tuple(names.split(_BETWEEN)), int(context) if context.isdecimal() else 0
+
+
+def is_auto(name: str) -> bool:
+    """Whether each node takes the variant that fits there."""
+    return _BETWEEN in name
 
 
 # --- ollama_pack.routing.decide.fair_queue ---
@@ -3122,6 +3785,8 @@ class WaitingRequest:
         pushed: the queue's virtual time when it came.
         spare_turns, grace: of its turn and its start tag, what is no more than a crowd of others has as well.
         displaced: the request that lost its place to this one; None: there was room.
+        peer: it waits at another worker.
+        shared: other workers know that it waits.
     """
 
     request: FleetRequest
@@ -3139,6 +3804,8 @@ class WaitingRequest:
     pushed: float = 0.0
     spare_turns: int = 0
     grace: float = 0.0
+    peer: bool = False
+    shared: bool = False
 
     @property
     def place(self) -> Place:
@@ -3156,7 +3823,10 @@ class WaitingRequest:
 
 
 class FairQueue:
-    """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait."""
+    """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait.
+
+    Requests that wait at other workers (`push_peer`) are in the order, and take no place.
+    """
 
     def __init__(self, limit: int, background_wait: float) -> None:
         self.limit = limit
@@ -3172,9 +3842,10 @@ class FairQueue:
         self._virtual = 0.0
         self._empty_since = 0.0
         self._count = 0
+        self._places = 0  # that are taken
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return self._places
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._by_id
@@ -3200,6 +3871,19 @@ class FairQueue:
             if displaced is None:
                 raise QueueFullError(self.limit, len(self), own)
             self.cancel(displaced.id)
+        entry = self._enter(request, now, now, cost)
+        entry.displaced = displaced
+        self._insert(entry)
+        return entry
+
+    def push_peer(self, request: FleetRequest, came: float, now: float, cost: float) -> WaitingRequest:
+        """Take in a request that waits at another worker, since `came`."""
+        entry = self._enter(request, came, now, cost)
+        entry.peer = True
+        self._insert(entry)
+        return entry
+
+    def _enter(self, request: FleetRequest, came: float, now: float, cost: float) -> WaitingRequest:
         if not self._by_id:  # meanwhile everybody could have had what they wanted
             self._virtual += max(0.0, now - self._empty_since)
         self._count += 1
@@ -3207,10 +3891,9 @@ class FairQueue:
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
-        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
+        entry = WaitingRequest(request, models, start, cost, self._count, came, kind=kind)
         entry.pushed = self._virtual
         entry.spare_turns, entry.grace = self._leeway(entry.owner)
-        self._insert(entry)
         return entry
 
     def _leeway(self, owner: Owner) -> tuple[int, float]:
@@ -3246,17 +3929,21 @@ class FairQueue:
         """
         places = self._waiting_of
         if request.background:
-            places = {user: len(held) for (user, background), held in self._own.items() if background}
+            places = {user: len(_at_home(held)) for (user, behind), held in self._own.items() if behind}
             own = places.get(request.user, 0)
         user = max(places, key=places.__getitem__, default="")
         if places.get(user, 0) > own + 1:  # of one user, what nobody looks at goes first
-            found = self._own.get((user, True)) or self._own[user, False]
+            found = _at_home(self._own.get((user, True), ())) or _at_home(self._own.get((user, False), ()))
         else:
             held = () if own or request.background else self._order
-            found = [entry for entry in held if entry.request.background]
+            found = [entry for entry in _at_home(held) if entry.request.background]
             if not found:
                 return None
         return found[-1].request
+
+    def step_aside(self, entry: WaitingRequest) -> None:
+        """Take a request out of the order until it is put back."""
+        self._remove(entry)
 
     def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
         """Take a request in again, at the place that it had: a node has failed it, or it was never sent."""
@@ -3267,8 +3954,10 @@ class FairQueue:
 
     def _insert(self, entry: WaitingRequest) -> None:
         self._by_id[entry.request.id] = entry
-        user = entry.request.user
-        self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+        if not entry.peer:
+            user = entry.request.user
+            self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+            self._places += 1
         own = self._own.setdefault(entry.owner, [])
         before = bisect_left(own, _start_place(entry), key=_start_place)
         entry.turn = min(MAX_TURN, self._serving.get(entry.owner, 0) + before)
@@ -3369,7 +4058,6 @@ class FairQueue:
             self._ends[entry.request.user] -= entry.cost
 
     def _remove(self, entry: WaitingRequest) -> None:
-        user = entry.request.user
         del self._by_id[entry.request.id]
         self._step_out(entry)
         own = self._own[entry.owner]
@@ -3377,17 +4065,25 @@ class FairQueue:
         if not own:
             del self._own[entry.owner]
         self._renew_turns(entry.owner)
-        self._waiting_of[user] -= 1
-        if not self._waiting_of[user]:
-            del self._waiting_of[user]
+        if not entry.peer:
+            user = entry.request.user
+            self._waiting_of[user] -= 1
+            if not self._waiting_of[user]:
+                del self._waiting_of[user]
+            self._places -= 1
         self._forget_past()
 
     def _forget_past(self) -> None:
         """Tags of the past mean nothing; of too many others the least is lost."""
-        most = 2 * len(self._waiting_of) + MAX_TAGS
+        most = 2 * len(self._own) + MAX_TAGS
         if len(self._ends) > most:
             ahead = [(end, name) for name, end in self._ends.items() if end > self._virtual]
             self._ends = {name: end for end, name in nlargest(most, ahead)}
+
+
+def _at_home(entries: Sequence[WaitingRequest]) -> list[WaitingRequest]:
+    """Those that wait at this worker."""
+    return [entry for entry in entries if not entry.peer]
 
 
 def _fair_place(entry: WaitingRequest) -> Place:
@@ -3407,6 +4103,7 @@ def _start_place(entry: WaitingRequest) -> tuple[float, int]:
 # The model's name as `fold_name` makes it, the request's kind, its limit on the output.
 QuoteKey = tuple[str, str, int]
 
+SIZE_TOLERANCE = 64  # a prediction may be off by this part of the memory
 FRESH_SECONDS = 1.0  # for so long a quote holds: what a prefix and a model are worth changes slowly
 _UNKNOWN = ModelRates()
 
@@ -3596,13 +4293,14 @@ class VirtualNode:
             if len(runner.ends) < runner.slots and runner.ready_at <= now:
                 return True
             used += runner.size
-        return self._loading_until <= now and (not used or used < self.view.room)
+        return self._loading_until <= now and (not used or used + self.view.smallest <= self.view.room)
 
     def has_room(self) -> bool:
         """Whether it can load a model at this moment, and nothing has to be unloaded for a small one."""
         if self._reserved or not self.view.loads_ahead or self._loading_until > self._moment.now:
             return False
-        return not self.runners or sum([runner.size for runner in self.runners.values()]) < self.view.room
+        used = sum([runner.size for runner in self.runners.values()])
+        return not self.runners or used + self.view.smallest <= self.view.room
 
     def serves_now(self, blob: str) -> bool:
         """Whether it has these weights in memory, and a slot free for them at this moment."""
@@ -3643,7 +4341,7 @@ class VirtualNode:
                 idle_at = min(idle_at, max(runner.ready_at, runner.ends[-1] if runner.ends else 0.0))
                 if not runner.ends and runner.ready_at <= self._loading_until:
                     return True, max(self._loading_until, runner.ready_at)
-        if not used or used < self.view.room:
+        if not used or used + self.view.smallest <= self.view.room:
             return True, self._loading_until
         return False, max(self._loading_until, idle_at)
 
@@ -3664,7 +4362,7 @@ class VirtualNode:
         if runner and runner.fits(request, model):
             made = self._offer_runner(model, runner, rates, output)
         else:
-            made = self._offer_load(model, rates, output)
+            made = self._offer_load(model, rates, output, model.takes(request.context))
         if len(self._quotes) > MAX_QUOTES:
             self._quotes.clear()
         self._quotes[key] = made
@@ -3702,12 +4400,12 @@ class VirtualNode:
             good_until,
         )
 
-    def _offer_load(self, model: InstalledModel, rates: ModelRates, output: float) -> Quote:
+    def _offer_load(self, model: InstalledModel, rates: ModelRates, output: float, size: int) -> Quote:
         own = model.blob if model.blob in self.runners else ""
         now = self._moment.now
-        found = self._evictions.get((model.size, own))
+        found = self._evictions.get((size, own))
         if found is None or found.begins <= now:
-            found = self._evictions[model.size, own] = self._plan_eviction(model.size, own)
+            found = self._evictions[size, own] = self._plan_eviction(size, own)
         decode = decode_share(output, 0, rates.slots, rates, self._moment.policy)
         open_now = found.begins <= now
         return Quote(
@@ -3738,7 +4436,7 @@ class VirtualNode:
         others = [runner for runner in self.runners.values() if runner.blob != own and not runner.remote]
         if len(others) > 1:
             others.sort(key=lambda runner: idle_at[runner.blob])
-        needed = size - self.view.room
+        needed = size - self.view.room - self.view.room // SIZE_TOLERANCE
         for runner in others:
             needed += runner.size
         gone = [self.runners[own]] if own else []
@@ -3779,7 +4477,7 @@ class VirtualNode:
         self._loading_until = max(self._moment.now, quote.starts_at) + quote.load
         runner = self.runners[quote.blob] = VirtualRunner(
             quote.blob,
-            model.size,
+            model.takes(asked),
             0,
             asked,
             options,
@@ -5225,8 +5923,10 @@ def reason(binding: Assignment, *, figures: bool) -> str:
             time that this saves. They are for admins.
     """
     parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    if is_auto(binding.asked_for):
+        parts.append(f"{binding.model} is the best that fits" if not binding.loads else "the best that fits")
     if not figures:
-        return parts[0]
+        return " · ".join(parts)
     if binding.hit and binding.request.tokens:
         parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
     if not binding.loads or binding.chosen.quote.rates.load_measured:
@@ -5526,267 +6226,6 @@ class PendingChat:
     def shown_for(self) -> float:
         """Seconds for which a line has been shown that is not done."""
         return 0.0 if self.shown is None else asyncio.get_running_loop().time() - self.shown
-
-
-# --- ollama_pack.fit.shapes ---
-# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-
-# GGML's types of tensors: values in a block, and bytes of a block.
-TENSOR_TYPES: dict[str, tuple[int, int]] = {
-    "F64": (1, 8),
-    "I64": (1, 8),
-    "F32": (1, 4),
-    "I32": (1, 4),
-    "F16": (1, 2),
-    "BF16": (1, 2),
-    "I16": (1, 2),
-    "I8": (1, 1),
-    "Q4_0": (32, 18),
-    "Q4_1": (32, 20),
-    "Q5_0": (32, 22),
-    "Q5_1": (32, 24),
-    "Q8_0": (32, 34),
-    "Q8_1": (32, 36),
-    "Q2_K": (256, 84),
-    "Q3_K": (256, 110),
-    "Q4_K": (256, 144),
-    "Q5_K": (256, 176),
-    "Q6_K": (256, 210),
-    "Q8_K": (256, 292),
-    "IQ1_S": (256, 50),
-    "IQ1_M": (256, 56),
-    "IQ2_XXS": (256, 66),
-    "IQ2_XS": (256, 74),
-    "IQ2_S": (256, 82),
-    "IQ3_XXS": (256, 98),
-    "IQ3_S": (256, 110),
-    "IQ4_NL": (32, 18),
-    "IQ4_XS": (256, 136),
-    "TQ1_0": (256, 54),
-    "TQ2_0": (256, 66),
-    "MXFP4": (32, 17),
-    "NVFP4": (64, 36),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """One tensor of a model: its name, its type as GGML calls it, and its dimensions, the innermost first."""
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-
-    @property
-    def bytes(self) -> int:
-        values, size = TENSOR_TYPES.get(self.type.upper(), (1, 2))
-        return prod(self.shape) // values * size
-
-
-# --- ollama_pack.engines.ollama.values ---
-# What a node reports of its models. A field that is missing, null or not of its type has its default.
-
-_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
-_PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
-# What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
-RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
-_CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
-_CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
-
-_Entry = TypeVar("_Entry", bound="NamedModel")
-
-
-class NodeValue(BaseModel):
-    """Base of what is read from a node's answers."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {name: value for name, value in given.items() if value is not None}
-
-    @field_validator("*", mode="wrap")
-    @classmethod
-    def _odd_is_absent(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """What is not of its type has its default, too: only what is needed is demanded."""
-        try:
-            return read(value)
-        except ValidationError:
-            field = cls.model_fields[str(info.field_name)]
-            if field.is_required():
-                raise
-            return field.get_default(call_default_factory=True)
-
-
-Bytes = Annotated[int, Field(ge=0)]
-
-
-class NamedModel(NodeValue):
-    """An entry of a list of models. Some gateways have its name under `model` alone, as Open WebUI reads it.
-
-    Attributes:
-        name: as the node lists it, with its tag.
-    """
-
-    name: str = Field(min_length=1, max_length=1024)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _model_is_a_name(cls, given: Any) -> Any:
-        if isinstance(given, dict) and not isinstance(given.get("name"), str):
-            return {**given, "name": given.get("model")}
-        return given
-
-
-class ModelDetails(NodeValue):
-    """The make of a model; empty where the node does not tell."""
-
-    family: str = ""
-    parameter_size: str = ""
-    quantization_level: str = ""
-
-
-class ListedModel(NamedModel):
-    """An entry of `/api/tags`.
-
-    Attributes:
-        digest: of the manifest; the same name may have another one on another node.
-        size: bytes on disk.
-        details: its make.
-        remote_model: its name where it really runs, of a cloud model.
-        remote_host: where that is.
-    """
-
-    digest: str = ""
-    size: Bytes = 0
-    details: ModelDetails = ModelDetails()
-    remote_model: str = ""
-    remote_host: str = ""
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether the node only passes requests on: it is never loaded there, and takes no memory."""
-        tagged = bool(_CLOUD_TAG.fullmatch(self.name)) and self.size < _CLOUD_BYTES
-        return bool(self.remote_model or self.remote_host) or tagged
-
-
-class LoadedModel(NamedModel):
-    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
-
-    Attributes:
-        digest: of the manifest.
-        size: bytes that it takes.
-        size_vram: bytes of those that are in GPU memory.
-        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
-        expires_at: when it is unloaded if nobody asks; in the past while it works.
-    """
-
-    digest: str = ""
-    size: Bytes = 0
-    size_vram: Bytes = 0
-    context_length: Bytes = 0
-    expires_at: datetime | None = None
-
-    @field_validator("expires_at")
-    @classmethod
-    def _with_zone(cls, moment: datetime | None) -> datetime | None:
-        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-class ShownModel(NodeValue):
-    """What `/api/show` tells of a model.
-
-    Attributes:
-        capabilities: such as completion, tools, vision, thinking.
-        details: its make.
-        model_info: facts from the weights file, such as `llama.block_count`.
-        modelfile: the recipe, which names the weights blob.
-        parameters: the recipe's own options, one on a line.
-        tensors: of the weights; empty: the node is too old to list them.
-        projector_info: facts of a separate vision encoder, such as its `general.parameter_count`.
-    """
-
-    capabilities: tuple[str, ...] = ()
-    details: ModelDetails = ModelDetails()
-    model_info: dict[str, Any] = Field(default_factory=dict)
-    modelfile: str = ""
-    parameters: str = ""
-    tensors: tuple[Tensor, ...] = Field(default=(), repr=False)
-    projector_info: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("capabilities", mode="before")
-    @classmethod
-    def _only_texts(cls, given: Any) -> Any:
-        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
-
-    @property
-    def blob(self) -> str:
-        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
-        found = _BLOB.search(self.modelfile)
-        return found[1] if found else ""
-
-    @property
-    def num_ctx(self) -> int | None:
-        """The context in tokens that the recipe itself asks for."""
-        context = self._own_parameters.get("num_ctx")
-        return context if isinstance(context, int) else None
-
-    @property
-    def runner_options(self) -> tuple[tuple[str, Any], ...]:
-        """The other options for its runner that the recipe asks for, sorted by name."""
-        own = self._own_parameters
-        return tuple((name, own[name]) for name in RUNNER_OPTIONS if name in own)
-
-    @property
-    def _own_parameters(self) -> dict[str, Any]:
-        """Those of the recipe that are a number, true or false; the last of each name counts."""
-        own: dict[str, Any] = {}
-        for name, written in _PARAMETER.findall(self.parameters):
-            with suppress(ValueError):
-                own[name] = json_in(written)
-        return own
-
-    @property
-    def context_length(self) -> int:
-        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
-        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
-        return length if isinstance(length, int) else 0
-
-    @property
-    def is_embedder(self) -> bool:
-        """Whether its weights make vectors, not text. Ollama itself goes by this."""
-        return f"{self.model_info.get('general.architecture')}.pooling_type" in self.model_info
-
-    @property
-    def thinking(self) -> Thinking:
-        """What `think` it takes."""
-        return thinking_of(self.capabilities, self.details.family)
-
-
-def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Entry], int]:
-    """The entries of a list of models, each name once, and how many were passed over as unreadable.
-
-    Ollama 0.40 lists a model once for each kind of runner.
-
-    Raises:
-        ValueError: there is no list.
-    """
-    listed = answer.get("models")
-    if not isinstance(listed, list):
-        raise ValueError("`models` is not a list")  # noqa: TRY004 - of the answer, not of an argument
-    found: dict[str, _Entry] = {}
-    unread = 0
-    for entry in listed:
-        try:
-            model = kind.model_validate(entry)
-        except ValidationError:
-            unread += 1
-        else:
-            found.setdefault(model.name, model)
-    return list(found.values()), unread
 
 
 # --- ollama_pack.routing.decide.prefix ---
@@ -6162,22 +6601,25 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
-        key: as `prompt_blocks` takes it.
+        key: of the hashes that other workers see instead of the user, the conversation and the prompt.
 
     Raises:
         ChatBodyError: something in the body cannot be put into Ollama's form.
     """
     options = ollama_options(body)
+    context = max(0, options.get("num_ctx", 0))
     return FleetRequest(
         id=request_id,
-        user=user,
-        chat=chat,
-        models=tuple(models),
+        user=_hashed(user, key),
+        chat=_hashed(f"{user}\0{chat}") if chat else "",
+        models=tuple(
+            auto_name(auto_parts(model)[0], context) if is_auto(model) else model for model in models
+        ),
         blocks=prompt_blocks(
             objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools"), key=key
         ),
         max_output=max(0, options.get("num_predict", 0)),
-        context=max(0, options.get("num_ctx", 0)),
+        context=context,
         options=tuple((name, options[name]) for name in RUNNER_OPTIONS if name in options),
         background=background,
     )
@@ -6211,8 +6653,11 @@ def with_conversation(body: Mapping[str, Any], request: FleetRequest) -> dict[st
     """
     if not request.chat or body.get(CACHE_KEY):
         return dict(body)
-    written = f"{request.user}\0{request.chat}".encode(errors="replace")
-    return {**body, CACHE_KEY: blake2b(written, digest_size=16).hexdigest()}
+    return {**body, CACHE_KEY: request.chat}
+
+
+def _hashed(name: str, key: bytes = b"") -> str:
+    return blake2b(name.encode(errors="replace"), digest_size=16, key=key).hexdigest()
 
 
 # --- ollama_pack.engines.model_ids ---
@@ -6361,6 +6806,210 @@ async def stream_to_openai(
             state, chunks = line_to_chunks(line, head, state, place)
             for chunk in chunks:
                 yield chunk
+
+
+# --- ollama_pack.engines.ollama.values ---
+# What a node reports of its models. A field that is missing, null or not of its type has its default.
+
+_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
+_CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
+_CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
+
+_Entry = TypeVar("_Entry", bound="NamedModel")
+
+
+class NodeValue(BaseModel):
+    """Base of what is read from a node's answers."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _odd_is_absent(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """What is not of its type has its default, too: only what is needed is demanded."""
+        try:
+            return read(value)
+        except ValidationError:
+            field = cls.model_fields[str(info.field_name)]
+            if field.is_required():
+                raise
+            return field.get_default(call_default_factory=True)
+
+
+Bytes = Annotated[int, Field(ge=0)]
+
+
+class NamedModel(NodeValue):
+    """An entry of a list of models. Some gateways have its name under `model` alone, as Open WebUI reads it.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+    """
+
+    name: str = Field(min_length=1, max_length=1024)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_is_a_name(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not isinstance(given.get("name"), str):
+            return {**given, "name": given.get("model")}
+        return given
+
+
+class ModelDetails(NodeValue):
+    """The make of a model; empty where the node does not tell."""
+
+    family: str = ""
+    parameter_size: str = ""
+    quantization_level: str = ""
+
+
+class ListedModel(NamedModel):
+    """An entry of `/api/tags`.
+
+    Attributes:
+        digest: of the manifest; the same name may have another one on another node.
+        size: bytes on disk.
+        details: its make.
+        remote_model: its name where it really runs, of a cloud model.
+        remote_host: where that is.
+    """
+
+    digest: str = ""
+    size: Bytes = 0
+    details: ModelDetails = ModelDetails()
+    remote_model: str = ""
+    remote_host: str = ""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the node only passes requests on: it is never loaded there, and takes no memory."""
+        tagged = bool(_CLOUD_TAG.fullmatch(self.name)) and self.size < _CLOUD_BYTES
+        return bool(self.remote_model or self.remote_host) or tagged
+
+
+class LoadedModel(NamedModel):
+    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
+
+    Attributes:
+        digest: of the manifest.
+        size: bytes that it takes.
+        size_vram: bytes of those that are in GPU memory.
+        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
+        expires_at: when it is unloaded if nobody asks; in the past while it works.
+    """
+
+    digest: str = ""
+    size: Bytes = 0
+    size_vram: Bytes = 0
+    context_length: Bytes = 0
+    expires_at: datetime | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _with_zone(cls, moment: datetime | None) -> datetime | None:
+        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class ShownModel(NodeValue):
+    """What `/api/show` tells of a model.
+
+    Attributes:
+        capabilities: such as completion, tools, vision, thinking.
+        details: its make.
+        model_info: facts from the weights file, such as `llama.block_count`.
+        modelfile: the recipe, which names the weights blob.
+        parameters: the recipe's own options, one on a line.
+        tensors: of the weights; empty: the node is too old to list them.
+        projector_info: facts of a separate vision encoder, such as its `general.parameter_count`.
+    """
+
+    capabilities: tuple[str, ...] = ()
+    details: ModelDetails = ModelDetails()
+    model_info: dict[str, Any] = Field(default_factory=dict)
+    modelfile: str = ""
+    parameters: str = ""
+    tensors: tuple[Tensor, ...] = Field(default=(), repr=False)
+    projector_info: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("capabilities", mode="before")
+    @classmethod
+    def _only_texts(cls, given: Any) -> Any:
+        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
+
+    @property
+    def blob(self) -> str:
+        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
+        found = _BLOB.search(self.modelfile)
+        return found[1] if found else ""
+
+    @property
+    def num_ctx(self) -> int | None:
+        """The context in tokens that the recipe itself asks for."""
+        context = self._own_parameters.get("num_ctx")
+        return context if isinstance(context, int) else None
+
+    @property
+    def runner_options(self) -> tuple[tuple[str, Any], ...]:
+        """The other options for its runner that the recipe asks for, sorted by name."""
+        own = self._own_parameters
+        return tuple((name, own[name]) for name in RUNNER_OPTIONS if name in own)
+
+    @property
+    def _own_parameters(self) -> dict[str, Any]:
+        """Those of the recipe that are a number, true or false; the last of each name counts."""
+        own: dict[str, Any] = {}
+        for name, written in _PARAMETER.findall(self.parameters):
+            with suppress(ValueError):
+                own[name] = json_in(written)
+        return own
+
+    @property
+    def context_length(self) -> int:
+        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
+        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
+        return length if isinstance(length, int) else 0
+
+    @property
+    def is_embedder(self) -> bool:
+        """Whether its weights make vectors, not text. Ollama itself goes by this."""
+        return f"{self.model_info.get('general.architecture')}.pooling_type" in self.model_info
+
+    @property
+    def thinking(self) -> Thinking:
+        """What `think` it takes."""
+        return thinking_of(self.capabilities, self.details.family)
+
+
+def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Entry], int]:
+    """The entries of a list of models, each name once, and how many were passed over as unreadable.
+
+    Ollama 0.40 lists a model once for each kind of runner.
+
+    Raises:
+        ValueError: there is no list.
+    """
+    listed = answer.get("models")
+    if not isinstance(listed, list):
+        raise ValueError("`models` is not a list")  # noqa: TRY004 - of the answer, not of an argument
+    found: dict[str, _Entry] = {}
+    unread = 0
+    for entry in listed:
+        try:
+            model = kind.model_validate(entry)
+        except ValidationError:
+            unread += 1
+        else:
+            found.setdefault(model.name, model)
+    return list(found.values()), unread
 
 
 # --- ollama_pack.engines.ollama.client ---
@@ -7502,11 +8151,13 @@ def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
 #
 #     gpu0  http://gpu0:11434                       # an Ollama
 #     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
+#     gpu2  http://gpu2:11434  memory=24GB          # of its GPUs, where no agent reports it
 #     old   http://old:11434   tier=1               # only when the others are slow to answer
 #     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
 #     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 #     pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
+#     pods  k8s://default/app=ollama:11434                    # each ready pod that has these labels
 
 NodeKind = Literal["ollama", "openai"]
 PlacedBy = Literal["pack", "own"]
@@ -7514,17 +8165,22 @@ PlacedBy = Literal["pack", "own"]
 MAX_NODES = 1024
 MAX_TIER = 9
 SRV = "dns+srv://"
+PODS = "k8s://"
+DISCOVERED = (SRV, PODS)  # addresses that stand for several servers
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_WORD = re.compile(r'header="[^"]*"|\S+')
 _NODE_HEADER = re.compile(r"([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header, placement, models"
+_NODE_SETTINGS = "kind, weight, tier, slots, memory, agent, key, header, placement, models"
+_BYTES = {"": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+MAX_MEMORY = 2**50
 
 
 @dataclass(frozen=True, slots=True)
@@ -7566,6 +8222,7 @@ class NodeRow:
         line: its number in the text, from 1.
         login, headers, auth, cookies: as in `WayIn`. In no message.
         listings: what of its models is offered; none: all, under their own names.
+        memory: bytes that its GPUs have; 0: to be learned from its agent, or from what it has in memory.
     """
 
     name: str
@@ -7584,6 +8241,7 @@ class NodeRow:
     headers: tuple[Header, ...] = field(default=(), repr=False)
     auth: str = ""
     cookies: bool = False
+    memory: int = 0
 
     @property
     def way_in(self) -> WayIn:
@@ -7633,7 +8291,10 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
+    if address.startswith(DISCOVERED):
+        url, login = _several(address), ""
+    else:
+        url, login = split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -7678,9 +8339,11 @@ def _address(value: str) -> str:
     return value.rstrip("/")
 
 
-def _srv(value: str) -> str:
-    if not _NODE_SRV.fullmatch(value):
+def _several(value: str) -> str:
+    if value.startswith(SRV) and not _NODE_SRV.fullmatch(value):
         raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    if value.startswith(PODS) and not _NODE_PODS.fullmatch(value):
+        raise ValueError(f"{value!r} does not select pods: write it as k8s://NAMESPACE/app=ollama:11434")
     return value
 
 
@@ -7715,6 +8378,16 @@ def _weight(value: str) -> float:
     return weight
 
 
+def _memory(value: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([KMGT]?i?B?)", value, re.IGNORECASE)
+    unit = found[2].upper() if found else "?"
+    scale = _BYTES.get(unit) or _BYTES.get(f"{unit}B", 0)
+    size = round(float(found[1]) * scale) if found else 0
+    if not 10**8 <= size <= MAX_MEMORY:
+        raise ValueError(f"memory= needs a size such as 24GB or 80GiB, not {value!r}")
+    return size
+
+
 def _whole_number(setting: str, least: int, most: int) -> Callable[[str], int]:
     def read(value: str) -> int:
         if re.fullmatch(r"[0-9]{1,6}", value) and least <= int(value) <= most:
@@ -7735,6 +8408,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "weight": _weight,
     "tier": _whole_number("tier", 0, MAX_TIER),
     "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
+    "memory": _memory,
     "agent": _address,
     "key": _secret,
     "header": _header,
@@ -7817,8 +8491,9 @@ class Catalogue:
     _folded: Mapping[str, FleetModel] = field(default_factory=dict, repr=False)
 
     def find(self, name: str) -> FleetModel | None:
-        """The model of a name in any spelling; None where no node has it."""
-        return self.models.get(name) or self._folded.get(fold_name(name))
+        """The model of a name in any spelling, of an automatic name the best; None where no node has it."""
+        best = auto_parts(name)[0][0]
+        return self.models.get(best) or self._folded.get(fold_name(best))
 
 
 def build_catalogue(nodes: Mapping[str, Iterable[NodeModel]]) -> Catalogue:
@@ -8492,6 +9167,180 @@ class ModelStats:
             self.slots.observe(lesson.beside, lesson.spent.wait)
 
 
+# --- ollama_pack.fit.learned ---
+# What a node's reports teach: how its server is set up, and so what any model takes there.
+#
+# No API says how many slots an Ollama has, which type of cache or which engine. The first load shows it: of the
+# settings that a server can have, those are taken on whose prediction is nearest to what `/api/ps` reports.
+# What is left of the difference is added for the same weights.
+
+MAX_SEEN = 64  # sets of weights that are remembered
+# The settings that a server can have. Unusual ones must be nearer by this part of the size.
+_ENGINES: Mapping[Engine | None, float] = {None: 0.0, "ollama": 0.0001, "llama.cpp": 0.0001}
+_CACHES: Mapping[CacheType, float] = {"f16": 0.0, "q8_0": 0.0003, "q4_0": 0.0006}
+_FLASH: Mapping[bool | None, float] = {None: 0.0, True: 0.00005, False: 0.00005}
+_SLOTS: Mapping[int, float] = {1: 0.0, 2: 0.0002, 3: 0.0004, 4: 0.0004, 6: 0.0008, 8: 0.0008}
+
+
+@dataclass(frozen=True, slots=True)
+class SeenLoad:
+    """A model in a node's memory: its shape, the context of each slot, and the bytes that it takes."""
+
+    shape: ModelShape
+    context: int
+    size: int
+
+
+class MemoryLearner:
+    """Predicts memory on one node."""
+
+    def __init__(self, slots: int | None = None) -> None:
+        """Start with the usual settings.
+
+        Args:
+            slots: that a runner is known to have; None: they are to be found out.
+        """
+        self._slots = slots
+        self._seen: dict[str, SeenLoad] = {}
+        self.options = RunOptions(0, slots=slots or 1)
+
+    def seen(self, blob: str, load: SeenLoad, *, on_gpu: bool) -> bool:
+        """Take in a model in memory. Returns whether that has changed what is predicted."""
+        if self._seen.get(blob) == load and self.options.on_gpu == on_gpu:
+            return False
+        self._seen.pop(blob, None)
+        self._seen[blob] = load
+        while len(self._seen) > MAX_SEEN:
+            del self._seen[next(iter(self._seen))]
+        self.options = _nearest(self._candidates(on_gpu=on_gpu), tuple(self._seen.values())[-4:])
+        return True
+
+    def expected(self, blob: str, shape: ModelShape, context: int) -> int:
+        """The bytes that a model will take with so much context for each slot."""
+        found = _predict(self.options, shape, context)
+        if load := self._seen.get(blob):
+            found += load.size - _predict(self.options, load.shape, load.context)
+        return max(found, shape.weights // 2)
+
+    def _candidates(self, *, on_gpu: bool) -> Iterable[tuple[RunOptions, float]]:
+        """Settings that a server can have, and how unusual they are."""
+        slots = _SLOTS if self._slots is None else {self._slots: 0.0}
+        every = product(_ENGINES.items(), _CACHES.items(), slots.items(), _FLASH.items())
+        for (engine, odd), (cache, odder), (count, oddest), (flash, rest) in every:
+            options = RunOptions(0, count, cache, flash=flash, engine=engine, on_gpu=on_gpu)
+            yield options, odd + odder + oddest + rest
+
+
+def _predict(options: RunOptions, shape: ModelShape, context: int) -> int:
+    return memory_needed(shape, replace(options, context=context)).total
+
+
+def _nearest(candidates: Iterable[tuple[RunOptions, float]], loads: Iterable[SeenLoad]) -> RunOptions:
+    """The settings that explain best what was seen."""
+    told = [load for load in loads if load.size and load.context]
+
+    def off(candidate: tuple[RunOptions, float]) -> float:
+        options, unusual = candidate
+        errors = [abs(_predict(options, load.shape, load.context) / load.size - 1) for load in told]
+        return unusual + sum(errors) / max(1, len(errors))
+
+    return min(candidates, key=off)[0]
+
+
+# --- ollama_pack.routing.state.node_memory ---
+# The memory of one node: how much there is, what each of its models takes, and which variants fit.
+
+DEFAULT_CONTEXT = 4096  # tokens, where a node has not shown what it takes when nobody asks
+FOREIGN_LOOKS = 3  # looks at the GPUs in a row in which other programs must be seen
+FOREIGN_SHARE = 0.05  # of the memory; less is the driver's own
+GROWTH_STEP = 4096  # tokens, over which the growth of a cache is measured
+
+
+class NodeMemory:
+    """What is known of a node's memory. All is bounded by the models that it has."""
+
+    def __init__(self, row: NodeRow) -> None:
+        self._declared = usable_memory(row.memory) if row.memory else 0
+        self._told = 0  # by its GPUs
+        self._foreign: deque[int] = deque(maxlen=FOREIGN_LOOKS)
+        self._together = 0  # bytes that have been seen in memory together, and none on the CPU
+        self._spilled = 0  # bytes that were in GPU memory while a model was there only in part
+        self._learner = MemoryLearner(row.slots)
+
+    @property
+    def measured(self) -> bool:
+        """Whether it is known how much there is, and not only what was seen together."""
+        return bool(self._declared or self._told or self._spilled)
+
+    @property
+    def room(self) -> int:
+        """The bytes that models can have together."""
+        there = self._declared or max(0, self._told - min(self._foreign, default=0))
+        if self._spilled:
+            there = min(there, self._spilled) if there else self._spilled
+        return max(there, self._together)
+
+    def told(self, total: int, used: int, gpus: int, ours: int) -> None:
+        """Its GPUs were looked at.
+
+        Args:
+            total: bytes of all of them.
+            used: of these, by whomever.
+            gpus: how many there are.
+            ours: bytes of the models that are in memory.
+        """
+        self._told = usable_memory(total, gpus)
+        others = used - ours - 2 * gpus * DRIVER_BYTES
+        self._foreign.append(others if others > FOREIGN_SHARE * total else 0)
+
+    def seen_together(self, size: int) -> None:
+        """So many bytes of models are in memory together."""
+        self._together = max(self._together, size)
+
+    def spilled(self, size: int) -> None:
+        """A model is in GPU memory only in part: with so many bytes it is full."""
+        self._spilled = size
+        self._together = min(self._together, size)
+
+    def seen(self, model: InstalledModel, context: int, size: int, *, on_gpu: bool) -> bool:
+        """A model is in memory. Returns whether what is predicted has changed."""
+        if model.shape is None or not context or not size:
+            return False
+        return self._learner.seen(model.blob, SeenLoad(model.shape, context, size), on_gpu=on_gpu)
+
+    def sized(self, models: Mapping[str, InstalledModel], default: int) -> dict[str, InstalledModel]:
+        """The models with the bytes that each takes here.
+
+        Args:
+            models: by name.
+            default: the context that a model has here when nobody asks for any; 0: unknown.
+        """
+        return {name: self._sized(name, model, default) for name, model in models.items()}
+
+    def _sized(self, name: str, model: InstalledModel, default: int) -> InstalledModel:
+        shape = model.shape
+        if shape is None:
+            return replace(model, name=name)
+        usual = model.context or default or DEFAULT_CONTEXT
+        usual = min(usual, shape.longest) if shape.longest else usual
+        size = self._learner.expected(model.blob, shape, usual)
+        more = self._learner.expected(model.blob, replace(shape, longest=0), usual + GROWTH_STEP)
+        growth = max(0.0, (more - size) / GROWTH_STEP)
+        return replace(model, name=name, size=size, usual=usual, growth=growth)
+
+    def choose(
+        self, auto: str, models: Mapping[str, InstalledModel], resident: Iterable[tuple[str, int]]
+    ) -> tuple[InstalledModel, bool] | None:
+        """The variant of an automatic name to answer with, and whether it fits; None: the node has none."""
+        names, context = auto_parts(auto)
+        there = [models[folded] for name in names if (folded := fold_name(name)) in models]
+        if not there:
+            return None
+        variants = [Variant(one.name, one.blob, one.bits, one.takes(context)) for one in there]
+        best, fits = best_variant(variants, self.room, tuple(resident), measured=self.measured)
+        return there[variants.index(best)], fits
+
+
 # --- ollama_pack.routing.state.node_state ---
 # What is known of one node between two decisions: its models, its runners, what was learned of it.
 
@@ -8516,6 +9365,7 @@ class ResidentModel:
         expires_at: when it is to be unloaded, on any clock that stays the same.
         busy: that moment has passed, and still it is listed: it answers somebody.
         loading: it is listed, but not loaded yet, as far as can be seen.
+        vram: of the bytes, those in GPU memory; 0: it is computed by the CPU.
     """
 
     model: str
@@ -8524,6 +9374,12 @@ class ResidentModel:
     expires_at: float = 0.0
     busy: bool = False
     loading: bool = False
+    vram: int = 0
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is in one kind of memory as a whole."""
+        return self.vram in {0, self.size}
 
 
 @dataclass(slots=True)
@@ -8580,7 +9436,7 @@ class NodeState:
         self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
         self.runners: dict[str, RunnerState] = {}
         self.loading_until = 0.0
-        self.room = 0
+        self.memory = NodeMemory(row)
         self.draining = False
         self.gpu = ExternalLoad(sure=False)  # what its GPU does without us
         self.paused_until = 0.0
@@ -8597,6 +9453,9 @@ class NodeState:
         self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
         self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
+        self._autos: dict[str, InstalledModel] = {}  # automatic name → the variant that answers for it here
+        self._learned = False  # the last look has taught something about the memory
+        self._sized_for = 0  # the context that the models' sizes are for where nobody asks for one
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
     def stats(self, blob: str) -> ModelStats:
@@ -8676,10 +9535,14 @@ class NodeState:
         self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None, now: float
     ) -> None:
         """Take in what `/api/tags` and `/api/ps` say; None: nothing is said of what is in its memory."""
-        if models != self.models:
+        residents = None if residents is None else tuple(residents)
+        known = {fold_name(name): model for name, model in models.items()}
+        self._measure(residents or (), known)
+        default = max((one.context for one in residents or ()), default=0) if not self._sized_for else 0
+        if self._learned or default or models != self.models:
             self.models = dict(models)
-            named = {name: replace(model, name=name) for name, model in models.items()}
-            self.listed = named | {fold_name(name): model for name, model in named.items()}
+            self._sized_for = self._sized_for or default
+            self._list()
         blobs = {model.blob for model in models.values()}
         self._stats = {blob: stats for blob, stats in self._stats.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
@@ -8704,8 +9567,42 @@ class NodeState:
         for blob, resident in listed.items():
             self._adopt(blob, resident, now)
         self._loads_on(now)
-        loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
-        self.room = max(self.room, loaded)
+        if all(resident.fits for resident in residents or ()):
+            self.memory.seen_together(
+                sum(runner.size for runner in self.runners.values() if not runner.loading)
+            )
+
+    def _measure(self, residents: Sequence[ResidentModel], models: Mapping[str, InstalledModel]) -> None:
+        """Learn from what models take that are in memory."""
+        self._learned = False
+        for resident in residents:
+            model = models.get(fold_name(resident.model))
+            if model is not None and not resident.loading:
+                self._learned |= self.memory.seen(
+                    model, resident.context, resident.size, on_gpu=resident.vram > 0
+                )
+        if not all(resident.fits for resident in residents):
+            self.memory.spilled(sum(resident.vram for resident in residents))
+
+    def _list(self) -> None:
+        """Put together what it may be asked for. A list that is the same stays the same object."""
+        named = self.memory.sized(self.models, self._sized_for)
+        self.listed = named | {fold_name(name): model for name, model in named.items()} | self._autos
+
+    def offer(self, auto: str) -> tuple[InstalledModel, bool] | None:
+        """As `NodeMemory.choose`, next to what is in memory now."""
+        resident = [(runner.blob, runner.size) for runner in self.runners.values() if not runner.remote]
+        return self.memory.choose(auto, self.listed, resident)
+
+    def set_auto(self, auto: str, model: InstalledModel | None) -> None:
+        """Answer for an automatic name with one of its variants, or with none."""
+        if self._autos.get(auto) == model:
+            return
+        self._autos.pop(auto, None)
+        if model is not None:
+            self._autos[auto] = model
+        self._list()
+        self.changed()
 
     def _loads_on(self, now: float) -> None:
         """A load that takes longer than predicted goes on, for longer the more it has taken."""
@@ -8722,7 +9619,7 @@ class NodeState:
         """Compare a runner with what is known of it. What moved without us was moved by another client."""
         runner = self.runners.get(blob)
         if runner is None:
-            size = self._size(blob) or resident.size
+            size = self._size(blob, resident)
             mirror, context = self._mirror(blob), resident.context
             runner = RunnerState(
                 blob, resident.model, size, context, None, None, now, loading=False, mirror=mirror
@@ -8774,18 +9671,21 @@ class NodeState:
         """Of a runner that holds nothing yet."""
         return PrefixMirror(retention=self.stats(blob).retention.retention)
 
-    def _size(self, blob: str) -> int:
-        return next((model.size for model in self.models.values() if model.blob == blob), 0)
+    def _size(self, blob: str, resident: ResidentModel) -> int:
+        """Bytes of a runner: as it says, where what is predicted of others compares with that."""
+        known = next((model for model in self.models.values() if model.blob == blob), None)
+        if known is None or known.shape is not None:
+            return resident.vram or resident.size
+        return known.size or resident.size
 
     # --- what is done with it ---
 
     def adopt(self, model: str, wanted: tuple[int, RunnerOptions], now: float) -> RunnerState:
         """Another worker knows that a model of this name is in memory, with these options."""
-        installed = self.models[model]
+        installed = self.listed[model]
         mirror = self._mirror(installed.blob)
-        runner = RunnerState(
-            installed.blob, model, installed.size, 0, *wanted, now, loading=False, mirror=mirror
-        )
+        size = installed.takes(wanted[0])
+        runner = RunnerState(installed.blob, model, size, 0, *wanted, now, loading=False, mirror=mirror)
         self.runners[installed.blob] = runner
         return runner
 
@@ -8794,14 +9694,14 @@ class NodeState:
     ) -> RunnerState:
         """A request makes it load a model of this name, with these options; what makes room is forgotten."""
         asked, options = wanted
-        installed = self.models[model]
+        installed = self.listed[model]
         for blob in victims:
             self.runners.pop(blob, None)
         self.loading_until = now + self.known(installed.blob).load
         runner = RunnerState(
             blob=installed.blob,
             model=model,
-            size=installed.size,
+            size=installed.takes(asked),
             context=0,
             asked=asked,
             options=options,
@@ -8876,10 +9776,18 @@ class NodeState:
                 [self._runner_view(runner, rates.get(runner.blob), now) for runner in self.runners.values()]
             ),
             loading_until=self.loading_until,
-            room=self.room,
+            room=self.memory.room,
+            smallest=self._smallest,
             rates=rates,
             loads_ahead=self._loads_ahead and now >= self._loads_again_at,
         )
+
+    @property
+    def _smallest(self) -> int:
+        """Bytes of the smallest model; 1 where it is not known how much memory there is."""
+        if not self.memory.measured:
+            return 1
+        return min((model.size for model in self.listed.values() if model.size), default=1)
 
     def _allowed(self, now: float) -> Mapping[str, InstalledModel]:
         """The models that it may be asked for, by the names that requests are compared with."""
@@ -8926,6 +9834,7 @@ class NodeState:
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
+MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
 # What a gateway answers that does not pass `/api/show` on: it will not next time, either.
 _NOT_THERE = frozenset({401, 403, 404, 405, 501})
@@ -8958,6 +9867,7 @@ class NodeProbe:
         self._client = client
         self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
+        self._shapes: dict[tuple[str, str], ModelShape] = {}
         self._seen_ahead: set[str] = set()
         self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
 
@@ -8970,6 +9880,7 @@ class NodeProbe:
         listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
         await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
+        self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
         others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
@@ -8997,6 +9908,7 @@ class NodeProbe:
             expires_at=expires.timestamp() if expires else 0.0,
             busy=expires is not None and expires < now and loaded.name in self._seen_ahead,
             loading=expires is not None and self._is_loading(loaded.name, expires.timestamp()),
+            vram=min(loaded.size_vram, loaded.size),
         )
 
     def _is_loading(self, name: str, expires: float) -> bool:
@@ -9021,6 +9933,9 @@ class NodeProbe:
             async with at_once:
                 try:
                     shown = await self._client.show(model.name)
+                    if shown.model_info:
+                        shape = shape_of(shown.model_info, shown.tensors, model.size)
+                        self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
                     self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
                 except RetryableNodeError as error:  # asked again at the next look, where that may help
                     if error.status in _NOT_THERE:
@@ -9044,6 +9959,8 @@ class NodeProbe:
                 options=options,
                 fixed=self._fixed or listed.is_remote,
                 remote=listed.is_remote,
+                shape=None if listed.is_remote or self._fixed else self._shapes.get(_shown_key(listed)),
+                bits=level_bits(listed.details.quantization_level or quantization_in(listed.name)),
             ),
             digest=listed.digest,
             quantization=listed.details.quantization_level,
@@ -9054,6 +9971,13 @@ class NodeProbe:
 
 def _shown_key(model: ListedModel) -> tuple[str, str]:
     return model.name, model.digest
+
+
+def _projector(shape: ModelShape, shown: ShownModel) -> int:
+    """Bytes of a vision encoder, which may be in a file of its own: those have 16 bits a weight."""
+    parameters = shown.projector_info.get("general.parameter_count")
+    apart = 2 * parameters if isinstance(parameters, int) and 0 < parameters < MOST_PARAMETERS else 0
+    return shape.projector + apart
 
 
 def _can_chat(shown: ShownModel | None) -> bool:
@@ -9213,7 +10137,7 @@ class NodeWatch:
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
-        names = set(map(fold_name, models))
+        names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
         return any(fold_name(model.name) in names for model in self.known.models)
 
     def holds(self, model: str) -> bool:
@@ -9584,6 +10508,8 @@ class BoundEvent:
         ready: when it is loaded.
         left: when the request is predicted to end.
         blocks: its prompt.
+        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
+        background: as in `FleetRequest`.
     """
 
     request_id: str
@@ -9597,6 +10523,27 @@ class BoundEvent:
     ready: float
     left: float
     blocks: tuple[PromptBlock, ...]
+    user: str = ""
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingEvent:
+    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
+
+    Attributes:
+        waited: seconds since it came.
+    """
+
+    request_id: str
+    user: str
+    models: tuple[str, ...]
+    blocks: tuple[PromptBlock, ...]
+    max_output: int
+    context: int
+    options: RunnerOptions
+    background: bool
+    waited: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -9619,7 +10566,7 @@ class FinishedEvent:
 
 @dataclass(frozen=True, slots=True)
 class EndedEvent:
-    """It ended and tells nothing: cancelled, refused, or never sent."""
+    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
 
     request_id: str
 
@@ -9650,7 +10597,7 @@ class FailedEvent:
     hung: bool = False
 
 
-FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
+FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
 Listener = Callable[[FleetEvent], None]
 
 
@@ -9675,7 +10622,7 @@ class HelloMessage:
 
 @dataclass(frozen=True, slots=True)
 class AliveMessage:
-    """A worker is there, and so are these requests of its own."""
+    """A worker is there, and so are these requests of its own, at nodes or waiting."""
 
     worker: str
     requests: tuple[str, ...]
@@ -9699,6 +10646,7 @@ class EventMessage:
 FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
 
 _EVENTS: dict[str, type[FleetEvent]] = {
+    "waiting": WaitingEvent,
     "bound": BoundEvent,
     "begun": BegunEvent,
     "finished": FinishedEvent,
@@ -9725,7 +10673,7 @@ def encode_message(message: FleetMessage) -> bytes:
 
 def _event_fields(event: FleetEvent) -> dict[str, Any]:
     fields = asdict(event)
-    if isinstance(event, BoundEvent):
+    if isinstance(event, BoundEvent | WaitingEvent):
         fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
     return fields
 
@@ -9752,8 +10700,8 @@ def decode_message(payload: bytes) -> FleetMessage | None:
 def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
     request_id = str(fields["request_id"])
     match kind:
-        case "bound":
-            return _bound_event(request_id, fields)
+        case "waiting" | "bound":
+            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
         case "begun":
             return BegunEvent(request_id, float(fields["left"]))
         case "finished":
@@ -9777,13 +10725,35 @@ def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
         loads=bool(fields["loads"]),
         victims=_strings(fields["victims"]),
         context=int(fields["context"]),
-        options=tuple((str(name), value) for name, value in fields["options"]),
+        options=_options(fields["options"]),
         ready=float(fields["ready"]),
         left=float(fields["left"]),
-        blocks=tuple(
-            PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in fields["blocks"]
-        ),
+        blocks=_blocks(fields["blocks"]),
+        user=str(fields.get("user", "")),
+        background=bool(fields.get("background")),
     )
+
+
+def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
+    return WaitingEvent(
+        request_id=request_id,
+        user=str(fields["user"]),
+        models=_strings(fields["models"]),
+        blocks=_blocks(fields["blocks"]),
+        max_output=int(fields["max_output"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        background=bool(fields["background"]),
+        waited=float(fields["waited"]),
+    )
+
+
+def _options(written: Collection[Any]) -> RunnerOptions:
+    return tuple((str(name), value) for name, value in written)
+
+
+def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
+    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
 
 
 def _lesson(fields: dict[str, Any]) -> Lesson:
@@ -10434,7 +11404,7 @@ class Planner:
         """
         if not self._timelines.roomy:
             return []
-        asked = {one.entry.kind: one for one in found if not one.request.background}
+        asked = {one.entry.kind: one for one in found if not one.request.background and not one.entry.peer}
         return [load for one in asked.values() for load in self._loads_for(one)]
 
     def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:
@@ -10767,11 +11737,11 @@ class LeastBusyPlanner(PlainPlanner):
         free = [cost for cost in costs if _has_slot(cost)]
         if not free:
             return None
-        best = min(map(_rank, free))
-        return self._among([cost for cost in free if _rank(cost) == best])
+        best = min(map(_strategies__rank, free))
+        return self._among([cost for cost in free if _strategies__rank(cost) == best])
 
 
-def _rank(cost: NodeCost) -> tuple[float, int, bool]:
+def _strategies__rank(cost: NodeCost) -> tuple[float, int, bool]:
     node, quote = cost.node, cost.quote
     return node.running / quote.rates.slots, node.view.tier, quote.reused is None
 
@@ -10942,6 +11912,7 @@ MAX_FOLLOWED_BLOBS = 64  # sets of weights whose prompts are followed
 HOLDER_STRIDE = 8  # blocks of a prompt, of which one is remembered with the nodes that it went to
 MAX_HOLDERS = 4  # nodes that are remembered for a block
 MAX_REMEMBERED = 32768  # blocks
+MAX_AUTOS = 256  # automatic names
 
 
 class Cluster:
@@ -10959,6 +11930,7 @@ class Cluster:
     ) -> None:
         self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
         self._clock = clock
+        self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
         self._returns: dict[str, ReturnLearner] = {}
         self._holders: dict[int, tuple[str, ...]] = {}
@@ -10983,9 +11955,37 @@ class Cluster:
             node.breaker.succeeded()
 
     def sized(self, name: str, room: int) -> None:
-        """Somebody, such as `gpu_agent`, knows how many bytes of models fit into a node's memory."""
-        self.nodes[name].room = max(self.nodes[name].room, room)
+        """Somebody knows how many bytes of models a node has had in memory together."""
+        self.nodes[name].memory.seen_together(room)
         self.nodes[name].changed()
+
+    def gpu_memory(self, name: str, total: int, used: int, gpus: int) -> None:
+        """Somebody, such as `gpu_agent`, knows how much memory a node's GPUs have, and how much is used."""
+        node = self.nodes[name]
+        before = node.memory.room
+        node.memory.told(total, used, gpus, sum(runner.size for runner in node.runners.values()))
+        if node.memory.room != before:
+            node.changed()
+
+    def offer_variants(self, auto: str) -> None:
+        """Let each node answer for an automatic name with the variant that fits there.
+
+        Nodes on which even the smallest would be computed in part by the CPU are left out, unless that is so
+        on all.
+        """
+        auto = fold_name(auto)
+        self._autos.pop(auto, None)
+        self._autos[auto] = None
+        while len(self._autos) > MAX_AUTOS:
+            forgotten = next(iter(self._autos))
+            del self._autos[forgotten]
+            for node in self.nodes.values():
+                node.set_auto(forgotten, None)
+        offers = {name: node.offer(auto) for name, node in self.nodes.items()}
+        some_fit = any(offer is not None and offer[1] for offer in offers.values())
+        for name, offer in offers.items():
+            usable = offer is not None and (offer[1] or not some_fit)
+            self.nodes[name].set_auto(auto, offer[0] if offer and usable else None)
 
     def activity(self, name: str, running: int, waiting: int, asked_at: float = math.inf) -> None:
         """A node's engine tells how many requests it answers and holds in its queue, over all clients.
@@ -11078,8 +12078,148 @@ class Cluster:
 
     def can_answer(self, models: Iterable[str]) -> bool:
         """Whether any node may be asked for one of these now, by whatever name it lists it."""
-        names = set(map(fold_name, models))
+        names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
         return any(not names.isdisjoint(node.models) for node in self.view().nodes)
+
+
+# --- ollama_pack.routing.state.peer_line ---
+# Requests that wait at other workers stand in this worker's queue, too.
+#
+# So a free slot goes to the request that is first, wherever it waits, and what a user has elsewhere counts.
+# A slot that comes free for another worker's request is left to that worker for a moment. If it is not taken
+# then, the request steps aside for a while: its worker may see things otherwise, or may be gone.
+
+MAX_PEER_ENTRIES = 4096
+LEFT_SECONDS = 0.1  # for which a free slot is left to another worker's request
+ASIDE_SECONDS = 1.0  # until a request whose worker did not take its slot is in line again
+
+
+@dataclass(slots=True)
+class PeerEntry:
+    """A request of another worker.
+
+    Attributes:
+        worker: where it waits, or was sent from.
+        entry: its place in our queue.
+        serving: it is at a node.
+        aside_until: it is out of line until then; None: it is not.
+    """
+
+    worker: str
+    entry: WaitingRequest
+    serving: bool = False
+    aside_until: float | None = None
+
+
+class PeerLine:
+    """Applies what other workers tell of their requests to our queue. Bounded."""
+
+    def __init__(self, queue: FairQueue, expect: Callable[[FleetRequest], float]) -> None:
+        """Begin without any.
+
+        Args:
+            queue: the scheduler's own.
+            expect: the seconds of service that a request may take. Raises NoNodeError: no node has its model.
+        """
+        self._queue = queue
+        self._expect = expect
+        self._there: dict[str, PeerEntry] = {}
+        self._left: dict[str, float] = {}  # request → since when a free slot is left to it
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def apply(self, worker: str, event: FleetEvent, now: float) -> None:
+        """Take in what a worker tells."""
+        match event:
+            case WaitingEvent():
+                self._waits(worker, _waiting_request(event), now - event.waited, now)
+            case BoundEvent() if event.user:
+                self._waits(worker, _bound_request(event), now, now)
+                self._bound(event.request_id, now)
+            case FinishedEvent(request_id, lesson=lesson):
+                self._leave(request_id, max(0.0, lesson.spent.total - lesson.spent.load))
+            case EndedEvent(request_id) | FailedEvent(request_id):
+                self._leave(request_id)
+
+    def _waits(self, worker: str, request: FleetRequest, came: float, now: float) -> None:
+        if request.id in self._there or request.id in self._queue or len(self._there) >= MAX_PEER_ENTRIES:
+            return
+        try:
+            cost = self._expect(request)
+        except NoNodeError:
+            return
+        self._there[request.id] = PeerEntry(worker, self._queue.push_peer(request, came, now, cost))
+
+    def _bound(self, request_id: str, now: float) -> None:
+        peer = self._there.get(request_id)
+        if peer and not peer.serving:
+            self._back_in_line(peer)
+            peer.serving = True
+            self._queue.bound(request_id, now)
+
+    def _leave(self, request_id: str, seconds: float | None = None) -> None:
+        peer = self._there.pop(request_id, None)
+        if peer is None:
+            return
+        if peer.serving:
+            self._queue.ended(peer.entry, seconds)
+        else:
+            self._back_in_line(peer)
+            self._queue.cancel(request_id)
+
+    def _back_in_line(self, peer: PeerEntry) -> None:
+        if peer.aside_until is not None:
+            peer.aside_until = None
+            self._queue.put_back(peer.entry)
+
+    def forget(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these are still there."""
+        gone = [key for key, peer in self._there.items() if peer.worker == worker and key not in but]
+        for request_id in gone:
+            self._leave(request_id)
+
+    def forget_all(self) -> None:
+        """Nobody tells any more."""
+        for request_id in list(self._there):
+            self._leave(request_id)
+
+    # --- slots that are left to them ---
+
+    def refresh(self, now: float) -> None:
+        """Before a decision: requests that did not take their slot step aside, others step back in line."""
+        for request_id, since in list(self._left.items()):
+            peer = self._there.get(request_id)
+            if peer and not peer.serving and peer.aside_until is None and since + LEFT_SECONDS <= now:
+                self._queue.step_aside(peer.entry)
+                peer.aside_until = now + ASIDE_SECONDS
+        for peer in self._there.values():
+            if peer.aside_until is not None and peer.aside_until <= now:
+                self._back_in_line(peer)
+
+    def leave_slots(self, request_ids: Iterable[str], now: float) -> float:
+        """After a decision: these could begin now. Returns when to decide again if they have not."""
+        self._left = {request_id: self._left.get(request_id, now) for request_id in request_ids}
+        return min(self._left.values(), default=math.inf) + LEFT_SECONDS
+
+
+def _waiting_request(event: WaitingEvent) -> FleetRequest:
+    return FleetRequest(
+        event.request_id,
+        event.user,
+        event.models,
+        blocks=event.blocks,
+        max_output=event.max_output,
+        context=event.context,
+        options=event.options,
+        background=event.background,
+    )
+
+
+def _bound_request(event: BoundEvent) -> FleetRequest:
+    return FleetRequest(
+        event.request_id, event.user, (event.model,), blocks=event.blocks, background=event.background
+    )
 
 
 # --- ollama_pack.routing.state.running ---
@@ -11127,6 +12267,8 @@ class RunningRequest:
             ready=max(0.0, runner.ready_at - now) if loading else 0.0,
             left=max(0.0, runner.ends.get(assignment.request.id, now) - now),
             blocks=assignment.request.blocks,
+            user=assignment.request.user,
+            background=assignment.request.background,
         )
 
     def lesson(self, spent: Durations) -> Lesson:
@@ -11209,6 +12351,8 @@ class Scheduler:
         self._queue = FairQueue(max_queue, policy.background_wait)
         self._running: dict[str, RunningRequest] = {}
         self.listener: Listener = tell_nobody
+        self._line = PeerLine(self._queue, lambda request: self._expect(request)[1])
+        self._unheard: list[WaitingRequest] = []  # that may wait, and other workers do not know it
 
     @property
     def waiting(self) -> int:
@@ -11241,8 +12385,14 @@ class Scheduler:
         if request.id in self._queue or request.id in self._running:
             raise ValueError(f"request {request.id!r} is already here")
         now = self._clock()
+        for name in filter(is_auto, request.models):
+            self.cluster.offer_variants(name)
         blobs, cost = self._expect(request)
-        displaced = self._queue.push(request, now, cost).displaced
+        entry = self._queue.push(request, now, cost)
+        self._unheard.append(entry)
+        displaced = entry.displaced
+        if displaced:
+            self.listener(EndedEvent(displaced.id))
         for blob, share in blobs.items():
             self.cluster.demand.add(blob, now, share)
         return displaced
@@ -11265,8 +12415,10 @@ class Scheduler:
 
     def cancel(self, request_id: str) -> None:
         """Nobody wants the answer any more. An id that is not known is ignored."""
-        if request_id in self._queue:
+        if entry := self._queue.get(request_id):
             self._queue.cancel(request_id)
+            if entry.shared:
+                self.listener(EndedEvent(request_id))
         elif running := self._running.pop(request_id, None):
             self._leave(running)
             self._ended(running, self._clock() - running.since if running.answering else None)
@@ -11289,12 +12441,21 @@ class Scheduler:
         self._ended(running)
         if not running.entry.request.load_only:
             self._queue.put_back(running.entry)
-        self.listener(EndedEvent(request_id))
+            self._unheard.append(running.entry)
 
     def running(self) -> Iterable[BoundEvent]:
         """What is at nodes now, to be told to a worker that has just come."""
         now = self._clock()
         return [running.event(now) for running in self._running.values()]
+
+    def waiting_events(self) -> Iterator[WaitingEvent]:
+        """What waits at this worker, for one that has just come."""
+        return map(self._waiting_event, [entry for entry in self._queue if not entry.peer])
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """All requests of this worker, at nodes or waiting."""
+        return (*self._running, *(entry.request.id for entry in self._queue if not entry.peer))
 
     def is_running(self, request_id: str) -> bool:
         """Whether it is at a node, as far as is known."""
@@ -11382,6 +12543,8 @@ class Scheduler:
         )
         if again:
             self._queue.put_back(running.entry, running.node.row.name)
+            running.entry.shared = False
+            self._unheard.append(running.entry)
         return again
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
@@ -11400,10 +12563,7 @@ class Scheduler:
         running = self._running.get(request_id)
         if running is None or len(running.entry.tried) >= MAX_FAILOVERS:
             return False
-        model, passed_over = (
-            fold_name(running.assignment.model),
-            {running.node.row.name, *running.entry.tried},
-        )
+        model, passed_over = running.assignment.asked_for, {running.node.row.name, *running.entry.tried}
         others = (node for node in self.cluster.view().nodes if node.name not in passed_over)
         return any(node.weight > 0 and model in node.models for node in others)
 
@@ -11448,19 +12608,64 @@ class Scheduler:
         if running.assignment.loads and not running.answering:  # whether it was loaded, the next probe tells
             running.node.loaded(running.runner, self._clock())
 
+    # --- other workers ---
+
+    def hear(self, worker: str, event: FleetEvent) -> None:
+        """Another worker tells what happens to a request of its own."""
+        self.cluster.remote.apply(worker, event)
+        self._line.apply(worker, event, self._clock())
+
+    def forget_peer(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these requests are still there."""
+        self.cluster.remote.forget(worker, but)
+        self._line.forget(worker, but)
+
+    def forget_peers(self) -> None:
+        """Nobody tells any more."""
+        self.cluster.remote.forget_all()
+        self._line.forget_all()
+
+    def _share_waiting(self) -> None:
+        """Tell other workers of the requests that no node could begin at once."""
+        for entry in self._unheard:
+            if not entry.shared and self._queue.get(entry.request.id) is entry:
+                entry.shared = True
+                self.listener(self._waiting_event(entry))
+        self._unheard.clear()
+
+    def _waiting_event(self, entry: WaitingRequest) -> WaitingEvent:
+        request = entry.request
+        return WaitingEvent(
+            request_id=request.id,
+            user=request.user,
+            models=request.models,
+            blocks=request.blocks,
+            max_output=request.max_output,
+            context=request.context,
+            options=request.options,
+            background=request.background,
+            waited=max(0.0, self._clock() - entry.came),
+        )
+
     # --- decisions ---
 
     def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
         now = self._clock()
         self.cluster.remote.expire(now)
+        self._line.refresh(now)
         if not len(self._queue):
+            self._unheard.clear()
+            self._line.leave_slots((), now)
             self.wake_at = None
             return []
         planned = self._planner.plan(self.cluster.view_at(now), self._queue.kinds(now))
         self.cluster.decided()
-        started = [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
-        self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now)
+        starting = [one for one in planned if one.starts]
+        started = [self._start(one, now) for one in starting if not one.entry.peer and self._allows(one, now)]
+        left_until = self._line.leave_slots([one.request.id for one in starting if one.entry.peer], now)
+        self._share_waiting()
+        self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now, left_until)
         return started
 
     def load_ahead(self) -> list[Assignment]:
@@ -11516,12 +12721,12 @@ class Scheduler:
             return node.runners[quote.blob]
         return node.load(assignment.model, wanted, quote.victims, now)
 
-    def _next_wake(self, now: float) -> float | None:
+    def _next_wake(self, now: float, left_until: float) -> float | None:
         """When to decide again though nothing happens: when a load ends, or a title has waited enough."""
         if not len(self._queue):
             return None
         self.cluster.refresh(now)
-        due = [self.cluster.stale_at, self._planner.look_again]
+        due = [self.cluster.stale_at, self._planner.look_again, left_until]
         if (until := self.cluster.remote.expires_at()) is not None:
             due.append(until)
         if (until := self._queue.ripens_at()) is not None:
@@ -11652,7 +12857,7 @@ class FleetShare:
         self.connected = False
         self.outbox.clear()
         self._heard_at.clear()
-        self._scheduler.cluster.remote.forget_all()
+        self._scheduler.forget_peers()
 
     def say_bye(self) -> None:
         """This worker ends; what it held is free."""
@@ -11667,7 +12872,7 @@ class FleetShare:
         for worker, heard in list(self._heard_at.items()):
             if now - heard > SILENT_SECONDS:
                 self._lose(worker)
-        self._send(AliveMessage(self._worker, tuple(event.request_id for event in self._scheduler.running())))
+        self._send(AliveMessage(self._worker, self._scheduler.request_ids))
         self._renew()
 
     def _renew(self) -> None:
@@ -11675,7 +12880,8 @@ class FleetShare:
             self._put(ShareStep("renew", claim))
 
     def _announce(self) -> None:
-        for event in self._scheduler.running():
+        there: list[FleetEvent] = [*self._scheduler.running(), *self._scheduler.waiting_events()]
+        for event in there:
             self._send(EventMessage(self._worker, event))
 
     # --- claiming ---
@@ -11744,16 +12950,17 @@ class FleetShare:
             case HelloMessage():
                 self._announce()
             case AliveMessage(worker, requests):
-                self._scheduler.cluster.remote.forget(worker, requests)
+                self._scheduler.forget_peer(worker, requests)
             case ByeMessage(worker):
                 self._lose(worker)
             case EventMessage(worker, event):
-                self._scheduler.cluster.remote.apply(worker, event)
-        return not isinstance(message, HelloMessage)
+                self._scheduler.hear(worker, event)
+        is_waiting = isinstance(message, EventMessage) and isinstance(message.event, WaitingEvent)
+        return not (is_waiting or isinstance(message, HelloMessage))
 
     def _lose(self, worker: str) -> None:
         self._heard_at.pop(worker, None)
-        self._scheduler.cluster.remote.forget(worker)
+        self._scheduler.forget_peer(worker)
 
     def _send(self, message: FleetMessage) -> None:
         self._put(ShareStep("tell", None, encode_message(message)))
@@ -11995,7 +13202,12 @@ class Router:
     def gpus_read(self, watch: NodeWatch) -> None:
         """Its GPUs were looked at. Those that another node has, too, may be at work for that one."""
         sources = [other.gpu_source for other in self.nodes.values()]
-        if watch.utilization is not None and sources.count(watch.gpu_source) == 1:
+        alone = sources.count(watch.gpu_source) == 1
+        sizes = [gpu.memory_total for gpu in watch.gpus.gpus if gpu.memory_total]
+        if alone and sizes:
+            used = sum(gpu.memory_used or 0 for gpu in watch.gpus.gpus)
+            self.scheduler.cluster.gpu_memory(watch.row.name, sum(sizes), used, len(sizes))
+        if watch.utilization is not None and alone:
             self.scheduler.cluster.gpu_busy(watch.row.name, watch.utilization)
             self._decide()
 
@@ -12255,7 +13467,7 @@ class Router:
 
     def _failure(self, node: str, models: Sequence[str]) -> str:
         """Why a node that answers probes is given no request; empty where none has failed since."""
-        names = set(map(fold_name, models))
+        names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
         found = (why for (name, model), why in self._failures.items() if name == node and model in names)
         return next(found, "")
 
@@ -13194,14 +14406,41 @@ def _has(listed: ConnectionModels, offered: str) -> bool:
 
 
 # --- ollama_pack.services.discovery ---
-# Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+# Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#
+# `pool dns+srv://_ollama._tcp.example.org` is each server of that record, `pods k8s://default/app=ollama:11434`
+# each ready pod with that label.
 
 discovery_log = logging.getLogger(__name__)
 
 FIRST_ANSWER_SECONDS = 3.0  # that a chat waits where nothing is known of a name yet
-Servers = tuple[tuple[str, int], ...]  # host and port, in order
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where Kubernetes puts a pod's own account
 _NOT_IN_A_NAME = re.compile(r"[^\w.-]")
 _LONGEST_NAME = 64
+_LIST_SECONDS = 5.0
+_LIST_OCTETS = 32 * 1024 * 1024  # a pod's entry has a few kB
+
+
+class Server(NamedTuple):
+    """One of the servers that a row stands for.
+
+    Attributes:
+        host: a name or an IP address.
+        port: its port.
+        label: what the node is called after; empty: after the host.
+    """
+
+    host: str
+    port: int
+    label: str = ""
+
+
+Servers = tuple[Server, ...]  # in order
+
+
+async def resolve(address: str) -> Servers:
+    """The servers of a row now: `resolve_srv` or `resolve_pods`."""
+    return await (resolve_pods(address) if address.startswith(PODS) else resolve_srv(address))
 
 
 async def resolve_srv(address: str) -> Servers:
@@ -13225,21 +14464,96 @@ async def resolve_srv(address: str) -> Servers:
         found = await resolver.query(name, "SRV")
     finally:
         await resolver.close()
-    return tuple(sorted({(str(one.host).rstrip("."), int(one.port)) for one in found}))
+    return tuple(sorted({Server(str(one.host).rstrip("."), int(one.port)) for one in found}))
+
+
+async def resolve_pods(address: str, account: Path = ACCOUNT) -> Servers:
+    """The ready pods with certain labels, asked of the cluster that this process runs in.
+
+    Args:
+        address: `k8s://NAMESPACE/SELECTOR:PORT`, the selector as `kubectl get pods -l` takes it.
+        account: the folder with the token, and with the certificate that the API's is signed with.
+
+    Raises:
+        OSError: this is no pod, the API does not answer, or the account may not list pods there.
+        ValueError: the API's answer is no list of pods.
+    """
+    from aiohttp import ClientSession, ClientTimeout  # noqa: PLC0415 - upload.py loads this and asks nobody
+
+    selected, _, port = address.removeprefix(PODS).rpartition(":")
+    namespace, _, selector = selected.partition("/")
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
+    if not host:
+        raise OSError("this process does not run in Kubernetes: KUBERNETES_SERVICE_HOST is not set")
+    api = f"https://{_in_url(host)}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}"
+    token = (account / "token").read_text().strip()  # Kubernetes replaces it within the hour
+    async with (
+        ClientSession(timeout=ClientTimeout(total=_LIST_SECONDS)) as session,
+        session.get(
+            f"{api}/api/v1/namespaces/{namespace}/pods",
+            params={"labelSelector": selector, "limit": str(MAX_NODES)},
+            headers={"Authorization": f"Bearer {token}"},
+            ssl=ssl.create_default_context(cafile=str(account / "ca.crt")),
+            allow_redirects=False,
+        ) as answer,
+    ):
+        if answer.status in {401, 403}:
+            raise PermissionError(
+                f"the pod's service account may not list pods in {namespace} (HTTP {answer.status}): "
+                "give it a Role with the verb list on pods"
+            )
+        if answer.status != 200:  # noqa: PLR2004 - OK
+            raise OSError(f"the Kubernetes API answered with HTTP {answer.status}")
+        octets = bytearray()
+        async for piece in answer.content.iter_any():
+            octets += piece
+            if len(octets) > _LIST_OCTETS:
+                raise ValueError("the Kubernetes API's list of pods has no end")
+    return ready_pods(orjson.loads(octets), int(port))
+
+
+def ready_pods(listed: Any, port: int) -> Servers:
+    """The pods of a PodList that take requests: those that are not ready, or end, are left out.
+
+    Raises:
+        ValueError: it is no list of pods.
+    """
+    pods = listed.get("items") if isinstance(listed, dict) else None
+    if not isinstance(pods, list):
+        raise ValueError("the Kubernetes API did not answer with a list of pods")  # noqa: TRY004 - not our caller's type
+    found = [
+        Server(str(pod["status"]["podIP"]), port, str(pod["metadata"]["name"]))
+        for pod in pods
+        if isinstance(pod, dict) and _is_ready(pod)
+    ]
+    return tuple(sorted(found))
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    metadata, status = pod.get("metadata"), pod.get("status")
+    if not isinstance(metadata, dict) or not isinstance(status, dict):
+        return False
+    if not metadata.get("name") or metadata.get("deletionTimestamp") or not status.get("podIP"):
+        return False
+    conditions = status.get("conditions")
+    return isinstance(conditions, list) and any(
+        isinstance(one, dict) and (one.get("type"), one.get("status")) == ("Ready", "True")
+        for one in conditions
+    )
 
 
 class NodeDiscovery:
-    """Keeps up what DNS says. What it said last holds while it does not answer. Lives on one event loop."""
+    """Keeps the servers of rows up. Those found last stay while nobody answers. Lives on one event loop."""
 
     def __init__(
         self,
-        resolve: Callable[[str], Awaitable[Servers]] = resolve_srv,
+        resolve: Callable[[str], Awaitable[Servers]] = resolve,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Ask nothing yet.
 
         Args:
-            resolve: as `resolve_srv`.
+            resolve: as the function of this name.
             clock: monotonic seconds.
         """
         self._resolve = resolve
@@ -13254,9 +14568,9 @@ class NodeDiscovery:
 
         Args:
             rows: as the admin wrote them.
-            seconds: between two questions to DNS.
+            seconds: between two looks.
         """
-        names = [row.url for row in rows if row.url.startswith(SRV)]
+        names = [row.url for row in rows if row.url.startswith(DISCOVERED)]
         if not names:
             return rows
         is_news = not self._servers.keys() >= set(names)
@@ -13290,13 +14604,14 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
     names = {row.name for row in rows}
     addresses = {row.url for row in rows}
     for row in rows:
-        if not row.url.startswith(SRV):
+        if not row.url.startswith(DISCOVERED):
             found.append(row)
             continue
-        for host, port in servers.get(row.url, ()):
-            url = f"http://{host}:{port}"
-            name = _node_name(row.name, host, "")
-            name = _node_name(row.name, host, f"-{port}") if name in names else name
+        for server in servers.get(row.url, ()):
+            url = f"http://{_in_url(server.host)}:{server.port}"
+            label = server.label or _label(server.host)
+            name = _node_name(row.name, label, "")
+            name = _node_name(row.name, label, f"-{server.port}") if name in names else name
             if url not in addresses and name not in names and len(found) < MAX_NODES:
                 names.add(name)
                 addresses.add(url)
@@ -13304,10 +14619,17 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
     return tuple(found)
 
 
-def _node_name(row: str, host: str, end: str) -> str:
-    """`gpu-ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
-    label = host if _is_ip(host) else host.partition(".")[0]
+def _node_name(row: str, label: str, end: str) -> str:
     return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+
+
+def _label(host: str) -> str:
+    """`ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
+    return host if _is_ip(host) else host.partition(".")[0]
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_ip(host: str) -> bool:
@@ -13354,11 +14676,13 @@ class DirectChat:
     Attributes:
         model: that would answer now.
         weights: see `weights_behind`.
+        body: as the nodes get it.
         chunks: asks it.
     """
 
     model: str
     weights: str
+    body: Mapping[str, Any]
     chunks: Answered
 
 
@@ -13397,6 +14721,8 @@ def models_for(
 ) -> tuple[str, ...]:
     """Names of the models that may answer for a name, the preferred first; of no alias: the name itself.
 
+    One of them may be an automatic name, whose variants `auto_parts` gives.
+
     Args:
         table: the aliases.
         facts: what is known of the request.
@@ -13407,13 +14733,25 @@ def models_for(
         AliasUnavailableError: rows apply, but no node has any of their models, or the user may use none.
     """
     levels = {name: level for name, level in catalogue.levels.items() if name not in denied}
-    there = tuple(dict.fromkeys(answering_models(table, facts, levels)))
+    there = tuple(dict.fromkeys(_answering(table, facts, levels)))
     named = [] if there else [name for name, _ in candidates(table, facts)]
     if named:
         without = dict.fromkeys(answering_models(table, facts, catalogue.levels))
         refused = [(name, NOT_PERMITTED) for name in without]
         raise AliasUnavailableError(facts.model, tuple(refused or [(name, NOT_INSTALLED) for name in named]))
     return there or (facts.model,)
+
+
+def _answering(table: AliasTable, facts: RequestFacts, levels: Mapping[str, str]) -> Iterator[str]:
+    """As `answering_models`, with an automatic name for the variants of which each node takes one."""
+    families = Families(levels)
+    for name, row in candidates(table, facts):
+        if row.is_automatic:
+            variants = automatic_variants(name, levels, families=families)
+            if variants:
+                yield auto_name(variants)
+        elif (model := find_candidate(name, row, levels, families=families)) is not None:
+            yield model
 
 
 def why_absent(error: AliasUnavailableError, router: Router) -> PackError:
@@ -13430,8 +14768,8 @@ def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
 
 def weights_behind(model: str, catalogue: Catalogue) -> str:
     """A model's weights, as against others of its name, for the response cache; empty: no node has it."""
-    found = catalogue.find(model)
-    return "+".join((found.name, *found.digests)) if found else ""
+    found = [one for name in auto_parts(model)[0] if (one := catalogue.find(name))]
+    return "+".join(part for one in found for part in (one.name, *one.digests))
 
 
 # --- ollama_pack.services.router_host ---
@@ -13504,7 +14842,8 @@ class RouterHost:
 # Each process counts for itself, since it was started. Labels are nodes, models and a few words: never users.
 
 
-class Metric(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Metric:
     """One family of series.
 
     Attributes:
@@ -13520,7 +14859,8 @@ class Metric(NamedTuple):
     text: str
 
 
-class Buckets(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Buckets:
     """What a histogram shows.
 
     Attributes:
@@ -13670,9 +15010,10 @@ class PackValves(BaseModel):
 
 NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
-    'kind=openai (vLLM and the like), key=…, header="Name: value", slots=…, weight=…, tier=…, '
+    'kind=openai (vLLM and the like), key=…, header="Name: value", slots=…, memory=24GB, weight=…, tier=…, '
     "models=a,b, placement=own (a gateway that chooses the engine), agent=http://gpu0:9400. "
-    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. A # starts a comment."
+    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. "
+    "k8s://NAMESPACE/app=ollama:11434: each ready pod with that label. A # starts a comment."
 )
 
 
@@ -13771,7 +15112,7 @@ class RouterValves(PackValves):
 # | `slots:<node>:<weights>` | sorted set | the requests that hold a slot, by when they are forgotten |
 # | `load:<node>` | hash | who may load there: `id`, `blob`, `victims`, separated by spaces |
 #
-# Nodes and weights are named by hashes, prompts appear as hashes alone, and users and chats not at all.
+# Nodes and weights are named by hashes, prompts and users appear as hashes alone, and chats not at all.
 
 SHARE_PREFIX = "ollama_pack:{fleet}:1:"
 EVENTS_KEPT = 512
@@ -14431,6 +15772,17 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
     return "prelude"
 
 
+# --- ollama_pack.webui.presets ---
+# What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+
+
+async def default_params() -> dict[str, Any]:
+    """The parameters that an admin has set for all models."""
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    return dict(await Config.get("models.default_params", {}) or {})
+
+
 # --- ollama_pack.webui.server ---
 # What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 #
@@ -14627,6 +15979,7 @@ class Pipe:
         self._embedding = Embedding()
         self._usable: Remembered[Any, frozenset[str]] = Remembered(ACCESS_SECONDS)
         self._groups: Remembered[str, frozenset[str]] = Remembered(ACCESS_SECONDS)
+        self._defaults = SingleFlight(default_params, ACCESS_SECONDS)
         show_early_errors()
 
     async def pipes(self) -> list[dict[str, str]]:
@@ -14687,7 +16040,7 @@ class Pipe:
         background = is_background_task(task)
         span = ChatSpan(name, background=background)
         chunks = router.answer(
-            _asked(body, models[0], router, metadata),
+            await _asked(body, models[0], router, metadata, user),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
             user=str(user.get("id") or ""),
@@ -14701,8 +16054,14 @@ class Pipe:
             async for chunk in traced:
                 yield chunk
 
-    async def direct_chat(self, body: Body, user: Body, request: Any) -> DirectChat:
+    async def direct_chat(self, body: Body, user: Body, request: Any, row: Body) -> DirectChat:
         """A chat for the gateway, without Open WebUI's filters: what answers, and the answer.
+
+        Args:
+            body: OpenAI's.
+            user: who asks.
+            request: FastAPI's.
+            row: the parameters that an admin has given the name.
 
         Raises:
             ModelRefusedError: nothing answers; the same goes for the answer's chunks.
@@ -14713,10 +16072,12 @@ class Pipe:
         with self._refusing(for_admin=admin):
             router = await self._ready()
             models = await self._models(router, body, name, user, remembers=True)
+            metadata = {"model": {"info": {"params": row}}}
+            asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
         model = router.answering(models)
         chunks = partial(
             router.answer,
-            body,
+            asked,
             models,
             user=str(user.get("id") or ""),
             chat=str(body.get(CACHE_KEY) or ""),
@@ -14730,7 +16091,7 @@ class Pipe:
                     async for chunk in traced:
                         yield chunk
 
-        return DirectChat(model, weights_behind(model, router.catalogue()), answered)
+        return DirectChat(model, weights_behind(model, router.catalogue()), asked, answered)
 
     async def embed(self, body: Body, user: Body) -> Body:
         """Vectors for the gateway: `model`, `node`, `tokens` and the `vectors` of the texts in `input`.
@@ -14742,7 +16103,7 @@ class Pipe:
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
             there = self._embedding.catalogue(router)
-            model = (await self._models(router, body, name, user, there=there))[0]
+            model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
             made, node = await self._embedding.embed(
                 router, model, body["input"], int(body.get("dimensions") or 0)
             )
@@ -14757,7 +16118,7 @@ class Pipe:
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
             there = self._embedding.catalogue(router)
-            model = (await self._models(router, {}, name, user, there=there))[0]
+            model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
             found = there.find(model)
             if found is None:
                 raise router.no_node([model])
@@ -14768,6 +16129,7 @@ class Pipe:
         """Somebody may use more or less than before."""
         self._usable.forget()
         self._groups.forget()
+        self._defaults.forget()
 
     @contextmanager
     def _refusing(self, *, for_admin: bool) -> Iterator[None]:
@@ -14854,7 +16216,8 @@ class Pipe:
                 models = models_for(table, facts, catalogue, denied)
             except AliasUnavailableError as error:
                 raise why_absent(error, router) from error
-            named = {model: self._ids.named(model, catalogue.find(model)) for model in models}
+            variants = [name for model in models for name in auto_parts(model)[0]]
+            named = {model: self._ids.named(model, catalogue.find(model)) for model in variants}
             checked = list(named.values())
             ask = partial(usable_models, ROUTER + name, checked, user)
             key = user.get("id"), user.get("role"), name, tuple((one.name, one.ids) for one in checked)
@@ -14892,10 +16255,19 @@ class Pipe:
             self._connections = tuple(row.entered_by(ways.get(row.url, row.way_in)) for row in rows)
 
 
-def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> Body:
+async def _asked(
+    body: Body,
+    model: str,
+    router: Router,
+    metadata: dict[str, Any],
+    user: dict[str, Any],
+    defaults: Callable[[], Awaitable[dict[str, Any]]] = default_params,
+) -> Body:
     """The body for the nodes: with the row's settings, and without tools that the model cannot use."""
     # Open WebUI passes only OpenAI's parameters of a row to pipes.
     row = ((metadata.get("model") or {}).get("info") or {}).get("params") or {}
+    if user.get("role") != "admin":
+        body = with_machine_options(body, await defaults(), row)
     asked = {**body, "params": {**row, **(body.get("params") or {})}}
     known = router.catalogue().find(model)
     if known is not None and not known.can("tools"):

@@ -9,79 +9,81 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8461, which the server calls.
+# Begin here: `class Event`, line 8601, which the server calls.
 # The modules that it uses come first:
-#    142  base.single_flight          Many who ask the same at the same time ask once.
-#    221  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#    236  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#    254  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    261  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#    404  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    510  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    582  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    691  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    705  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    716  webui.errors                What goes wrong between the pack and Open WebUI.
-#    778  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    923  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    929  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1016  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   1103  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1256  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1281  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1405  services.pack_valves        What all valves of the pack have in common.
-#   1419  aliases.errors              What goes wrong with aliases.
-#   1441  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1464  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1762  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1880  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1923  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1983  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   2036  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   2150  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2316  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2367  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2465  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2689  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2955  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   3081  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3221  base.process                One object for all plugins of a process, which are files that share no code.
-#   3244  speech.errors               What goes wrong with transcription.
-#   3606  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3683  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3775  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3811  speech.values               What recordings turn into, and what an engine is.
-#   4068  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4218  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4300  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4484  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4617  speech.sentences            Segments of about a sentence, made from words with times.
-#   4671  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4849  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   5077  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5199  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5283  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5372  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5536  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   6126  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6214  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6288  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6556  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6606  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6753  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   7019  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   7057  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   7087  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7202  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7340  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7494  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7672  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7896  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7938  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7999  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8316  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8402  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8436  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    144  base.single_flight          Many who ask the same at the same time ask once.
+#    223  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#    238  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#    256  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    263  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#    408  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    514  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    586  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    695  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    709  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    720  webui.errors                What goes wrong between the pack and Open WebUI.
+#    782  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    927  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    933  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1020  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   1107  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1260  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1285  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1409  aliases.errors              What goes wrong with aliases.
+#   1431  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1454  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1761  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1898  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1935  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1956  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2014  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   2076  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   2129  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2243  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2409  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2460  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2558  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2782  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   3048  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   3174  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3314  base.process                One object for all plugins of a process, which are files that share no code.
+#   3337  services.pack_valves        What all valves of the pack have in common.
+#   3351  speech.errors               What goes wrong with transcription.
+#   3713  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3790  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3881  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3917  speech.values               What recordings turn into, and what an engine is.
+#   4174  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4324  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4406  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4590  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4723  speech.sentences            Segments of about a sentence, made from words with times.
+#   4777  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4955  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   5183  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5305  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5389  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5478  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5642  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6232  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6320  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6394  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6662  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6712  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6859  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   7125  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   7163  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   7193  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7308  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7446  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7600  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7778  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   8029  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   8071  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   8132  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8449  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8535  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8569  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -133,7 +135,7 @@ from pathlib import Path
 from secrets import token_urlsafe
 from statistics import median
 from types import ModuleType, SimpleNamespace
-from typing import Any, BinaryIO, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar, get_args
 
 import aiohttp
 import orjson
@@ -266,7 +268,8 @@ LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Metric(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Metric:
     """One family of series.
 
     Attributes:
@@ -282,7 +285,8 @@ class Metric(NamedTuple):
     text: str
 
 
-class Buckets(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Buckets:
     """What a histogram shows.
 
     Attributes:
@@ -1402,20 +1406,6 @@ def _refused(refusal: Refusal, user: Any, form: ApiForm) -> Any:
     return json_answer({**refusal.body(form), "detail": refusal.message}, refusal.status, refusal.headers)
 
 
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-
 # --- ollama_pack.aliases.errors ---
 # What goes wrong with aliases.
 
@@ -1484,7 +1474,8 @@ _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
 _KILO = 1024
-_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+AUTO = "auto"
+_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL, quant=auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -1498,7 +1489,8 @@ class AliasRow:
         tools: the row asks for tools in the request.
         min_tokens: the row asks for a prompt of at least so many tokens.
         groups: the row asks for a user of one of these groups; empty: anyone.
-        quantizations: preferred levels among the installed variants of a candidate.
+        quantizations: preferred levels among the installed variants of a candidate; `auto` alone: the best
+            that fits each node.
         line: its number in the text, from 1.
     """
 
@@ -1514,6 +1506,11 @@ class AliasRow:
     @property
     def is_wildcard(self) -> bool:
         return "*" in self.alias
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether each node takes the best quantization that fits there."""
+        return self.quantizations == (AUTO,)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -1642,7 +1639,7 @@ def _condition(written: str) -> tuple[str, Any]:
             return "min_tokens", _tokens(value)
         case "group", "=", _:
             return "groups", frozenset(_groups(value))
-        case "quant", "=", _:
+        case "quant" | "quantization", "=", _:
             return "quantizations", _levels(value)
     raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
 
@@ -1666,8 +1663,10 @@ def _groups(value: str) -> list[str]:
 
 def _levels(value: str) -> tuple[str, ...]:
     levels = tuple(level.strip() for level in value.split(">"))
+    if len(levels) > 1 and AUTO in map(str.lower, levels):
+        raise ValueError(f"quant=auto takes no other level next to it, as in {value!r}")
     if all(map(_LEVEL.fullmatch, levels)):
-        return levels
+        return (AUTO,) if levels[0].lower() == AUTO else levels
     raise ValueError(
         f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
     )
@@ -1845,9 +1844,7 @@ def find_variant(
 ) -> str | None:
     """The model that is `name` in the first of the preferred quantization levels that `models` has.
 
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
-    level, `name` itself comes first, then the others by the alphabet.
+    Among several of one level, `name` itself comes first, then the others by the alphabet.
 
     Args:
         name: the model as the alias table names it.
@@ -1855,6 +1852,29 @@ def find_variant(
         models: model id → its quantization level, empty where unknown (then the tag tells).
         denied: ids that are not to be chosen.
         families: those of the models, when several names are looked up.
+    """
+    by_level: dict[str, str] = {}
+    for model, level in variants_of(name, models, denied, families).items():
+        by_level.setdefault(level, model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def variants_of(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> dict[str, str]:
+    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
+
+    Args:
+        name: as in `find_variant`, as are the others.
+        models: of these.
+        denied: without these.
+        families: of the models.
     """
     family = (families or Families(models)).of(name)
     exact = _find_in_family(name, family)
@@ -1865,16 +1885,72 @@ def find_variant(
         if model not in denied and (model == exact or whole.startswith(start))
     ]
     variants.sort(key=lambda model: model != exact)
-    by_level: dict[str, str] = {}
-    for model in variants:  # only these levels are looked up: `models` may be far away
-        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+    # Only these levels are looked up: `models` may be far away.
+    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
 
 
 def _level(written: str) -> str:
     """A quantization level in the form in which levels are compared; empty when it tells nothing."""
     level = written.upper()
     return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+LEVEL_BITS: dict[str, float] = {
+    "F32": 32.0,
+    "F16": 16.0,
+    "BF16": 16.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.6,
+    "Q5_K_M": 5.7,
+    "Q5_1": 6.0,
+    "Q5_K_S": 5.5,
+    "Q5_0": 5.5,
+    "Q4_K_M": 4.84,
+    "Q4_1": 5.0,
+    "Q4_K_S": 4.6,
+    "Q4_0": 4.6,
+    "IQ4_XS": 4.3,
+    "MXFP4": 4.3,
+    "NVFP4": 4.5,
+    "Q3_K_L": 4.3,
+    "Q3_K_M": 3.91,
+    "Q3_K_S": 3.5,
+    "IQ3_XXS": 3.1,
+    "Q2_K": 2.6,
+    "IQ2_XS": 2.4,
+    "IQ2_XXS": 2.1,
+    "IQ1_S": 1.6,
+}
+
+
+def level_bits(level: str) -> float:
+    """Bits of a weight in a quantization level; 0: it is not known."""
+    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+
+
+# --- ollama_pack.fit.choose ---
+# Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+
+LOSSLESS_BITS = 8.5  # with more, answers are no better and take longer
+
+
+def quality_order(names: Sequence[str], levels: Sequence[str]) -> list[str]:
+    """Variants with the best first: 8 bits, then more, which is only slower, then fewer.
+
+    Args:
+        names: of the variants.
+        levels: the quantization level of each; empty: unknown, and last.
+    """
+    by_name = dict(zip(names, map(level_bits, levels), strict=True))
+    return sorted(by_name, key=lambda name: _rank(by_name[name]), reverse=True)
+
+
+def _rank(bits: float) -> float:
+    return min(bits, LOSSLESS_BITS) - (0.001 * bits if bits > LOSSLESS_BITS else 0.0)
 
 
 # --- ollama_pack.aliases.resolve ---
@@ -1916,8 +1992,23 @@ def find_candidate(
     families: Families | None = None,
 ) -> str | None:
     """The id of a candidate among the models: the preferred quantization when the row has a preference."""
+    if row.is_automatic:  # nobody knows here what fits: the model itself, or the variant with fewest bits
+        there = automatic_variants(name, models, denied, families)
+        exact = find_model(name, models, families)
+        return exact if exact in there else there[-1] if there else None
     variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
     return variant or find_model(name, models, families)
+
+
+def automatic_variants(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> list[str]:
+    """The variants of a candidate, the best first: a router lets each node take the one that fits there."""
+    variants = variants_of(name, models, denied, families)
+    return quality_order(list(variants), list(variants.values()))
 
 
 # --- ollama_pack.aliases.published ---
@@ -1950,7 +2041,9 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
     families = Families(models)
     for name, row in candidates(table, facts):
         model = find_candidate(name, row, models, families=families)
-        if model is not None:
+        if row.is_automatic:
+            yield from automatic_variants(name, models, families=families)
+        elif model is not None:
             yield model
 
 
@@ -3241,6 +3334,20 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
     return kept
 
 
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
 # --- ollama_pack.speech.errors ---
 # What goes wrong with transcription.
 
@@ -3683,7 +3790,6 @@ def bcp47_code(code: str) -> str:
 # --- ollama_pack.speech.language ---
 # Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
 
-AUTO = "auto"
 MAX_TAG = 64  # characters; longer ones are none
 CHINESE = frozenset({"zh", "yue"})
 
@@ -6436,16 +6542,16 @@ class TurnLine:
         with self._lock:
             waiting = [entry for entry in self._line if entry["state"] == _WAITS]
             own = sum(entry["user"] == user for entry in self._line)
-            reserved = int(self._limit * RESERVED_SHARE) if own else 0
+            reserved = RESERVED_SHARE if own else 0.0
             displaced = None
-            if self._line and len(waiting) >= self._limit - reserved:
+            if self._line and len(waiting) >= self._limit - int(self._limit * reserved):
                 displaced = self._one_to_displace(0 if is_shared else own)
                 if displaced is None:
                     raise SpeechQueueFullError(self._limit, len(waiting))
             if not is_shared and own > max(1, self._limit * OWN_SHARE):
                 raise SpeechShareFullError(self.own_limit, own - 1)
-            if len(self._line) - len(waiting) >= MAX_AWAY:
-                raise SpeechQueueFullError(MAX_AWAY, len(self._line) - len(waiting))
+            if (served := len(self._line) - len(waiting)) >= MAX_AWAY - int(MAX_AWAY * reserved):
+                raise SpeechQueueFullError(MAX_AWAY, served)
             if not own:
                 least = min((self._worked.get(entry["user"], 0.0) for entry in self._line), default=0.0)
                 self._worked[user] = max(self._worked.get(user, 0.0), least)
@@ -7685,6 +7791,33 @@ MAX_PROMPT = 2000  # characters: Whisper looks at the last 224 tokens
 MAX_OF_USER, MAX_OF_SHARED = 8, 64  # requests at the same time: each has its recording on the disk
 
 
+class MicrophoneValves(PackValves):
+    """The valves of a function that has the routes."""
+
+    microphone_key: str = Field(
+        default="",
+        description=(
+            "Open WebUI's microphone sends one key for all users. This one opens POST "
+            "/api/voice/v1/audio/transcriptions alone. 16 characters or more; upload.py sets it."
+        ),
+        json_schema_extra={"input": {"type": "password"}},
+    )
+
+    microphone_before: str = Field(
+        default="",
+        description=(
+            "What Open WebUI's speech-to-text was set to before upload.py pointed it at the pack. "
+            "`upload.py --remove` and `voice: {microphone: false}` set it back. Leave it as it is."
+        ),
+        json_schema_extra={"input": {"type": "password"}},
+    )
+
+    @field_validator("microphone_key", "metrics_token", check_fields=False)
+    @classmethod
+    def _long_key(cls, text: str) -> str:
+        return check_route_key(text)
+
+
 class VoiceRoutes:
     """Answers both routes by the valves of the tool, or by their defaults where it is not installed."""
 
@@ -8445,6 +8578,13 @@ LOOK_SECONDS = 30.0  # between two looks; spread, so that replicas do not all lo
 SETTLE_SECONDS = 5.0  # Open WebUI tells of switching on before it has done so
 ALIVE_SECONDS = 2.0  # a route of a function that was switched off elsewhere may answer so long
 HAND_OVER = "system.startup.completed"
+_OFF = frozenset({"function.disable_started", "system.shutdown.started"})
+
+
+def ends(event: Mapping[str, Any], name: str, function_id: str) -> bool:
+    """Whether an event says that a function is being switched off, or the whole server."""
+    about_us = (event.get("subject") or {}).get("id") == function_id
+    return name in _OFF and (about_us or name.startswith("system."))
 
 
 class ServedPlugin(Protocol):
@@ -8576,14 +8716,14 @@ def _services(app: Any) -> dict[str, Any]:
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
 TELLING = ("config.", "function.", "group.", "model.", "system.startup.")
-OFF = frozenset({"function.disable_started", "system.shutdown.started"})
 ON = "function.enable_started"
+VOICE_FUNCTION = "voice_routes"  # where it is on, it has the routes of voice
 
 
 class Event:
     """Routes and published models, kept up in every process of Open WebUI."""
 
-    class Valves(PackValves):
+    class Valves(MicrophoneValves):
         publish_aliases: bool = Field(
             default=True,
             description=(
@@ -8606,24 +8746,6 @@ class Event:
                 "/ollama/api/tags, show admins the dashboard at /ollama-pack, and Prometheus the metrics."
             ),
         )
-        microphone_key: str = Field(
-            default="",
-            description=(
-                "Open WebUI's microphone sends one key for all users. This one opens POST "
-                "/api/voice/v1/audio/transcriptions alone. 16 characters or more; upload.py sets it."
-            ),
-            json_schema_extra={"input": {"type": "password"}},
-        )
-
-        microphone_before: str = Field(
-            default="",
-            description=(
-                "What Open WebUI's speech-to-text was set to before upload.py pointed it at the pack. "
-                "`upload.py --remove` and `voice: {microphone: false}` set it back. Leave it as it is."
-            ),
-            json_schema_extra={"input": {"type": "password"}},
-        )
-
         metrics_token: str = Field(
             default="",
             description=(
@@ -8639,20 +8761,15 @@ class Event:
             stated_audience(text)  # an AudienceError reaches the admin as the valve's error
             return text
 
-        @field_validator("microphone_key", "metrics_token")
-        @classmethod
-        def _long_key(cls, text: str) -> str:
-            return check_route_key(text)
-
     def __init__(self) -> None:
         self.valves = self.Valves()
         self._service: EventService | None = None
+        self._voice_has_its_own = False
 
     async def event(self, event: Mapping[str, Any], __event_name__: str, __app__: Any, __id__: str) -> None:
         """Begin at whichever event comes first, look again after a change, end when told."""
         try:
-            about_us = (event.get("subject") or {}).get("id") == __id__
-            if __event_name__ in OFF and (about_us or __event_name__.startswith("system.")):
+            if ends(event, __event_name__, __id__):
                 if self._service is not None:
                     self._service.stop()
                 return
@@ -8679,17 +8796,20 @@ class Event:
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
-            *VoiceRoutes(lambda: self.valves.microphone_key).specs,
             *ollama_routes(),
         )
+        self._voice_routes = VoiceRoutes(lambda: self.valves.microphone_key).specs
         return EventService(app, function_id, self, self._look)
 
     @property
     def _specs(self) -> tuple[RouteSpec, ...]:
-        return self._all_routes if self.valves.routes else ()
+        if not self.valves.routes:
+            return ()
+        return self._all_routes if self._voice_has_its_own else (*self._all_routes, *self._voice_routes)
 
     async def _look(self, state: FunctionState) -> None:
         """Look after everything: the valves may have been changed through another replica."""
+        self._voice_has_its_own = (await function_state(VOICE_FUNCTION)).active
         if self._service is not None:
             self._service.start(self._specs)
         await share_replay()

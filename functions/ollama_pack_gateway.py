@@ -9,50 +9,52 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 3618, which the server calls.
+# Begin here: `class Event`, line 3722, which the server calls.
 # The modules that it uses come first:
-#     96  base.single_flight             Many who ask the same at the same time ask once.
-#    224  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    232  engines.errors                 What goes wrong with a node.
-#    340  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    448  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    576  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    648  aliases.errors                 What goes wrong with aliases.
-#    689  cache.errors                   What goes wrong with the cache.
-#    709  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    734  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    777  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    886  routing.errors                 What goes wrong with routing.
-#    998  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1030  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1157  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1263  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1324  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1344  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1495  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1504  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1565  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1863  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1981  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2083  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2117  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2123  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2240  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2265  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2324  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2330  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2376  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2521  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   2566  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   2739  services.gateway_direct        The gateway's own chain: access, aliases, cache and router, without Open WebUI's filters and tools.
-#   2887  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3018  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3038  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3155  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   3234  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3273  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   3579  services.pack_valves           What all valves of the pack have in common.
-#   3593  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#     98  base.single_flight             Many who ask the same at the same time ask once.
+#    226  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    234  engines.errors                 What goes wrong with a node.
+#    342  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    450  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    578  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    650  aliases.errors                 What goes wrong with aliases.
+#    691  cache.errors                   What goes wrong with the cache.
+#    711  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    736  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    779  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    888  routing.errors                 What goes wrong with routing.
+#   1000  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1032  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1159  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1265  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1326  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1346  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1497  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1506  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1567  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1874  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2011  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2048  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2069  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2186  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2222  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2228  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2345  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2370  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2429  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2435  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2481  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2626  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   2671  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   2844  services.gateway_direct        The gateway's own chain: access, aliases, cache and router, without Open WebUI's filters and tools.
+#   2991  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3122  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3142  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3259  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   3338  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3377  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   3683  services.pack_valves           What all valves of the pack have in common.
+#   3697  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -1585,7 +1587,8 @@ _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
 _KILO = 1024
-_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+AUTO = "auto"
+_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL, quant=auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -1599,7 +1602,8 @@ class AliasRow:
         tools: the row asks for tools in the request.
         min_tokens: the row asks for a prompt of at least so many tokens.
         groups: the row asks for a user of one of these groups; empty: anyone.
-        quantizations: preferred levels among the installed variants of a candidate.
+        quantizations: preferred levels among the installed variants of a candidate; `auto` alone: the best
+            that fits each node.
         line: its number in the text, from 1.
     """
 
@@ -1615,6 +1619,11 @@ class AliasRow:
     @property
     def is_wildcard(self) -> bool:
         return "*" in self.alias
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether each node takes the best quantization that fits there."""
+        return self.quantizations == (AUTO,)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -1743,7 +1752,7 @@ def _condition(written: str) -> tuple[str, Any]:
             return "min_tokens", _tokens(value)
         case "group", "=", _:
             return "groups", frozenset(_groups(value))
-        case "quant", "=", _:
+        case "quant" | "quantization", "=", _:
             return "quantizations", _levels(value)
     raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
 
@@ -1767,8 +1776,10 @@ def _groups(value: str) -> list[str]:
 
 def _levels(value: str) -> tuple[str, ...]:
     levels = tuple(level.strip() for level in value.split(">"))
+    if len(levels) > 1 and AUTO in map(str.lower, levels):
+        raise ValueError(f"quant=auto takes no other level next to it, as in {value!r}")
     if all(map(_LEVEL.fullmatch, levels)):
-        return levels
+        return (AUTO,) if levels[0].lower() == AUTO else levels
     raise ValueError(
         f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
     )
@@ -1946,9 +1957,7 @@ def find_variant(
 ) -> str | None:
     """The model that is `name` in the first of the preferred quantization levels that `models` has.
 
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
-    level, `name` itself comes first, then the others by the alphabet.
+    Among several of one level, `name` itself comes first, then the others by the alphabet.
 
     Args:
         name: the model as the alias table names it.
@@ -1956,6 +1965,29 @@ def find_variant(
         models: model id → its quantization level, empty where unknown (then the tag tells).
         denied: ids that are not to be chosen.
         families: those of the models, when several names are looked up.
+    """
+    by_level: dict[str, str] = {}
+    for model, level in variants_of(name, models, denied, families).items():
+        by_level.setdefault(level, model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def variants_of(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> dict[str, str]:
+    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
+
+    Args:
+        name: as in `find_variant`, as are the others.
+        models: of these.
+        denied: without these.
+        families: of the models.
     """
     family = (families or Families(models)).of(name)
     exact = _find_in_family(name, family)
@@ -1966,16 +1998,72 @@ def find_variant(
         if model not in denied and (model == exact or whole.startswith(start))
     ]
     variants.sort(key=lambda model: model != exact)
-    by_level: dict[str, str] = {}
-    for model in variants:  # only these levels are looked up: `models` may be far away
-        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+    # Only these levels are looked up: `models` may be far away.
+    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
 
 
 def _level(written: str) -> str:
     """A quantization level in the form in which levels are compared; empty when it tells nothing."""
     level = written.upper()
     return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+LEVEL_BITS: dict[str, float] = {
+    "F32": 32.0,
+    "F16": 16.0,
+    "BF16": 16.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.6,
+    "Q5_K_M": 5.7,
+    "Q5_1": 6.0,
+    "Q5_K_S": 5.5,
+    "Q5_0": 5.5,
+    "Q4_K_M": 4.84,
+    "Q4_1": 5.0,
+    "Q4_K_S": 4.6,
+    "Q4_0": 4.6,
+    "IQ4_XS": 4.3,
+    "MXFP4": 4.3,
+    "NVFP4": 4.5,
+    "Q3_K_L": 4.3,
+    "Q3_K_M": 3.91,
+    "Q3_K_S": 3.5,
+    "IQ3_XXS": 3.1,
+    "Q2_K": 2.6,
+    "IQ2_XS": 2.4,
+    "IQ2_XXS": 2.1,
+    "IQ1_S": 1.6,
+}
+
+
+def level_bits(level: str) -> float:
+    """Bits of a weight in a quantization level; 0: it is not known."""
+    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+
+
+# --- ollama_pack.fit.choose ---
+# Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+
+LOSSLESS_BITS = 8.5  # with more, answers are no better and take longer
+
+
+def quality_order(names: Sequence[str], levels: Sequence[str]) -> list[str]:
+    """Variants with the best first: 8 bits, then more, which is only slower, then fewer.
+
+    Args:
+        names: of the variants.
+        levels: the quantization level of each; empty: unknown, and last.
+    """
+    by_name = dict(zip(names, map(level_bits, levels), strict=True))
+    return sorted(by_name, key=lambda name: _rank(by_name[name]), reverse=True)
+
+
+def _rank(bits: float) -> float:
+    return min(bits, LOSSLESS_BITS) - (0.001 * bits if bits > LOSSLESS_BITS else 0.0)
 
 
 # --- ollama_pack.aliases.resolve ---
@@ -2076,8 +2164,23 @@ def find_candidate(
     families: Families | None = None,
 ) -> str | None:
     """The id of a candidate among the models: the preferred quantization when the row has a preference."""
+    if row.is_automatic:  # nobody knows here what fits: the model itself, or the variant with fewest bits
+        there = automatic_variants(name, models, denied, families)
+        exact = find_model(name, models, families)
+        return exact if exact in there else there[-1] if there else None
     variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
     return variant or find_model(name, models, families)
+
+
+def automatic_variants(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> list[str]:
+    """The variants of a candidate, the best first: a router lets each node take the one that fits there."""
+    variants = variants_of(name, models, denied, families)
+    return quality_order(list(variants), list(variants.values()))
 
 
 # --- ollama_pack.aliases.published ---
@@ -2110,7 +2213,9 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
     families = Families(models)
     for name, row in candidates(table, facts):
         model = find_candidate(name, row, models, families=families)
-        if model is not None:
+        if row.is_automatic:
+            yield from automatic_variants(name, models, families=families)
+        elif model is not None:
             yield model
 
 
@@ -2755,6 +2860,7 @@ class Routed(Protocol):
 
     model: str
     weights: str
+    body: Mapping[str, Any]
     chunks: Callable[[ReplyHead], _gateway_direct__Chunks]
 
 
@@ -2764,13 +2870,11 @@ class DirectCall:
 
     Attributes:
         name: that was asked for.
-        body: OpenAI's, with the router's name.
         routed: what the router will do.
         pending: what the cache has found; None: it is not in it.
     """
 
     name: str
-    body: Mapping[str, Any]
     routed: Routed
     pending: Any = None
 
@@ -2779,7 +2883,9 @@ class DirectCall:
         head = self._head
         if self.pending is None:
             return self.routed.chunks(head)
-        chunks: _gateway_direct__Chunks = self.pending.chunks(head, partial(self.routed.chunks, head), usage_place(self.body))
+        chunks: _gateway_direct__Chunks = self.pending.chunks(
+            head, partial(self.routed.chunks, head), usage_place(self.routed.body)
+        )
         return chunks
 
     async def completion(self) -> Body:
@@ -2851,13 +2957,11 @@ class DirectChain:
         if found is None:
             return None
         body = {**chat, "model": found.id}
-        if found.params:
-            body["params"] = {**found.params, **(chat.get("params") or {})}
-        routed = await router.direct_chat(body, user, request)
+        routed: Routed = await router.direct_chat(body, user, request, found.params)
         cache = await self._cache.get()
         answers = routed.model, routed.weights
-        pending = cache and await cache.direct_lookup(body, user, request, CACHE_ID, answers)
-        return DirectCall(name, body, routed, pending)
+        pending = cache and await cache.direct_lookup(routed.body, user, request, CACHE_ID, answers)
+        return DirectCall(name, routed, pending)
 
 
 def _key_of(request: Any) -> bytes | None:

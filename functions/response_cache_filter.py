@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5394, which the server calls.
+# Begin here: `class Filter`, line 5404, which the server calls.
 # The modules that it uses come first:
 #    116  base.single_flight        Many who ask the same at the same time ask once.
 #    303  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
@@ -18,47 +18,47 @@ version: 0.1.0
 #    440  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
 #    556  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
 #    725  cache.key                 What makes two requests the same: the key of a cached answer.
-#    961  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1154  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1308  cache.entry               An answer as it is kept.
-#   1377  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1458  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1583  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1589  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1598  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2006  services.pack_valves      What all valves of the pack have in common.
-#   2020  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2081  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2092  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2167  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2270  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2425  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2475  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2579  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2900  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2998  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3023  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3056  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3197  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3483  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3816  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4053  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4380  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4583  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4594  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4810  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4846  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4911  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4968  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5026  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5082  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5141  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5155  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5189  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5213  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5266  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5294  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5346  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    962  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1159  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1313  cache.entry               An answer as it is kept.
+#   1382  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1468  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1593  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1599  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1608  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2016  services.pack_valves      What all valves of the pack have in common.
+#   2030  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2091  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2102  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2177  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2280  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2435  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2485  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2589  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2910  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   3008  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3033  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3066  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3207  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3493  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3826  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4063  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4390  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4593  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4604  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4820  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4856  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4921  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4978  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5036  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5092  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5151  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5165  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5199  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5223  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5276  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5304  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5356  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -780,7 +780,8 @@ class NotCacheable:
     reason: str
 
 
-class AnswerBasis(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AnswerBasis:
     """All that an answer depends on.
 
     Attributes:
@@ -797,9 +798,9 @@ class AnswerBasis(NamedTuple):
     scope: str
     body: Mapping[str, Any]
     digest: str | None
-    preset: Mapping[str, Any] = {}
+    preset: Mapping[str, Any] = field(default_factory=dict)
     knowledge: tuple[str, ...] = ()
-    contents: Mapping[str, str] = {}
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
@@ -1000,7 +1001,8 @@ class Quota:
     octets: int = 64 * 2**20
 
 
-class Lease(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lease:
     """The right to generate an answer.
 
     Attributes:
@@ -1018,7 +1020,8 @@ class Lease(NamedTuple):
     shared: bool = True
 
 
-class Kept(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Kept:
     """An entry was found.
 
     Attributes:
@@ -1032,7 +1035,8 @@ class Kept(NamedTuple):
     age: float
 
 
-class Running(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Running:
     """Somebody generates the answer at this moment.
 
     Attributes:
@@ -1044,7 +1048,8 @@ class Running(NamedTuple):
     token: str
 
 
-class Tail(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tail:
     """A look at a live stream.
 
     Attributes:
@@ -1378,7 +1383,8 @@ def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry
 # What a request asks of the cache, and what the cache makes of it.
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Question:
     """A request whose answer may be kept.
 
     Attributes:
@@ -1400,7 +1406,8 @@ class Question(NamedTuple):
     answerer: str = ""
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hit:
     """The answer is here.
 
     Attributes:
@@ -1414,7 +1421,8 @@ class Hit(NamedTuple):
     age_seconds: float
 
 
-class Lead(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lead:
     """This request is to generate the answer, and others may follow.
 
     Attributes:
@@ -1428,7 +1436,8 @@ class Lead(NamedTuple):
     reason: str
 
 
-class Follow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Follow:
     """Another request generates the answer at this moment.
 
     Attributes:
@@ -1440,7 +1449,8 @@ class Follow(NamedTuple):
     running: Running
 
 
-class Miss(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Miss:
     """The cache cannot help: generate, and nothing is kept.
 
     Attributes:

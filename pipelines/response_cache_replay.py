@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 4372, which the server calls.
+# Begin here: `class Pipeline`, line 4382, which the server calls.
 # The modules that it uses come first:
 #     93  base.single_flight          Many who ask the same at the same time ask once.
 #    159  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -17,33 +17,33 @@ version: 0.1.0
 #    215  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
 #    331  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
 #    489  cache.key                   What makes two requests the same: the key of a cached answer.
-#    725  cache.entry                 An answer as it is kept.
-#    794  cache.collect               From the chunks of a generation to what may be kept of it.
-#    949  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    999  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1080  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1273  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1427  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1531  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   1612  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   1933  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   2031  engines.errors              What goes wrong with a node.
-#   2049  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2099  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2124  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2141  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2221  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   2507  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2582  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   2685  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3080  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3413  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   3650  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   3977  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4180  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4303  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   4342  services.pack_valves        What all valves of the pack have in common.
-#   4356  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    726  cache.entry                 An answer as it is kept.
+#    795  cache.collect               From the chunks of a generation to what may be kept of it.
+#    950  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1000  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1081  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1278  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1432  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1536  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   1622  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   1943  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   2041  engines.errors              What goes wrong with a node.
+#   2059  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2109  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2134  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2151  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2231  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   2517  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2592  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   2695  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3090  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3423  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   3660  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   3987  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4190  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4313  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   4352  services.pack_valves        What all valves of the pack have in common.
+#   4366  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -544,7 +544,8 @@ class NotCacheable:
     reason: str
 
 
-class AnswerBasis(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AnswerBasis:
     """All that an answer depends on.
 
     Attributes:
@@ -561,9 +562,9 @@ class AnswerBasis(NamedTuple):
     scope: str
     body: Mapping[str, Any]
     digest: str | None
-    preset: Mapping[str, Any] = {}
+    preset: Mapping[str, Any] = field(default_factory=dict)
     knowledge: tuple[str, ...] = ()
-    contents: Mapping[str, str] = {}
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
@@ -1119,7 +1120,8 @@ class Quota:
     octets: int = 64 * 2**20
 
 
-class Lease(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lease:
     """The right to generate an answer.
 
     Attributes:
@@ -1137,7 +1139,8 @@ class Lease(NamedTuple):
     shared: bool = True
 
 
-class Kept(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Kept:
     """An entry was found.
 
     Attributes:
@@ -1151,7 +1154,8 @@ class Kept(NamedTuple):
     age: float
 
 
-class Running(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Running:
     """Somebody generates the answer at this moment.
 
     Attributes:
@@ -1163,7 +1167,8 @@ class Running(NamedTuple):
     token: str
 
 
-class Tail(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tail:
     """A look at a live stream.
 
     Attributes:
@@ -1532,7 +1537,8 @@ class LiveAnswer:
 # What a request asks of the cache, and what the cache makes of it.
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Question:
     """A request whose answer may be kept.
 
     Attributes:
@@ -1554,7 +1560,8 @@ class Question(NamedTuple):
     answerer: str = ""
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hit:
     """The answer is here.
 
     Attributes:
@@ -1568,7 +1575,8 @@ class Hit(NamedTuple):
     age_seconds: float
 
 
-class Lead(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lead:
     """This request is to generate the answer, and others may follow.
 
     Attributes:
@@ -1582,7 +1590,8 @@ class Lead(NamedTuple):
     reason: str
 
 
-class Follow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Follow:
     """Another request generates the answer at this moment.
 
     Attributes:
@@ -1594,7 +1603,8 @@ class Follow(NamedTuple):
     running: Running
 
 
-class Miss(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Miss:
     """The cache cannot help: generate, and nothing is kept.
 
     Attributes:

@@ -32,13 +32,13 @@ from deploy.microphone import (
 from deploy.plan import Plan
 from deploy.rows import unanswered
 from deploy.shown import SECRETS, Secrets, plain, say, shown_address
-from deploy.voice import EVENTS, VOICE
+from deploy.voice import EVENTS, ROUTES, VOICE, microphone_valves
 from deploy.web import Answer, fetch, sends_on
 from ollama_pack.base.redis import redis_client, redis_fault
 from ollama_pack.engines.ollama.names import find_model
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import SettingError
-from ollama_pack.routing.nodes import SRV, parse_nodes
+from ollama_pack.routing.nodes import DISCOVERED, SRV, parse_nodes
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
 from package import add_version
 from upload import available_plugins, make_plan, servers, wanted_plugins
@@ -136,7 +136,7 @@ def _deployment(config: PackConfig, stores: Stores) -> Iterator[Finding]:
         stores |= _stores(webui, pipelines)
         yield from _differences(config, webui, pipelines)
         if webui:
-            if VOICE in webui.plugins("tools") and EVENTS in webui.plugins("functions"):
+            if VOICE in webui.plugins("tools") and webui.plugins("functions").keys() & {EVENTS, ROUTES}:
                 yield from _voice(webui)
             offered = webui.models(refresh=True)
             yield from _candidates(config, {model.removeprefix(ROUTER) for model in offered})
@@ -167,8 +167,8 @@ def _voice(webui: OpenWebUI) -> Iterator[Finding]:
     stt = webui.audio()["stt"]
     if not is_ours(stt):
         return
-    if stt["OPENAI_API_KEY"] != webui.valves("functions", EVENTS).get(KEY_VALVE):
-        text = f"Open WebUI shows another key than the valve {KEY_VALVE} of {EVENTS}"
+    if stt["OPENAI_API_KEY"] != microphone_valves(webui).get(KEY_VALVE):
+        text = f"Open WebUI shows another key than the valve {KEY_VALVE} of the function with the route"
         yield Finding("microphone", "wrong", text, "run upload.py with `voice: {microphone: true}`")
     elif fault := transcription_fault(webui, MICROPHONE_PATH):
         remedy = "is its address (Admin Panel → Settings → Audio) one under which Open WebUI reaches itself?"
@@ -271,8 +271,11 @@ def _agent(node: Endpoint) -> Finding:
 def _node(node: Endpoint) -> Finding:
     """Whether a node answers, as seen from here, to what the router sends it."""
     name = f"node {node.name or shown_address(node.url)}"
-    if node.url.startswith(SRV):
-        return Finding(name, "look", "is found by DNS where Open WebUI runs", "see its nodes on /ollama-pack")
+    if node.url.startswith(DISCOVERED):
+        by = "DNS" if node.url.startswith(SRV) else "Kubernetes"
+        return Finding(
+            name, "look", f"is found by {by} where Open WebUI runs", "see its nodes on /ollama-pack"
+        )
     (row,) = parse_nodes(node.text(0))
     path = "/api/version" if node.kind == "ollama" else "/v1/models"
     url = row.url.rstrip("/").removesuffix("/v1") + path

@@ -27,7 +27,7 @@ from deploy.rows import plan_rows, unanswered
 from deploy.shown import SECRETS, plain, say
 from deploy.tools import plan_tool
 from deploy.valves import function_valves, pipeline_valves
-from deploy.voice import Voicing
+from deploy.voice import ROUTES, Voicing
 from package import add_version
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,7 +193,7 @@ def wanted_plugins(config: PackConfig, only: list[str], root: Path = ROOT) -> se
     """Ids of the plugins to install."""
     known = set().union(*available_plugins(root).values())
     there_are = f"there are {', '.join(sorted(known))}"
-    wanted = known if config.plugins is None else set(config.plugins)
+    wanted = known - {ROUTES} if config.plugins is None else set(config.plugins)
     if config.gateway is not None:
         wanted |= {GATEWAY} & known
     if unknown := wanted - known:

@@ -22,9 +22,11 @@ from deploy.shown import HIDDEN, SECRETS, Secrets, is_secret_name, plain, shown_
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
 from ollama_pack.base.redis import check_redis_url
+from ollama_pack.budgets.errors import BudgetTableError
+from ollama_pack.budgets.table import parse_budgets
 from ollama_pack.cache.keyring import check_secret
 from ollama_pack.routing.errors import NodeTableError
-from ollama_pack.routing.nodes import SRV, parse_nodes
+from ollama_pack.routing.nodes import DISCOVERED, parse_nodes
 from ollama_pack.speech.language import parse_language
 
 PUBLIC = "public"
@@ -59,7 +61,8 @@ def _check_url(value: str) -> str:
 
 
 def _check_endpoint(value: str) -> str:
-    return value if value.startswith(SRV) else _check_url(value)  # the table's reader checks the other kind
+    # the table's reader checks the other kind
+    return value if value.startswith(DISCOVERED) else _check_url(value)
 
 
 def _check_header(value: str) -> str:
@@ -84,6 +87,12 @@ def _check_microphone(value: object) -> bool | str:
 
 def _check_language(value: str) -> str:
     parse_language(value)  # a LanguageTagError is a ValueError
+    return value
+
+
+def _check_budget(value: str) -> str:
+    if not value.strip() or "\n" in value:
+        raise ValueError("must be one row, such as group=students 120 gpu-minutes/day then=queue-last")
     return value
 
 
@@ -169,6 +178,7 @@ class Endpoint(Section):
     weight: float = Field(default=1.0, gt=0)
     tier: int = 0
     slots: int | None = Field(default=None, ge=1)
+    memory: Annotated[str, Field(pattern=r"^[0-9.]+[ ]?[KMGTkmgt]?i?[Bb]?$")] | None = None
     agent: Url | None = None
     key: Annotated[str, AfterValidator(_check_key)] | None = None
     headers: dict[HeaderText, HeaderText] = Field(default={}, repr=False)
@@ -178,6 +188,7 @@ class Endpoint(Section):
     def text(self, number: int) -> str:
         """The endpoint as a row of the router's `nodes` valve; one without a name is called gpu0, gpu1, …."""
         said = self.model_dump(exclude={"name", "url", "headers", "models"}, exclude_defaults=True)
+        said |= {"memory": self.memory.replace(" ", "")} if self.memory else {}
         said |= {"models": ",".join(self.models)} if self.models else {}
         settings = "".join(f" {name}={value}" for name, value in said.items())
         settings += "".join(f' header="{name}: {value}"' for name, value in self.headers.items())
@@ -258,6 +269,7 @@ class PackConfig(Section):
     cache: Cache | None = None
     router: Router | None = None
     voice: Voice | None = None
+    budgets: list[Annotated[str, AfterValidator(_check_budget)]] | None = None
     gateway: Gateway | None = None
     plugins: list[str] | None = None
     pipelines: list[str] | None = None
@@ -309,6 +321,11 @@ class PackConfig(Section):
         return {names.get(name, name): value for name, value in said.items()}
 
     @property
+    def budget_valves(self) -> dict[str, Any]:
+        """The valves of `usage_budgets` that the file says something about."""
+        return {} if self.budgets is None else {"budgets": "\n".join(self.budgets)}
+
+    @property
     def gateway_valves(self) -> dict[str, Any]:
         """The valves of `ollama_pack_gateway` that the file says something about."""
         return self.gateway.model_dump(exclude_unset=True) if self.gateway else {}
@@ -338,6 +355,7 @@ def load_config(file: Path) -> PackConfig:
         raise ConfigError(file, [_problem(one, lines) for one in error.errors()]) from None
     _check_aliases(file, config, lines)
     _check_nodes(file, config, lines)
+    _check_budgets(file, config, lines)
     return config
 
 
@@ -568,3 +586,13 @@ def _check_nodes(file: Path, config: PackConfig, lines: dict[Key, int]) -> None:
         key = (single + several)[error.line - 1]
         reason = plain(SECRETS.clean(error.reason), 1000)
         raise ConfigError(file, [(lines[key], ".".join(map(str, key)), reason)]) from None
+
+
+def _check_budgets(file: Path, config: PackConfig, lines: dict[Key, int]) -> None:
+    """Refuse what the budget table would refuse, in terms of the file."""
+    try:
+        parse_budgets("\n".join(config.budgets or ()))
+    except BudgetTableError as error:
+        key: Key = ("budgets", error.line - 1)
+        problem = (lines[key], ".".join(map(str, key)), plain(f"{error.row!r}: {error.reason}", 1000))
+        raise ConfigError(file, [problem]) from None

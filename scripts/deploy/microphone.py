@@ -29,7 +29,7 @@ def microphone_key(stored: Json) -> str:
     """The key that is set already, or a new one.
 
     Args:
-        stored: the valves of `ollama_pack_events`.
+        stored: the valves of the function that has the route.
     """
     return str(stored.get(KEY_VALVE) or "") or token_urlsafe(32)
 
@@ -64,7 +64,7 @@ def plan_no_microphone(plan: Plan, server: OpenWebUI, stored: Json) -> None:
     Args:
         plan: where the step goes.
         server: the Open WebUI.
-        stored: the valves of `ollama_pack_events`.
+        stored: the valves of the function that has the route.
     """
     audio = server.audio()
     if is_ours(audio["stt"]):
@@ -79,7 +79,7 @@ def kept_before(server: OpenWebUI, stored: Json) -> str:
 
     Args:
         server: the Open WebUI.
-        stored: the valves of `ollama_pack_events`.
+        stored: the valves of the function that has the route.
     """
     stt = server.audio()["stt"]
     if is_ours(stt):

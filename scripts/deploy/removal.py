@@ -19,7 +19,7 @@ from deploy.pipelines import DIGEST
 from deploy.plan import Plan, value_diff
 from deploy.plugin import AUTHOR
 from deploy.rows import grants_of, has_additions, is_marked, readable_grants
-from deploy.voice import EVENTS
+from deploy.voice import EVENTS, ROUTES, microphone_valves
 from ollama_pack.webui.audience import NOBODY, Grants, grant_forms
 from ollama_pack.webui.model_rows import MARK
 
@@ -41,8 +41,8 @@ def plan_removal(plan: Plan, server: OpenWebUI, known: dict[str, set[str]]) -> N
     """
     functions = _installed(server, "functions", known["functions"])
     tools = _installed(server, "tools", known["tools"])
-    if EVENTS in functions:
-        plan_no_microphone(plan, server, server.valves("functions", EVENTS))
+    if functions.keys() & {EVENTS, ROUTES}:
+        plan_no_microphone(plan, server, microphone_valves(server))
     for name in sorted(functions, key=lambda name: (name != EVENTS, name)):  # first what publishes rows
         _plan_plugin(plan, server, "functions", functions[name])
     for name in sorted(tools):

@@ -4,7 +4,7 @@ from typing import Any
 
 from deploy.config import PackConfig
 from deploy.plugin import LocalPlugin
-from ollama_pack.routing.nodes import SRV
+from ollama_pack.routing.nodes import DISCOVERED
 
 
 def function_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
@@ -14,6 +14,7 @@ def function_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
         "model_alias_filter": aliases,
         "gpu_router": aliases | config.router_valves,
         "response_cache_filter": config.cache_valves,
+        "usage_budgets": config.budget_valves,
         "ollama_pack_gateway": config.gateway_valves,
     }
     return sayings.get(plugin.id, {})
@@ -28,7 +29,7 @@ def pipeline_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
     for name in {"aliases", "nodes"} & valves.keys():
         valves[name] = valves[name].replace("\n", "; ")
     urls = ",".join(
-        node.url for node in config.nodes if node.kind == "ollama" and not node.url.startswith(SRV)
+        node.url for node in config.nodes if node.kind == "ollama" and not node.url.startswith(DISCOVERED)
     )
     if plugin.id == "model_alias_filter" and urls:
         valves["ollama_urls"] = urls

@@ -23,6 +23,7 @@ from deploy.shown import SECRETS
 from ollama_pack.webui.audience import Grants
 
 EVENTS, VOICE = "ollama_pack_events", "voice_transcription"
+ROUTES = "voice_routes"  # for who installs nothing else of the events function
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,14 @@ class Voicing:
         return audience_grants(self.server, {VOICE: self.said.audience})[VOICE]
 
     def function_valves(self, plugin: LocalPlugin) -> dict[str, Any]:
-        """Of a function: the events function is told the microphone's key."""
-        if not self._uses_microphone or plugin.id != EVENTS:
+        """Of a function: the one with the routes gets the microphone's key."""
+        if not self._uses_microphone or plugin.id != self._function:
             return {}
         return {KEY_VALVE: self._key, BEFORE_VALVE: kept_before(self.server, self._stored)}
 
     def plan_microphone(self, plan: Plan) -> None:
         """Add the step that sets Open WebUI's microphone as the section says, if it says so."""
-        if self.said is None or "microphone" not in self.said.model_fields_set or EVENTS not in self.wanted:
+        if self.said is None or "microphone" not in self.said.model_fields_set or not self._function:
             return
         if self.said.microphone:
             address = self.server.url if self.said.microphone is True else self.said.microphone
@@ -75,16 +76,25 @@ class Voicing:
 
     @property
     def _uses_microphone(self) -> bool:
-        return self.said is not None and bool(self.said.microphone) and EVENTS in self.wanted
+        return self.said is not None and bool(self.said.microphone) and bool(self._function)
+
+    @property
+    def _function(self) -> str:
+        """The function that has the routes; empty: none is installed in this run."""
+        return next((name for name in (ROUTES, EVENTS) if name in self.wanted), "")
 
     @cached_property
     def _stored(self) -> dict[str, Any]:
-        """The valves of the events function."""
-        installed = EVENTS in self.server.plugins("functions")
-        return self.server.valves("functions", EVENTS) if installed else {}
+        return microphone_valves(self.server)
 
     @cached_property
     def _key(self) -> str:
         key = microphone_key(self._stored)
         SECRETS.add(key)
         return key
+
+
+def microphone_valves(server: OpenWebUI) -> dict[str, Any]:
+    """The valves of the function that has the routes now; empty: there is none."""
+    installed = server.plugins("functions")
+    return next((server.valves("functions", name) for name in (ROUTES, EVENTS) if name in installed), {})

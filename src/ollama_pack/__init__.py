@@ -5,6 +5,9 @@ Its errors, of which a plugin ships those that it can raise:
 PackError
 ├── AliasTableError             a row of an alias table cannot be used
 ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
+├── BudgetTableError            a row of the budget table cannot be used
+├── BudgetStoreError            the store of the budgets did not do what it was asked
+├── BudgetSpentError            a chat is not answered, as a budget is used up
 ├── GGUFError                   a file is not a GGUF file that can be read
 ├── SettingError                a setting cannot be used
 ├── StoreError                  a store of the cache did not do what it was asked

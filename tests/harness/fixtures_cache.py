@@ -21,7 +21,9 @@ from local.webui import Account, RunningWebUI, connections, open_webui
 Json = dict[str, Any]
 
 CACHED_YAML = """\
-plugins: [model_alias_filter, response_cache_filter, response_cache_replay, gpu_router, ollama_pack_events]
+plugins:
+  [model_alias_filter, response_cache_filter, response_cache_replay, gpu_router,
+   ollama_pack_events, usage_budgets]
 model_provider:
   endpoint: "{node}"
   models:

@@ -30,7 +30,9 @@ TYPES = {
     "response_cache_filter": "filter",
     "response_cache_replay": "pipe",
     "gpu_router": "pipe",
+    "usage_budgets": "filter",
     "ollama_pack_events": "event",
+    "voice_routes": "event",
     "ollama_pack_gateway": "event",
     "voice_transcription": "tools",
 }

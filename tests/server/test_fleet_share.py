@@ -14,6 +14,7 @@ from harness.valkey import Valkey
 from harness.virtual_share import SharedPlace
 from harness.virtual_world import MODELS, World, resident
 from ollama_pack.base.redis import redis_client
+from ollama_pack.routing.dispatch.request import fleet_request
 from ollama_pack.routing.peers import redis as share_redis
 from ollama_pack.routing.peers.redis import RedisShare
 from ollama_pack.routing.peers.share import FleetShare, ShareStep, SlotClaim
@@ -146,7 +147,10 @@ def test_what_is_written_names_nobody(server: Valkey) -> None:
 
     async def test() -> None:
         async with peers(server.url, 2, names=("x",)) as (one, _):
-            one.world.ask(1, user="ann@example.org")
+            said = {"messages": [{"role": "user", "content": "my secret question"}]}
+            one.world.scheduler.submit(
+                fleet_request(said, ["a"], request_id="r1", user="ann@example.org", chat="chat-7")
+            )
             one.decide()
             await until(lambda: bool(one.sent))
             with server.client() as client:
@@ -155,7 +159,7 @@ def test_what_is_written_names_nobody(server: Valkey) -> None:
                     assert client.pttl(key) > 0
                 written = repr(client.xrange("ollama_pack:{fleet}:1:events")) + repr(client.keys("*"))
             assert "r1" in written
-            for private in ("ann@", "http"):
+            for private in ("ann@", "http", "chat-7", "secret"):
                 assert private not in written
 
     run(test())

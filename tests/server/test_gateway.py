@@ -278,13 +278,13 @@ def test_ollama_generates(llama: ollama.Client) -> None:
 def test_ollama_uses_tools_images_schemas_and_options(llama: ollama.Client, routed: RoutedWebUI) -> None:
     message = {"role": "user", "content": "what is this?", "images": [PIXEL]}
     schema = {"type": "object", "properties": {"name": {"type": "string"}}}
-    llama.chat("gpt-4", [message], format=schema, options={"temperature": 0.5, "num_ctx": 2048})
+    llama.chat("gpt-4", [message], format=schema, options={"temperature": 0.5, "top_k": 7})
     sent = routed.chats()[-1]
     assert sent["messages"][-1]["images"] == [PIXEL]  # type: ignore[index]
     assert sent["format"] == schema
     options = sent["options"]
     assert isinstance(options, dict)
-    assert (options["temperature"], options["num_ctx"]) == (0.5, 2048)
+    assert (options["temperature"], options["top_k"]) == (0.5, 7)
     prepare(routed, Answer(tool_calls=[ToolCall("clock", {"zone": "UTC"})]))
     for streams in (False, True):
         parts: Any = llama.chat("gpt-4-tools", HELLO, tools=[TOOL], stream=streams)

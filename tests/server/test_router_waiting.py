@@ -12,7 +12,7 @@ from harness.fixtures_routing import RoutedWebUI
 from harness.ollama_node import Answer, Fault
 
 Json = dict[str, Any]
-STRANGE = {"num_ctx": 256, "num_batch": 64, "num_gpu": 0, "num_thread": 1}
+STRANGE = {"num_ctx": 256, "num_batch": 64, "num_gpu": 0, "num_thread": 1, "keep_alive": -1}
 QUICK_SECONDS = 2.0  # a call that comes behind people takes 2.5 s at least beside a prefix that is in use
 BOOK = "The same long text, which takes long to read. " * 1500
 
@@ -35,16 +35,36 @@ def ask(routed: RoutedWebUI, api: OpenWebUI, text: str = "hello", **more: Any) -
 @pytest.mark.parametrize("context", [256, 131072])
 @pytest.mark.parametrize("where", ["options", "params", "top"])
 def test_one_user_s_options_are_not_another_s(routed: RoutedWebUI, where: str, context: int) -> None:
-    """Would catch a plain user's `num_ctx` of 256 that cuts everybody's prompts, or one of 131072."""
+    """Would catch a plain user's `num_ctx` of 256 that cuts all prompts, or `num_gpu` 0 that slows all."""
     strange: Json = {**STRANGE, "num_ctx": context}
     mark = f"{where} {context}"
-    assert ask(routed, routed.student, mark, **(strange if where == "top" else {where: strange})).ok
-    for user in (routed.admin, routed.student):
+    for user in (routed.student, routed.admin):
+        assert ask(routed, user, mark, **(strange if where == "top" else {where: strange})).ok
         for _ in range(2):
             assert ask(routed, user, mark).ok
-    asked = [chat.get("options") or {} for chat in routed.chats() if mark in str(chat)]
-    assert strange in asked
-    assert [options for options in asked if options != strange] == [{}] * 4
+    chats = [chat for chat in routed.chats() if mark in str(chat)]
+    asked = [chat.get("options") or {} for chat in chats]
+    own = {name: value for name, value in strange.items() if name != "keep_alive"}
+    assert asked == [{"num_ctx": context}, {}, {}, own, {}, {}]
+    assert [chat.get("keep_alive") for chat in chats] == [None, None, None, -1, None, None]
+
+
+@pytest.fixture
+def _default_params(routed: RoutedWebUI) -> Iterator[None]:
+    """What an admin has set for all models."""
+    before = routed.admin.get("/api/v1/configs/models")
+    params = {"keep_alive": "9m", "num_thread": 3}
+    routed.admin.post("/api/v1/configs/models", before | {"DEFAULT_MODEL_PARAMS": params})
+    yield
+    routed.admin.post("/api/v1/configs/models", before)
+
+
+@pytest.mark.usefixtures("_default_params")
+def test_what_an_admin_sets_for_all_models_counts_for_plain_users(routed: RoutedWebUI) -> None:
+    """A plain user's `keep_alive` is left out, and the admin's is not."""
+    assert ask(routed, routed.student, "as the admin says", keep_alive=-1, options={"num_thread": 400}).ok
+    (chat,) = [chat for chat in routed.chats() if "as the admin says" in str(chat)]
+    assert [chat["keep_alive"], chat["options"]] == ["9m", {"num_thread": 3}]
 
 
 def test_a_poison_request_is_its_sender_s_alone(routed: RoutedWebUI) -> None:
@@ -65,7 +85,8 @@ def test_a_poison_request_is_its_sender_s_alone(routed: RoutedWebUI) -> None:
 def test_what_no_node_can_use_reaches_none(routed: RoutedWebUI, odd: Json) -> None:
     """Would catch a body that ends a runner which others use."""
     before = len(routed.chats())
-    said = ask(routed, routed.student, options=odd).text
+    # a plain user's `num_batch` is left out, so that one reaches none either
+    said = ask(routed, routed.admin if "num_batch" in odd else routed.student, options=odd).text
     assert next(iter(odd)) in said
     assert len(routed.chats()) == before
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+import requests
 
 from deploy.errors import ServerError
 from harness.odd_recordings import BOMBS, LAYOUTS, Layout, written
@@ -603,3 +604,34 @@ def examine(voice: VoiceTarget) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, DOCTOR, str(config)], env=servers, capture_output=True, text=True, check=False
     )
+
+
+def test_voice_alone_has_its_routes(voice: VoiceTarget, speech: bytes) -> None:
+    """Would catch voice that needs the publisher of models, or a route of two functions."""
+
+    def transcribes(key: str) -> bool:
+        answer = voice.post(OPENAI, None, headers={"Authorization": f"Bearer {key}"}, files={"file": speech})
+        assert answer.status_code in {200, 401}
+        return answer.status_code == 200
+
+    before = voice.key
+    voice.upload(PACK.format(url=voice.engine.url, microphone="true").replace(EVENTS, "voice_routes"))
+    try:
+        own = str(voice.api.valves("functions", "voice_routes")["microphone_key"])
+        assert own == before  # Open WebUI's microphone goes on
+        other = "another key of 16 characters"
+        valves = voice.api.valves("functions", "voice_routes") | {"microphone_key": other}
+        voice.api.post("/api/v1/functions/id/voice_routes/valves/update", valves)
+        until = time.monotonic() + 60
+        while not transcribes(other) or transcribes(before):  # the events function has stepped back
+            assert time.monotonic() < until
+        toggle = f"/api/v1/functions/id/{EVENTS}/toggle"
+        voice.api.post(toggle)
+        assert transcribes(other)
+        voice.api.post(toggle)
+    finally:
+        url = f"{voice.webui.url}/api/v1/functions/id/voice_routes/delete"
+        requests.delete(url, headers={"Authorization": f"Bearer {voice.api.key}"}, timeout=60)
+    until = time.monotonic() + 60
+    while not transcribes(before):
+        assert time.monotonic() < until

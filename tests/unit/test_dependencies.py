@@ -21,7 +21,7 @@ MODULES = sorted((SOURCE / "ollama_pack").rglob("*.py"))
 # plugins → services → {aliases, routing, cache, speech} → engines → fit → base → errors.
 # webui is reached from the first two alone.
 BASE = {"engines", "errors", "base", "fit"}
-CORE = {"aliases", "routing", "cache", "speech"}
+CORE = {"aliases", "budgets", "routing", "cache", "speech"}
 MAY_IMPORT = {
     "plugins": CORE | BASE | {"services", "webui"},
     "services": CORE | BASE | {"webui"},

@@ -80,7 +80,7 @@ def test_manifests_are_of_kubernetes_form() -> None:
         if manifest["kind"] != "ServiceMonitor":
             kubernetes_validate.validate(manifest, "1.34", strict=True)
             kinds.append(manifest["kind"])
-    assert kinds == ["ConfigMap", "Job", "DaemonSet", "Service"]
+    assert kinds == ["ConfigMap", "Job", "DaemonSet", "Service", "Role", "RoleBinding"]
 
 
 def test_manifests_fit_together(tmp_path: Path) -> None:

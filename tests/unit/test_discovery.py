@@ -1,13 +1,17 @@
-"""Rows that stand for what DNS names: what becomes of them, and a real DNS server that is asked."""
+"""Rows that stand for several servers, which a real DNS server and a scripted Kubernetes API name."""
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
 
+from harness.certificates import self_signed
 from harness.dns_server import ServiceDns
+from harness.kubernetes_api import PodsApi, pod
 from ollama_pack.routing.errors import NodeTableError
 from ollama_pack.routing.nodes import parse_nodes
-from ollama_pack.services.discovery import NodeDiscovery, expanded
+from ollama_pack.services.discovery import NodeDiscovery, Server, expanded, ready_pods, resolve_pods
 
 ROW = "pool dns+srv://_ollama._tcp.example.org slots=2 key=secret"
 
@@ -17,7 +21,7 @@ def test_servers_become_rows() -> None:
     (row,) = parse_nodes(ROW)
     fixed = parse_nodes("gpu0 http://b.pods:11434")
     servers = (("a.pods", 11434), ("b.pods", 11434), ("b.pods", 11435), ("10.1.2.3", 1), ("a.other", 1))
-    found = expanded((row, *fixed), {row.url: servers})
+    found = expanded((row, *fixed), {row.url: tuple(Server(*one) for one in servers)})
     assert [(node.name, node.url) for node in found] == [
         ("pool-a", "http://a.pods:11434"),
         ("pool-b", "http://b.pods:11435"),
@@ -29,7 +33,18 @@ def test_servers_become_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["dns+srv://", "dns+srv://nothing", "dns+srv://a.b/c.d", "dns+srv://a.b?x"]
+    "address",
+    [
+        "dns+srv://",
+        "dns+srv://nothing",
+        "dns+srv://a.b/c.d",
+        "dns+srv://a.b?x",
+        "k8s://",
+        "k8s://default",
+        "k8s://default/app=ollama",
+        "k8s:///app=ollama:11434",
+        "k8s://default/../secrets?app=ollama:0",
+    ],
 )
 def test_odd_names_are_refused(address: str) -> None:
     """Would catch a row that is accepted and never finds a node."""
@@ -55,3 +70,74 @@ def test_what_dns_says_is_kept_up() -> None:
 
     both = ["pool-a", "pool-b"]
     assert asyncio.run(scenario()) == [["pool-a"], ["pool-a"], both, both, ["pool-b"]]
+
+
+async def found_in(api: PodsApi, address: str = "k8s://default/app=ollama,tier=gpu:11434") -> list[str]:
+    discovery = NodeDiscovery(lambda one: resolve_pods(one, api.account))
+    rows = await discovery.rows(parse_nodes(f"pool {address} slots=2"), 5)
+    return [f"{row.name} {row.url}" for row in rows]
+
+
+def test_pods_become_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch chats for pods that start or end, and IPv6 addresses that are no addresses."""
+
+    async def scenario() -> list[str]:
+        async with PodsApi(self_signed(tmp_path), monkeypatch) as api:
+            api.pods = [
+                pod("ollama-0", "10.0.0.5"),
+                pod("ollama-1", "fd00::7"),
+                pod("ollama-2", "10.0.0.6", ready=False),
+                pod("ollama-3", "10.0.0.7", ends=True),
+                pod("ollama-4", ""),
+                {"metadata": None},
+                "no pod",
+            ]
+            rows = await found_in(api)
+            assert api.asked == [
+                {
+                    "path": "/api/v1/namespaces/default/pods",
+                    "labelSelector": "app=ollama,tier=gpu",
+                    "authorization": "Bearer account-token",
+                }
+            ]
+        return rows
+
+    assert asyncio.run(scenario()) == [
+        "pool-ollama-0 http://10.0.0.5:11434",
+        "pool-ollama-1 http://[fd00::7]:11434",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (403, "may not list pods in default (HTTP 403): give it a Role with the verb list on pods"),
+        (500, "answered with HTTP 500"),
+        (302, "answered with HTTP 302"),
+    ],
+)
+def test_a_refusal_is_explained(
+    status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Would catch a cluster that refuses in silence, or a redirect that takes the token elsewhere."""
+
+    async def scenario() -> list[str]:
+        async with PodsApi(self_signed(tmp_path), monkeypatch) as api:
+            api.status = status
+            return await found_in(api)
+
+    assert asyncio.run(scenario()) == []
+    assert said in caplog.text
+    assert "account-token" not in caplog.text
+
+
+def test_outside_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(OSError, match="does not run in Kubernetes"):
+        asyncio.run(resolve_pods("k8s://default/app=ollama:11434"))
+
+
+@pytest.mark.parametrize("answer", [None, [], {}, {"items": None}, {"items": {}}])
+def test_no_list_of_pods_is_refused(answer: object) -> None:
+    with pytest.raises(ValueError, match=re.escape("did not answer with a list of pods")):
+        ready_pods(answer, 1)

@@ -15,7 +15,8 @@ from harness.virtual_share import Bus, SharingWorker
 from harness.virtual_workers import Workers
 from harness.virtual_world import MODELS, World, resident
 from ollama_pack.routing.decide.prefix import MatchDepth, prompt_blocks
-from ollama_pack.routing.decide.view import FleetRequest, PromptBlock
+from ollama_pack.routing.decide.view import PromptBlock
+from ollama_pack.routing.dispatch.request import fleet_request
 from ollama_pack.routing.peers.messages import (
     AliveMessage,
     ByeMessage,
@@ -27,14 +28,27 @@ from ollama_pack.routing.peers.messages import (
 )
 from ollama_pack.routing.peers.share import RETRY_SECONDS, SILENT_SECONDS, ClaimRefusal, FleetShare, chain_key
 from ollama_pack.routing.state.estimates import Durations
-from ollama_pack.routing.state.events import BegunEvent, BoundEvent, EndedEvent, FailedEvent, FinishedEvent
+from ollama_pack.routing.state.events import (
+    BegunEvent,
+    BoundEvent,
+    EndedEvent,
+    FailedEvent,
+    FinishedEvent,
+    WaitingEvent,
+)
 from ollama_pack.routing.state.model_stats import Lesson
+from ollama_pack.routing.state.peer_line import ASIDE_SECONDS, LEFT_SECONDS
 from ollama_pack.routing.state.scheduler import MAX_FAILOVERS
 
 words = st.text(max_size=20)
 counts, seconds = st.integers(0, 10**6), st.floats(0, 10**6)
 durations = st.builds(Durations, seconds, seconds, seconds, counts, seconds, counts, st.none() | counts)
 matches = st.builds(MatchDepth, st.integers(-1, 9), counts, counts, st.booleans())
+options = st.lists(st.tuples(words, counts | st.booleans()), max_size=3).map(tuple)
+names = st.lists(words, max_size=3).map(tuple)
+prompts = st.lists(st.builds(PromptBlock, st.integers(0, 2**64 - 1), counts, st.booleans()), max_size=5).map(
+    tuple
+)
 events = st.one_of(
     st.builds(
         BoundEvent,
@@ -43,15 +57,16 @@ events = st.one_of(
         words,
         words,
         st.booleans(),
-        st.lists(words, max_size=3).map(tuple),
+        names,
         counts,
-        st.lists(st.tuples(words, counts | st.booleans()), max_size=3).map(tuple),
+        options,
         seconds,
         seconds,
-        st.lists(st.builds(PromptBlock, st.integers(0, 2**64 - 1), counts, st.booleans()), max_size=5).map(
-            tuple
-        ),
+        prompts,
+        words,
+        st.booleans(),
     ),
+    st.builds(WaitingEvent, words, words, names, prompts, counts, counts, options, st.booleans(), seconds),
     st.builds(BegunEvent, words, seconds),
     st.builds(
         FinishedEvent,
@@ -280,15 +295,105 @@ def test_messages_hold_nothing_of_people_or_prompts() -> None:
     """Would catch a name, an address or a word of a prompt that is written where others read."""
     world = World(names=("x",))
     share = share_of(world, "one")
-    blocks = prompt_blocks([{"role": "user", "content": "my secret question"}])
-    world.scheduler.submit(FleetRequest("r1", "ann@example.org", ("a",), "chat-7", blocks))
+    for name, model in (("r1", "a"), ("r2", "b")):  # the second one waits for the first one's load
+        body = {"messages": [{"role": "user", "content": "my secret question"}]}
+        key = chain_key("key")
+        world.scheduler.submit(
+            fleet_request(body, [model], request_id=name, user="ann@example.org", chat="chat-7", key=key)
+        )
     (binding,) = world.decide()
     written = share.claim(binding).payload
+    assert b'"waiting"' in b"".join(step.payload for step in share.outbox)
     world.first_token("r1")
     world.finish("r1", prompt_count=30, decode_count=10)
     written += b"".join(step.payload for step in share.outbox)
     for private in (b"secret", b"question", b"ann@", b"chat-7", b"http"):
         assert private not in written
+
+
+def two_that_wait() -> tuple[World, FleetShare, World, FleetShare]:
+    """One request at the only slot, then r2 waits at one worker, and r3, which came later, at the other."""
+    here, one, there, two = pair(names=("x",), slots=1)
+    begin(here, one, 1)
+    pass_on(one, two)
+    here.ask(2, user="bob")
+    assert here.decide() == []
+    pass_on(one, two)
+    there.ask(3, user="eve")
+    assert there.decide() == []
+    pass_on(two, one)
+    return here, one, there, two
+
+
+def finish_first(here: World, one: FleetShare, two: FleetShare) -> None:
+    here.first_token("r1")
+    here.finish("r1", prompt_count=300, decode_count=10)
+    pass_on(one, two)
+
+
+def test_a_free_slot_goes_to_the_first_in_line_wherever_it_waits() -> None:
+    """Would catch requests at one worker that are passed by again and again, as another's slots come free."""
+    here, one, there, two = two_that_wait()
+    finish_first(here, one, two)
+    assert there.decide() == []
+    (binding,) = here.decide()
+    assert binding.request.id == "r2"
+    here, one, there, two = two_that_wait()
+    here.scheduler.cancel("r2")
+    finish_first(here, one, two)
+    (binding,) = there.decide()
+    assert binding.request.id == "r3"
+
+
+def test_a_slot_is_not_left_for_long_to_a_worker_that_does_not_take_it() -> None:
+    """Would catch a slot that stays empty, since a worker is busy, gone or sees things otherwise."""
+    here, one, there, two = two_that_wait()
+    finish_first(here, one, two)
+    assert there.decide() == []
+    assert there.scheduler.wake_at == there.now + LEFT_SECONDS
+    there.now = there.scheduler.wake_at
+    (binding,) = there.decide()
+    assert binding.request.id == "r3"
+    there.first_token("r3")
+    there.now += ASIDE_SECONDS
+    there.ask(4, user="eve")
+    there.finish("r3", prompt_count=300, decode_count=10)
+    assert there.decide() == []  # r2 is in line again
+
+
+def test_a_user_has_no_more_of_the_nodes_by_asking_at_several_workers() -> None:
+    """Would catch fairness that each worker counts for itself."""
+    here, one, there, two = pair(names=("x",), slots=2)
+    begin(here, one, 1)
+    here.first_token("r1")
+    here.ask(2, user="ann")
+    (binding,) = here.decide()
+    one.claim(binding)
+    pass_on(one, two)
+    there.ask(3, user="ann")
+    there.ask(4, user="bob")
+    assert there.decide() == []
+    here.finish("r1", prompt_count=300, decode_count=10)
+    pass_on(one, two)
+    (binding,) = there.decide()
+    assert binding.request.id == "r4"
+
+
+def test_what_waits_elsewhere_takes_no_place_in_the_queue() -> None:
+    """Would catch a worker that refuses requests, or throws one out, because another one's queue is long."""
+    here, one, there, two = pair(names=("x",), slots=1, max_queue=8)
+    begin(here, one, 1)
+    for number in range(2, 8):
+        here.ask(number)
+        here.decide()
+    pass_on(one, two)
+    for number in range(12, 18):
+        there.ask(number)
+    assert (there.scheduler.waiting, here.scheduler.waiting) == (6, 6)
+    assert there.scheduler.ahead("r17") == 11
+    one.say_bye()
+    pass_on(one, two)
+    assert there.scheduler.ahead("r17") == 5
 
 
 def test_chains_are_of_no_use_without_the_secret() -> None:
@@ -301,14 +406,16 @@ def test_chains_are_of_no_use_without_the_secret() -> None:
     assert keyed != prompt_blocks(said, key=chain_key("other"))
 
 
-def fleet(workers: int, shape: NodeShape) -> tuple[Timeline, list[SimNode], list[SharingWorker], Bus]:
+def fleet(
+    workers: int, shape: NodeShape, nodes: int = 3
+) -> tuple[Timeline, list[SimNode], list[SharingWorker], Bus]:
     clock = Timeline()
-    nodes = [SimNode(f"n{number}", clock, shape) for number in range(3)]
+    engines = [SimNode(f"n{number}", clock, shape) for number in range(nodes)]
     made = [
-        SharingWorker(nodes, clock, 3, Random(number), shape.slots)  # noqa: S311 - seeded on purpose
+        SharingWorker(engines, clock, 3, Random(number), shape.slots)  # noqa: S311 - seeded on purpose
         for number in range(workers)
     ]
-    return clock, nodes, made, Bus(made, clock)
+    return clock, engines, made, Bus(made, clock)
 
 
 @pytest.mark.parametrize("workers", [2, 4])
@@ -332,7 +439,8 @@ def test_no_request_stands_behind_another_workers(workers: int) -> None:
     assert max(waits) < 1e-6
     assert sum(worker.refusals for worker in made) > 0  # it came to that
     assert not any(bus.place.slots.values())
-    assert not any(len(worker.scheduler.cluster.remote) for worker in made)
+    for worker in made:
+        assert len(worker.scheduler.cluster.remote) == len(worker.scheduler._line) == 0  # noqa: SLF001 - bounded
     assert sum(node.loads for node in nodes) < 25
 
 
@@ -352,6 +460,19 @@ def test_sharing_is_worth_it() -> None:
     one, alone, shared = mean(1, shared=False), mean(4, shared=False), mean(4, shared=True)
     assert shared < 1.25 * one
     assert shared < 0.85 * alone
+
+
+def test_four_workers_do_as_well_as_one_when_all_slots_are_taken() -> None:
+    """Would catch requests that wait behind younger ones of other workers (2.3 times as long)."""
+
+    def mean(workers: int) -> float:
+        clock, _, made, _ = fleet(workers, NodeShape(prefixes=4), nodes=4)
+        driver = Driver(clock, Workers(made, Random(2)))  # noqa: S311 - seeded on purpose
+        driver.play(trace(0.35, (0.55, 0.30, 0.15), 60.0, 2))
+        clock.run()
+        return sum(driver.measured.waits) / len(driver.measured.waits)
+
+    assert mean(4) < 1.1 * mean(1)
 
 
 def chats() -> Sequence[Chat]:

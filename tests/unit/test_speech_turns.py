@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from ollama_pack.speech.errors import SpeechQueueFullError, SpeechShareFullError
-from ollama_pack.speech.turns import OWN_SHARE, SLICE_SECONDS, Turn, TurnLine
+from ollama_pack.speech.turns import MAX_AWAY, OWN_SHARE, SLICE_SECONDS, Turn, TurnLine
 
 
 class Visitor:
@@ -300,5 +300,35 @@ def test_what_users_have_had_is_forgotten() -> None:
         assert len(worked) < 5
         await ended(steady)
         assert (worked, entries) == ({}, [])
+
+    asyncio.run(run())
+
+
+def test_users_with_many_away_leave_places_to_others() -> None:
+    """Would catch six users whose recordings at a server keep out everybody else."""
+
+    async def run() -> None:
+        line = a_line()
+        left = asyncio.Event()
+
+        async def visit(user: str) -> None:
+            async with line.turn(ignore, user) as turn, turn.away():
+                await left.wait()
+
+        async def ignore(_place: int) -> None:
+            pass
+
+        tasks = []
+        with pytest.raises(SpeechQueueFullError):  # noqa: PT012 - it is the last of them that is refused
+            for number in range(MAX_AWAY + 1):
+                tasks.append(asyncio.create_task(visit(f"user {number % 6}")))
+                await asyncio.sleep(0)
+                if tasks[-1].done():
+                    await tasks.pop()
+        newcomer = asyncio.create_task(visit("somebody else"))
+        await asyncio.sleep(0)
+        assert not newcomer.done()
+        left.set()
+        await asyncio.gather(newcomer, *tasks)
 
     asyncio.run(run())

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from ollama_pack.aliases.facts import RequestFacts
-from ollama_pack.aliases.resolve import candidates, find_candidate
+from ollama_pack.aliases.resolve import automatic_variants, candidates, find_candidate
 from ollama_pack.aliases.table import AliasTable
 from ollama_pack.engines.ollama.names import Families
 
@@ -34,7 +34,9 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
     families = Families(models)
     for name, row in candidates(table, facts):
         model = find_candidate(name, row, models, families=families)
-        if model is not None:
+        if row.is_automatic:
+            yield from automatic_variants(name, models, families=families)
+        elif model is not None:
             yield model
 
 

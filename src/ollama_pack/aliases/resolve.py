@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.table import AliasRow, AliasTable
-from ollama_pack.engines.ollama.names import Families, find_model, find_variant
+from ollama_pack.engines.ollama.names import Families, find_model, find_variant, variants_of
+from ollama_pack.fit.choose import quality_order
 
 NOT_INSTALLED = "is not installed"
 NOT_PERMITTED = "is not granted to this user"
@@ -104,5 +105,20 @@ def find_candidate(
     families: Families | None = None,
 ) -> str | None:
     """The id of a candidate among the models: the preferred quantization when the row has a preference."""
+    if row.is_automatic:  # nobody knows here what fits: the model itself, or the variant with fewest bits
+        there = automatic_variants(name, models, denied, families)
+        exact = find_model(name, models, families)
+        return exact if exact in there else there[-1] if there else None
     variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
     return variant or find_model(name, models, families)
+
+
+def automatic_variants(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> list[str]:
+    """The variants of a candidate, the best first: a router lets each node take the one that fits there."""
+    variants = variants_of(name, models, denied, families)
+    return quality_order(list(variants), list(variants.values()))

@@ -32,7 +32,8 @@ _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
 _KILO = 1024
-_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+AUTO = "auto"
+_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL, quant=auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ class AliasRow:
         tools: the row asks for tools in the request.
         min_tokens: the row asks for a prompt of at least so many tokens.
         groups: the row asks for a user of one of these groups; empty: anyone.
-        quantizations: preferred levels among the installed variants of a candidate.
+        quantizations: preferred levels among the installed variants of a candidate; `auto` alone: the best
+            that fits each node.
         line: its number in the text, from 1.
     """
 
@@ -62,6 +64,11 @@ class AliasRow:
     @property
     def is_wildcard(self) -> bool:
         return "*" in self.alias
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether each node takes the best quantization that fits there."""
+        return self.quantizations == (AUTO,)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -190,7 +197,7 @@ def _condition(written: str) -> tuple[str, Any]:
             return "min_tokens", _tokens(value)
         case "group", "=", _:
             return "groups", frozenset(_groups(value))
-        case "quant", "=", _:
+        case "quant" | "quantization", "=", _:
             return "quantizations", _levels(value)
     raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
 
@@ -214,8 +221,10 @@ def _groups(value: str) -> list[str]:
 
 def _levels(value: str) -> tuple[str, ...]:
     levels = tuple(level.strip() for level in value.split(">"))
+    if len(levels) > 1 and AUTO in map(str.lower, levels):
+        raise ValueError(f"quant=auto takes no other level next to it, as in {value!r}")
     if all(map(_LEVEL.fullmatch, levels)):
-        return levels
+        return (AUTO,) if levels[0].lower() == AUTO else levels
     raise ValueError(
         f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
     )

@@ -4,11 +4,13 @@ For example::
 
     gpu0  http://gpu0:11434                       # an Ollama
     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
+    gpu2  http://gpu2:11434  memory=24GB          # of its GPUs, where no agent reports it
     old   http://old:11434   tier=1               # only when the others are slow to answer
     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
     pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
+    pods  k8s://default/app=ollama:11434                    # each ready pod that has these labels
 """
 
 import math
@@ -29,17 +31,22 @@ PlacedBy = Literal["pack", "own"]
 MAX_NODES = 1024
 MAX_TIER = 9
 SRV = "dns+srv://"
+PODS = "k8s://"
+DISCOVERED = (SRV, PODS)  # addresses that stand for several servers
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_WORD = re.compile(r'header="[^"]*"|\S+')
 _NODE_HEADER = re.compile(r"([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header, placement, models"
+_NODE_SETTINGS = "kind, weight, tier, slots, memory, agent, key, header, placement, models"
+_BYTES = {"": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+MAX_MEMORY = 2**50
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,7 @@ class NodeRow:
         line: its number in the text, from 1.
         login, headers, auth, cookies: as in `WayIn`. In no message.
         listings: what of its models is offered; none: all, under their own names.
+        memory: bytes that its GPUs have; 0: to be learned from its agent, or from what it has in memory.
     """
 
     name: str
@@ -99,6 +107,7 @@ class NodeRow:
     headers: tuple[Header, ...] = field(default=(), repr=False)
     auth: str = ""
     cookies: bool = False
+    memory: int = 0
 
     @property
     def way_in(self) -> WayIn:
@@ -148,7 +157,10 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
+    if address.startswith(DISCOVERED):
+        url, login = _several(address), ""
+    else:
+        url, login = split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -193,9 +205,11 @@ def _address(value: str) -> str:
     return value.rstrip("/")
 
 
-def _srv(value: str) -> str:
-    if not _NODE_SRV.fullmatch(value):
+def _several(value: str) -> str:
+    if value.startswith(SRV) and not _NODE_SRV.fullmatch(value):
         raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    if value.startswith(PODS) and not _NODE_PODS.fullmatch(value):
+        raise ValueError(f"{value!r} does not select pods: write it as k8s://NAMESPACE/app=ollama:11434")
     return value
 
 
@@ -230,6 +244,16 @@ def _weight(value: str) -> float:
     return weight
 
 
+def _memory(value: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([KMGT]?i?B?)", value, re.IGNORECASE)
+    unit = found[2].upper() if found else "?"
+    scale = _BYTES.get(unit) or _BYTES.get(f"{unit}B", 0)
+    size = round(float(found[1]) * scale) if found else 0
+    if not 10**8 <= size <= MAX_MEMORY:
+        raise ValueError(f"memory= needs a size such as 24GB or 80GiB, not {value!r}")
+    return size
+
+
 def _whole_number(setting: str, least: int, most: int) -> Callable[[str], int]:
     def read(value: str) -> int:
         if re.fullmatch(r"[0-9]{1,6}", value) and least <= int(value) <= most:
@@ -250,6 +274,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "weight": _weight,
     "tier": _whole_number("tier", 0, MAX_TIER),
     "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
+    "memory": _memory,
     "agent": _address,
     "key": _secret,
     "header": _header,

@@ -36,6 +36,7 @@ class Routed(Protocol):
 
     model: str
     weights: str
+    body: Mapping[str, Any]
     chunks: Callable[[ReplyHead], Chunks]
 
 
@@ -45,13 +46,11 @@ class DirectCall:
 
     Attributes:
         name: that was asked for.
-        body: OpenAI's, with the router's name.
         routed: what the router will do.
         pending: what the cache has found; None: it is not in it.
     """
 
     name: str
-    body: Mapping[str, Any]
     routed: Routed
     pending: Any = None
 
@@ -60,7 +59,9 @@ class DirectCall:
         head = self._head
         if self.pending is None:
             return self.routed.chunks(head)
-        chunks: Chunks = self.pending.chunks(head, partial(self.routed.chunks, head), usage_place(self.body))
+        chunks: Chunks = self.pending.chunks(
+            head, partial(self.routed.chunks, head), usage_place(self.routed.body)
+        )
         return chunks
 
     async def completion(self) -> Body:
@@ -132,13 +133,11 @@ class DirectChain:
         if found is None:
             return None
         body = {**chat, "model": found.id}
-        if found.params:
-            body["params"] = {**found.params, **(chat.get("params") or {})}
-        routed = await router.direct_chat(body, user, request)
+        routed: Routed = await router.direct_chat(body, user, request, found.params)
         cache = await self._cache.get()
         answers = routed.model, routed.weights
-        pending = cache and await cache.direct_lookup(body, user, request, CACHE_ID, answers)
-        return DirectCall(name, body, routed, pending)
+        pending = cache and await cache.direct_lookup(routed.body, user, request, CACHE_ID, answers)
+        return DirectCall(name, routed, pending)
 
 
 def _key_of(request: Any) -> bytes | None:

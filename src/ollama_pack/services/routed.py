@@ -1,6 +1,6 @@
 """Aliases over a fleet: which names a router offers, and which models may answer for one."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +8,20 @@ from typing import Any
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.published import answering_models, concrete_names, models_behind
-from ollama_pack.aliases.resolve import NOT_INSTALLED, NOT_PERMITTED, candidates
+from ollama_pack.aliases.resolve import (
+    NOT_INSTALLED,
+    NOT_PERMITTED,
+    automatic_variants,
+    candidates,
+    find_candidate,
+)
 from ollama_pack.aliases.table import AliasTable
 from ollama_pack.base.process import process_wide
+from ollama_pack.engines.ollama.names import Families
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.errors import PackError
 from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.naming import auto_name, auto_parts
 from ollama_pack.routing.probe.catalogue import Catalogue
 
 Answered = Callable[[ReplyHead], AsyncGenerator[dict[str, Any], None]]
@@ -28,11 +36,13 @@ class DirectChat:
     Attributes:
         model: that would answer now.
         weights: see `weights_behind`.
+        body: as the nodes get it.
         chunks: asks it.
     """
 
     model: str
     weights: str
+    body: Mapping[str, Any]
     chunks: Answered
 
 
@@ -71,6 +81,8 @@ def models_for(
 ) -> tuple[str, ...]:
     """Names of the models that may answer for a name, the preferred first; of no alias: the name itself.
 
+    One of them may be an automatic name, whose variants `auto_parts` gives.
+
     Args:
         table: the aliases.
         facts: what is known of the request.
@@ -81,13 +93,25 @@ def models_for(
         AliasUnavailableError: rows apply, but no node has any of their models, or the user may use none.
     """
     levels = {name: level for name, level in catalogue.levels.items() if name not in denied}
-    there = tuple(dict.fromkeys(answering_models(table, facts, levels)))
+    there = tuple(dict.fromkeys(_answering(table, facts, levels)))
     named = [] if there else [name for name, _ in candidates(table, facts)]
     if named:
         without = dict.fromkeys(answering_models(table, facts, catalogue.levels))
         refused = [(name, NOT_PERMITTED) for name in without]
         raise AliasUnavailableError(facts.model, tuple(refused or [(name, NOT_INSTALLED) for name in named]))
     return there or (facts.model,)
+
+
+def _answering(table: AliasTable, facts: RequestFacts, levels: Mapping[str, str]) -> Iterator[str]:
+    """As `answering_models`, with an automatic name for the variants of which each node takes one."""
+    families = Families(levels)
+    for name, row in candidates(table, facts):
+        if row.is_automatic:
+            variants = automatic_variants(name, levels, families=families)
+            if variants:
+                yield auto_name(variants)
+        elif (model := find_candidate(name, row, levels, families=families)) is not None:
+            yield model
 
 
 def why_absent(error: AliasUnavailableError, router: Router) -> PackError:
@@ -104,5 +128,5 @@ def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
 
 def weights_behind(model: str, catalogue: Catalogue) -> str:
     """A model's weights, as against others of its name, for the response cache; empty: no node has it."""
-    found = catalogue.find(model)
-    return "+".join((found.name, *found.digests)) if found else ""
+    found = [one for name in auto_parts(model)[0] if (one := catalogue.find(name))]
+    return "+".join(part for one in found for part in (one.name, *one.digests))

@@ -11,9 +11,10 @@ from ollama_pack.services.pack_valves import PackValves
 
 NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
-    'kind=openai (vLLM and the like), key=…, header="Name: value", slots=…, weight=…, tier=…, '
+    'kind=openai (vLLM and the like), key=…, header="Name: value", slots=…, memory=24GB, weight=…, tier=…, '
     "models=a,b, placement=own (a gateway that chooses the engine), agent=http://gpu0:9400. "
-    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. A # starts a comment."
+    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. "
+    "k8s://NAMESPACE/app=ollama:11434: each ready pod with that label. A # starts a comment."
 )
 
 

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from ollama_pack.errors import PackError, error_code
+from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.services.transcribing import VoiceWish, is_engine_fault, told_to, transcript_of
 from ollama_pack.services.voice_settings import VOICE_TOOL, VoiceSettings
 from ollama_pack.speech.errors import (
@@ -38,7 +39,7 @@ from ollama_pack.speech.pcm import pcm_container
 from ollama_pack.speech.transcribe import SpeechUser
 from ollama_pack.speech.values import SAMPLE_RATE, PcmFormat, Transcript
 from ollama_pack.webui.errors import NoRoomError, UploadError, UploadTooLargeError
-from ollama_pack.webui.routes import RouteSpec, json_answer, shows_key, text_answer
+from ollama_pack.webui.routes import RouteSpec, check_route_key, json_answer, shows_key, text_answer
 from ollama_pack.webui.uploads import ReceivedRecording, drop_body, received_recording
 from ollama_pack.webui.voice_files import forwarded_user, tool_valves
 
@@ -55,6 +56,33 @@ RETRY_SECONDS = "60"
 GRANULARITIES = "timestamp_granularities[]"
 MAX_PROMPT = 2000  # characters: Whisper looks at the last 224 tokens
 MAX_OF_USER, MAX_OF_SHARED = 8, 64  # requests at the same time: each has its recording on the disk
+
+
+class MicrophoneValves(PackValves):
+    """The valves of a function that has the routes."""
+
+    microphone_key: str = Field(
+        default="",
+        description=(
+            "Open WebUI's microphone sends one key for all users. This one opens POST "
+            "/api/voice/v1/audio/transcriptions alone. 16 characters or more; upload.py sets it."
+        ),
+        json_schema_extra={"input": {"type": "password"}},
+    )
+
+    microphone_before: str = Field(
+        default="",
+        description=(
+            "What Open WebUI's speech-to-text was set to before upload.py pointed it at the pack. "
+            "`upload.py --remove` and `voice: {microphone: false}` set it back. Leave it as it is."
+        ),
+        json_schema_extra={"input": {"type": "password"}},
+    )
+
+    @field_validator("microphone_key", "metrics_token", check_fields=False)
+    @classmethod
+    def _long_key(cls, text: str) -> str:
+        return check_route_key(text)
 
 
 class VoiceRoutes:

@@ -161,16 +161,16 @@ class TurnLine:
         with self._lock:
             waiting = [entry for entry in self._line if entry["state"] == _WAITS]
             own = sum(entry["user"] == user for entry in self._line)
-            reserved = int(self._limit * RESERVED_SHARE) if own else 0
+            reserved = RESERVED_SHARE if own else 0.0
             displaced = None
-            if self._line and len(waiting) >= self._limit - reserved:
+            if self._line and len(waiting) >= self._limit - int(self._limit * reserved):
                 displaced = self._one_to_displace(0 if is_shared else own)
                 if displaced is None:
                     raise SpeechQueueFullError(self._limit, len(waiting))
             if not is_shared and own > max(1, self._limit * OWN_SHARE):
                 raise SpeechShareFullError(self.own_limit, own - 1)
-            if len(self._line) - len(waiting) >= MAX_AWAY:
-                raise SpeechQueueFullError(MAX_AWAY, len(self._line) - len(waiting))
+            if (served := len(self._line) - len(waiting)) >= MAX_AWAY - int(MAX_AWAY * reserved):
+                raise SpeechQueueFullError(MAX_AWAY, served)
             if not own:
                 least = min((self._worked.get(entry["user"], 0.0) for entry in self._line), default=0.0)
                 self._worked[user] = max(self._worked.get(user, 0.0), least)

@@ -61,3 +61,10 @@ async def _filled_in(system: str, metadata: Mapping[str, Any], user: Mapping[str
     body: dict[str, Any] = {"messages": []}
     await add_system_prompt(body, system, dict(metadata), user)
     return "\n".join(str(message["content"]) for message in body["messages"])
+
+
+async def default_params() -> dict[str, Any]:
+    """The parameters that an admin has set for all models."""
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    return dict(await Config.get("models.default_params", {}) or {})

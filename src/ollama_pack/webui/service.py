@@ -8,7 +8,7 @@ code and valves that were changed through another replica.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -24,6 +24,13 @@ LOOK_SECONDS = 30.0  # between two looks; spread, so that replicas do not all lo
 SETTLE_SECONDS = 5.0  # Open WebUI tells of switching on before it has done so
 ALIVE_SECONDS = 2.0  # a route of a function that was switched off elsewhere may answer so long
 HAND_OVER = "system.startup.completed"
+_OFF = frozenset({"function.disable_started", "system.shutdown.started"})
+
+
+def ends(event: Mapping[str, Any], name: str, function_id: str) -> bool:
+    """Whether an event says that a function is being switched off, or the whole server."""
+    about_us = (event.get("subject") or {}).get("id") == function_id
+    return name in _OFF and (about_us or name.startswith("system."))
 
 
 class ServedPlugin(Protocol):

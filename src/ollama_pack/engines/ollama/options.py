@@ -66,6 +66,11 @@ OPTION_RANGES: dict[str, tuple[float, float]] = {
 _LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
 # Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
 _BESIDE_OPTIONS = ("format", "keep_alive", "think", "reasoning_effort", "response_format", "system")
+# What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
+RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
+# They say how a node runs a model, not what a chat wants. Ollama keeps some of them for those who ask later
+# without any: after `num_gpu: 0` all run on the CPU, after `keep_alive: -1` the model stays for ever.
+_MACHINE_OPTIONS = ("keep_alive", *RUNNER_OPTIONS)
 _NO_OPTIONS = frozenset((*_BESIDE_OPTIONS, *_LENGTH_NAMES))
 
 
@@ -88,6 +93,34 @@ def flat_settings(body: Mapping[str, Any]) -> dict[str, Any]:
         lengths = [given[name] for name in _LENGTH_NAMES if name in given]
         settings |= {"num_predict": lengths[-1]} if lengths else {}
     return settings
+
+
+def with_machine_options(body: Mapping[str, Any], *admins: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain user's body with the machine's options that admins have set, and with none of the user's own.
+
+    Args:
+        body: as it came.
+        admins: parameters that admins have set, the most general first.
+    """
+    settings = {name: value for params in admins for name, value in flat_settings({"params": params}).items()}
+    own = _without_machine_options(body)
+    params = own.get("params")
+    if isinstance(params, Mapping):
+        params = _without_machine_options(params)
+        custom = params.get("custom_params")
+        more = {"custom_params": _without_machine_options(custom)} if isinstance(custom, Mapping) else {}
+        own["params"] = params | more
+    options = own.get("options")
+    kept = {name: settings[name] for name in _MACHINE_OPTIONS if name in settings}
+    if isinstance(options, Mapping):
+        own["options"] = _without_machine_options(options) | kept
+    elif kept and options is None:
+        own["options"] = kept
+    return own
+
+
+def _without_machine_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in _MACHINE_OPTIONS}
 
 
 def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,13 +18,12 @@ from pydantic import (
 )
 
 from ollama_pack.engines.body import json_in
+from ollama_pack.engines.ollama.options import RUNNER_OPTIONS
 from ollama_pack.engines.ollama.to_ollama import Thinking, thinking_of
 from ollama_pack.fit.shapes import Tensor
 
 _BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 _PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
-# What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
-RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
 _CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
 _CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
 

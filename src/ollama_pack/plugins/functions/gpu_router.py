@@ -22,7 +22,8 @@ from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.published import models_behind
 from ollama_pack.base.redis import check_redis_url
-from ollama_pack.base.single_flight import Remembered
+from ollama_pack.base.single_flight import Remembered, SingleFlight
+from ollama_pack.engines.ollama.options import with_machine_options
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.openai.request import CACHE_KEY
 from ollama_pack.engines.refusals import Refusal
@@ -32,6 +33,7 @@ from ollama_pack.routing.dispatch.embedding import Embedding
 from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Tell
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.naming import auto_parts
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.probe.catalogue import Catalogue
 from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
@@ -63,6 +65,7 @@ from ollama_pack.webui.connections import (
 from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
 from ollama_pack.webui.errors import ModelClosedError, ModelRefusedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
+from ollama_pack.webui.presets import default_params
 from ollama_pack.webui.server import event_stream, server_secret, take_over
 from ollama_pack.webui.tracing import ChatSpan
 
@@ -120,6 +123,7 @@ class Pipe:
         self._embedding = Embedding()
         self._usable: Remembered[Any, frozenset[str]] = Remembered(ACCESS_SECONDS)
         self._groups: Remembered[str, frozenset[str]] = Remembered(ACCESS_SECONDS)
+        self._defaults = SingleFlight(default_params, ACCESS_SECONDS)
         show_early_errors()
 
     async def pipes(self) -> list[dict[str, str]]:
@@ -180,7 +184,7 @@ class Pipe:
         background = is_background_task(task)
         span = ChatSpan(name, background=background)
         chunks = router.answer(
-            _asked(body, models[0], router, metadata),
+            await _asked(body, models[0], router, metadata, user),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
             user=str(user.get("id") or ""),
@@ -194,8 +198,14 @@ class Pipe:
             async for chunk in traced:
                 yield chunk
 
-    async def direct_chat(self, body: Body, user: Body, request: Any) -> DirectChat:
+    async def direct_chat(self, body: Body, user: Body, request: Any, row: Body) -> DirectChat:
         """A chat for the gateway, without Open WebUI's filters: what answers, and the answer.
+
+        Args:
+            body: OpenAI's.
+            user: who asks.
+            request: FastAPI's.
+            row: the parameters that an admin has given the name.
 
         Raises:
             ModelRefusedError: nothing answers; the same goes for the answer's chunks.
@@ -206,10 +216,12 @@ class Pipe:
         with self._refusing(for_admin=admin):
             router = await self._ready()
             models = await self._models(router, body, name, user, remembers=True)
+            metadata = {"model": {"info": {"params": row}}}
+            asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
         model = router.answering(models)
         chunks = partial(
             router.answer,
-            body,
+            asked,
             models,
             user=str(user.get("id") or ""),
             chat=str(body.get(CACHE_KEY) or ""),
@@ -223,7 +235,7 @@ class Pipe:
                     async for chunk in traced:
                         yield chunk
 
-        return DirectChat(model, weights_behind(model, router.catalogue()), answered)
+        return DirectChat(model, weights_behind(model, router.catalogue()), asked, answered)
 
     async def embed(self, body: Body, user: Body) -> Body:
         """Vectors for the gateway: `model`, `node`, `tokens` and the `vectors` of the texts in `input`.
@@ -235,7 +247,7 @@ class Pipe:
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
             there = self._embedding.catalogue(router)
-            model = (await self._models(router, body, name, user, there=there))[0]
+            model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
             made, node = await self._embedding.embed(
                 router, model, body["input"], int(body.get("dimensions") or 0)
             )
@@ -250,7 +262,7 @@ class Pipe:
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
             there = self._embedding.catalogue(router)
-            model = (await self._models(router, {}, name, user, there=there))[0]
+            model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
             found = there.find(model)
             if found is None:
                 raise router.no_node([model])
@@ -261,6 +273,7 @@ class Pipe:
         """Somebody may use more or less than before."""
         self._usable.forget()
         self._groups.forget()
+        self._defaults.forget()
 
     @contextmanager
     def _refusing(self, *, for_admin: bool) -> Iterator[None]:
@@ -347,7 +360,8 @@ class Pipe:
                 models = models_for(table, facts, catalogue, denied)
             except AliasUnavailableError as error:
                 raise why_absent(error, router) from error
-            named = {model: self._ids.named(model, catalogue.find(model)) for model in models}
+            variants = [name for model in models for name in auto_parts(model)[0]]
+            named = {model: self._ids.named(model, catalogue.find(model)) for model in variants}
             checked = list(named.values())
             ask = partial(usable_models, ROUTER + name, checked, user)
             key = user.get("id"), user.get("role"), name, tuple((one.name, one.ids) for one in checked)
@@ -385,10 +399,19 @@ class Pipe:
             self._connections = tuple(row.entered_by(ways.get(row.url, row.way_in)) for row in rows)
 
 
-def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> Body:
+async def _asked(
+    body: Body,
+    model: str,
+    router: Router,
+    metadata: dict[str, Any],
+    user: dict[str, Any],
+    defaults: Callable[[], Awaitable[dict[str, Any]]] = default_params,
+) -> Body:
     """The body for the nodes: with the row's settings, and without tools that the model cannot use."""
     # Open WebUI passes only OpenAI's parameters of a row to pipes.
     row = ((metadata.get("model") or {}).get("info") or {}).get("params") or {}
+    if user.get("role") != "admin":
+        body = with_machine_options(body, await defaults(), row)
     asked = {**body, "params": {**row, **(body.get("params") or {})}}
     known = router.catalogue().find(model)
     if known is not None and not known.can("tools"):

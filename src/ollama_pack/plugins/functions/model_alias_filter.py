@@ -47,7 +47,8 @@ class Filter:
             description=(
                 "A row a line: alias = model, model [condition, …]. The first model that is installed and "
                 "granted to the user answers. A * in an alias stands for any text. Conditions: vision, "
-                "tools, context>=8k, group=staff|teachers, quant=q8_0>q4_K_M. A # starts a comment."
+                "tools, context>=8k, group=staff|teachers, quant=q8_0>q4_K_M, quant=auto. "
+                "A # starts a comment."
             ),
         )
         show_status: bool = Field(default=True, description="Show above the answer which model gave it.")

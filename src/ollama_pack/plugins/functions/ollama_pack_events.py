@@ -18,35 +18,34 @@ from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.services.forgetting import label_to_discard
 from ollama_pack.services.metrics_text import METRICS_TYPE, PLUGIN_UP, cache_metrics, family, voice_metrics
 from ollama_pack.services.ollama_api import ollama_routes
-from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.services.publishing import Publisher
 from ollama_pack.services.transcribing import voice_counts
-from ollama_pack.services.voice_routes import VoiceRoutes
+from ollama_pack.services.voice_routes import MicrophoneValves, VoiceRoutes
 from ollama_pack.webui.access import readable_names
 from ollama_pack.webui.audience import stated_audience
 from ollama_pack.webui.cache_contact import CacheContact
 from ollama_pack.webui.contact import RouterContact
 from ollama_pack.webui.dashboard import dashboard_html
 from ollama_pack.webui.errors import RouterUnavailableError
-from ollama_pack.webui.functions import FunctionState
+from ollama_pack.webui.functions import FunctionState, function_state
 from ollama_pack.webui.load import EMPTY_LOAD, models_in, system_load, without_models
 from ollama_pack.webui.replay_row import share_replay
-from ollama_pack.webui.routes import RouteSpec, check_route_key, html_page, shows_key, text_answer
-from ollama_pack.webui.service import EventService
+from ollama_pack.webui.routes import RouteSpec, html_page, shows_key, text_answer
+from ollama_pack.webui.service import EventService, ends
 
 log = logging.getLogger(__name__)
 
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
 TELLING = ("config.", "function.", "group.", "model.", "system.startup.")
-OFF = frozenset({"function.disable_started", "system.shutdown.started"})
 ON = "function.enable_started"
+VOICE_FUNCTION = "voice_routes"  # where it is on, it has the routes of voice
 
 
 class Event:
     """Routes and published models, kept up in every process of Open WebUI."""
 
-    class Valves(PackValves):
+    class Valves(MicrophoneValves):
         publish_aliases: bool = Field(
             default=True,
             description=(
@@ -69,24 +68,6 @@ class Event:
                 "/ollama/api/tags, show admins the dashboard at /ollama-pack, and Prometheus the metrics."
             ),
         )
-        microphone_key: str = Field(
-            default="",
-            description=(
-                "Open WebUI's microphone sends one key for all users. This one opens POST "
-                "/api/voice/v1/audio/transcriptions alone. 16 characters or more; upload.py sets it."
-            ),
-            json_schema_extra={"input": {"type": "password"}},
-        )
-
-        microphone_before: str = Field(
-            default="",
-            description=(
-                "What Open WebUI's speech-to-text was set to before upload.py pointed it at the pack. "
-                "`upload.py --remove` and `voice: {microphone: false}` set it back. Leave it as it is."
-            ),
-            json_schema_extra={"input": {"type": "password"}},
-        )
-
         metrics_token: str = Field(
             default="",
             description=(
@@ -102,20 +83,15 @@ class Event:
             stated_audience(text)  # an AudienceError reaches the admin as the valve's error
             return text
 
-        @field_validator("microphone_key", "metrics_token")
-        @classmethod
-        def _long_key(cls, text: str) -> str:
-            return check_route_key(text)
-
     def __init__(self) -> None:
         self.valves = self.Valves()
         self._service: EventService | None = None
+        self._voice_has_its_own = False
 
     async def event(self, event: Mapping[str, Any], __event_name__: str, __app__: Any, __id__: str) -> None:
         """Begin at whichever event comes first, look again after a change, end when told."""
         try:
-            about_us = (event.get("subject") or {}).get("id") == __id__
-            if __event_name__ in OFF and (about_us or __event_name__.startswith("system.")):
+            if ends(event, __event_name__, __id__):
                 if self._service is not None:
                     self._service.stop()
                 return
@@ -142,17 +118,20 @@ class Event:
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
-            *VoiceRoutes(lambda: self.valves.microphone_key).specs,
             *ollama_routes(),
         )
+        self._voice_routes = VoiceRoutes(lambda: self.valves.microphone_key).specs
         return EventService(app, function_id, self, self._look)
 
     @property
     def _specs(self) -> tuple[RouteSpec, ...]:
-        return self._all_routes if self.valves.routes else ()
+        if not self.valves.routes:
+            return ()
+        return self._all_routes if self._voice_has_its_own else (*self._all_routes, *self._voice_routes)
 
     async def _look(self, state: FunctionState) -> None:
         """Look after everything: the valves may have been changed through another replica."""
+        self._voice_has_its_own = (await function_state(VOICE_FUNCTION)).active
         if self._service is not None:
             self._service.start(self._specs)
         await share_replay()

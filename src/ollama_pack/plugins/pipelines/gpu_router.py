@@ -200,7 +200,7 @@ class Pipeline:
         except AliasUnavailableError as error:
             raise why_absent(error, router) from error
         asked = without_asking(body)
-        known = catalogue.models.get(models[0])
+        known = catalogue.find(models[0])
         if who.from_webui and known is not None and not known.can("tools"):
             asked.pop("tools", None)  # Open WebUI offers its own to every model, unmarked
         head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"]))

@@ -55,6 +55,8 @@ class WaitingRequest:
         pushed: the queue's virtual time when it came.
         spare_turns, grace: of its turn and its start tag, what is no more than a crowd of others has as well.
         displaced: the request that lost its place to this one; None: there was room.
+        peer: it waits at another worker.
+        shared: other workers know that it waits.
     """
 
     request: FleetRequest
@@ -72,6 +74,8 @@ class WaitingRequest:
     pushed: float = 0.0
     spare_turns: int = 0
     grace: float = 0.0
+    peer: bool = False
+    shared: bool = False
 
     @property
     def place(self) -> Place:
@@ -89,7 +93,10 @@ class WaitingRequest:
 
 
 class FairQueue:
-    """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait."""
+    """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait.
+
+    Requests that wait at other workers (`push_peer`) are in the order, and take no place.
+    """
 
     def __init__(self, limit: int, background_wait: float) -> None:
         self.limit = limit
@@ -105,9 +112,10 @@ class FairQueue:
         self._virtual = 0.0
         self._empty_since = 0.0
         self._count = 0
+        self._places = 0  # that are taken
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return self._places
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._by_id
@@ -133,6 +141,19 @@ class FairQueue:
             if displaced is None:
                 raise QueueFullError(self.limit, len(self), own)
             self.cancel(displaced.id)
+        entry = self._enter(request, now, now, cost)
+        entry.displaced = displaced
+        self._insert(entry)
+        return entry
+
+    def push_peer(self, request: FleetRequest, came: float, now: float, cost: float) -> WaitingRequest:
+        """Take in a request that waits at another worker, since `came`."""
+        entry = self._enter(request, came, now, cost)
+        entry.peer = True
+        self._insert(entry)
+        return entry
+
+    def _enter(self, request: FleetRequest, came: float, now: float, cost: float) -> WaitingRequest:
         if not self._by_id:  # meanwhile everybody could have had what they wanted
             self._virtual += max(0.0, now - self._empty_since)
         self._count += 1
@@ -140,10 +161,9 @@ class FairQueue:
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
-        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
+        entry = WaitingRequest(request, models, start, cost, self._count, came, kind=kind)
         entry.pushed = self._virtual
         entry.spare_turns, entry.grace = self._leeway(entry.owner)
-        self._insert(entry)
         return entry
 
     def _leeway(self, owner: Owner) -> tuple[int, float]:
@@ -179,17 +199,21 @@ class FairQueue:
         """
         places = self._waiting_of
         if request.background:
-            places = {user: len(held) for (user, background), held in self._own.items() if background}
+            places = {user: len(_at_home(held)) for (user, behind), held in self._own.items() if behind}
             own = places.get(request.user, 0)
         user = max(places, key=places.__getitem__, default="")
         if places.get(user, 0) > own + 1:  # of one user, what nobody looks at goes first
-            found = self._own.get((user, True)) or self._own[user, False]
+            found = _at_home(self._own.get((user, True), ())) or _at_home(self._own.get((user, False), ()))
         else:
             held = () if own or request.background else self._order
-            found = [entry for entry in held if entry.request.background]
+            found = [entry for entry in _at_home(held) if entry.request.background]
             if not found:
                 return None
         return found[-1].request
+
+    def step_aside(self, entry: WaitingRequest) -> None:
+        """Take a request out of the order until it is put back."""
+        self._remove(entry)
 
     def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
         """Take a request in again, at the place that it had: a node has failed it, or it was never sent."""
@@ -200,8 +224,10 @@ class FairQueue:
 
     def _insert(self, entry: WaitingRequest) -> None:
         self._by_id[entry.request.id] = entry
-        user = entry.request.user
-        self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+        if not entry.peer:
+            user = entry.request.user
+            self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+            self._places += 1
         own = self._own.setdefault(entry.owner, [])
         before = bisect_left(own, _start_place(entry), key=_start_place)
         entry.turn = min(MAX_TURN, self._serving.get(entry.owner, 0) + before)
@@ -302,7 +328,6 @@ class FairQueue:
             self._ends[entry.request.user] -= entry.cost
 
     def _remove(self, entry: WaitingRequest) -> None:
-        user = entry.request.user
         del self._by_id[entry.request.id]
         self._step_out(entry)
         own = self._own[entry.owner]
@@ -310,17 +335,25 @@ class FairQueue:
         if not own:
             del self._own[entry.owner]
         self._renew_turns(entry.owner)
-        self._waiting_of[user] -= 1
-        if not self._waiting_of[user]:
-            del self._waiting_of[user]
+        if not entry.peer:
+            user = entry.request.user
+            self._waiting_of[user] -= 1
+            if not self._waiting_of[user]:
+                del self._waiting_of[user]
+            self._places -= 1
         self._forget_past()
 
     def _forget_past(self) -> None:
         """Tags of the past mean nothing; of too many others the least is lost."""
-        most = 2 * len(self._waiting_of) + MAX_TAGS
+        most = 2 * len(self._own) + MAX_TAGS
         if len(self._ends) > most:
             ahead = [(end, name) for name, end in self._ends.items() if end > self._virtual]
             self._ends = {name: end for end, name in nlargest(most, ahead)}
+
+
+def _at_home(entries: Sequence[WaitingRequest]) -> list[WaitingRequest]:
+    """Those that wait at this worker."""
+    return [entry for entry in entries if not entry.peer]
 
 
 def _fair_place(entry: WaitingRequest) -> Place:

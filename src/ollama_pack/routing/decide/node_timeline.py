@@ -35,6 +35,7 @@ from ollama_pack.routing.decide.view import (
 # The model's name as `fold_name` makes it, the request's kind, its limit on the output.
 QuoteKey = tuple[str, str, int]
 
+SIZE_TOLERANCE = 64  # a prediction may be off by this part of the memory
 FRESH_SECONDS = 1.0  # for so long a quote holds: what a prefix and a model are worth changes slowly
 _UNKNOWN = ModelRates()
 
@@ -224,13 +225,14 @@ class VirtualNode:
             if len(runner.ends) < runner.slots and runner.ready_at <= now:
                 return True
             used += runner.size
-        return self._loading_until <= now and (not used or used < self.view.room)
+        return self._loading_until <= now and (not used or used + self.view.smallest <= self.view.room)
 
     def has_room(self) -> bool:
         """Whether it can load a model at this moment, and nothing has to be unloaded for a small one."""
         if self._reserved or not self.view.loads_ahead or self._loading_until > self._moment.now:
             return False
-        return not self.runners or sum([runner.size for runner in self.runners.values()]) < self.view.room
+        used = sum([runner.size for runner in self.runners.values()])
+        return not self.runners or used + self.view.smallest <= self.view.room
 
     def serves_now(self, blob: str) -> bool:
         """Whether it has these weights in memory, and a slot free for them at this moment."""
@@ -271,7 +273,7 @@ class VirtualNode:
                 idle_at = min(idle_at, max(runner.ready_at, runner.ends[-1] if runner.ends else 0.0))
                 if not runner.ends and runner.ready_at <= self._loading_until:
                     return True, max(self._loading_until, runner.ready_at)
-        if not used or used < self.view.room:
+        if not used or used + self.view.smallest <= self.view.room:
             return True, self._loading_until
         return False, max(self._loading_until, idle_at)
 
@@ -292,7 +294,7 @@ class VirtualNode:
         if runner and runner.fits(request, model):
             made = self._offer_runner(model, runner, rates, output)
         else:
-            made = self._offer_load(model, rates, output)
+            made = self._offer_load(model, rates, output, model.takes(request.context))
         if len(self._quotes) > MAX_QUOTES:
             self._quotes.clear()
         self._quotes[key] = made
@@ -330,12 +332,12 @@ class VirtualNode:
             good_until,
         )
 
-    def _offer_load(self, model: InstalledModel, rates: ModelRates, output: float) -> Quote:
+    def _offer_load(self, model: InstalledModel, rates: ModelRates, output: float, size: int) -> Quote:
         own = model.blob if model.blob in self.runners else ""
         now = self._moment.now
-        found = self._evictions.get((model.size, own))
+        found = self._evictions.get((size, own))
         if found is None or found.begins <= now:
-            found = self._evictions[model.size, own] = self._plan_eviction(model.size, own)
+            found = self._evictions[size, own] = self._plan_eviction(size, own)
         decode = decode_share(output, 0, rates.slots, rates, self._moment.policy)
         open_now = found.begins <= now
         return Quote(
@@ -366,7 +368,7 @@ class VirtualNode:
         others = [runner for runner in self.runners.values() if runner.blob != own and not runner.remote]
         if len(others) > 1:
             others.sort(key=lambda runner: idle_at[runner.blob])
-        needed = size - self.view.room
+        needed = size - self.view.room - self.view.room // SIZE_TOLERANCE
         for runner in others:
             needed += runner.size
         gone = [self.runners[own]] if own else []
@@ -407,7 +409,7 @@ class VirtualNode:
         self._loading_until = max(self._moment.now, quote.starts_at) + quote.load
         runner = self.runners[quote.blob] = VirtualRunner(
             quote.blob,
-            model.size,
+            model.takes(asked),
             0,
             asked,
             options,

@@ -386,7 +386,7 @@ class Planner:
         """
         if not self._timelines.roomy:
             return []
-        asked = {one.entry.kind: one for one in found if not one.request.background}
+        asked = {one.entry.kind: one for one in found if not one.request.background and not one.entry.peer}
         return [load for one in asked.values() for load in self._loads_for(one)]
 
     def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ollama_pack.fit.memory import ModelShape
 from ollama_pack.routing.decide.returns import ReturnCurve
 
 RunnerOptions = tuple[tuple[str, Any], ...]
@@ -34,8 +35,8 @@ class FleetRequest:
 
     Attributes:
         id: unique among the requests that wait or run.
-        user: whom fairness counts it for.
-        chat: the conversation it belongs to; empty: none.
+        user: whom fairness counts it for; in the router a hash, the same at all workers.
+        chat: the conversation it belongs to, likewise; empty: none.
         models: names of the models that may answer, the preferred one first.
         blocks: the prompt; empty: length unknown, nothing to reuse.
         max_output: the limit on its output in tokens that the client set; 0: none.
@@ -67,12 +68,16 @@ class InstalledModel:
 
     Attributes:
         blob: digest of the weights: names with the same one share a runner.
-        size: bytes to load; 0: unknown.
+        size: bytes of memory that it takes with its usual context; 0: unknown.
         name: as the node lists it, and wants to be asked for it.
         context: `num_ctx` in tokens that its own recipe asks for; 0: none.
         options: the other runner options that its own recipe asks for, sorted by name.
         fixed: the engine never loads it again for other options, as Ollama does.
         remote: it runs elsewhere, as Ollama's cloud models do: there at once, no memory here, no slots.
+        shape: what its memory depends on; None: unknown.
+        bits: of a weight; 0: unknown.
+        usual: the context that `size` is for; 0: unknown.
+        growth: bytes for each token of context.
     """
 
     blob: str
@@ -82,6 +87,16 @@ class InstalledModel:
     options: RunnerOptions = ()
     fixed: bool = False
     remote: bool = False
+    shape: ModelShape | None = field(default=None, repr=False)
+    bits: float = 0.0
+    usual: int = 0
+    growth: float = 0.0
+
+    def takes(self, context: int) -> int:
+        """Bytes of memory with a context (0: the usual one)."""
+        if not context or not self.usual:
+            return self.size
+        return max(0, self.size + round(self.growth * (context - self.usual)))
 
     def wanted(self, request: FleetRequest) -> tuple[int, RunnerOptions]:
         """The context (0: the node's default) and the options that a request makes the runner have."""
@@ -263,7 +278,8 @@ class NodeView:
             `fold_name` makes of them.
         runners: what is in its memory.
         loading_until: when the load in progress is predicted to end; one load blocks the others.
-        room: bytes of weights that have been seen in memory together; a lone runner always fits.
+        room: bytes that models can have in memory together: known, or seen; a lone runner always fits.
+        smallest: bytes of its smallest model; 1: it is not known how much memory there is.
         rates: by blob.
         loads_ahead: it can be asked to load a model without a chat.
     """
@@ -275,6 +291,7 @@ class NodeView:
     runners: tuple[RunnerView, ...] = ()
     loading_until: float = 0.0
     room: int = 0
+    smallest: int = 1
     rates: Mapping[str, ModelRates] = field(default_factory=dict)
     loads_ahead: bool = False
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ollama_pack.routing.decide.assignment import Assignment, ConsideredNode
+from ollama_pack.routing.naming import is_auto
 
 
 def loading_line(binding: Assignment, seconds: float) -> str:
@@ -34,8 +35,10 @@ def reason(binding: Assignment, *, figures: bool) -> str:
             time that this saves. They are for admins.
     """
     parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    if is_auto(binding.asked_for):
+        parts.append(f"{binding.model} is the best that fits" if not binding.loads else "the best that fits")
     if not figures:
-        return parts[0]
+        return " · ".join(parts)
     if binding.hit and binding.request.tokens:
         parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
     if not binding.loads or binding.chosen.quote.rates.load_measured:

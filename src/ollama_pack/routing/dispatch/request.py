@@ -5,11 +5,11 @@ from hashlib import blake2b
 from typing import Any
 
 from ollama_pack.engines.body import objects_in
-from ollama_pack.engines.ollama.options import flat_settings, ollama_options
-from ollama_pack.engines.ollama.values import RUNNER_OPTIONS
+from ollama_pack.engines.ollama.options import RUNNER_OPTIONS, flat_settings, ollama_options
 from ollama_pack.engines.openai.request import CACHE_KEY
 from ollama_pack.routing.decide.prefix import prompt_blocks
 from ollama_pack.routing.decide.view import FleetRequest
+from ollama_pack.routing.naming import auto_name, auto_parts, is_auto
 
 
 def fleet_request(  # noqa: PLR0913 - each is a fact of its own
@@ -31,22 +31,25 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
-        key: as `prompt_blocks` takes it.
+        key: of the hashes that other workers see instead of the user, the conversation and the prompt.
 
     Raises:
         ChatBodyError: something in the body cannot be put into Ollama's form.
     """
     options = ollama_options(body)
+    context = max(0, options.get("num_ctx", 0))
     return FleetRequest(
         id=request_id,
-        user=user,
-        chat=chat,
-        models=tuple(models),
+        user=_hashed(user, key),
+        chat=_hashed(f"{user}\0{chat}") if chat else "",
+        models=tuple(
+            auto_name(auto_parts(model)[0], context) if is_auto(model) else model for model in models
+        ),
         blocks=prompt_blocks(
             objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools"), key=key
         ),
         max_output=max(0, options.get("num_predict", 0)),
-        context=max(0, options.get("num_ctx", 0)),
+        context=context,
         options=tuple((name, options[name]) for name in RUNNER_OPTIONS if name in options),
         background=background,
     )
@@ -80,5 +83,8 @@ def with_conversation(body: Mapping[str, Any], request: FleetRequest) -> dict[st
     """
     if not request.chat or body.get(CACHE_KEY):
         return dict(body)
-    written = f"{request.user}\0{request.chat}".encode(errors="replace")
-    return {**body, CACHE_KEY: blake2b(written, digest_size=16).hexdigest()}
+    return {**body, CACHE_KEY: request.chat}
+
+
+def _hashed(name: str, key: bytes = b"") -> str:
+    return blake2b(name.encode(errors="replace"), digest_size=16, key=key).hexdigest()

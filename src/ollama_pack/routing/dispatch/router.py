@@ -65,7 +65,7 @@ from ollama_pack.routing.errors import (
     RequestFailsError,
     WaitedTooLongError,
 )
-from ollama_pack.routing.naming import fold_name
+from ollama_pack.routing.naming import auto_parts, fold_name
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.peers.share import Connect, FleetShare, Sharing, chain_key
 from ollama_pack.routing.probe.catalogue import Catalogue
@@ -163,7 +163,12 @@ class Router:
     def gpus_read(self, watch: NodeWatch) -> None:
         """Its GPUs were looked at. Those that another node has, too, may be at work for that one."""
         sources = [other.gpu_source for other in self.nodes.values()]
-        if watch.utilization is not None and sources.count(watch.gpu_source) == 1:
+        alone = sources.count(watch.gpu_source) == 1
+        sizes = [gpu.memory_total for gpu in watch.gpus.gpus if gpu.memory_total]
+        if alone and sizes:
+            used = sum(gpu.memory_used or 0 for gpu in watch.gpus.gpus)
+            self.scheduler.cluster.gpu_memory(watch.row.name, sum(sizes), used, len(sizes))
+        if watch.utilization is not None and alone:
             self.scheduler.cluster.gpu_busy(watch.row.name, watch.utilization)
             self._decide()
 
@@ -423,7 +428,7 @@ class Router:
 
     def _failure(self, node: str, models: Sequence[str]) -> str:
         """Why a node that answers probes is given no request; empty where none has failed since."""
-        names = set(map(fold_name, models))
+        names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
         found = (why for (name, model), why in self._failures.items() if name == node and model in names)
         return next(found, "")
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ollama_pack.routing.decide.prefix import MatchDepth
-from ollama_pack.routing.decide.view import PromptBlock
+from ollama_pack.routing.decide.view import PromptBlock, RunnerOptions
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.events import (
     BegunEvent,
@@ -19,6 +19,7 @@ from ollama_pack.routing.state.events import (
     FailedEvent,
     FinishedEvent,
     FleetEvent,
+    WaitingEvent,
 )
 from ollama_pack.routing.state.model_stats import Lesson
 
@@ -34,7 +35,7 @@ class HelloMessage:
 
 @dataclass(frozen=True, slots=True)
 class AliveMessage:
-    """A worker is there, and so are these requests of its own."""
+    """A worker is there, and so are these requests of its own, at nodes or waiting."""
 
     worker: str
     requests: tuple[str, ...]
@@ -58,6 +59,7 @@ class EventMessage:
 FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
 
 _EVENTS: dict[str, type[FleetEvent]] = {
+    "waiting": WaitingEvent,
     "bound": BoundEvent,
     "begun": BegunEvent,
     "finished": FinishedEvent,
@@ -84,7 +86,7 @@ def encode_message(message: FleetMessage) -> bytes:
 
 def _event_fields(event: FleetEvent) -> dict[str, Any]:
     fields = asdict(event)
-    if isinstance(event, BoundEvent):
+    if isinstance(event, BoundEvent | WaitingEvent):
         fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
     return fields
 
@@ -111,8 +113,8 @@ def decode_message(payload: bytes) -> FleetMessage | None:
 def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
     request_id = str(fields["request_id"])
     match kind:
-        case "bound":
-            return _bound_event(request_id, fields)
+        case "waiting" | "bound":
+            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
         case "begun":
             return BegunEvent(request_id, float(fields["left"]))
         case "finished":
@@ -136,13 +138,35 @@ def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
         loads=bool(fields["loads"]),
         victims=_strings(fields["victims"]),
         context=int(fields["context"]),
-        options=tuple((str(name), value) for name, value in fields["options"]),
+        options=_options(fields["options"]),
         ready=float(fields["ready"]),
         left=float(fields["left"]),
-        blocks=tuple(
-            PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in fields["blocks"]
-        ),
+        blocks=_blocks(fields["blocks"]),
+        user=str(fields.get("user", "")),
+        background=bool(fields.get("background")),
     )
+
+
+def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
+    return WaitingEvent(
+        request_id=request_id,
+        user=str(fields["user"]),
+        models=_strings(fields["models"]),
+        blocks=_blocks(fields["blocks"]),
+        max_output=int(fields["max_output"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        background=bool(fields["background"]),
+        waited=float(fields["waited"]),
+    )
+
+
+def _options(written: Collection[Any]) -> RunnerOptions:
+    return tuple((str(name), value) for name, value in written)
+
+
+def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
+    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
 
 
 def _lesson(fields: dict[str, Any]) -> Lesson:

@@ -9,7 +9,7 @@ All keys have one hash tag, so a cluster keeps them on one node and one script m
 | `slots:<node>:<weights>` | sorted set | the requests that hold a slot, by when they are forgotten |
 | `load:<node>` | hash | who may load there: `id`, `blob`, `victims`, separated by spaces |
 
-Nodes and weights are named by hashes, prompts appear as hashes alone, and users and chats not at all.
+Nodes and weights are named by hashes, prompts and users appear as hashes alone, and chats not at all.
 """
 
 from ollama_pack.base.redis import lua_script

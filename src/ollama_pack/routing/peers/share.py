@@ -21,7 +21,7 @@ from ollama_pack.routing.peers.messages import (
     decode_message,
     encode_message,
 )
-from ollama_pack.routing.state.events import BegunEvent, BoundEvent, FleetEvent
+from ollama_pack.routing.state.events import BegunEvent, BoundEvent, FleetEvent, WaitingEvent
 from ollama_pack.routing.state.peer_requests import node_key
 from ollama_pack.routing.state.scheduler import Scheduler
 
@@ -141,7 +141,7 @@ class FleetShare:
         self.connected = False
         self.outbox.clear()
         self._heard_at.clear()
-        self._scheduler.cluster.remote.forget_all()
+        self._scheduler.forget_peers()
 
     def say_bye(self) -> None:
         """This worker ends; what it held is free."""
@@ -156,7 +156,7 @@ class FleetShare:
         for worker, heard in list(self._heard_at.items()):
             if now - heard > SILENT_SECONDS:
                 self._lose(worker)
-        self._send(AliveMessage(self._worker, tuple(event.request_id for event in self._scheduler.running())))
+        self._send(AliveMessage(self._worker, self._scheduler.request_ids))
         self._renew()
 
     def _renew(self) -> None:
@@ -164,7 +164,8 @@ class FleetShare:
             self._put(ShareStep("renew", claim))
 
     def _announce(self) -> None:
-        for event in self._scheduler.running():
+        there: list[FleetEvent] = [*self._scheduler.running(), *self._scheduler.waiting_events()]
+        for event in there:
             self._send(EventMessage(self._worker, event))
 
     # --- claiming ---
@@ -233,16 +234,17 @@ class FleetShare:
             case HelloMessage():
                 self._announce()
             case AliveMessage(worker, requests):
-                self._scheduler.cluster.remote.forget(worker, requests)
+                self._scheduler.forget_peer(worker, requests)
             case ByeMessage(worker):
                 self._lose(worker)
             case EventMessage(worker, event):
-                self._scheduler.cluster.remote.apply(worker, event)
-        return not isinstance(message, HelloMessage)
+                self._scheduler.hear(worker, event)
+        is_waiting = isinstance(message, EventMessage) and isinstance(message.event, WaitingEvent)
+        return not (is_waiting or isinstance(message, HelloMessage))
 
     def _lose(self, worker: str) -> None:
         self._heard_at.pop(worker, None)
-        self._scheduler.cluster.remote.forget(worker)
+        self._scheduler.forget_peer(worker)
 
     def _send(self, message: FleetMessage) -> None:
         self._put(ShareStep("tell", None, encode_message(message)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ollama_pack.engines.ollama.to_ollama import Thinking
 from ollama_pack.routing.decide.view import InstalledModel
-from ollama_pack.routing.naming import fold_name
+from ollama_pack.routing.naming import auto_parts, fold_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,9 @@ class Catalogue:
     _folded: Mapping[str, FleetModel] = field(default_factory=dict, repr=False)
 
     def find(self, name: str) -> FleetModel | None:
-        """The model of a name in any spelling; None where no node has it."""
-        return self.models.get(name) or self._folded.get(fold_name(name))
+        """The model of a name in any spelling, of an automatic name the best; None where no node has it."""
+        best = auto_parts(name)[0][0]
+        return self.models.get(best) or self._folded.get(fold_name(best))
 
 
 def build_catalogue(nodes: Mapping[str, Iterable[NodeModel]]) -> Catalogue:

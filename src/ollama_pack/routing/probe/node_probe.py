@@ -2,19 +2,23 @@
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from ollama_pack.engines.errors import NodeError, RetryableNodeError
 from ollama_pack.engines.model_kinds import chats
 from ollama_pack.engines.ollama.client import NodeClient
+from ollama_pack.engines.ollama.names import quantization_in
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel
+from ollama_pack.fit.memory import ModelShape
+from ollama_pack.fit.shapes import level_bits, shape_of
 from ollama_pack.routing.decide.view import InstalledModel
 from ollama_pack.routing.probe.catalogue import NodeModel
 from ollama_pack.routing.state.node_state import ResidentModel
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
+MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
 # What a gateway answers that does not pass `/api/show` on: it will not next time, either.
 _NOT_THERE = frozenset({401, 403, 404, 405, 501})
@@ -47,6 +51,7 @@ class NodeProbe:
         self._client = client
         self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
+        self._shapes: dict[tuple[str, str], ModelShape] = {}
         self._seen_ahead: set[str] = set()
         self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
 
@@ -59,6 +64,7 @@ class NodeProbe:
         listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
         await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
+        self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
         others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
@@ -86,6 +92,7 @@ class NodeProbe:
             expires_at=expires.timestamp() if expires else 0.0,
             busy=expires is not None and expires < now and loaded.name in self._seen_ahead,
             loading=expires is not None and self._is_loading(loaded.name, expires.timestamp()),
+            vram=min(loaded.size_vram, loaded.size),
         )
 
     def _is_loading(self, name: str, expires: float) -> bool:
@@ -110,6 +117,9 @@ class NodeProbe:
             async with at_once:
                 try:
                     shown = await self._client.show(model.name)
+                    if shown.model_info:
+                        shape = shape_of(shown.model_info, shown.tensors, model.size)
+                        self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
                     self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
                 except RetryableNodeError as error:  # asked again at the next look, where that may help
                     if error.status in _NOT_THERE:
@@ -133,6 +143,8 @@ class NodeProbe:
                 options=options,
                 fixed=self._fixed or listed.is_remote,
                 remote=listed.is_remote,
+                shape=None if listed.is_remote or self._fixed else self._shapes.get(_shown_key(listed)),
+                bits=level_bits(listed.details.quantization_level or quantization_in(listed.name)),
             ),
             digest=listed.digest,
             quantization=listed.details.quantization_level,
@@ -143,6 +155,13 @@ class NodeProbe:
 
 def _shown_key(model: ListedModel) -> tuple[str, str]:
     return model.name, model.digest
+
+
+def _projector(shape: ModelShape, shown: ShownModel) -> int:
+    """Bytes of a vision encoder, which may be in a file of its own: those have 16 bits a weight."""
+    parameters = shown.projector_info.get("general.parameter_count")
+    apart = 2 * parameters if isinstance(parameters, int) and 0 < parameters < MOST_PARAMETERS else 0
+    return shape.projector + apart
 
 
 def _can_chat(shown: ShownModel | None) -> bool:

@@ -13,7 +13,7 @@ from ollama_pack.engines.errors import NodeError, NodeUnreachableError
 from ollama_pack.engines.ollama.client import NodeClient, OllamaClient
 from ollama_pack.engines.openai.client import OpenAIClient
 from ollama_pack.engines.openai.metrics import EngineActivity
-from ollama_pack.routing.naming import fold_name
+from ollama_pack.routing.naming import auto_parts, fold_name
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.probe.catalogue import NodeModel
 from ollama_pack.routing.probe.gpu_nvml import GpuReader
@@ -168,7 +168,7 @@ class NodeWatch:
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
-        names = set(map(fold_name, models))
+        names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
         return any(fold_name(model.name) in names for model in self.known.models)
 
     def holds(self, model: str) -> bool:

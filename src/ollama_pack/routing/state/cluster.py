@@ -12,7 +12,7 @@ from ollama_pack.routing.decide.view import (
     NodeView,
     PromptBlock,
 )
-from ollama_pack.routing.naming import fold_name
+from ollama_pack.routing.naming import auto_parts, fold_name
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.state.demand import DemandMeter
 from ollama_pack.routing.state.node_state import NodeState, ResidentModel
@@ -23,6 +23,7 @@ MAX_FOLLOWED_BLOBS = 64  # sets of weights whose prompts are followed
 HOLDER_STRIDE = 8  # blocks of a prompt, of which one is remembered with the nodes that it went to
 MAX_HOLDERS = 4  # nodes that are remembered for a block
 MAX_REMEMBERED = 32768  # blocks
+MAX_AUTOS = 256  # automatic names
 
 
 class Cluster:
@@ -40,6 +41,7 @@ class Cluster:
     ) -> None:
         self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
         self._clock = clock
+        self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
         self._returns: dict[str, ReturnLearner] = {}
         self._holders: dict[int, tuple[str, ...]] = {}
@@ -64,9 +66,37 @@ class Cluster:
             node.breaker.succeeded()
 
     def sized(self, name: str, room: int) -> None:
-        """Somebody, such as `gpu_agent`, knows how many bytes of models fit into a node's memory."""
-        self.nodes[name].room = max(self.nodes[name].room, room)
+        """Somebody knows how many bytes of models a node has had in memory together."""
+        self.nodes[name].memory.seen_together(room)
         self.nodes[name].changed()
+
+    def gpu_memory(self, name: str, total: int, used: int, gpus: int) -> None:
+        """Somebody, such as `gpu_agent`, knows how much memory a node's GPUs have, and how much is used."""
+        node = self.nodes[name]
+        before = node.memory.room
+        node.memory.told(total, used, gpus, sum(runner.size for runner in node.runners.values()))
+        if node.memory.room != before:
+            node.changed()
+
+    def offer_variants(self, auto: str) -> None:
+        """Let each node answer for an automatic name with the variant that fits there.
+
+        Nodes on which even the smallest would be computed in part by the CPU are left out, unless that is so
+        on all.
+        """
+        auto = fold_name(auto)
+        self._autos.pop(auto, None)
+        self._autos[auto] = None
+        while len(self._autos) > MAX_AUTOS:
+            forgotten = next(iter(self._autos))
+            del self._autos[forgotten]
+            for node in self.nodes.values():
+                node.set_auto(forgotten, None)
+        offers = {name: node.offer(auto) for name, node in self.nodes.items()}
+        some_fit = any(offer is not None and offer[1] for offer in offers.values())
+        for name, offer in offers.items():
+            usable = offer is not None and (offer[1] or not some_fit)
+            self.nodes[name].set_auto(auto, offer[0] if offer and usable else None)
 
     def activity(self, name: str, running: int, waiting: int, asked_at: float = math.inf) -> None:
         """A node's engine tells how many requests it answers and holds in its queue, over all clients.
@@ -159,5 +189,5 @@ class Cluster:
 
     def can_answer(self, models: Iterable[str]) -> bool:
         """Whether any node may be asked for one of these now, by whatever name it lists it."""
-        names = set(map(fold_name, models))
+        names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
         return any(not names.isdisjoint(node.models) for node in self.view().nodes)

@@ -23,6 +23,8 @@ class BoundEvent:
         ready: when it is loaded.
         left: when the request is predicted to end.
         blocks: its prompt.
+        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
+        background: as in `FleetRequest`.
     """
 
     request_id: str
@@ -36,6 +38,27 @@ class BoundEvent:
     ready: float
     left: float
     blocks: tuple[PromptBlock, ...]
+    user: str = ""
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingEvent:
+    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
+
+    Attributes:
+        waited: seconds since it came.
+    """
+
+    request_id: str
+    user: str
+    models: tuple[str, ...]
+    blocks: tuple[PromptBlock, ...]
+    max_output: int
+    context: int
+    options: RunnerOptions
+    background: bool
+    waited: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +81,7 @@ class FinishedEvent:
 
 @dataclass(frozen=True, slots=True)
 class EndedEvent:
-    """It ended and tells nothing: cancelled, refused, or never sent."""
+    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
 
     request_id: str
 
@@ -89,7 +112,7 @@ class FailedEvent:
     hung: bool = False
 
 
-FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
+FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
 Listener = Callable[[FleetEvent], None]
 
 

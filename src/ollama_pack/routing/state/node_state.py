@@ -1,7 +1,7 @@
 """What is known of one node between two decisions: its models, its runners, what was learned of it."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ollama_pack.base.breaker import Breaker, BreakerRule, BreakerState
@@ -19,6 +19,7 @@ from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.state.external_load import ExternalLoad
 from ollama_pack.routing.state.model_stats import ModelStats
+from ollama_pack.routing.state.node_memory import NodeMemory
 
 MODEL_RULE = BreakerRule(threshold=2)
 NODE_RULE = BreakerRule(threshold=1)
@@ -41,6 +42,7 @@ class ResidentModel:
         expires_at: when it is to be unloaded, on any clock that stays the same.
         busy: that moment has passed, and still it is listed: it answers somebody.
         loading: it is listed, but not loaded yet, as far as can be seen.
+        vram: of the bytes, those in GPU memory; 0: it is computed by the CPU.
     """
 
     model: str
@@ -49,6 +51,12 @@ class ResidentModel:
     expires_at: float = 0.0
     busy: bool = False
     loading: bool = False
+    vram: int = 0
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is in one kind of memory as a whole."""
+        return self.vram in {0, self.size}
 
 
 @dataclass(slots=True)
@@ -105,7 +113,7 @@ class NodeState:
         self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
         self.runners: dict[str, RunnerState] = {}
         self.loading_until = 0.0
-        self.room = 0
+        self.memory = NodeMemory(row)
         self.draining = False
         self.gpu = ExternalLoad(sure=False)  # what its GPU does without us
         self.paused_until = 0.0
@@ -122,6 +130,9 @@ class NodeState:
         self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
         self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
+        self._autos: dict[str, InstalledModel] = {}  # automatic name → the variant that answers for it here
+        self._learned = False  # the last look has taught something about the memory
+        self._sized_for = 0  # the context that the models' sizes are for where nobody asks for one
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
     def stats(self, blob: str) -> ModelStats:
@@ -201,10 +212,14 @@ class NodeState:
         self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None, now: float
     ) -> None:
         """Take in what `/api/tags` and `/api/ps` say; None: nothing is said of what is in its memory."""
-        if models != self.models:
+        residents = None if residents is None else tuple(residents)
+        known = {fold_name(name): model for name, model in models.items()}
+        self._measure(residents or (), known)
+        default = max((one.context for one in residents or ()), default=0) if not self._sized_for else 0
+        if self._learned or default or models != self.models:
             self.models = dict(models)
-            named = {name: replace(model, name=name) for name, model in models.items()}
-            self.listed = named | {fold_name(name): model for name, model in named.items()}
+            self._sized_for = self._sized_for or default
+            self._list()
         blobs = {model.blob for model in models.values()}
         self._stats = {blob: stats for blob, stats in self._stats.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
@@ -229,8 +244,42 @@ class NodeState:
         for blob, resident in listed.items():
             self._adopt(blob, resident, now)
         self._loads_on(now)
-        loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
-        self.room = max(self.room, loaded)
+        if all(resident.fits for resident in residents or ()):
+            self.memory.seen_together(
+                sum(runner.size for runner in self.runners.values() if not runner.loading)
+            )
+
+    def _measure(self, residents: Sequence[ResidentModel], models: Mapping[str, InstalledModel]) -> None:
+        """Learn from what models take that are in memory."""
+        self._learned = False
+        for resident in residents:
+            model = models.get(fold_name(resident.model))
+            if model is not None and not resident.loading:
+                self._learned |= self.memory.seen(
+                    model, resident.context, resident.size, on_gpu=resident.vram > 0
+                )
+        if not all(resident.fits for resident in residents):
+            self.memory.spilled(sum(resident.vram for resident in residents))
+
+    def _list(self) -> None:
+        """Put together what it may be asked for. A list that is the same stays the same object."""
+        named = self.memory.sized(self.models, self._sized_for)
+        self.listed = named | {fold_name(name): model for name, model in named.items()} | self._autos
+
+    def offer(self, auto: str) -> tuple[InstalledModel, bool] | None:
+        """As `NodeMemory.choose`, next to what is in memory now."""
+        resident = [(runner.blob, runner.size) for runner in self.runners.values() if not runner.remote]
+        return self.memory.choose(auto, self.listed, resident)
+
+    def set_auto(self, auto: str, model: InstalledModel | None) -> None:
+        """Answer for an automatic name with one of its variants, or with none."""
+        if self._autos.get(auto) == model:
+            return
+        self._autos.pop(auto, None)
+        if model is not None:
+            self._autos[auto] = model
+        self._list()
+        self.changed()
 
     def _loads_on(self, now: float) -> None:
         """A load that takes longer than predicted goes on, for longer the more it has taken."""
@@ -247,7 +296,7 @@ class NodeState:
         """Compare a runner with what is known of it. What moved without us was moved by another client."""
         runner = self.runners.get(blob)
         if runner is None:
-            size = self._size(blob) or resident.size
+            size = self._size(blob, resident)
             mirror, context = self._mirror(blob), resident.context
             runner = RunnerState(
                 blob, resident.model, size, context, None, None, now, loading=False, mirror=mirror
@@ -299,18 +348,21 @@ class NodeState:
         """Of a runner that holds nothing yet."""
         return PrefixMirror(retention=self.stats(blob).retention.retention)
 
-    def _size(self, blob: str) -> int:
-        return next((model.size for model in self.models.values() if model.blob == blob), 0)
+    def _size(self, blob: str, resident: ResidentModel) -> int:
+        """Bytes of a runner: as it says, where what is predicted of others compares with that."""
+        known = next((model for model in self.models.values() if model.blob == blob), None)
+        if known is None or known.shape is not None:
+            return resident.vram or resident.size
+        return known.size or resident.size
 
     # --- what is done with it ---
 
     def adopt(self, model: str, wanted: tuple[int, RunnerOptions], now: float) -> RunnerState:
         """Another worker knows that a model of this name is in memory, with these options."""
-        installed = self.models[model]
+        installed = self.listed[model]
         mirror = self._mirror(installed.blob)
-        runner = RunnerState(
-            installed.blob, model, installed.size, 0, *wanted, now, loading=False, mirror=mirror
-        )
+        size = installed.takes(wanted[0])
+        runner = RunnerState(installed.blob, model, size, 0, *wanted, now, loading=False, mirror=mirror)
         self.runners[installed.blob] = runner
         return runner
 
@@ -319,14 +371,14 @@ class NodeState:
     ) -> RunnerState:
         """A request makes it load a model of this name, with these options; what makes room is forgotten."""
         asked, options = wanted
-        installed = self.models[model]
+        installed = self.listed[model]
         for blob in victims:
             self.runners.pop(blob, None)
         self.loading_until = now + self.known(installed.blob).load
         runner = RunnerState(
             blob=installed.blob,
             model=model,
-            size=installed.size,
+            size=installed.takes(asked),
             context=0,
             asked=asked,
             options=options,
@@ -401,10 +453,18 @@ class NodeState:
                 [self._runner_view(runner, rates.get(runner.blob), now) for runner in self.runners.values()]
             ),
             loading_until=self.loading_until,
-            room=self.room,
+            room=self.memory.room,
+            smallest=self._smallest,
             rates=rates,
             loads_ahead=self._loads_ahead and now >= self._loads_again_at,
         )
+
+    @property
+    def _smallest(self) -> int:
+        """Bytes of the smallest model; 1 where it is not known how much memory there is."""
+        if not self.memory.measured:
+            return 1
+        return min((model.size for model in self.listed.values() if model.size), default=1)
 
     def _allowed(self, now: float) -> Mapping[str, InstalledModel]:
         """The models that it may be asked for, by the names that requests are compared with."""

@@ -55,6 +55,8 @@ class RunningRequest:
             ready=max(0.0, runner.ready_at - now) if loading else 0.0,
             left=max(0.0, runner.ends.get(assignment.request.id, now) - now),
             blocks=assignment.request.blocks,
+            user=assignment.request.user,
+            background=assignment.request.background,
         )
 
     def lesson(self, spent: Durations) -> Lesson:

@@ -14,18 +14,18 @@ the models that the nodes have.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from random import Random
 
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.cost import predict_output
-from ollama_pack.routing.decide.fair_queue import FairQueue
+from ollama_pack.routing.decide.fair_queue import FairQueue, WaitingRequest
 from ollama_pack.routing.decide.planner import Planner
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.strategies import LeastBusyPlanner, RandomPlanner
 from ollama_pack.routing.decide.view import FleetRequest, ModelRates, RunnerOptions
 from ollama_pack.routing.errors import NoNodeError
-from ollama_pack.routing.naming import fold_name
+from ollama_pack.routing.naming import fold_name, is_auto
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.state.cluster import Cluster
 from ollama_pack.routing.state.estimates import Durations
@@ -36,10 +36,13 @@ from ollama_pack.routing.state.events import (
     EndedEvent,
     FailedEvent,
     FinishedEvent,
+    FleetEvent,
     Listener,
+    WaitingEvent,
     tell_nobody,
 )
 from ollama_pack.routing.state.node_state import NodeState, RunnerState
+from ollama_pack.routing.state.peer_line import PeerLine
 from ollama_pack.routing.state.peer_requests import node_key
 from ollama_pack.routing.state.running import RunningRequest, Undo
 
@@ -98,6 +101,8 @@ class Scheduler:
         self._queue = FairQueue(max_queue, policy.background_wait)
         self._running: dict[str, RunningRequest] = {}
         self.listener: Listener = tell_nobody
+        self._line = PeerLine(self._queue, lambda request: self._expect(request)[1])
+        self._unheard: list[WaitingRequest] = []  # that may wait, and other workers do not know it
 
     @property
     def waiting(self) -> int:
@@ -130,8 +135,14 @@ class Scheduler:
         if request.id in self._queue or request.id in self._running:
             raise ValueError(f"request {request.id!r} is already here")
         now = self._clock()
+        for name in filter(is_auto, request.models):
+            self.cluster.offer_variants(name)
         blobs, cost = self._expect(request)
-        displaced = self._queue.push(request, now, cost).displaced
+        entry = self._queue.push(request, now, cost)
+        self._unheard.append(entry)
+        displaced = entry.displaced
+        if displaced:
+            self.listener(EndedEvent(displaced.id))
         for blob, share in blobs.items():
             self.cluster.demand.add(blob, now, share)
         return displaced
@@ -154,8 +165,10 @@ class Scheduler:
 
     def cancel(self, request_id: str) -> None:
         """Nobody wants the answer any more. An id that is not known is ignored."""
-        if request_id in self._queue:
+        if entry := self._queue.get(request_id):
             self._queue.cancel(request_id)
+            if entry.shared:
+                self.listener(EndedEvent(request_id))
         elif running := self._running.pop(request_id, None):
             self._leave(running)
             self._ended(running, self._clock() - running.since if running.answering else None)
@@ -178,12 +191,21 @@ class Scheduler:
         self._ended(running)
         if not running.entry.request.load_only:
             self._queue.put_back(running.entry)
-        self.listener(EndedEvent(request_id))
+            self._unheard.append(running.entry)
 
     def running(self) -> Iterable[BoundEvent]:
         """What is at nodes now, to be told to a worker that has just come."""
         now = self._clock()
         return [running.event(now) for running in self._running.values()]
+
+    def waiting_events(self) -> Iterator[WaitingEvent]:
+        """What waits at this worker, for one that has just come."""
+        return map(self._waiting_event, [entry for entry in self._queue if not entry.peer])
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """All requests of this worker, at nodes or waiting."""
+        return (*self._running, *(entry.request.id for entry in self._queue if not entry.peer))
 
     def is_running(self, request_id: str) -> bool:
         """Whether it is at a node, as far as is known."""
@@ -271,6 +293,8 @@ class Scheduler:
         )
         if again:
             self._queue.put_back(running.entry, running.node.row.name)
+            running.entry.shared = False
+            self._unheard.append(running.entry)
         return again
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
@@ -289,10 +313,7 @@ class Scheduler:
         running = self._running.get(request_id)
         if running is None or len(running.entry.tried) >= MAX_FAILOVERS:
             return False
-        model, passed_over = (
-            fold_name(running.assignment.model),
-            {running.node.row.name, *running.entry.tried},
-        )
+        model, passed_over = running.assignment.asked_for, {running.node.row.name, *running.entry.tried}
         others = (node for node in self.cluster.view().nodes if node.name not in passed_over)
         return any(node.weight > 0 and model in node.models for node in others)
 
@@ -337,19 +358,64 @@ class Scheduler:
         if running.assignment.loads and not running.answering:  # whether it was loaded, the next probe tells
             running.node.loaded(running.runner, self._clock())
 
+    # --- other workers ---
+
+    def hear(self, worker: str, event: FleetEvent) -> None:
+        """Another worker tells what happens to a request of its own."""
+        self.cluster.remote.apply(worker, event)
+        self._line.apply(worker, event, self._clock())
+
+    def forget_peer(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these requests are still there."""
+        self.cluster.remote.forget(worker, but)
+        self._line.forget(worker, but)
+
+    def forget_peers(self) -> None:
+        """Nobody tells any more."""
+        self.cluster.remote.forget_all()
+        self._line.forget_all()
+
+    def _share_waiting(self) -> None:
+        """Tell other workers of the requests that no node could begin at once."""
+        for entry in self._unheard:
+            if not entry.shared and self._queue.get(entry.request.id) is entry:
+                entry.shared = True
+                self.listener(self._waiting_event(entry))
+        self._unheard.clear()
+
+    def _waiting_event(self, entry: WaitingRequest) -> WaitingEvent:
+        request = entry.request
+        return WaitingEvent(
+            request_id=request.id,
+            user=request.user,
+            models=request.models,
+            blocks=request.blocks,
+            max_output=request.max_output,
+            context=request.context,
+            options=request.options,
+            background=request.background,
+            waited=max(0.0, self._clock() - entry.came),
+        )
+
     # --- decisions ---
 
     def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
         now = self._clock()
         self.cluster.remote.expire(now)
+        self._line.refresh(now)
         if not len(self._queue):
+            self._unheard.clear()
+            self._line.leave_slots((), now)
             self.wake_at = None
             return []
         planned = self._planner.plan(self.cluster.view_at(now), self._queue.kinds(now))
         self.cluster.decided()
-        started = [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
-        self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now)
+        starting = [one for one in planned if one.starts]
+        started = [self._start(one, now) for one in starting if not one.entry.peer and self._allows(one, now)]
+        left_until = self._line.leave_slots([one.request.id for one in starting if one.entry.peer], now)
+        self._share_waiting()
+        self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now, left_until)
         return started
 
     def load_ahead(self) -> list[Assignment]:
@@ -405,12 +471,12 @@ class Scheduler:
             return node.runners[quote.blob]
         return node.load(assignment.model, wanted, quote.victims, now)
 
-    def _next_wake(self, now: float) -> float | None:
+    def _next_wake(self, now: float, left_until: float) -> float | None:
         """When to decide again though nothing happens: when a load ends, or a title has waited enough."""
         if not len(self._queue):
             return None
         self.cluster.refresh(now)
-        due = [self.cluster.stale_at, self._planner.look_again]
+        due = [self.cluster.stale_at, self._planner.look_again, left_until]
         if (until := self.cluster.remote.expires_at()) is not None:
             due.append(until)
         if (until := self._queue.ripens_at()) is not None:

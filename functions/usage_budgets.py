@@ -1,0 +1,1850 @@
+"""
+title: Usage budgets
+author: Open WebUI Ollama Pack
+description: Limits what each user and each group may use in a day, a week or a month.
+license: MIT
+required_open_webui_version: 0.11.2
+version: 0.1.0
+"""
+
+# GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
+#
+# Begin here: `class Filter`, line 1665, which the server calls.
+# The modules that it uses come first:
+#     56  base.process           One object for all plugins of a process, which are files that share no code.
+#     79  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     87  budgets.errors         What goes wrong with budgets.
+#    117  budgets.period         Days, weeks and months in the site's time zone.
+#    183  budgets.table          The budget table: a row a line, read once and then only looked up.
+#    464  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#    536  budgets.store          What a store of budgets does, and the values that it takes and gives.
+#    650  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
+#    809  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
+#   1122  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   1257  services.cache_state   What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1266  services.pack_valves   What all valves of the pack have in common.
+#   1280  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1375  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1522  engines.routed_names   How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1528  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1615  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+
+import asyncio
+import logging
+import math
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, tzinfo
+from functools import lru_cache, partial
+from http import HTTPStatus
+from inspect import signature
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, Protocol, TypeVar, get_args
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+T = TypeVar("T")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.errors ---
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+
+
+class PackError(Exception):
+    """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+# --- ollama_pack.budgets.errors ---
+# What goes wrong with budgets.
+
+
+class BudgetTableError(PackError, ValueError):
+    """A row of the budget table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+class BudgetStoreError(PackError):
+    """The store of the budgets did not do what it was asked."""
+
+
+class BudgetSpentError(PackError):
+    """A chat is not answered, as its user has used up a budget. The message is for the user."""
+
+
+# --- ollama_pack.budgets.period ---
+# Days, weeks and months in the site's time zone.
+
+PeriodName = Literal["day", "week", "month"]
+PERIODS: tuple[PeriodName, ...] = get_args(PeriodName)
+_MOST_DAYS = {"day": 1, "week": 7, "month": 31}
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """One day, week or month, in seconds since the epoch.
+
+    Attributes:
+        before: when the period before it began.
+        start: when it began.
+        end: when the next one begins.
+    """
+
+    before: int
+    start: int
+    end: int
+
+
+@lru_cache(maxsize=64)
+def site_zone(name: str) -> tzinfo | None:
+    """The time zone of a name such as `Europe/Berlin`; None, the server's own, where the name is empty.
+
+    Raises:
+        ValueError: there is no such time zone.
+    """
+    if not name:
+        return None
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError, LookupError):
+        raise ValueError(
+            f"time_zone: {name!r} is not a known time zone: write one such as Europe/Berlin, or "
+            "leave it empty for the server's own"
+        ) from None
+
+
+def local_time(moment: float, zone: tzinfo | None) -> datetime:
+    """A moment as the clocks of the site show it."""
+    return datetime.fromtimestamp(moment, zone) if zone else datetime.fromtimestamp(moment).astimezone()
+
+
+def period_at(moment: float, name: PeriodName, zone: tzinfo | None) -> Period:
+    """The period that a moment is in: days and weeks begin at midnight, weeks on Monday."""
+    today = local_time(moment, zone).replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
+    start = _first_day(today, name)
+    before = _first_day(start - timedelta(days=1), name)
+    after = _first_day(start + timedelta(days=_MOST_DAYS[name]), name)
+    return Period(*(_timestamp(day, zone) for day in (before, start, after)))
+
+
+def _first_day(day: datetime, name: PeriodName) -> datetime:
+    if name == "week":
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if name == "month" else day
+
+
+def _timestamp(midnight: datetime, zone: tzinfo | None) -> int:
+    """The moment of a local midnight; where a change of the clock skips it, the moment of the change."""
+    return int((midnight.replace(tzinfo=zone) if zone else midnight).timestamp())
+
+
+# --- ollama_pack.budgets.table ---
+# The budget table: a row a line, read once and then only looked up.
+#
+# For example::
+#
+#     everyone         200 requests/day                                # each user for themselves
+#     role=user        120 gpu-minutes/day  burst=10  then=queue-last
+#     group=students   500000 tokens/week   then=llama3:8b             # a smaller model answers
+#     group="grade 7"  40 gpu-minutes/day   shared                     # all members together
+#     user=ann@example.org  600 gpu-minutes/day
+
+Measure = Literal["gpu", "tokens", "requests"]
+SubjectKind = Literal["user", "group", "role", "everyone"]
+
+MAX_BUDGET_ROWS = 500
+MAX_AMOUNT = 10**12
+REFUSE, QUEUE_LAST = "refuse", "queue-last"
+
+# Unit → what is counted, and in which steps: GPU time is counted in milliseconds.
+_UNITS: dict[str, tuple[Measure, int]] = {
+    "gpu-seconds": ("gpu", 1_000),
+    "gpu-minutes": ("gpu", 60_000),
+    "tokens": ("tokens", 1),
+    "requests": ("requests", 1),
+}
+_CLOSEST_FIRST: tuple[SubjectKind, ...] = ("user", "group", "role", "everyone")
+_ROLES = ("user", "admin")
+_BUDGET_COMMENT = re.compile(r"(?:^|\s)#.*")
+_BUDGET_WORD = re.compile(r'[\w-]+="[^"]*"|\S+')
+_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,3})?")
+_MAIL = re.compile(r"[^@\s]+@[^@\s]+")
+_FORM = "write it as `group=students 120 gpu-minutes/day burst=10 then=queue-last`"
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetSubject:
+    """Whom a row is about.
+
+    Attributes:
+        kind: how it names them.
+        name: a group's name, a role or an e-mail address; empty: everyone.
+    """
+
+    kind: SubjectKind
+    name: str = ""
+
+    @property
+    def text(self) -> str:
+        """As it stands in a row."""
+        name = f'"{self.name}"' if " " in self.name else self.name
+        return f"{self.kind}={name}" if self.name else self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetUser:
+    """A user, as the table knows people.
+
+    Attributes:
+        id: Open WebUI's.
+        email: the address, in any case of letters.
+        role: user or admin.
+        groups: names of the groups that the user is a member of.
+    """
+
+    id: str
+    email: str = ""
+    role: str = "user"
+    groups: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRow:
+    """One row.
+
+    Attributes:
+        subject: whom it is about.
+        amount: what may be used in a period: milliseconds of GPU time, tokens or requests.
+        unit: as it is written, such as `gpu-minutes`.
+        period: how long the amount lasts.
+        shared: all of the subject share one amount; else each user has it.
+        burst: how much more may be used once; the next period begins with what went beyond the amount.
+        then: what happens to a chat once the budget is used up: `refuse`, `queue-last`, or the name of the
+            model that answers instead.
+        line: its number in the text, from 1.
+    """
+
+    subject: BudgetSubject
+    amount: int
+    unit: str
+    period: PeriodName
+    shared: bool = False
+    burst: int = 0
+    then: str = REFUSE
+    line: int = field(default=0, compare=False)
+
+    @property
+    def measure(self) -> Measure:
+        return _UNITS[self.unit][0]
+
+    @property
+    def scale(self) -> int:
+        """How many counted steps make one of the unit."""
+        return _UNITS[self.unit][1]
+
+    def in_unit(self, steps: float) -> float:
+        """Counted steps in the row's unit, such as 1.5 minutes."""
+        return round(max(0.0, steps) / self.scale, 3)
+
+    @property
+    def text(self) -> str:
+        """The row in the table's own notation; parsing it gives the row back."""
+        words = [self.subject.text, f"{self.in_unit(self.amount):.15g} {self.unit}/{self.period}"]
+        words += ["shared"] if self.shared else []
+        words += [f"burst={self.in_unit(self.burst):.15g}"] if self.burst else []
+        return " ".join([*words, f"then={self.then}"])
+
+    def names(self, user: BudgetUser) -> bool:
+        """Whether the row is about a user."""
+        name = self.subject.name
+        match self.subject.kind:
+            case "user":
+                return name == user.email.casefold()
+            case "group":
+                return name in user.groups
+            case "role":
+                return name == user.role
+        return True
+
+    def counter(self, user: BudgetUser) -> str:
+        """The name of the counter that a user's chats count on.
+
+        It holds no amount and, for a budget that each user has, no subject: what a user has used stays when
+        an admin changes the table.
+        """
+        whose = f"all {self.subject.text}" if self.shared else f"user {user.id}"
+        return f"{self.measure} {self.period} {whose}"
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetTable:
+    """The rows, as `parse_budgets` reads them."""
+
+    rows: tuple[BudgetRow, ...] = ()
+
+    @property
+    def uses_groups(self) -> bool:
+        """Whether a row asks for the user's groups, which cost a look into the database."""
+        return any(row.subject.kind == "group" for row in self.rows)
+
+    def rows_for(self, user: BudgetUser) -> tuple[BudgetRow, ...]:
+        """The rows that hold for a user.
+
+        Shared budgets all do. Of the others the one that names the user most closely holds, for each measure
+        and period: `user=`, then `group=` (of several groups the largest amount), `role=`, `everyone`.
+        """
+        held: dict[tuple[Measure, PeriodName], BudgetRow] = {}
+        shared = []
+        for row in self.rows:
+            if not row.names(user):
+                continue
+            if row.shared:
+                shared.append(row)
+                continue
+            place = row.measure, row.period
+            if place not in held or _closeness(row) < _closeness(held[place]):
+                held[place] = row
+        return (*held.values(), *shared)
+
+
+def _closeness(row: BudgetRow) -> tuple[int, int]:
+    return _CLOSEST_FIRST.index(row.subject.kind), -row.amount
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def parse_budgets(text: str) -> BudgetTable:
+    """Read a table: a row a line, `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        BudgetTableError: naming the row, the value that is wrong and what to do.
+    """
+    rows: list[BudgetRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _BUDGET_COMMENT.sub("", raw).strip():
+            try:
+                row = _parse_row(line, written)
+                _refuse_repeated_row(row, rows)
+            except ValueError as fault:
+                raise BudgetTableError(line, written, str(fault)) from None
+            rows.append(row)
+    return BudgetTable(tuple(rows))
+
+
+def _parse_row(line: int, written: str) -> BudgetRow:
+    """Read a row; here and below a ValueError says what is wrong with it."""
+    words = _BUDGET_WORD.findall(written)
+    if len(words) < 3:  # noqa: PLR2004 - a subject, a number, a unit
+        raise ValueError(f"it is not complete: {_FORM}")
+    subject = _subject(words[0])
+    unit, period = _unit_and_period(words[2])
+    scale = _UNITS[unit][1]
+    amount = _amount(words[1], unit, scale)
+    settings = _settings_of(words[3:])
+    burst = _amount(settings["burst"], unit, scale, "burst=") if "burst" in settings else 0
+    if burst > amount:
+        raise ValueError(f"burst={settings['burst']} is more than the amount {words[1]}: raise the amount")
+    shared = "shared" in settings
+    if shared and subject.kind == "user":
+        raise ValueError("user= names one person: leave shared out")
+    return BudgetRow(subject, amount, unit, period, shared, burst, settings.get("then", REFUSE), line)
+
+
+def _subject(word: str) -> BudgetSubject:
+    kind, equals, value = word.partition("=")
+    name = value.strip('"').strip()
+    if word == "everyone":
+        return BudgetSubject("everyone")
+    if not equals or kind not in ("group", "role", "user"):
+        raise ValueError(
+            f"{word!r} does not say whose budget it is: begin with everyone, role=user, group=NAME or "
+            "user=ADDRESS"
+        )
+    if not name:
+        raise ValueError(f"{kind}= has no name: write it after the =")
+    if kind == "role":
+        if name not in _ROLES:
+            raise ValueError(f"role={name} is not a known role: the roles are {' and '.join(_ROLES)}")
+        return BudgetSubject("role", name)
+    if kind == "group":
+        return BudgetSubject("group", name)
+    if not _MAIL.fullmatch(name):
+        raise ValueError(f"user={name} is not an e-mail address: write the one that the user signs in with")
+    return BudgetSubject("user", name.casefold())
+
+
+def _unit_and_period(word: str) -> tuple[str, PeriodName]:
+    unit, _, name = word.partition("/")
+    if unit not in _UNITS:
+        raise ValueError(f"{word!r} is not a known unit: use {', '.join(_UNITS)}, as in gpu-minutes/day")
+    for period in PERIODS:
+        if name == period:
+            return unit, period
+    raise ValueError(f"{word!r} names no known period: write {unit}/day, {unit}/week or {unit}/month")
+
+
+def _amount(word: str, unit: str, scale: int, named: str = "") -> int:
+    number = float(word) if _NUMBER.fullmatch(word) else math.nan
+    steps = number * scale
+    if not 1 <= steps <= MAX_AMOUNT or (scale == 1 and not number.is_integer()):
+        kind = "a whole number" if scale == 1 else "a number"
+        raise ValueError(f"{named}{word} cannot be used: {unit} need {kind} above 0, such as 100")
+    return round(steps)
+
+
+def _settings_of(words: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word != "shared" and not (equals and name in ("burst", "then")):
+            raise ValueError(
+                f"{word!r} is not known: after the unit come shared, burst=NUMBER and then=ACTION"
+            )
+        if name in found:
+            raise ValueError(f"{name} is set twice: keep one of them")
+        if equals and not value:
+            raise ValueError(f"{name}= is empty: write its value, or leave it out")
+        found[name] = value
+    return found
+
+
+def _refuse_repeated_row(row: BudgetRow, before: Sequence[BudgetRow]) -> None:
+    place = row.subject, row.measure, row.period, row.shared
+    for other in before:
+        if place == (other.subject, other.measure, other.period, other.shared):
+            raise ValueError(
+                f"row {other.line} has a budget of {row.subject.text} for the same thing and the same period "
+                "already: keep one of them"
+            )
+    if len(before) >= MAX_BUDGET_ROWS:
+        raise ValueError(f"at most {MAX_BUDGET_ROWS} rows can be used: name groups instead of users")
+
+
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
+
+
+# --- ollama_pack.budgets.store ---
+# What a store of budgets does, and the values that it takes and gives.
+
+RESERVATION_SECONDS = 90.0  # after which a reservation that nobody renews is gone: its worker has died
+SETTLED_SECONDS = 900.0  # that a settled reservation is remembered, so that it is not settled twice
+SKEW_SECONDS = 3600  # by which the clocks of two replicas may differ
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A counter, and how far it may go.
+
+    Attributes:
+        counter: its name.
+        amount: what may be used in the period.
+        burst: how much more may be used once.
+        period: the one that is now.
+        strict: a chat is not begun once it is used up.
+    """
+
+    counter: str
+    amount: int
+    burst: int
+    period: Period
+    strict: bool = False
+
+    def is_used_up(self, count: "Count") -> bool:
+        return count.used + count.reserved >= self.amount + self.burst
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What a counter says.
+
+    Attributes:
+        used: in this period.
+        reserved: for chats that are under way.
+    """
+
+    used: int = 0
+    reserved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCount:
+    """A counter as the store has it, for lists.
+
+    Attributes:
+        counter: its name.
+        start: when the period began that it counts.
+        used: in that period.
+        reserved: for chats that are under way.
+    """
+
+    counter: str
+    start: int
+    used: int
+    reserved: int
+
+
+class BudgetStore(Protocol):
+    """Counters that several processes share. Each method is one step; a `BudgetStoreError` is its failure."""
+
+    async def reserve(
+        self, token: str, limits: Sequence[Limit], amounts: Sequence[int], now: float, *, always: bool
+    ) -> tuple[bool, tuple[Count, ...]]:
+        """Reserve an amount on each counter, unless a strict one is used up.
+
+        Args:
+            token: names the reservation.
+            limits: the counters.
+            amounts: what to reserve on each.
+            now: seconds since the epoch.
+            always: reserve also where a strict counter is used up.
+
+        Returns:
+            Whether it was reserved, and each counter as it was before.
+        """
+
+    async def settle(self, token: str, limits: Sequence[Limit], spent: Sequence[int], now: float) -> bool:
+        """Put what was used in the place of what was reserved; False: that was done before."""
+
+    async def renew(self, tokens: Sequence[str], now: float) -> None:
+        """Keep reservations, whose chats are still under way, for another while."""
+
+    async def counts(self, limits: Sequence[Limit], now: float) -> tuple[Count, ...]:
+        """What the counters say."""
+
+    async def all_counts(self, now: float) -> tuple[StoredCount, ...]:
+        """Every counter that was used lately."""
+
+    async def close(self) -> None:
+        """Give back what it holds."""
+
+
+def rolled(start: int | None, used: int, limit: Limit, now: float) -> tuple[int, int]:
+    """A counter as it is in the period that is now: when that began, and what is used in it.
+
+    Args:
+        start: when the period began that the counter counts; None: there is no counter yet.
+        used: in that period.
+        limit: of the counter.
+        now: seconds since the epoch.
+    """
+    ours = limit.period.start
+    if start is None:
+        return ours, 0
+    if start < ours:
+        over = min(max(0, used - limit.amount), limit.burst)
+        return ours, over if start == limit.period.before else 0
+    # Later than ours: another replica's clock is a little ahead, or the clock was wrong and is set right.
+    return (start if start <= now + SKEW_SECONDS else ours), used
+
+
+# --- ollama_pack.budgets.store_sqlite ---
+# Budgets in one SQLite file, for the workers of one machine.
+
+_LOCK_SECONDS = 2.0  # that a step waits for another process
+_TIDY_SECONDS = 60.0
+_KEPT_SECONDS = 70 * 86_400  # a counter that nobody uses: two months, so that a burst is still known
+
+_BUDGET_TABLES = """
+CREATE TABLE IF NOT EXISTS counters (
+  counter TEXT PRIMARY KEY, start INTEGER, used INTEGER, at REAL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reservations (
+  token TEXT, counter TEXT, amount INTEGER, ends REAL, PRIMARY KEY (token, counter)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS reserved_on ON reservations (counter, ends, amount);
+CREATE TABLE IF NOT EXISTS settled (token TEXT PRIMARY KEY, ends REAL) WITHOUT ROWID;
+"""
+
+
+class SqliteBudgetStore:
+    """See `BudgetStore`. One connection, in one thread, made with the first step."""
+
+    def __init__(self, path: Path) -> None:
+        """Open nothing yet.
+
+        Args:
+            path: of the file, in a folder that exists.
+        """
+        self._path = path
+        self._link: sqlite3.Connection | None = None
+        self._tidy_at = 0.0
+        self._thread = ThreadPoolExecutor(1, "ollama-pack-budgets")
+
+    async def reserve(
+        self, token: str, limits: Sequence[Limit], amounts: Sequence[int], now: float, *, always: bool
+    ) -> tuple[bool, tuple[Count, ...]]:
+        def step(link: sqlite3.Connection) -> tuple[bool, tuple[Count, ...]]:
+            counts = tuple(_count(link, limit, now) for limit in limits)
+            full = any(
+                limit.strict and limit.is_used_up(count) for limit, count in zip(limits, counts, strict=True)
+            )
+            if full and not always:
+                return False, counts
+            ends = now + RESERVATION_SECONDS
+            for limit, amount in zip(limits, amounts, strict=True):
+                row = (token, limit.counter, amount, ends)
+                link.execute("INSERT OR REPLACE INTO reservations VALUES (?, ?, ?, ?)", row)
+            self._tidy(link, now)
+            return True, counts
+
+        return await self._do(step)
+
+    async def settle(self, token: str, limits: Sequence[Limit], spent: Sequence[int], now: float) -> bool:
+        def step(link: sqlite3.Connection) -> bool:
+            mark = link.execute("INSERT OR IGNORE INTO settled VALUES (?, ?)", (token, now + SETTLED_SECONDS))
+            if not mark.rowcount:
+                return False
+            link.execute("DELETE FROM reservations WHERE token = ?", (token,))
+            for limit, amount in zip(limits, spent, strict=True):
+                start, used = _stored(link, limit, now)
+                row = (limit.counter, start, used + amount, now)
+                link.execute("INSERT OR REPLACE INTO counters VALUES (?, ?, ?, ?)", row)
+            return True
+
+        return await self._do(step)
+
+    async def renew(self, tokens: Sequence[str], now: float) -> None:
+        rows = [(now + RESERVATION_SECONDS, token) for token in tokens]
+        await self._do(
+            lambda link: link.executemany("UPDATE reservations SET ends = ? WHERE token = ?", rows)
+        )
+
+    async def counts(self, limits: Sequence[Limit], now: float) -> tuple[Count, ...]:
+        return await self._do(lambda link: tuple(_count(link, limit, now) for limit in limits), writes=False)
+
+    async def all_counts(self, now: float) -> tuple[StoredCount, ...]:
+        def step(link: sqlite3.Connection) -> tuple[StoredCount, ...]:
+            rows = link.execute(
+                "SELECT counter, start, used, (SELECT coalesce(sum(amount), 0) FROM reservations"
+                " WHERE reservations.counter = counters.counter AND ends > ?) FROM counters ORDER BY counter",
+                (now,),
+            )
+            return tuple(StoredCount(*row) for row in rows)
+
+        return await self._do(step, writes=False)
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+        self._thread.shutdown(wait=False)
+
+    async def _do(self, step: Callable[[sqlite3.Connection], T], *, writes: bool = True) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step, writes)
+
+    def _step(self, step: Callable[[sqlite3.Connection], T], writes: bool) -> T:  # noqa: FBT001 - run_in_executor
+        """In the thread: one step, or what went wrong in the store's own terms."""
+        try:
+            link = self._link or self._connect()
+            if not writes:
+                return step(link)
+            with _one_step(link):
+                return step(link)
+        except (sqlite3.Error, OSError) as error:
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                self._disconnect()
+            raise BudgetStoreError(f"SQLite failed at {self._path}: {error}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        link = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, isolation_level=None)
+        try:
+            link.execute("PRAGMA journal_mode = WAL")
+            link.execute("PRAGMA synchronous = NORMAL")
+            link.executescript(_BUDGET_TABLES)
+            self._path.chmod(0o600)
+        except BaseException:
+            link.close()
+            raise
+        self._link = link
+        return link
+
+    def _disconnect(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def _tidy(self, link: sqlite3.Connection, now: float) -> None:
+        """Delete now and then what has ended; a clock that was set back counts as a reason, too."""
+        if abs(now - self._tidy_at) < _TIDY_SECONDS:
+            return
+        self._tidy_at = now
+        for table in ("reservations", "settled"):
+            link.execute(f"DELETE FROM {table} WHERE ends <= ?", (now,))  # noqa: S608 - a literal
+        link.execute("DELETE FROM counters WHERE at <= ?", (now - _KEPT_SECONDS,))
+
+
+@contextmanager
+def _one_step(link: sqlite3.Connection) -> Iterator[None]:
+    link.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        link.rollback()
+        raise
+    link.commit()
+
+
+def _stored(link: sqlite3.Connection, limit: Limit, now: float) -> tuple[int, int]:
+    found = link.execute("SELECT start, used FROM counters WHERE counter = ?", (limit.counter,)).fetchone()
+    start, used = found or (None, 0)
+    return rolled(start, used, limit, now)
+
+
+def _count(link: sqlite3.Connection, limit: Limit, now: float) -> Count:
+    reserved = link.execute(
+        "SELECT coalesce(sum(amount), 0) FROM reservations WHERE counter = ? AND ends > ?",
+        (limit.counter, now),
+    ).fetchone()[0]
+    return Count(_stored(link, limit, now)[1], reserved)
+
+
+# --- ollama_pack.services.budgets ---
+# Budgets at work: reserve before a chat, settle after it, say what is left.
+#
+# A store that fails never keeps a chat from being answered. What could not be settled is tried again while the
+# process lives; `fault` says what is wrong, and the log says it once.
+
+log = logging.getLogger(__name__)
+
+LOW_SHARE = 0.2  # of a budget: what is left is shown from here on
+BUSY_RETRY_SECONDS = 15  # after which other chats of the user may have ended
+_STEP_SECONDS = 1.0  # that a chat waits for the store
+_REST_SECONDS = 5.0  # that a store is left alone after it failed
+_RENEW_SECONDS = RESERVATION_SECONDS / 3
+_MOST_UNSETTLED = 10_000
+_LEARNING = 0.1  # weight of the last chat in what the next one is expected to use
+_UNIT_WORDS = {
+    "gpu-seconds": "GPU-seconds",
+    "gpu-minutes": "GPU-minutes",
+    "tokens": "tokens",
+    "requests": "requests",
+}
+_PERIOD_WORDS = {"day": "today", "week": "this week", "month": "this month"}
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetUse:
+    """What a chat used.
+
+    Attributes:
+        seconds: of GPU time.
+        tokens: of the prompts and the answers.
+        requests: 1, or 0 where there was no answer.
+    """
+
+    seconds: float = 0.0
+    tokens: float = 0.0
+    requests: int = 1
+
+    def steps(self, row: BudgetRow) -> int:
+        """What counts for a row, in the steps that its counter counts in."""
+        match row.measure:
+            case "gpu":
+                return math.ceil(max(0.0, self.seconds) * 1000)
+            case "tokens":
+                return math.ceil(max(0.0, self.tokens))
+        return self.requests
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A chat that may begin.
+
+    Attributes:
+        token: names it in the store.
+        user: who pays.
+        rows: the budgets that hold for the user.
+        last: a budget is used up: the chat comes behind all others.
+        model: a budget is used up: this model answers instead; empty: the one that was asked for.
+        low: a line for the user where little is left; empty: enough is.
+    """
+
+    token: str
+    user: BudgetUser
+    rows: tuple[BudgetRow, ...]
+    last: bool = False
+    model: str = ""
+    low: str = ""
+
+
+class Budgets:
+    """The budgets of a site. Lives on one event loop."""
+
+    def __init__(
+        self,
+        table: BudgetTable,
+        store: BudgetStore,
+        zone: tzinfo | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Ask the store nothing yet.
+
+        Args:
+            table: the rows.
+            store: where the counters are.
+            zone: the site's time zone; None: the server's.
+            clock: seconds since the epoch.
+        """
+        self.table = table
+        self.fault = ""
+        self._store = store
+        self._zone = zone
+        self._clock = clock
+        self._expected = BudgetUse(seconds=5.0, tokens=500)
+        self._open: dict[str, Reservation] = {}
+        self._unsettled: dict[str, tuple[Reservation, BudgetUse]] = {}
+        self._rest_until = 0.0
+        self._upkeep: asyncio.Task[None] | None = None
+        self._closing = False
+
+    async def reserve(self, user: BudgetUser, *, always: bool = False) -> Reservation | Refusal | None:
+        """Let a chat begin, or not.
+
+        Args:
+            user: who asks.
+            always: it may begin whatever is used up: a background call of a chat that has begun.
+
+        Returns:
+            None: no budget holds for the user, or the store cannot be asked.
+        """
+        rows = self.table.rows_for(user)
+        if not rows:
+            return None
+        now = self._clock()
+        limits = self._limits(rows, user, now)
+        amounts = [self._expected.steps(row) for row in rows]
+        token = uuid4().hex
+        answer = await self._ask(self._store.reserve(token, limits, amounts, now, always=always))
+        if answer is None:
+            return None
+        reserved, counts = answer
+        used_up = [
+            (row, limit, count)
+            for row, limit, count in zip(rows, limits, counts, strict=True)
+            if limit.is_used_up(count)
+        ]
+        if not reserved:
+            return self._refusal([each for each in used_up if each[0].then == REFUSE])
+        model = next((row.then for row, *_ in used_up if row.then not in (REFUSE, QUEUE_LAST)), "")
+        last = any(row.then == QUEUE_LAST for row, *_ in used_up)
+        after = [replace(count, used=count.used + own) for count, own in zip(counts, amounts, strict=True)]
+        low = "" if used_up else low_line(rows, after)
+        reservation = Reservation(token, user, rows, last, model, low)
+        self._open[token] = reservation
+        self._keep_up()
+        return reservation
+
+    async def settle(self, reservation: Reservation, use: BudgetUse) -> None:
+        """Count what a chat has used. Safe to call twice."""
+        if self._open.pop(reservation.token, None) is None:
+            return
+        if use.requests:
+            self._learn(use)
+        await self._settle(reservation, use)
+
+    async def usage(self, user: BudgetUser) -> list[dict[str, Any]]:
+        """The budgets that hold for a user, and what is left of them, as plain values."""
+        rows = self.table.rows_for(user)
+        now = self._clock()
+        limits = self._limits(rows, user, now)
+        counts = (await self._ask(self._store.counts(limits, now)) if rows else ()) or (Count(),) * len(rows)
+        return [
+            self._report(row, limit, count) for row, limit, count in zip(rows, limits, counts, strict=True)
+        ]
+
+    async def everybody(self) -> list[dict[str, Any]]:
+        """What each user and each group has used in the periods that are now, as plain values."""
+        now = self._clock()
+        found = []
+        for stored in await self._ask(self._store.all_counts(now)) or ():
+            measure, period, kind, name = stored.counter.split(" ", 3)
+            if stored.start >= period_at(now, period, self._zone).start:  # type: ignore[arg-type] # as written
+                found.append(
+                    {
+                        "measure": measure,
+                        "period": period,
+                        "kind": kind,
+                        "of": name,
+                        "used": stored.used,
+                        "under_way": stored.reserved,
+                    }
+                )
+        return found
+
+    async def close(self) -> None:
+        """Settle what has ended, and give the store back once no chat is under way."""
+        self._closing = True
+        if self._upkeep is None:
+            await self._store.close()
+
+    # --- the store ---
+
+    async def _ask(self, step: Awaitable[T]) -> T | None:
+        """The answer of the store; None: there is none, and chats go on without."""
+        if time.monotonic() < self._rest_until:
+            if asyncio.iscoroutine(step):
+                step.close()
+            return None
+        try:
+            async with asyncio.timeout(_STEP_SECONDS):
+                answer = await step
+        except (PackError, TimeoutError) as error:
+            self._rest_until = time.monotonic() + _REST_SECONDS
+            if not self.fault:
+                why = str(error) or f"it does not answer within {_STEP_SECONDS:g} s"
+                log.warning("Budgets are not counted and do not hold until their store works again: %s", why)
+                self.fault = why
+            return None
+        if self.fault:
+            self.fault = ""
+            log.warning("The store of the budgets works again: budgets hold")
+        return answer
+
+    async def _settle(self, reservation: Reservation, use: BudgetUse) -> bool:
+        now = self._clock()
+        limits = self._limits(reservation.rows, reservation.user, now)
+        spent = [use.steps(row) for row in reservation.rows]
+        if await self._ask(self._store.settle(reservation.token, limits, spent, now)) is not None:
+            return True
+        if len(self._unsettled) < _MOST_UNSETTLED:
+            self._unsettled[reservation.token] = reservation, use
+            self._keep_up()
+        return False
+
+    def _keep_up(self) -> None:
+        if self._upkeep is None:
+            self._upkeep = asyncio.get_running_loop().create_task(self._look_after())
+
+    async def _look_after(self) -> None:
+        """Renew what is under way and settle what could not be; ends when there is nothing of either."""
+        renewed = time.monotonic()
+        try:
+            while self._open or self._unsettled:
+                await asyncio.sleep(_REST_SECONDS)
+                for token, (reservation, use) in list(self._unsettled.items()):
+                    del self._unsettled[token]
+                    if not await self._settle(reservation, use):
+                        break
+                if self._open and time.monotonic() - renewed >= _RENEW_SECONDS:
+                    renewed = time.monotonic()
+                    await self._ask(self._store.renew(list(self._open), self._clock()))
+        finally:
+            self._upkeep = None
+        if self._closing:
+            await self._store.close()
+
+    # --- what they come to ---
+
+    def _limits(self, rows: Sequence[BudgetRow], user: BudgetUser, now: float) -> tuple[Limit, ...]:
+        return tuple(
+            Limit(
+                row.counter(user),
+                row.amount,
+                row.burst,
+                period_at(now, row.period, self._zone),
+                strict=row.then == REFUSE,
+            )
+            for row in rows
+        )
+
+    def _learn(self, use: BudgetUse) -> None:
+        old = self._expected
+        self._expected = replace(
+            old,
+            seconds=old.seconds + _LEARNING * (use.seconds - old.seconds),
+            tokens=old.tokens + _LEARNING * (use.tokens - old.tokens),
+        )
+
+    def _refusal(self, used_up: Sequence[tuple[BudgetRow, Limit, Count]]) -> Refusal:
+        row, limit, count = max(used_up, key=lambda each: each[1].period.end)
+        what = f"{_number(row.in_unit(row.amount))} {_UNIT_WORDS[row.unit]} for {_PERIOD_WORDS[row.period]}"
+        if count.used < limit.amount + limit.burst:
+            message = (
+                f"The chats that are being answered may use up what is left of the {what}. "
+                "Try again when they are done."
+            )
+            return Refusal(HTTPStatus.TOO_MANY_REQUESTS, message, "budget_reserved", None, BUSY_RETRY_SECONDS)
+        end = local_time(limit.period.end, self._zone)
+        when = f"tomorrow at {end:%H:%M}" if row.period == "day" else f"on {end:%Y-%m-%d} at {end:%H:%M}"
+        whose = (
+            f"The shared budget of {row.subject.text} is used up:" if row.shared else "You have used up your"
+        )
+        message = f"{whose} {what}. You can go on {when}."
+        wait = max(1, math.ceil(limit.period.end - self._clock()))
+        return Refusal(HTTPStatus.TOO_MANY_REQUESTS, message, "budget_used_up", None, wait)
+
+    def _report(self, row: BudgetRow, limit: Limit, count: Count) -> dict[str, Any]:
+        return {
+            "budget": row.text,
+            "subject": row.subject.text,
+            "unit": row.unit,
+            "period": row.period,
+            "shared": row.shared,
+            "amount": row.in_unit(row.amount),
+            "burst": row.in_unit(row.burst),
+            "used": row.in_unit(count.used),
+            "under_way": row.in_unit(count.reserved),
+            "left": row.in_unit(row.amount + row.burst - count.used - count.reserved),
+            "starts": local_time(limit.period.start, self._zone).isoformat(),
+            "ends": local_time(limit.period.end, self._zone).isoformat(),
+            "then": row.then,
+        }
+
+
+def low_line(rows: Sequence[BudgetRow], counts: Sequence[Count]) -> str:
+    """A line about the budget of which the smallest part is left; empty: enough is left of all."""
+    found = []
+    for row, count in zip(rows, counts, strict=True):
+        left = max(0, row.amount + row.burst - count.used - count.reserved)
+        if left < LOW_SHARE * row.amount:
+            found.append((left / row.amount, row, left))
+    if not found:
+        return ""
+    _, row, left = min(found, key=lambda each: each[0])
+    shared = " for all of you" if row.shared else ""
+    unit, period = _UNIT_WORDS[row.unit], _PERIOD_WORDS[row.period]
+    return f"{_number(row.in_unit(left))} of {_number(row.in_unit(row.amount))} {unit} left{shared} {period}"
+
+
+def _number(value: float) -> str:
+    """A figure as people read it: `120`, `1.5`, `500,000`."""
+    return f"{round(value, 1):,}".removesuffix(".0")
+
+
+# --- ollama_pack.services.budget_chats ---
+# Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+
+BUDGET_STATE = "ollama_pack_budget"  # the filter's key in `__metadata__`, where it leaves the ticket
+_NANO = 1e-9
+
+
+@dataclass(slots=True)
+class ChatBudget:
+    """One chat that counts against budgets.
+
+    Attributes:
+        reservation: what it reserved.
+        budgets: where it counts.
+        began: when, in seconds of the monotonic clock.
+        served: seconds of GPU time and tokens of each answer, as the router knows them.
+        figures: seconds and tokens of each answer, as the engine reported them.
+        first_at: when the answer began that has no figures yet; None: none has.
+        pieces: chunks of that answer.
+        answered: an answer came.
+    """
+
+    reservation: Reservation
+    budgets: Budgets
+    began: float
+    served: list[tuple[float, float]] = field(default_factory=list)
+    figures: list[tuple[float, float]] = field(default_factory=list)
+    first_at: float | None = None
+    pieces: int = 0
+    answered: bool = False
+
+    def take(self, chunk: Mapping[str, Any], now: float) -> None:
+        """Look at a chunk of an answer, or at a whole one."""
+        self.answered = True
+        about = chunk.get("ollama_pack")
+        if isinstance(about, Mapping) and about.get("cache"):
+            self.figures.append((0.0, 0.0))  # nothing was generated for it
+            self.first_at = None
+            return
+        usage, timings = chunk.get("usage"), chunk.get("timings")
+        if isinstance(usage, Mapping) and usage:
+            began = self.began if self.first_at is None else self.first_at
+            self.figures.append(_figures_of(usage, timings, now - began))
+            self.first_at, self.pieces = None, 0
+        elif self.first_at is None:
+            self.first_at = now
+        self.pieces += self.first_at is not None
+
+    def use(self, now: float, *, left: bool = False) -> BudgetUse:
+        """What the chat has used.
+
+        Args:
+            now: seconds of the monotonic clock.
+            left: its user has left while it was answered.
+        """
+        if self.served:
+            return _sum(self.served)
+        found = list(self.figures)
+        if self.first_at is not None:
+            found.append((now - self.first_at, float(self.pieces)))
+        elif left and not found:
+            found.append((now - self.began, 0.0))
+        if found:
+            return _sum(found)
+        return BudgetUse(requests=int(self.answered))
+
+
+def _sum(found: list[tuple[float, float]]) -> BudgetUse:
+    return BudgetUse(sum(seconds for seconds, _ in found), sum(tokens for _, tokens in found))
+
+
+def _figures_of(usage: Mapping[str, Any], timings: object, elapsed: float) -> tuple[float, float]:
+    """Seconds of service and tokens: as Ollama or llama.cpp report them, else the time that passed."""
+    tokens = _figure(usage, "total_tokens") or sum(
+        _figure(usage, one) or _figure(usage, other)
+        for one, other in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+    )
+    seconds = _NANO * (_figure(usage, "prompt_eval_duration") + _figure(usage, "eval_duration"))
+    told = timings if isinstance(timings, Mapping) else usage
+    seconds = seconds or (_figure(told, "prompt_ms") + _figure(told, "predicted_ms")) / 1000
+    return seconds or max(0.0, elapsed), tokens
+
+
+def _figure(figures: Mapping[str, Any], name: str) -> float:
+    value = figures.get(name)
+    return (
+        float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetSettings:
+    """What budgets are made of.
+
+    Attributes:
+        rows: the table.
+        time_zone: of the site; empty: the server's.
+        path: of SQLite's file.
+    """
+
+    rows: str
+    time_zone: str
+    path: Path
+
+
+class BudgetKeeper:
+    """Has the budgets that the valves ask for."""
+
+    def __init__(self) -> None:
+        self._made_of: BudgetSettings | None = None
+        self._budgets: Budgets | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def budgets(self, settings: BudgetSettings) -> Budgets:
+        """The budgets for these settings; others once they change. Nothing is opened until it is used."""
+        if self._budgets is None or self._made_of != settings:
+            self.retire()
+            table = parse_budgets(settings.rows)
+            self._budgets = Budgets(table, _store_of(settings), site_zone(settings.time_zone))
+            self._made_of = settings
+        return self._budgets
+
+    def retire(self) -> None:
+        """Give the store back once the chats under way have been counted."""
+        if self._budgets is not None:
+            task = asyncio.get_running_loop().create_task(self._budgets.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        self._budgets = None
+
+
+def _store_of(settings: BudgetSettings) -> BudgetStore:
+    return SqliteBudgetStore(settings.path)
+
+
+# --- ollama_pack.services.cache_state ---
+# What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+
+# Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
+# far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
+# `ticket` that it gives the answer for.
+STATE = "ollama_pack_cache"
+
+
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+# Answers a chat: calls the server's own route, which is the last argument, with a `receive` and a `send`.
+Around = Callable[
+    [AsgiScope, AsgiReceive, AsgiSend, Callable[[AsgiReceive, AsgiSend], Awaitable[None]]], Awaitable[None]
+]
+
+
+def put_in_front(app: Any, name: str, paths: Iterable[str], around: Around) -> None:
+    """Put routes in front of all others, in place of those of this name.
+
+    Args:
+        app: the server's FastAPI application.
+        name: of the routes.
+        paths: where chats are posted to. Each has a route of its own: traces name a chat by its route's path.
+        around: called for each chat.
+    """
+    routes = app.router.routes
+    front = [_front_route(app, name, path, around) for path in paths]
+    # in one step: requests look at this very list
+    routes[:] = [*front, *(route for route in routes if getattr(route, "name", "") != name)]
+
+
+def _front_route(app: Any, route_name: str, chat_path: str, around: Around) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
+
+    class FrontRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = route_name
+        path = chat_path
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) == chat_path
+            return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await around(scope, receive, send, partial(route.handle, scope))
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return FrontRoute()
+
+
+def path_of(scope: AsgiScope) -> str:
+    """The path of a request, as the application's routes have it."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
+
+
+def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, AsgiMessage]:
+    """A refusal as the whole HTTP response."""
+    content = orjson.dumps(refusal.body(form))
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        **{name.lower(): value for name, value in refusal.headers.items()},
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return (
+        {"type": "http.response.start", "status": refusal.status, "headers": raw},
+        {"type": "http.response.body", "body": content},
+    )
+
+
+async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
+    """Send the start of an answer, also while its request is being cancelled: its client may have left.
+
+    A middleware that waits for the start would take its absence for a fault of the server.
+    """
+    from anyio import CancelScope  # noqa: PLC0415 - it comes with the server
+
+    with CancelScope(shield=True):
+        await send(start)
+
+
+# --- ollama_pack.webui.early_errors ---
+# The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#
+# Open WebUI sends the status 200 of a stream before it asks a pipe, makes 400 of whatever a filter raises, and
+# an empty message of a pipe's error where the client speaks Anthropic's API. So a route stands in front of its
+# own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
+# place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
+# for the engine's status before it sends one.
+#
+# Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
+
+ROUTE_NAME = "ollama_pack:early errors"
+REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
+_REFUSAL_FIELDS = ("status", "message", "code", "param", "retry_after")
+_CHAT_FORMS: dict[str, ApiForm] = {
+    "/api/chat/completions": "openai",
+    "/api/v1/chat/completions": "openai",
+    "/api/message": "anthropic",
+    "/api/v1/messages": "anthropic",
+}
+_FIRST_ERROR = 400
+# What Open WebUI 0.11.2 sends first in Anthropic's form where its pipe gave an error, which it drops.
+_EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
+
+_WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
+
+
+def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
+    """Note why a request is not answered, or no further.
+
+    Titles and the like are no request of the client's, and a page gets its answer another way.
+    """
+    is_page = bool(metadata.get("session_id") and metadata.get("chat_id"))
+    if not metadata.get("task") and not is_page:
+        setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
+
+
+def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
+    """What a plugin has noted on a request, by the state in its scope; None: nothing."""
+    noted = state.get(REFUSAL_NOTE)
+    return Refusal(**noted) if noted else None
+
+
+def show_early_errors() -> None:
+    """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
+    app = getattr(sys.modules.get("open_webui.main"), "app", None)
+    if app is not None:
+        put_in_front(app, ROUTE_NAME, _CHAT_FORMS, _held_back)
+
+
+async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    held = HeldBack(scope, send)
+    await behind(receive, held.send)
+    await held.end()
+
+
+def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
+    return _CHAT_FORMS.get(path_of(scope))
+
+
+class HeldBack:
+    """The way of one answer to its client, whose beginning waits until it is known to be an answer."""
+
+    def __init__(self, scope: Mapping[str, Any], send: Any) -> None:
+        self._scope = scope
+        self._send = send
+        self._held: list[AsgiMessage] = []
+        self._way: Literal["held", "open", "refused"] = "held"
+
+    async def send(self, message: AsgiMessage) -> None:
+        """Take a message of the server's."""
+        if self._way == "refused":
+            return
+        if self._way == "held":
+            self._held.append(message)
+            if message["type"] == "http.response.start":
+                return
+            kind = self._kind(message)
+            if kind == "error" and self._noted:
+                self._way = "refused"
+                await self._refuse(self._noted)
+                return
+            if kind == "prelude" and message.get("more_body"):
+                return
+            await self._let_pass()
+            return
+        await self._send(message if self._noted is None else self._with_error(message, self._noted))
+
+    async def end(self) -> None:
+        """The server sends no more. It waits for a start even where its client has left before an answer."""
+        if self._held and self._way == "held":
+            await self._let_pass()
+
+    async def _let_pass(self) -> None:
+        self._way = "open"
+        start, *others = self._held
+        await send_start(self._send, start)
+        for held in others:
+            await self._send(held)
+        self._held.clear()
+
+    @property
+    def _noted(self) -> Refusal | None:
+        return noted_refusal(self._scope.get("state") or {})
+
+    def _with_error(self, message: AsgiMessage, refusal: Refusal) -> AsgiMessage:
+        """The end of an answer that broke off, with its error.
+
+        In Anthropic's form Open WebUI 0.11.2 drops the error, and ends the answer as if it was whole.
+        """
+        body = bytes(message.get("body") or b"")
+        if _form_of(self._scope) != "anthropic" or not _WHOLE_END.search(body):
+            return message
+        event = b"event: error\ndata: " + orjson.dumps(refusal.body("anthropic")) + b"\n\n"
+        return {**message, "body": event}
+
+    def _kind(self, message: AsgiMessage) -> Literal["prelude", "answer", "error"]:
+        if self._held[0].get("status", 0) >= _FIRST_ERROR:
+            return "error"
+        return kind_of(bytes(message.get("body") or b""))
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        for message in refusal_messages(refusal, _form_of(self._scope) or "openai"):
+            await self._send(message)
+
+
+def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
+    """What the beginning of a body is: an error, a part of an answer, or what comes before both.
+
+    Before an answer Open WebUI sends sources and the like, and Anthropic's `message_start`.
+    """
+    events = [line.removeprefix(b"data:") for line in body.splitlines() if line.startswith(b"data:")]
+    for event in events or [body]:
+        found: Any = None
+        with suppress(orjson.JSONDecodeError):
+            found = orjson.loads(event)
+        if not isinstance(found, dict):
+            return "answer"
+        if found.get("error"):
+            return "error"
+        if found.get("type") in _EMPTY_ENDS:
+            return "error"
+        if not events or found.get("choices") or found.get("type") not in {None, "message_start", "ping"}:
+            return "answer"
+    return "prelude"
+
+
+# --- ollama_pack.engines.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
+# --- ollama_pack.webui.models ---
+# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+
+
+class ModelCatalogue(Mapping[str, str]):
+    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
+
+    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
+    round trip, so only what is asked for is looked up.
+    """
+
+    def __init__(self, models: Any) -> None:
+        self._models = models
+        self._ids: tuple[str, ...] | None = None
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._models or f"{ROUTER}{model}" in self._models
+
+    def __getitem__(self, model: str) -> str:
+        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
+        details = (offered.get("ollama") or {}).get("details") or {}
+        return str(details.get("quantization_level") or "")
+
+    def __iter__(self) -> Iterator[str]:
+        if self._ids is None:  # kept: the view lives no longer than the request
+            ids = tuple(self._models.keys())
+            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
+            self._ids = tuple(dict.fromkeys((*ids, *routed)))
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def ids_of(self, model: str) -> list[str]:
+        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
+        return [found for found in (ROUTER + model, model) if found in self._models]
+
+
+def catalogue(request: Any) -> ModelCatalogue:
+    """The models of the running Open WebUI, as of its last look at its connections."""
+    return ModelCatalogue(request.app.state.MODELS)
+
+
+def reads_all(user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
+    config = sys.modules.get(
+        "open_webui.config"
+    )  # as the server has it: importing it would open its database
+    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
+
+
+async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
+    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
+    if reads_all(user):
+        return True
+
+    from open_webui.models.users import UserModel  # noqa: PLC0415 - see the top of this module
+    from open_webui.utils.models import check_model_access  # noqa: PLC0415
+
+    try:
+        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
+    except Exception as error:  # a refusal there is a bare Exception with this one text
+        if str(error) == "Model not found":
+            return False
+        raise
+    return True
+
+
+async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the groups that a user is a member of, inherited ones included."""
+    return frozenset(group.name for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+# --- ollama_pack.webui.server ---
+# What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#
+# Imports Open WebUI and its web framework when called.
+
+
+def data_folder() -> Path:
+    """Where Open WebUI keeps its data."""
+    from open_webui.env import DATA_DIR  # noqa: PLC0415
+
+    return Path(DATA_DIR)
+
+
+RUNNING = "OLLAMA_PACK_RUNNING"  # on `app.state`: function id → the instance, also of older code
+
+
+class Retiring(Protocol):
+    """A function that holds connections, threads or files."""
+
+    def retire(self) -> None:
+        """Give them back, once what is under way has ended."""
+
+
+def take_over(app: Any, function_id: str, instance: Retiring) -> None:
+    """Be the one that runs in this process, and have the one before give back what it holds.
+
+    Args:
+        app: Open WebUI's.
+        function_id: the function's id, as the admin saved it.
+        instance: is asked to retire in its turn.
+    """
+    if not hasattr(app.state, RUNNING):
+        setattr(app.state, RUNNING, {})
+    running: dict[str, Any] = getattr(app.state, RUNNING)
+    before = running.get(function_id)
+    if before is not instance:
+        running[function_id] = instance
+        if before is not None:
+            before.retire()
+
+
+# --- ollama_pack.plugins.functions.usage_budgets ---
+
+BUDGET_DATABASE = "ollama_pack_budgets.sqlite3"  # in Open WebUI's folder of data
+
+Body = dict[str, Any]
+Emitter = Callable[[dict[str, Any]], Awaitable[None]]
+Hook = Callable[..., Awaitable[Any]]
+
+
+class Filter:
+    """Reserves a part of the user's budgets before a chat, and counts what it used afterwards."""
+
+    class Valves(PackValves):
+        priority: int = Field(
+            default=-10,
+            description=(
+                "Filters run from the lowest number to the highest. This one comes before the alias filter, "
+                "so that a budget may name an alias that answers instead."
+            ),
+        )
+        budgets: str = Field(
+            default="",
+            description=(
+                "A row a line: group=students 120 gpu-minutes/day burst=10 then=queue-last. Begin with "
+                "everyone, role=user, group=NAME or user=ADDRESS. Units: gpu-seconds, gpu-minutes, tokens, "
+                "requests; per day, week or month. shared: all of them together. burst: how much more may be "
+                "used once. then: refuse, queue-last, or a model that answers instead. A # starts a comment. "
+                "Empty: no limits, and nothing is stored."
+            ),
+        )
+        time_zone: str = Field(
+            default="",
+            description="In which days begin, such as Europe/Berlin. Empty: the server's own.",
+        )
+        show_status: bool = Field(
+            default=True, description="Show above an answer when less than a fifth of a budget is left."
+        )
+
+        @field_validator("budgets")
+        @classmethod
+        def _readable_rows(cls, text: str) -> str:
+            parse_budgets(text)  # a BudgetTableError reaches the admin as the valve's error, row and reason
+            return text
+
+        @field_validator("time_zone")
+        @classmethod
+        def _known_zone(cls, name: str) -> str:
+            site_zone(name.strip())
+            return name.strip()
+
+    def __init__(self) -> None:
+        self.valves = self.Valves()
+        self._keeper = BudgetKeeper()
+        # A chat that is under way when this code is updated is counted by the code that comes after it.
+        self._chats = process_wide("budget chats", dict[str, ChatBudget])
+        self._settling: set[asyncio.Task[None]] = set()
+        show_early_errors()
+
+    @property
+    def stream(self) -> Hook | None:
+        """Open WebUI calls it for each chunk; without a table there is nothing to call."""
+        return self._stream if self.valves.budgets else None
+
+    @property
+    def outlet(self) -> Hook | None:
+        """Called at the end of an answer, likewise."""
+        return self._outlet if self.valves.budgets else None
+
+    async def inlet(
+        self,
+        body: Body,
+        __user__: dict[str, Any],
+        __metadata__: dict[str, Any],
+        __request__: Any,
+        __id__: str,
+        __event_emitter__: Emitter | None = None,
+    ) -> Body:
+        """Reserve, or refuse. Anything unexpected is logged, and the chat goes on without budgets."""
+        if not self.valves.budgets or __metadata__.get("direct"):
+            return body
+        take_over(__request__.app, __id__, self)
+        try:
+            chat = await self._begin(__user__)
+            if isinstance(chat, ChatBudget):
+                chat = await self._answered_by(chat, body, __user__, __request__)
+            if isinstance(chat, ChatBudget):
+                self._follow(chat, body, __metadata__)
+                if self.valves.show_status and __event_emitter__ and (line := _status_line(chat)):
+                    await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
+        except Exception:
+            log.exception("A chat goes on without budgets")
+            return body
+        if isinstance(chat, Refusal):
+            note_refusal(__request__, chat, __metadata__)
+            raise BudgetSpentError(chat.message)
+        return body
+
+    async def _stream(self, event: Body, __metadata__: dict[str, Any]) -> Body:
+        """Look at a chunk on its way to the user."""
+        if (chat := self._chat_of(__metadata__)) is not None:
+            chat.take(event, time.monotonic())
+        return event
+
+    async def _outlet(self, body: Body, __metadata__: dict[str, Any]) -> Body:
+        """An answer has ended: count it."""
+        chat = self._chat_of(__metadata__)
+        if chat is None:
+            return body
+        if (__metadata__.get(STATE) or {}).get("cached"):
+            chat.figures.clear()
+            chat.take({"ollama_pack": {"cache": "hit"}}, time.monotonic())
+        elif not chat.figures:
+            last = (body.get("messages") or [{}])[-1]
+            chat.take({"usage": last.get("usage") or {}}, time.monotonic())
+        self._end(chat)
+        return body
+
+    def retire(self) -> None:
+        """Other code takes over: give the store back once the chats that are under way have been counted."""
+        self._keeper.retire()
+
+    async def budget_usage(self, user: dict[str, Any]) -> dict[str, Any]:
+        """The budgets that hold for a user and what is left of them, as plain values."""
+        budgets = self._budgets()
+        return {"budgets": await budgets.usage(await _budget_user(user, budgets)), "fault": budgets.fault}
+
+    def _budgets(self) -> Budgets:
+        valves = self.valves
+        return self._keeper.budgets(
+            BudgetSettings(valves.budgets, valves.time_zone, data_folder() / BUDGET_DATABASE)
+        )
+
+    async def _begin(self, user: dict[str, Any], *, always: bool = False) -> ChatBudget | Refusal | None:
+        budgets = self._budgets()
+        found = await budgets.reserve(await _budget_user(user, budgets), always=always)
+        if found is None or isinstance(found, Refusal):
+            return found
+        chat = ChatBudget(found, budgets, time.monotonic())
+        self._chats[found.token] = chat
+        return chat
+
+    async def _answered_by(
+        self, chat: ChatBudget, body: Body, user: dict[str, Any], request: Any
+    ) -> ChatBudget | Refusal:
+        """Have another model answer, where a budget that is used up says so."""
+        model = chat.reservation.model
+        if not model:
+            return chat
+        for model_id in catalogue(request).ids_of(model):
+            if await may_use(user, model_id, request):
+                body["model"] = model_id
+                return chat
+        self._end(chat)
+        return Refusal(
+            429, f"Your budget is used up, and the model {model} that answers then is not open to you."
+        )
+
+    def _follow(self, chat: ChatBudget, body: Body, metadata: dict[str, Any]) -> None:
+        """Count the chat when it ends, however it ends: at its outlet, or with the task that answers it."""
+        state = {"ticket": chat.reservation.token}
+        metadata[BUDGET_STATE] = state
+        if isinstance(body.get("metadata"), dict):
+            body["metadata"][BUDGET_STATE] = state  # a copy, where the Pipelines server has seen the request
+        if (task := asyncio.current_task()) is not None:
+            task.add_done_callback(lambda done: self._end(chat, left=done.cancelled()))
+
+    def _chat_of(self, metadata: dict[str, Any]) -> ChatBudget | None:
+        return self._chats.get((metadata.get(BUDGET_STATE) or {}).get("ticket", ""))
+
+    def _end(self, chat: ChatBudget, *, left: bool = False) -> None:
+        """Count what a chat has used, once, while its user reads on."""
+        if self._chats.pop(chat.reservation.token, None) is None:
+            return
+        use = chat.use(time.monotonic(), left=left)
+        task = asyncio.get_running_loop().create_task(chat.budgets.settle(chat.reservation, use))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+
+async def _budget_user(user: dict[str, Any], budgets: Budgets) -> BudgetUser:
+    return BudgetUser(
+        id=str(user.get("id") or ""),
+        email=str(user.get("email") or ""),
+        role=str(user.get("role") or ""),
+        groups=await group_names(user) if budgets.table.uses_groups else frozenset(),
+    )
+
+
+def _status_line(chat: ChatBudget) -> str:
+    """What the user reads about the budget; empty: enough is left."""
+    if chat.reservation.model:
+        return f"your budget is used up · {chat.reservation.model} answers"
+    if chat.reservation.last:
+        return "your budget is used up · others come first"
+    return chat.reservation.low

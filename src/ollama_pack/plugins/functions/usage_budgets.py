@@ -1,0 +1,225 @@
+"""
+title: Usage budgets
+author: Open WebUI Ollama Pack
+description: Limits what each user and each group may use in a day, a week or a month.
+license: MIT
+required_open_webui_version: 0.11.2
+version: {version}
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from ollama_pack.base.process import process_wide
+from ollama_pack.budgets.errors import BudgetSpentError
+from ollama_pack.budgets.period import site_zone
+from ollama_pack.budgets.table import BudgetUser, parse_budgets
+from ollama_pack.engines.refusals import Refusal
+from ollama_pack.services.budget_chats import BUDGET_STATE, BudgetKeeper, BudgetSettings, ChatBudget
+from ollama_pack.services.budgets import Budgets
+from ollama_pack.services.cache_state import STATE
+from ollama_pack.services.pack_valves import PackValves
+from ollama_pack.webui.early_errors import note_refusal, show_early_errors
+from ollama_pack.webui.models import catalogue, group_names, may_use
+from ollama_pack.webui.server import data_folder, take_over
+
+log = logging.getLogger(__name__)
+
+BUDGET_DATABASE = "ollama_pack_budgets.sqlite3"  # in Open WebUI's folder of data
+
+Body = dict[str, Any]
+Emitter = Callable[[dict[str, Any]], Awaitable[None]]
+Hook = Callable[..., Awaitable[Any]]
+
+
+class Filter:
+    """Reserves a part of the user's budgets before a chat, and counts what it used afterwards."""
+
+    class Valves(PackValves):
+        priority: int = Field(
+            default=-10,
+            description=(
+                "Filters run from the lowest number to the highest. This one comes before the alias filter, "
+                "so that a budget may name an alias that answers instead."
+            ),
+        )
+        budgets: str = Field(
+            default="",
+            description=(
+                "A row a line: group=students 120 gpu-minutes/day burst=10 then=queue-last. Begin with "
+                "everyone, role=user, group=NAME or user=ADDRESS. Units: gpu-seconds, gpu-minutes, tokens, "
+                "requests; per day, week or month. shared: all of them together. burst: how much more may be "
+                "used once. then: refuse, queue-last, or a model that answers instead. A # starts a comment. "
+                "Empty: no limits, and nothing is stored."
+            ),
+        )
+        time_zone: str = Field(
+            default="",
+            description="In which days begin, such as Europe/Berlin. Empty: the server's own.",
+        )
+        show_status: bool = Field(
+            default=True, description="Show above an answer when less than a fifth of a budget is left."
+        )
+
+        @field_validator("budgets")
+        @classmethod
+        def _readable_rows(cls, text: str) -> str:
+            parse_budgets(text)  # a BudgetTableError reaches the admin as the valve's error, row and reason
+            return text
+
+        @field_validator("time_zone")
+        @classmethod
+        def _known_zone(cls, name: str) -> str:
+            site_zone(name.strip())
+            return name.strip()
+
+    def __init__(self) -> None:
+        self.valves = self.Valves()
+        self._keeper = BudgetKeeper()
+        # A chat that is under way when this code is updated is counted by the code that comes after it.
+        self._chats = process_wide("budget chats", dict[str, ChatBudget])
+        self._settling: set[asyncio.Task[None]] = set()
+        show_early_errors()
+
+    @property
+    def stream(self) -> Hook | None:
+        """Open WebUI calls it for each chunk; without a table there is nothing to call."""
+        return self._stream if self.valves.budgets else None
+
+    @property
+    def outlet(self) -> Hook | None:
+        """Called at the end of an answer, likewise."""
+        return self._outlet if self.valves.budgets else None
+
+    async def inlet(
+        self,
+        body: Body,
+        __user__: dict[str, Any],
+        __metadata__: dict[str, Any],
+        __request__: Any,
+        __id__: str,
+        __event_emitter__: Emitter | None = None,
+    ) -> Body:
+        """Reserve, or refuse. Anything unexpected is logged, and the chat goes on without budgets."""
+        if not self.valves.budgets or __metadata__.get("direct"):
+            return body
+        take_over(__request__.app, __id__, self)
+        try:
+            chat = await self._begin(__user__)
+            if isinstance(chat, ChatBudget):
+                chat = await self._answered_by(chat, body, __user__, __request__)
+            if isinstance(chat, ChatBudget):
+                self._follow(chat, body, __metadata__)
+                if self.valves.show_status and __event_emitter__ and (line := _status_line(chat)):
+                    await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
+        except Exception:
+            log.exception("A chat goes on without budgets")
+            return body
+        if isinstance(chat, Refusal):
+            note_refusal(__request__, chat, __metadata__)
+            raise BudgetSpentError(chat.message)
+        return body
+
+    async def _stream(self, event: Body, __metadata__: dict[str, Any]) -> Body:
+        """Look at a chunk on its way to the user."""
+        if (chat := self._chat_of(__metadata__)) is not None:
+            chat.take(event, time.monotonic())
+        return event
+
+    async def _outlet(self, body: Body, __metadata__: dict[str, Any]) -> Body:
+        """An answer has ended: count it."""
+        chat = self._chat_of(__metadata__)
+        if chat is None:
+            return body
+        if (__metadata__.get(STATE) or {}).get("cached"):
+            chat.figures.clear()
+            chat.take({"ollama_pack": {"cache": "hit"}}, time.monotonic())
+        elif not chat.figures:
+            last = (body.get("messages") or [{}])[-1]
+            chat.take({"usage": last.get("usage") or {}}, time.monotonic())
+        self._end(chat)
+        return body
+
+    def retire(self) -> None:
+        """Other code takes over: give the store back once the chats that are under way have been counted."""
+        self._keeper.retire()
+
+    async def budget_usage(self, user: dict[str, Any]) -> dict[str, Any]:
+        """The budgets that hold for a user and what is left of them, as plain values."""
+        budgets = self._budgets()
+        return {"budgets": await budgets.usage(await _budget_user(user, budgets)), "fault": budgets.fault}
+
+    def _budgets(self) -> Budgets:
+        valves = self.valves
+        return self._keeper.budgets(
+            BudgetSettings(valves.budgets, valves.time_zone, data_folder() / BUDGET_DATABASE)
+        )
+
+    async def _begin(self, user: dict[str, Any], *, always: bool = False) -> ChatBudget | Refusal | None:
+        budgets = self._budgets()
+        found = await budgets.reserve(await _budget_user(user, budgets), always=always)
+        if found is None or isinstance(found, Refusal):
+            return found
+        chat = ChatBudget(found, budgets, time.monotonic())
+        self._chats[found.token] = chat
+        return chat
+
+    async def _answered_by(
+        self, chat: ChatBudget, body: Body, user: dict[str, Any], request: Any
+    ) -> ChatBudget | Refusal:
+        """Have another model answer, where a budget that is used up says so."""
+        model = chat.reservation.model
+        if not model:
+            return chat
+        for model_id in catalogue(request).ids_of(model):
+            if await may_use(user, model_id, request):
+                body["model"] = model_id
+                return chat
+        self._end(chat)
+        return Refusal(
+            429, f"Your budget is used up, and the model {model} that answers then is not open to you."
+        )
+
+    def _follow(self, chat: ChatBudget, body: Body, metadata: dict[str, Any]) -> None:
+        """Count the chat when it ends, however it ends: at its outlet, or with the task that answers it."""
+        state = {"ticket": chat.reservation.token}
+        metadata[BUDGET_STATE] = state
+        if isinstance(body.get("metadata"), dict):
+            body["metadata"][BUDGET_STATE] = state  # a copy, where the Pipelines server has seen the request
+        if (task := asyncio.current_task()) is not None:
+            task.add_done_callback(lambda done: self._end(chat, left=done.cancelled()))
+
+    def _chat_of(self, metadata: dict[str, Any]) -> ChatBudget | None:
+        return self._chats.get((metadata.get(BUDGET_STATE) or {}).get("ticket", ""))
+
+    def _end(self, chat: ChatBudget, *, left: bool = False) -> None:
+        """Count what a chat has used, once, while its user reads on."""
+        if self._chats.pop(chat.reservation.token, None) is None:
+            return
+        use = chat.use(time.monotonic(), left=left)
+        task = asyncio.get_running_loop().create_task(chat.budgets.settle(chat.reservation, use))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+
+async def _budget_user(user: dict[str, Any], budgets: Budgets) -> BudgetUser:
+    return BudgetUser(
+        id=str(user.get("id") or ""),
+        email=str(user.get("email") or ""),
+        role=str(user.get("role") or ""),
+        groups=await group_names(user) if budgets.table.uses_groups else frozenset(),
+    )
+
+
+def _status_line(chat: ChatBudget) -> str:
+    """What the user reads about the budget; empty: enough is left."""
+    if chat.reservation.model:
+        return f"your budget is used up · {chat.reservation.model} answers"
+    if chat.reservation.last:
+        return "your budget is used up · others come first"
+    return chat.reservation.low

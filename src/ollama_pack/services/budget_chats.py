@@ -1,0 +1,144 @@
+"""Chats that are under way and their budgets: what each has used so far, by whoever knows it best."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ollama_pack.budgets.period import site_zone
+from ollama_pack.budgets.store import BudgetStore
+from ollama_pack.budgets.store_sqlite import SqliteBudgetStore
+from ollama_pack.budgets.table import parse_budgets
+from ollama_pack.services.budgets import Budgets, BudgetUse, Reservation
+
+BUDGET_STATE = "ollama_pack_budget"  # the filter's key in `__metadata__`, where it leaves the ticket
+_NANO = 1e-9
+
+
+@dataclass(slots=True)
+class ChatBudget:
+    """One chat that counts against budgets.
+
+    Attributes:
+        reservation: what it reserved.
+        budgets: where it counts.
+        began: when, in seconds of the monotonic clock.
+        served: seconds of GPU time and tokens of each answer, as the router knows them.
+        figures: seconds and tokens of each answer, as the engine reported them.
+        first_at: when the answer began that has no figures yet; None: none has.
+        pieces: chunks of that answer.
+        answered: an answer came.
+    """
+
+    reservation: Reservation
+    budgets: Budgets
+    began: float
+    served: list[tuple[float, float]] = field(default_factory=list)
+    figures: list[tuple[float, float]] = field(default_factory=list)
+    first_at: float | None = None
+    pieces: int = 0
+    answered: bool = False
+
+    def take(self, chunk: Mapping[str, Any], now: float) -> None:
+        """Look at a chunk of an answer, or at a whole one."""
+        self.answered = True
+        about = chunk.get("ollama_pack")
+        if isinstance(about, Mapping) and about.get("cache"):
+            self.figures.append((0.0, 0.0))  # nothing was generated for it
+            self.first_at = None
+            return
+        usage, timings = chunk.get("usage"), chunk.get("timings")
+        if isinstance(usage, Mapping) and usage:
+            began = self.began if self.first_at is None else self.first_at
+            self.figures.append(_figures_of(usage, timings, now - began))
+            self.first_at, self.pieces = None, 0
+        elif self.first_at is None:
+            self.first_at = now
+        self.pieces += self.first_at is not None
+
+    def use(self, now: float, *, left: bool = False) -> BudgetUse:
+        """What the chat has used.
+
+        Args:
+            now: seconds of the monotonic clock.
+            left: its user has left while it was answered.
+        """
+        if self.served:
+            return _sum(self.served)
+        found = list(self.figures)
+        if self.first_at is not None:
+            found.append((now - self.first_at, float(self.pieces)))
+        elif left and not found:
+            found.append((now - self.began, 0.0))
+        if found:
+            return _sum(found)
+        return BudgetUse(requests=int(self.answered))
+
+
+def _sum(found: list[tuple[float, float]]) -> BudgetUse:
+    return BudgetUse(sum(seconds for seconds, _ in found), sum(tokens for _, tokens in found))
+
+
+def _figures_of(usage: Mapping[str, Any], timings: object, elapsed: float) -> tuple[float, float]:
+    """Seconds of service and tokens: as Ollama or llama.cpp report them, else the time that passed."""
+    tokens = _figure(usage, "total_tokens") or sum(
+        _figure(usage, one) or _figure(usage, other)
+        for one, other in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+    )
+    seconds = _NANO * (_figure(usage, "prompt_eval_duration") + _figure(usage, "eval_duration"))
+    told = timings if isinstance(timings, Mapping) else usage
+    seconds = seconds or (_figure(told, "prompt_ms") + _figure(told, "predicted_ms")) / 1000
+    return seconds or max(0.0, elapsed), tokens
+
+
+def _figure(figures: Mapping[str, Any], name: str) -> float:
+    value = figures.get(name)
+    return (
+        float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetSettings:
+    """What budgets are made of.
+
+    Attributes:
+        rows: the table.
+        time_zone: of the site; empty: the server's.
+        path: of SQLite's file.
+    """
+
+    rows: str
+    time_zone: str
+    path: Path
+
+
+class BudgetKeeper:
+    """Has the budgets that the valves ask for."""
+
+    def __init__(self) -> None:
+        self._made_of: BudgetSettings | None = None
+        self._budgets: Budgets | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def budgets(self, settings: BudgetSettings) -> Budgets:
+        """The budgets for these settings; others once they change. Nothing is opened until it is used."""
+        if self._budgets is None or self._made_of != settings:
+            self.retire()
+            table = parse_budgets(settings.rows)
+            self._budgets = Budgets(table, _store_of(settings), site_zone(settings.time_zone))
+            self._made_of = settings
+        return self._budgets
+
+    def retire(self) -> None:
+        """Give the store back once the chats under way have been counted."""
+        if self._budgets is not None:
+            task = asyncio.get_running_loop().create_task(self._budgets.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        self._budgets = None
+
+
+def _store_of(settings: BudgetSettings) -> BudgetStore:
+    return SqliteBudgetStore(settings.path)
