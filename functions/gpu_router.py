@@ -16054,14 +16054,14 @@ class Pipe:
             async for chunk in traced:
                 yield chunk
 
-    async def direct_chat(self, body: Body, user: Body, request: Any, row: Body) -> DirectChat:
+    async def direct_chat(self, body: Body, user: Body, request: Any, metadata: Body) -> DirectChat:
         """A chat for the gateway, without Open WebUI's filters: what answers, and the answer.
 
         Args:
             body: OpenAI's.
             user: who asks.
             request: FastAPI's.
-            row: the parameters that an admin has given the name.
+            metadata: of the chat, with the parameters that an admin has given the name.
 
         Raises:
             ModelRefusedError: nothing answers; the same goes for the answer's chunks.
@@ -16072,7 +16072,6 @@ class Pipe:
         with self._refusing(for_admin=admin):
             router = await self._ready()
             models = await self._models(router, body, name, user, remembers=True)
-            metadata = {"model": {"info": {"params": row}}}
             asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
         model = router.answering(models)
         chunks = partial(
@@ -16082,7 +16081,7 @@ class Pipe:
             user=str(user.get("id") or ""),
             chat=str(body.get(CACHE_KEY) or ""),
             figures=admin,
-            headers=partial(node_headers, request=request, user=user, metadata={}),
+            headers=partial(node_headers, request=request, user=user, metadata=metadata),
         )
 
         async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:

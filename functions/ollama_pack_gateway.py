@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 3722, which the server calls.
+# Begin here: `class Event`, line 3775, which the server calls.
 # The modules that it uses come first:
 #     98  base.single_flight             Many who ask the same at the same time ask once.
 #    226  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -46,15 +46,15 @@ version: 0.1.0
 #   2481  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
 #   2626  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
 #   2671  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   2844  services.gateway_direct        The gateway's own chain: access, aliases, cache and router, without Open WebUI's filters and tools.
-#   2991  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3122  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3142  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3259  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   3338  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3377  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   3683  services.pack_valves           What all valves of the pack have in common.
-#   3697  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   2844  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3039  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3170  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3190  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3307  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   3389  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3428  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   3736  services.pack_valves           What all valves of the pack have in common.
+#   3750  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -80,7 +80,7 @@ from collections.abc import (
     Sequence,
 )
 from collections.abc import Set as AbstractSet
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
@@ -2842,14 +2842,14 @@ def _behind(tables: tuple[AliasTable, ...], name: str, models: Mapping[str, str]
 
 
 # --- ollama_pack.services.gateway_direct ---
-# The gateway's own chain: access, aliases, cache and router, without Open WebUI's filters and tools.
+# The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
 #
-# What a user may use is looked up once in a few seconds. The router and the cache are other plugins, which
-# share no code with this one. Without the router Open WebUI's own path answers, without the cache the router.
+# What a user may use is looked up once in a few seconds. The router, the cache and the budgets are other
+# plugins, which share no code with this one. Without the router Open WebUI's own path answers.
 
 ACCESS_SECONDS = 5.0  # that access and keys are remembered, where no event says that they have changed
 LIVE_SECONDS = 2.0  # after which a plugin is looked up again: its valves may have changed
-CACHE_ID = "response_cache_filter"
+CACHE_ID, BUDGETS_ID = "response_cache_filter", "usage_budgets"
 MOST_REMEMBERED = 10_000
 
 _gateway_direct__Chunks = AsyncGenerator[Body, None]
@@ -2865,6 +2865,28 @@ class Routed(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Meter:
+    """The filter of budgets for one chat, called as Open WebUI would.
+
+    Attributes:
+        budgets: the live filter.
+        metadata: of the chat, where the filter keeps what it knows.
+    """
+
+    budgets: Any
+    metadata: Body
+
+    async def around(self, chunks: _gateway_direct__Chunks) -> _gateway_direct__Chunks:
+        """The chunks, each shown to the filter. It counts a chat that breaks off when its request ends."""
+        look = self.budgets.stream
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield await look(chunk, self.metadata) if look else chunk
+        if (end := self.budgets.outlet) is not None:
+            await end({"messages": []}, self.metadata)
+
+
+@dataclass(frozen=True, slots=True)
 class DirectCall:
     """One chat that the router answers.
 
@@ -2872,14 +2894,19 @@ class DirectCall:
         name: that was asked for.
         routed: what the router will do.
         pending: what the cache has found; None: it is not in it.
+        meter: counts it against budgets; None: there are none.
     """
 
     name: str
     routed: Routed
     pending: Any = None
+    meter: Meter | None = None
 
     def chunks(self) -> _gateway_direct__Chunks:
         """The answer as it comes. Every direct chat goes through here."""
+        return self._chunks() if self.meter is None else self.meter.around(self._chunks())
+
+    def _chunks(self) -> _gateway_direct__Chunks:
         head = self._head
         if self.pending is None:
             return self.routed.chunks(head)
@@ -2905,6 +2932,7 @@ class DirectChain:
         """Ask nothing yet; `app` is Open WebUI's."""
         self._router = SingleFlight(partial(_live_router, app), LIVE_SECONDS)
         self._cache = SingleFlight(partial(_live_cache, app), LIVE_SECONDS)
+        self._budgets = SingleFlight(partial(_live_budgets, app), LIVE_SECONDS)
         self._names: Remembered[tuple[str, str, str], DirectName | None] = Remembered(
             ACCESS_SECONDS, MOST_REMEMBERED
         )
@@ -2913,7 +2941,7 @@ class DirectChain:
     def forget(self) -> None:
         """Somebody may use more or less than before."""
         router = self._router.kept
-        for remembered in (self._names, self._users, self._router, self._cache):
+        for remembered in (self._names, self._users, self._router, self._cache, self._budgets):
             remembered.forget()
         if router is not None:
             router.forget_access()
@@ -2951,17 +2979,29 @@ class DirectChain:
         router = await self._router.get()
         if router is None:
             return None
-        name = str(chat["model"])
-        ask = partial(direct_name, request, table, name, user)
-        found = await self._names.get((user["id"], user["role"], name), ask)
+        asked_for = str(chat["model"])
+        found = await self._name(request, table, asked_for, user)
         if found is None:
             return None
+        metadata: Body = {}
+        budgets = await self._budgets.get()
+        if budgets is not None:
+            named = str((await budgets.inlet({**chat}, user, metadata, request, BUDGETS_ID))["model"])
+            if named != asked_for:  # a budget that is used up may have another model answer
+                found = await self._name(request, table, named, user)
+                if found is None:
+                    return None
         body = {**chat, "model": found.id}
-        routed: Routed = await router.direct_chat(body, user, request, found.params)
+        metadata["model"] = {"info": {"params": dict(found.params)}}
+        routed: Routed = await router.direct_chat(body, user, request, metadata)
         cache = await self._cache.get()
         answers = routed.model, routed.weights
         pending = cache and await cache.direct_lookup(routed.body, user, request, CACHE_ID, answers)
-        return DirectCall(name, routed, pending)
+        return DirectCall(asked_for, routed, pending, Meter(budgets, metadata) if budgets else None)
+
+    async def _name(self, request: Any, table: AliasTable | None, name: str, user: Body) -> DirectName | None:
+        ask = partial(direct_name, request, table, name, user)
+        return await self._names.get((user["id"], user["role"], name), ask)
 
 
 def _key_of(request: Any) -> bytes | None:
@@ -2986,6 +3026,14 @@ async def _live_cache(app: Any) -> Any:
         return None
     cache = await live_function(app, CACHE_ID)
     return cache if hasattr(cache, "direct_lookup") else None
+
+
+async def _live_budgets(app: Any) -> Any:
+    """The filter of budgets, where it is on for all models and has a table."""
+    if BUDGETS_ID not in await global_filters():
+        return None
+    budgets = await live_function(app, BUDGETS_ID)
+    return budgets if getattr(budgets.valves, "budgets", "") else None
 
 
 # --- ollama_pack.services.gateway_vectors ---
@@ -3266,8 +3314,6 @@ _TOO_LARGE = Refusal(
     413, f"The request has more than {MAX_BODY // 2**20} MiB: send fewer or smaller pictures.", "too_large"
 )
 
-T = TypeVar("T")
-
 
 async def body_of(request: Any) -> dict[str, Any]:
     """The JSON object that a client has sent.
@@ -3310,29 +3356,34 @@ def refused_by_server(request: Any, api: ApiForm, error: Any) -> Any:
     return refused_response(request, api, refusal)
 
 
-async def while_connected(request: Any, work: Awaitable[T]) -> T:
-    """Do some work, and stop it once the client has left: then nobody wants the answer.
+@asynccontextmanager
+async def while_connected(request: Any) -> AsyncIterator[None]:
+    """Stop what is done inside once the client has left: then nobody wants the answer.
+
+    All of it stays in the request's own task, by whose end other plugins know that a chat is over.
 
     Raises:
         ClientLeftError: the client has left.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_until_gone(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientLeftError
-        return await task
-    finally:
-        gone.cancel()
-        if not task.done():
+    task = asyncio.current_task()
+    gone = asyncio.Event()
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+        if task is not None:
             task.cancel()
-            await asyncio.wait({task})
 
-
-async def _until_gone(request: Any) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    watching = asyncio.get_running_loop().create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone.is_set() and task is not None and not task.uncancel():
+            raise ClientLeftError from None
+        raise
+    finally:
+        watching.cancel()
 
 
 # --- ollama_pack.webui.ollama_models ---
@@ -3478,14 +3529,15 @@ class Gateway:
             chat = _named(form.asked(body))
             headers = answer_headers(request, form.api)
             asked = ClientRequest(request, user, form, chat, headers)
-            call = await while_connected(request, self._call(asked))
+            call = await self._call(asked)
             headers[MODE_HEADER] = "direct" if isinstance(call, DirectCall) else "full"
             if form.api == "ollama" and asks_nothing(body):
                 return json_answer(loaded_answer(form, body), headers=headers)
             if chat["stream"]:
                 texts = _written(asked, await _begun(request, call))
                 return event_stream(texts, form.media_type, headers)
-            completion = await while_connected(request, call.completion())
+            async with while_connected(request):
+                completion = await call.completion()
             return json_answer(await form.whole(completion, asked.name), headers=headers)
 
         return await _answered(request, user, form.api, answer)
@@ -3530,8 +3582,8 @@ class Gateway:
         async def answer() -> Any:
             asked = texts_asked(await body_of(request))
             tables, router = await self._tables.get(), await self._chain.router()
-            work = vectors_for(request, user, asked, tables, router)
-            made = await while_connected(request, work)
+            async with while_connected(request):
+                made = await vectors_for(request, user, asked, tables, router)
             return json_answer(form(asked, made), headers=answer_headers(request, api))
 
         return await _answered(request, user, api, answer)
@@ -3627,7 +3679,8 @@ async def _begun(request: Any, call: ModelCall | DirectCall) -> _gateway__Chunks
     """
     chunks = _answer_alone(call.chunks())
     try:
-        first = await while_connected(request, anext(chunks))
+        async with while_connected(request):
+            first = await anext(chunks)
     except StopAsyncIteration:
         raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing. Try again.")) from None
     return _with_first(first, chunks)

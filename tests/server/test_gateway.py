@@ -1,15 +1,18 @@
 """The gateway on a real Open WebUI, in both modes, with the clients that people use."""
 
 import json
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
 import openai
 import pytest
 import requests
+import yaml
 from langchain_ollama import ChatOllama
 from langchain_openai import OpenAIEmbeddings
 from pydantic import BaseModel
@@ -24,6 +27,7 @@ from harness.ollama_node import Answer, ToolCall
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 Json = dict[str, Any]
+DOCS = Path(__file__).parents[2] / "docs/gateway.md"
 GATEWAY = "ollama_pack_gateway"
 SAID = "You said: hello"
 
@@ -332,6 +336,22 @@ def test_langchain(root: str, keys: dict[str, str]) -> None:
         check_embedding_ctx_length=False,
     )
     assert [len(vector) for vector in vectors.embed_documents(["one", "two"])] == [8, 8]
+
+
+def test_the_documented_snippets_run(
+    root: str, keys: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch documentation that no client can follow."""
+    text = DOCS.read_text(encoding="utf-8")
+    text = text.replace("http://localhost:8080/ollama-pack", root).replace("sk-YOUR-KEY", keys["student"])
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(snippet, {})  # noqa: S102 - our own documentation
+    assert capsys.readouterr().out.split("\n")[:4] == [SAID] * 4
+    (command,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)  # noqa: S607
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"] == SAID
+    for written in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
+        assert yaml.safe_load(written)["models"][0]["apiBase"] == f"{root}/v1"
 
 
 def test_curl(root: str, keys: dict[str, str]) -> None:

@@ -148,14 +148,15 @@ class Gateway:
             chat = _named(form.asked(body))
             headers = answer_headers(request, form.api)
             asked = ClientRequest(request, user, form, chat, headers)
-            call = await while_connected(request, self._call(asked))
+            call = await self._call(asked)
             headers[MODE_HEADER] = "direct" if isinstance(call, DirectCall) else "full"
             if form.api == "ollama" and asks_nothing(body):
                 return json_answer(loaded_answer(form, body), headers=headers)
             if chat["stream"]:
                 texts = _written(asked, await _begun(request, call))
                 return event_stream(texts, form.media_type, headers)
-            completion = await while_connected(request, call.completion())
+            async with while_connected(request):
+                completion = await call.completion()
             return json_answer(await form.whole(completion, asked.name), headers=headers)
 
         return await _answered(request, user, form.api, answer)
@@ -200,8 +201,8 @@ class Gateway:
         async def answer() -> Any:
             asked = texts_asked(await body_of(request))
             tables, router = await self._tables.get(), await self._chain.router()
-            work = vectors_for(request, user, asked, tables, router)
-            made = await while_connected(request, work)
+            async with while_connected(request):
+                made = await vectors_for(request, user, asked, tables, router)
             return json_answer(form(asked, made), headers=answer_headers(request, api))
 
         return await _answered(request, user, api, answer)
@@ -297,7 +298,8 @@ async def _begun(request: Any, call: ModelCall | DirectCall) -> Chunks:
     """
     chunks = _answer_alone(call.chunks())
     try:
-        first = await while_connected(request, anext(chunks))
+        async with while_connected(request):
+            first = await anext(chunks)
     except StopAsyncIteration:
         raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing. Try again.")) from None
     return _with_first(first, chunks)

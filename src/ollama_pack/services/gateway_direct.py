@@ -1,7 +1,7 @@
-"""The gateway's own chain: access, aliases, cache and router, without Open WebUI's filters and tools.
+"""The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
 
-What a user may use is looked up once in a few seconds. The router and the cache are other plugins, which
-share no code with this one. Without the router Open WebUI's own path answers, without the cache the router.
+What a user may use is looked up once in a few seconds. The router, the cache and the budgets are other
+plugins, which share no code with this one. Without the router Open WebUI's own path answers.
 """
 
 import time
@@ -24,7 +24,7 @@ from ollama_pack.webui.functions import function_state, global_filters, live_fun
 
 ACCESS_SECONDS = 5.0  # that access and keys are remembered, where no event says that they have changed
 LIVE_SECONDS = 2.0  # after which a plugin is looked up again: its valves may have changed
-CACHE_ID = "response_cache_filter"
+CACHE_ID, BUDGETS_ID = "response_cache_filter", "usage_budgets"
 MOST_REMEMBERED = 10_000
 
 Body = dict[str, Any]
@@ -41,6 +41,28 @@ class Routed(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Meter:
+    """The filter of budgets for one chat, called as Open WebUI would.
+
+    Attributes:
+        budgets: the live filter.
+        metadata: of the chat, where the filter keeps what it knows.
+    """
+
+    budgets: Any
+    metadata: Body
+
+    async def around(self, chunks: Chunks) -> Chunks:
+        """The chunks, each shown to the filter. It counts a chat that breaks off when its request ends."""
+        look = self.budgets.stream
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield await look(chunk, self.metadata) if look else chunk
+        if (end := self.budgets.outlet) is not None:
+            await end({"messages": []}, self.metadata)
+
+
+@dataclass(frozen=True, slots=True)
 class DirectCall:
     """One chat that the router answers.
 
@@ -48,14 +70,19 @@ class DirectCall:
         name: that was asked for.
         routed: what the router will do.
         pending: what the cache has found; None: it is not in it.
+        meter: counts it against budgets; None: there are none.
     """
 
     name: str
     routed: Routed
     pending: Any = None
+    meter: Meter | None = None
 
     def chunks(self) -> Chunks:
         """The answer as it comes. Every direct chat goes through here."""
+        return self._chunks() if self.meter is None else self.meter.around(self._chunks())
+
+    def _chunks(self) -> Chunks:
         head = self._head
         if self.pending is None:
             return self.routed.chunks(head)
@@ -81,6 +108,7 @@ class DirectChain:
         """Ask nothing yet; `app` is Open WebUI's."""
         self._router = SingleFlight(partial(_live_router, app), LIVE_SECONDS)
         self._cache = SingleFlight(partial(_live_cache, app), LIVE_SECONDS)
+        self._budgets = SingleFlight(partial(_live_budgets, app), LIVE_SECONDS)
         self._names: Remembered[tuple[str, str, str], DirectName | None] = Remembered(
             ACCESS_SECONDS, MOST_REMEMBERED
         )
@@ -89,7 +117,7 @@ class DirectChain:
     def forget(self) -> None:
         """Somebody may use more or less than before."""
         router = self._router.kept
-        for remembered in (self._names, self._users, self._router, self._cache):
+        for remembered in (self._names, self._users, self._router, self._cache, self._budgets):
             remembered.forget()
         if router is not None:
             router.forget_access()
@@ -127,17 +155,29 @@ class DirectChain:
         router = await self._router.get()
         if router is None:
             return None
-        name = str(chat["model"])
-        ask = partial(direct_name, request, table, name, user)
-        found = await self._names.get((user["id"], user["role"], name), ask)
+        asked_for = str(chat["model"])
+        found = await self._name(request, table, asked_for, user)
         if found is None:
             return None
+        metadata: Body = {}
+        budgets = await self._budgets.get()
+        if budgets is not None:
+            named = str((await budgets.inlet({**chat}, user, metadata, request, BUDGETS_ID))["model"])
+            if named != asked_for:  # a budget that is used up may have another model answer
+                found = await self._name(request, table, named, user)
+                if found is None:
+                    return None
         body = {**chat, "model": found.id}
-        routed: Routed = await router.direct_chat(body, user, request, found.params)
+        metadata["model"] = {"info": {"params": dict(found.params)}}
+        routed: Routed = await router.direct_chat(body, user, request, metadata)
         cache = await self._cache.get()
         answers = routed.model, routed.weights
         pending = cache and await cache.direct_lookup(routed.body, user, request, CACHE_ID, answers)
-        return DirectCall(name, routed, pending)
+        return DirectCall(asked_for, routed, pending, Meter(budgets, metadata) if budgets else None)
+
+    async def _name(self, request: Any, table: AliasTable | None, name: str, user: Body) -> DirectName | None:
+        ask = partial(direct_name, request, table, name, user)
+        return await self._names.get((user["id"], user["role"], name), ask)
 
 
 def _key_of(request: Any) -> bytes | None:
@@ -162,3 +202,11 @@ async def _live_cache(app: Any) -> Any:
         return None
     cache = await live_function(app, CACHE_ID)
     return cache if hasattr(cache, "direct_lookup") else None
+
+
+async def _live_budgets(app: Any) -> Any:
+    """The filter of budgets, where it is on for all models and has a table."""
+    if BUDGETS_ID not in await global_filters():
+        return None
+    budgets = await live_function(app, BUDGETS_ID)
+    return budgets if getattr(budgets.valves, "budgets", "") else None
