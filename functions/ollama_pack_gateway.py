@@ -9,52 +9,53 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 3775, which the server calls.
+# Begin here: `class Event`, line 3823, which the server calls.
 # The modules that it uses come first:
-#     98  base.single_flight             Many who ask the same at the same time ask once.
-#    226  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    234  engines.errors                 What goes wrong with a node.
-#    342  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    450  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    578  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    650  aliases.errors                 What goes wrong with aliases.
-#    691  cache.errors                   What goes wrong with the cache.
-#    711  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    736  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    779  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    888  routing.errors                 What goes wrong with routing.
-#   1000  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1032  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1159  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1265  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1326  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1346  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1497  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1506  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1567  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1874  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2011  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2048  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2069  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2186  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2222  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2228  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2345  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2370  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2429  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2435  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2481  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2626  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   2671  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   2844  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3039  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3170  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3190  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3307  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   3389  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3428  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   3736  services.pack_valves           What all valves of the pack have in common.
-#   3750  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#     99  base.single_flight             Many who ask the same at the same time ask once.
+#    227  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    235  engines.errors                 What goes wrong with a node.
+#    343  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    451  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    579  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    651  aliases.errors                 What goes wrong with aliases.
+#    692  cache.errors                   What goes wrong with the cache.
+#    712  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    737  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    780  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    889  routing.errors                 What goes wrong with routing.
+#   1001  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1033  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1160  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1266  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1327  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1347  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1498  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1507  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1568  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1875  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2012  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2049  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2070  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2187  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2223  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2229  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2346  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2371  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2430  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2436  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2482  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2627  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   2672  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   2845  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3047  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3086  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3217  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3237  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3354  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   3436  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3475  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   3784  services.pack_valves           What all valves of the pack have in common.
+#   3798  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -2961,6 +2962,13 @@ class DirectChain:
         """The live `gpu_router`; None: there is none."""
         return await self._router.get()
 
+    async def budgets_of(self, user: Any) -> list[Mapping[str, Any]]:
+        """The budgets that hold for a user, as their filter reports them; none where there is no table."""
+        budgets = await self._budgets.get()
+        if budgets is None:
+            return []
+        return list((await budgets.budget_usage(user.model_dump())).get("budgets") or ())
+
     async def call(
         self, request: Any, user: Body, chat: Mapping[str, Any], table: AliasTable | None
     ) -> DirectCall | None:
@@ -3034,6 +3042,45 @@ async def _live_budgets(app: Any) -> Any:
         return None
     budgets = await live_function(app, BUDGETS_ID)
     return budgets if getattr(budgets.valves, "budgets", "") else None
+
+
+# --- ollama_pack.services.gateway_limits ---
+# Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+
+_UNITS = ("requests", "tokens")  # GPU time has no header
+
+
+def limit_headers(budgets: Iterable[Mapping[str, Any]], api: ApiForm, now: datetime) -> dict[str, str]:
+    """The headers for what is left; of several budgets in one unit, of which the least is left.
+
+    Args:
+        budgets: as the filter of budgets reports them.
+        api: the client's; Ollama's has no such headers.
+        now: with a time zone.
+    """
+    if api == "ollama":
+        return {}
+    headers: dict[str, str] = {}
+    told = list(budgets)
+    for unit in _UNITS:
+        of_unit = [budget for budget in told if budget.get("unit") == unit]
+        if of_unit:
+            headers |= _of_budget(min(of_unit, key=lambda budget: float(budget["left"])), unit, api, now)
+    return headers
+
+
+def _of_budget(budget: Mapping[str, Any], unit: str, api: ApiForm, now: datetime) -> dict[str, str]:
+    limit, left = str(int(budget["amount"])), str(max(0, int(budget["left"])))
+    ends = datetime.fromisoformat(str(budget["ends"]))
+    if api == "anthropic":
+        name = f"anthropic-ratelimit-{unit}"
+        return {f"{name}-limit": limit, f"{name}-remaining": left, f"{name}-reset": ends.isoformat()}
+    seconds = max(0, round((ends - now).total_seconds()))
+    return {
+        f"x-ratelimit-limit-{unit}": limit,
+        f"x-ratelimit-remaining-{unit}": left,
+        f"x-ratelimit-reset-{unit}": f"{seconds}s",
+    }
 
 
 # --- ollama_pack.services.gateway_vectors ---
@@ -3530,6 +3577,7 @@ class Gateway:
             headers = answer_headers(request, form.api)
             asked = ClientRequest(request, user, form, chat, headers)
             call = await self._call(asked)
+            headers |= limit_headers(await self._chain.budgets_of(user), form.api, datetime.now(UTC))
             headers[MODE_HEADER] = "direct" if isinstance(call, DirectCall) else "full"
             if form.api == "ollama" and asks_nothing(body):
                 return json_answer(loaded_answer(form, body), headers=headers)

@@ -1,6 +1,7 @@
 """The gateway's pure parts: requests of Ollama's clients, settings for connections, what is remembered."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from ollama_pack.engines.ollama.client_request import (
     fitted_settings,
 )
 from ollama_pack.engines.ollama.to_ollama import request_to_ollama
+from ollama_pack.services.gateway_limits import limit_headers
 from ollama_pack.services.gateway_vectors import Embedded, TextsAsked, openai_vectors, texts_asked
 
 CALL = {"function": {"name": "clock", "arguments": {"zone": "UTC"}}}
@@ -101,6 +103,21 @@ def test_vectors_are_packed_as_openais_client_wants_them() -> None:
 def test_texts_out_of_form_are_refused(given: Any) -> None:
     with pytest.raises(ChatBodyError, match="input"):
         texts_asked({"model": "m", "input": given})
+
+
+def test_budgets_are_told_as_rate_limits() -> None:
+    def budget(unit: str, amount: float, left: float) -> dict[str, Any]:
+        return {"unit": unit, "amount": amount, "left": left, "ends": "2026-01-02T00:00:00+00:00"}
+
+    now = datetime(2026, 1, 1, 23, 0, tzinfo=UTC)
+    budgets = [budget("tokens", 1000, 900), budget("tokens", 5000, 40.5), budget("gpu-minutes", 9, 1)]
+    assert limit_headers(budgets, "openai", now) == {
+        "x-ratelimit-limit-tokens": "5000",
+        "x-ratelimit-remaining-tokens": "40",
+        "x-ratelimit-reset-tokens": "3600s",
+    }
+    assert "anthropic-ratelimit-tokens-reset" in limit_headers(budgets, "anthropic", now)
+    assert limit_headers(budgets, "ollama", now) == {}
 
 
 def test_what_is_remembered_is_bounded_and_forgotten() -> None:

@@ -27,6 +27,7 @@ from ollama_pack.services.client_forms import (
     loaded_answer,
 )
 from ollama_pack.services.gateway_direct import DirectCall, DirectChain
+from ollama_pack.services.gateway_limits import limit_headers
 from ollama_pack.services.gateway_names import model_for, offered_names, shown, stored_tables, wildcards
 from ollama_pack.services.gateway_vectors import (
     Embedded,
@@ -149,6 +150,7 @@ class Gateway:
             headers = answer_headers(request, form.api)
             asked = ClientRequest(request, user, form, chat, headers)
             call = await self._call(asked)
+            headers |= limit_headers(await self._chain.budgets_of(user), form.api, datetime.now(UTC))
             headers[MODE_HEADER] = "direct" if isinstance(call, DirectCall) else "full"
             if form.api == "ollama" and asks_nothing(body):
                 return json_answer(loaded_answer(form, body), headers=headers)

@@ -137,6 +137,13 @@ class DirectChain:
         """The live `gpu_router`; None: there is none."""
         return await self._router.get()
 
+    async def budgets_of(self, user: Any) -> list[Mapping[str, Any]]:
+        """The budgets that hold for a user, as their filter reports them; none where there is no table."""
+        budgets = await self._budgets.get()
+        if budgets is None:
+            return []
+        return list((await budgets.budget_usage(user.model_dump())).get("budgets") or ())
+
     async def call(
         self, request: Any, user: Body, chat: Mapping[str, Any], table: AliasTable | None
     ) -> DirectCall | None:
