@@ -26,7 +26,6 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -38,10 +37,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]  # the server is the tests' own
-
-from bench.caching.times import (  # noqa: E402 - the path is set above
+from bench.caching.times import (
     BODIES,
     HEAD,
     KEYRING,
@@ -53,16 +49,17 @@ from bench.caching.times import (  # noqa: E402 - the path is set above
     quantiles,
     question_of,
 )
-from harness.cache_requests import alike, different, random_body  # noqa: E402 - see above
-from harness.valkey import Valkey  # noqa: E402 - see above
-from ollama_pack.cache.cache import ResponseCache  # noqa: E402 - see above
-from ollama_pack.cache.entry import open_entry  # noqa: E402 - see above
-from ollama_pack.cache.errors import EntryUnreadableError  # noqa: E402 - see above
-from ollama_pack.cache.key import AnswerBasis, slot_of  # noqa: E402 - see above
-from ollama_pack.cache.outcome import Hit, Question  # noqa: E402 - see above
-from ollama_pack.cache.store import CacheStore, Kept, Lease, Quota  # noqa: E402 - see above
-from ollama_pack.cache.store_sqlite import SqliteStore  # noqa: E402 - see above
+from harness.cache_requests import alike, different, random_body
+from harness.valkey import Valkey
+from ollama_pack.cache.cache import ResponseCache
+from ollama_pack.cache.entry import open_entry
+from ollama_pack.cache.errors import EntryUnreadableError
+from ollama_pack.cache.key import AnswerBasis, slot_of
+from ollama_pack.cache.outcome import Hit, Question
+from ollama_pack.cache.store import CacheStore, Kept, Lease, Quota
+from ollama_pack.cache.store_sqlite import SqliteStore
 
+ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench/results/cache.json"
 PROCESSES, ASKERS = 4, 100
 TURNS = 5  # of our hits and the peers'

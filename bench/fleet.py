@@ -14,7 +14,6 @@ import json
 import math
 import os
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,20 +23,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.routing.simple_policies import Picking
+from harness.virtual_chats import Chat, Driver, Measured, Turn, trace
+from harness.virtual_share import Bus, SharingWorker
+from harness.virtual_workers import Worker, Workers
+from local.virtual_fleet import NodeShape, SimNode, Timeline
+from ollama_pack.routing.decide.policy import RoutingPolicy
+from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, ModelRates, PromptBlock
+from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.state.estimates import Durations
+from ollama_pack.routing.state.scheduler import Scheduler
+
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the simulated node is the tests' own
-
-from bench.routing.simple_policies import Picking  # noqa: E402 - the path is set above
-from harness.virtual_chats import Chat, Driver, Measured, Turn, trace  # noqa: E402 - see above
-from harness.virtual_fleet import NodeShape, SimNode, Timeline  # noqa: E402 - see above
-from harness.virtual_share import Bus, SharingWorker  # noqa: E402 - see above
-from harness.virtual_workers import Worker, Workers  # noqa: E402 - see above
-from ollama_pack.routing.decide.policy import RoutingPolicy  # noqa: E402 - see above
-from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, ModelRates, PromptBlock  # noqa: E402 - see above
-from ollama_pack.routing.nodes import NodeRow  # noqa: E402 - see above
-from ollama_pack.routing.state.estimates import Durations  # noqa: E402 - see above
-from ollama_pack.routing.state.scheduler import Scheduler  # noqa: E402 - see above
-
 RESULTS = ROOT / "bench/results/fleet.json"
 SEEDS = (1, 2, 3)
 OURS = "late binding"

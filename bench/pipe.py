@@ -16,7 +16,6 @@ then is Open WebUI's one event loop, as nothing of such a chat waits.
 import json
 import multiprocessing
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,14 +26,12 @@ import requests
 from rich.console import Console
 from rich.table import Table
 
+from harness.fixtures_webui import upload
+from harness.ollama_node import Answer, Model, OllamaNode
+from harness.server_process import server_at
+from local.webui import RunningWebUI, connections, open_webui
+
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
-
-from harness.fixtures_webui import upload  # noqa: E402 - the path is set above
-from harness.ollama_node import Answer, Model, OllamaNode  # noqa: E402
-from harness.server_process import server_at  # noqa: E402
-from local.webui import RunningWebUI, connections, open_webui  # noqa: E402
-
 RESULTS = ROOT / "bench/results/pipe.json"
 WAYS = {"native": "llama3:8b", "routed": "gpu_router.llama3:8b"}
 PAIRS, WARM_UP = 300, 20

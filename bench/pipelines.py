@@ -12,7 +12,6 @@ import json
 import re
 import shutil
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -23,13 +22,11 @@ import requests
 from rich.console import Console
 from rich.table import Table
 
+from harness.openai_engine import EngineAnswer, OpenAIEngine
+from harness.openai_wire import MODEL
+from local.pipelines import RunningPipelines, pipelines_server
+
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
-
-from harness.openai_engine import EngineAnswer, OpenAIEngine  # noqa: E402 - the path is set above
-from harness.openai_wire import MODEL  # noqa: E402
-from local.pipelines import RunningPipelines, pipelines_server  # noqa: E402
-
 RESULTS = ROOT / "bench/results/pipelines.json"
 WAYS = {"example": f"ollama_manifold.{MODEL}", "router": f"gpu_router.{MODEL}"}
 GOAL = 1.1

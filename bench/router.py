@@ -21,7 +21,6 @@ is the wall's.
 import argparse
 import json
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -32,29 +31,27 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]
-
-from bench.routing.bursts import STRAIGHT, measure_bursts  # noqa: E402 - the path is set above
-from bench.routing.comparison import SETTINGS, Run, Setting, run  # noqa: E402 - the path is set above
-from bench.routing.figures import (  # noqa: E402 - see above
+from bench.routing.bursts import STRAIGHT, measure_bursts
+from bench.routing.comparison import SETTINGS, Run, Setting, run
+from bench.routing.figures import (
     GOALS,
     failures,
     medians_beside_flood,
     policy_figures,
     ratios,
 )
-from bench.routing.peers import PEERS  # noqa: E402 - see above
-from bench.routing.plots import draw  # noqa: E402 - see above
-from bench.routing.real import measure_real  # noqa: E402 - see above
-from bench.routing.trouble import (  # noqa: E402 - see above
+from bench.routing.peers import PEERS
+from bench.routing.plots import draw
+from bench.routing.real import measure_real
+from bench.routing.trouble import (
     FLOOD_AT,
     FLOODER,
     run_flood,
     run_with_faults,
 )
-from bench.routing.ways import OURS, POLICIES, RANDOM  # noqa: E402 - see above
+from bench.routing.ways import OURS, POLICIES, RANDOM
 
+ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench/results/router.json"
 PLOT = RESULTS.with_suffix(".png")
 SEEDS = (1, 2, 3)

@@ -28,17 +28,15 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from harness.fixtures_cache import share
+from harness.fixtures_routing import NO_BACKGROUND
+from harness.fixtures_webui import upload
+from harness.server_process import server_at
+from harness.sim_process import SimulatedNodes, simulated_nodes
+from local.webui import RunningWebUI, connections, open_webui
+from ollama_pack.cache.store_sqlite import host_milliseconds
+
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / folder) for folder in ("src", "tests", "scripts")]
-
-from harness.fixtures_cache import share  # noqa: E402
-from harness.fixtures_routing import NO_BACKGROUND  # noqa: E402 - the path is set above
-from harness.fixtures_webui import upload  # noqa: E402
-from harness.server_process import server_at  # noqa: E402
-from harness.sim_process import SimulatedNodes, simulated_nodes  # noqa: E402
-from local.webui import RunningWebUI, connections, open_webui  # noqa: E402
-from ollama_pack.cache.store_sqlite import host_milliseconds  # noqa: E402
-
 RESULTS = ROOT / "bench/results/soak.json"
 CHATS, AT_ONCE, USERS, SAMPLES = 20_000, 12, 4, 20
 NODES = (

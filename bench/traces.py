@@ -30,12 +30,9 @@ from typing import Any, Self
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]  # the simulated node is the tests' own
-
-from bench.routing.replay import REPLAYED, replay, table_of  # noqa: E402 - see above
-from bench.routing.simple_policies import Picking  # noqa: E402 - the path is set above
-from bench.routing.traces import (  # noqa: E402 - see above
+from bench.routing.replay import REPLAYED, replay, table_of
+from bench.routing.simple_policies import Picking
+from bench.routing.traces import (
     DEFAULT_FOLDER,
     TRACES,
     TraceMissingError,
@@ -43,10 +40,11 @@ from bench.routing.traces import (  # noqa: E402 - see above
     least_waits,
     read_trace,
 )
-from harness.virtual_chats import Call, Measured, Router  # noqa: E402 - see above
-from harness.virtual_fleet import NodeShape, SimNode, Spent, Timeline, Work  # noqa: E402 - see above
-from harness.virtual_workers import Worker  # noqa: E402 - see above
+from harness.virtual_chats import Call, Measured, Router
+from harness.virtual_workers import Worker
+from local.virtual_fleet import NodeShape, SimNode, Spent, Timeline, Work
 
+ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench/results/traces.json"
 OURS = "late binding"
 SIMPLE = ("random", "round robin", "least busy", "sticky", "cache-aware", "LMetric")

@@ -32,17 +32,15 @@ import requests
 from rich.console import Console
 from rich.table import Table
 
+from harness.speech_engines import CountingEngine
+from harness.speech_recordings import ENCODINGS, RATE, Encoding, encoded, librivox, word_error_rate
+from local.webui import open_webui
+from ollama_pack.speech.transcribe import transcribe
+from ollama_pack.speech.values import SpeechOptions
+from ollama_pack.speech.whisper import FasterWhisperEngine, WhisperSettings, load_whisper
+from ollama_pack.speech.whisper_model import ModelPlaces, find_whisper_model
+
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts"), str(ROOT / "src")]
-
-from harness.speech_engines import CountingEngine  # noqa: E402 - see above
-from harness.speech_recordings import ENCODINGS, RATE, Encoding, encoded, librivox, word_error_rate  # noqa: E402
-from local.webui import open_webui  # noqa: E402 - see above
-from ollama_pack.speech.transcribe import transcribe  # noqa: E402 - see above
-from ollama_pack.speech.values import SpeechOptions  # noqa: E402 - see above
-from ollama_pack.speech.whisper import FasterWhisperEngine, WhisperSettings, load_whisper  # noqa: E402 - see above
-from ollama_pack.speech.whisper_model import ModelPlaces, find_whisper_model  # noqa: E402 - see above
-
 RESULTS = ROOT / "bench/results/voice.json"
 GOAL = 0.2
 MEMORY_GOAL_MB = 150

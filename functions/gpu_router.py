@@ -9,121 +9,123 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 15937, which the server calls.
+# Begin here: `class Pipe`, line 16095, which the server calls.
 # The modules that it uses come first:
-#    193  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    219  aliases.errors                 What goes wrong with aliases.
-#    260  engines.errors                 What goes wrong with a node.
-#    402  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    528  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    603  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    664  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    971  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1118  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1286  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1578  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1654  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1715  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1751  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2159  base.single_flight             Many who ask the same at the same time ask once.
-#   2287  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2435  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2559  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   2670  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   2845  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2917  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2923  engines.vectors                Vectors for texts, as an engine gives them.
-#   2952  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3041  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3089  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3137  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3462  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3558  routing.errors                 What goes wrong with routing.
-#   3703  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3741  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4097  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4511  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   4635  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4733  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   4854  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   4962  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5109  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5243  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5556  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   5778  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5895  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6005  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6063  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6128  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6231  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6581  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6663  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6706  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6811  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7015  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7273  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7331  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7428  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7631  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7802  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8147  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8434  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8520  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8690  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8884  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8974  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9055  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9121  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9170  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9250  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9344  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9832  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9990  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10164  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10388  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10491  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10608  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10792  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10825  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11007  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11042  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11686  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11762  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11908  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12085  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12225  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12285  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12737  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13006  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13112  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13583  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  13643  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13715  cache.errors                   What goes wrong with the cache.
-#  13735  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13763  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13897  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  13903  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  14017  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  14064  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  14155  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  14318  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  14408  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14643  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14664  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14775  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14839  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  14947  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  14994  services.pack_valves           What all valves of the pack have in common.
-#  15008  services.router_valves         The valves of the router, wherever it runs.
-#  15103  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15217  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15470  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  15502  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15519  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15614  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  15775  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  15786  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  15845  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    196  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    222  aliases.errors                 What goes wrong with aliases.
+#    263  engines.errors                 What goes wrong with a node.
+#    405  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    531  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    606  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    667  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    974  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1121  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1289  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1581  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1657  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1718  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1754  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2162  base.single_flight             Many who ask the same at the same time ask once.
+#   2290  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2438  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2562  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   2673  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   2848  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2920  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2926  engines.vectors                Vectors for texts, as an engine gives them.
+#   2955  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3044  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3092  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3140  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3465  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3561  routing.errors                 What goes wrong with routing.
+#   3706  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3744  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4100  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4514  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4638  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4736  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   4857  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   4965  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5112  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5246  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5559  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   5781  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5898  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5999  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6057  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6122  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6233  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6583  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6665  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6708  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6813  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7017  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7275  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7333  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7430  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7633  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7804  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8149  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8436  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8522  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8692  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8886  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8976  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9057  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9123  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9172  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9252  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9346  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9834  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9992  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10166  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10390  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10493  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10593  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10710  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10894  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10927  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11109  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11144  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11788  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11864  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12010  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12187  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12327  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12387  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12839  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13108  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13214  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13711  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  13771  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13843  cache.errors                   What goes wrong with the cache.
+#  13863  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13891  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14025  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  14031  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  14145  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14192  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  14283  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  14446  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  14536  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14771  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14792  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  14903  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14928  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  14997  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  15105  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  15152  services.pack_valves           What all valves of the pack have in common.
+#  15166  services.router_valves         The valves of the router, wherever it runs.
+#  15261  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15375  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15628  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  15660  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15677  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15772  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  15933  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  15944  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  16003  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -138,6 +140,7 @@ import ssl
 import sys
 import threading
 import time
+from asyncio import CancelledError
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
@@ -155,7 +158,7 @@ from collections.abc import (
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
@@ -5975,15 +5978,6 @@ class Decision:
     background: bool
     considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
 
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        told = {one.name: getattr(self, one.name) for one in fields(self)}
-        considered = [
-            {"node": node, "model": model, "terms": terms.as_dict()}
-            for node, model, terms in self.considered()
-        ]
-        return {**told, "considered": considered}
-
 
 def explained(assignment: Assignment, at: float) -> Decision:
     """A decision as it is recorded."""
@@ -6199,6 +6193,10 @@ class PendingChat:
         headers: for its request to a node; None: only those that every request has.
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        came: when it came, on the loop's clock.
+        began: when its answer began, on the same clock; None: it has not.
+        decision: the last one about it.
+        spent: what the engine reported at the end.
     """
 
     request: FleetRequest
@@ -6214,6 +6212,10 @@ class PendingChat:
     headers: NodeHeaders | None = None
     place: int | None = None
     shown: float | None = None
+    came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    began: float | None = None
+    decision: Decision | None = None
+    spent: Durations | None = None
 
     async def say(self, line: str, *, done: bool) -> None:
         """Show a status line, and remember whether it looks as if something went on."""
@@ -10488,6 +10490,106 @@ class RouterCounts:
         return self.models.setdefault(pair, ModelCounts())
 
 
+# --- ollama_pack.routing.dispatch.record ---
+# What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+
+MAX_CONSIDERED = 5  # nodes, the cheapest ones
+MAX_ERROR = 300  # characters
+
+ChatRecord = Mapping[str, Any]
+NoteChat = Callable[[ChatRecord], None]
+
+
+def note_nowhere(_record: ChatRecord) -> None:
+    """Forget it."""
+
+
+def chat_record(pending: PendingChat, error: BaseException | None, now: float) -> dict[str, Any]:
+    """The record, as JSON has it.
+
+    | field | what |
+    |---|---|
+    | `at` | when it ended, Unix time |
+    | `asked`, `model`, `node` | the name that was asked for, the model that answered, and where |
+    | `user` | its id |
+    | `outcome` | `answered`, `stopped` (its user left) or `failed` |
+    | `error`, `error_text` | of a failed one: the kind, and the sentence |
+    | `waited`, `first`, `took` | seconds: in the queue, to the first token, in all; from when it came |
+    | `predicted` | seconds to the first token at the node, as predicted |
+    | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
+    | `loads`, `background` | the model had to be loaded; nobody looked at the answer |
+    | `tried` | nodes that failed it, each with what was wrong |
+    | `considered` | the cheapest nodes, the chosen one first: node, model, terms in seconds |
+
+    Args:
+        pending: the chat.
+        error: with which it ended.
+        now: on the loop's clock.
+    """
+    decision, spent = pending.decision, pending.spent
+    record: dict[str, Any] = {
+        "id": pending.request.id,
+        "at": round(time.time(), 3),
+        "asked": pending.head.model.removeprefix(ROUTER),
+        "model": decision.model if decision else "",
+        "node": decision.node if decision else "",
+        "user": pending.request.user,
+        "outcome": _outcome(error),
+        "waited": _record__seconds(decision.waited if decision else now - pending.came),
+        "took": _record__seconds(now - pending.came),
+        "loads": bool(decision and decision.loads),
+        "background": pending.request.background,
+    }
+    if pending.began is not None:
+        record["first"] = _record__seconds(pending.began - pending.came)
+    if decision:
+        record["predicted"] = _record__seconds(decision.predicted)
+        record["considered"] = _considered(decision)
+        record |= {"prompt": decision.tokens, "held": decision.hit}
+    if spent and spent.prompt_count:
+        record |= {"prompt": spent.prompt_count, "written": spent.decode_count}
+        record |= {} if spent.hit is None else {"held": spent.hit}
+    if record["outcome"] == "failed" and isinstance(error, Exception):
+        record |= {"error": error_code(error), "error_text": str(error)[:MAX_ERROR]}
+    if pending.tried:
+        record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
+    return record
+
+
+def running_record(pending: PendingChat, now: float) -> dict[str, Any]:
+    """The same of a chat that has not ended: its outcome is `waiting`, `loading` or `answering`."""
+    record = chat_record(pending, None, now)
+    if not pending.bound.done():
+        return record | {"outcome": "waiting"}
+    return record | {"outcome": "loading" if record["loads"] and pending.began is None else "answering"}
+
+
+def _outcome(error: BaseException | None) -> str:
+    if error is None:
+        return "answered"
+    return "stopped" if isinstance(error, CancelledError | GeneratorExit) else "failed"
+
+
+def _record__seconds(value: float) -> float:
+    return round(max(0.0, value), 3)
+
+
+def _considered(decision: Decision) -> list[dict[str, Any]]:
+    def chosen_first(one: ConsideredNode) -> tuple[bool, float]:
+        node, model, terms = one
+        return (node, model) != (decision.node, decision.model), sum(terms.as_dict().values())
+
+    cheapest = sorted(decision.considered(), key=chosen_first)[:MAX_CONSIDERED]
+    return [
+        {
+            "node": node,
+            "model": model,
+            "terms": {name: _record__seconds(cost) for name, cost in terms.as_dict().items()},
+        }
+        for node, model, terms in cheapest
+    ]
+
+
 # --- ollama_pack.routing.state.events ---
 # What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
 
@@ -13119,7 +13221,7 @@ router_log = logging.getLogger(__name__)
 DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
 LOAD_TOLD_SECONDS = 10.0  # until a load is shown to go on; then each time twice as long
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
-DECISIONS_SHOWN = 64
+DECISIONS_SHOWN = RUNNING_SHOWN = 64
 
 
 async def _tell_nobody(line: str, *, done: bool) -> None:
@@ -13139,6 +13241,7 @@ class Router:
         *,
         connect: Connect | None = None,
         secret: str = "",
+        note: NoteChat = note_nowhere,
     ) -> None:
         """Take what is needed; nodes are looked at from the first use on.
 
@@ -13151,7 +13254,9 @@ class Router:
             connect: connects it with other workers on the same nodes; None: it is alone.
             secret: the same for all of them, and known to nobody else: what they tell each other of prompts
                 are hashes with this key.
+            note: is given a record of each chat that has ended, as `chat_record` makes it.
         """
+        self.note = note
         self.settings = settings or RouterSettings()
         self._loop = asyncio.get_running_loop()
         self._session = session
@@ -13234,6 +13339,10 @@ class Router:
         """How many requests are at a node, those of other workers that are heard included."""
         return self._attempts.at(node) + self.scheduler.cluster.remote.at(node)
 
+    def own_in_flight(self, node: str) -> int:
+        """How many of this worker's requests are at a node."""
+        return self._attempts.at(node)
+
     def queued(self, node: str) -> int:
         """How many of this worker's requests that wait this node could answer; other nodes may, too."""
         watch = self.nodes[node]
@@ -13244,6 +13353,11 @@ class Router:
         """Whether requests are given to it: it answers, and has not just failed one."""
         breaker = self.scheduler.cluster.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
+
+    def running(self) -> list[dict[str, Any]]:
+        """Records of the chats that have not ended, the newest first, see `running_record`."""
+        newest = islice(reversed(self._chats.values()), RUNNING_SHOWN)
+        return [running_record(pending, self._loop.time()) for pending in newest]
 
     @property
     def sharing_fault(self) -> str:
@@ -13311,7 +13425,7 @@ class Router:
         )
         bound = self._loop.create_future()
         made = PendingChat(request, body, head, tell, bound, figures, headers=headers)
-        async with self._taken_in(made) as pending:
+        async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
                 if not await self._may_send(pending, binding):
@@ -13327,6 +13441,18 @@ class Router:
                     self._go_on(pending, binding, error)
                 else:
                     return
+
+    @asynccontextmanager
+    async def _noted(self, pending: PendingChat) -> AsyncIterator[None]:
+        """Write down how a chat ends, however it does."""
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            self.note(chat_record(pending, error, self._loop.time()))
 
     @asynccontextmanager
     async def _taken_in(self, pending: PendingChat) -> AsyncIterator[PendingChat]:
@@ -13475,6 +13601,7 @@ class Router:
         """Send the request to its node, and tell the scheduler how it goes."""
         identity = pending.request.id
         pending.waits_since = None
+        pending.decision = self._decided.get(identity)
         self.counts.sent(binding)
         attempt = Attempt(pending, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
@@ -13493,7 +13620,7 @@ class Router:
         finally:
             if telling:
                 telling.cancel()
-        spent = attempt.spent()
+        spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
 
@@ -13518,6 +13645,7 @@ class Router:
 
     def _has_begun(self, pending: PendingChat, binding: Assignment, elapsed: float) -> None:
         pending.answering = True
+        pending.began = self._loop.time()
         self.counts.began(binding, elapsed)
         self._blame(pending)
         self.scheduler.first_token(pending.request.id)
@@ -13657,13 +13785,12 @@ def _usage(router: Router) -> dict[str, float | None]:
 
 
 def dashboard_report(router: Router) -> dict[str, Any]:
-    """The same, with what is in memory, what was learned, and the last decisions, the newest first."""
+    """The same, with what is in memory, what was learned, and the chats at work, the newest first."""
     nodes = [
         _node_load(router, view) | _node_details(router, view)
         for view in router.scheduler.cluster.view().nodes
     ]
-    decisions = [decision.as_dict() for decision in reversed(router.decisions)]
-    told = {"waiting": router.scheduler.waiting, "peers": router.peers, "decisions": decisions}
+    told = {"waiting": router.scheduler.waiting, "peers": router.peers, "running": router.running()}
     return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
 
 
@@ -13683,6 +13810,7 @@ def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
 def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
     now = router.scheduler.cluster.view().now
     return {
+        "own": router.own_in_flight(view.name),
         "gpu_reason": router.nodes[view.name].gpus.reason,
         "fault": router.nodes[view.name].known.fault,
         "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
@@ -14772,6 +14900,31 @@ def weights_behind(model: str, catalogue: Catalogue) -> str:
     return "+".join(part for one in found for part in (one.name, *one.digests))
 
 
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+_activity__MAX_NOTES = 10_000
+
+
+def note_chat(record: Mapping[str, Any]) -> None:
+    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
+    _notes().append(dict(record))
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=_activity__MAX_NOTES))
+
+
 # --- ollama_pack.services.router_host ---
 # The one router of a plugin, which changes with its valves and loses no chat for it.
 
@@ -14815,7 +14968,12 @@ class RouterHost:
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
             session = aiohttp.ClientSession(connector=connector, trust_env=True)
             self.current = Router(
-                rows, session, settings, connect=self._connect(shared_over), secret=self._secret()
+                rows,
+                session,
+                settings,
+                connect=self._connect(shared_over),
+                secret=self._secret(),
+                note=note_chat,
             )
             self._made_of = wanted
         router = self.current

@@ -9,85 +9,92 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8601, which the server calls.
+# Begin here: `class Event`, line 10640, which the server calls.
 # The modules that it uses come first:
-#    144  base.single_flight          Many who ask the same at the same time ask once.
-#    223  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#    238  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#    256  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    263  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#    408  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    514  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    586  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    695  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    709  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    720  webui.errors                What goes wrong between the pack and Open WebUI.
-#    782  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    927  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    933  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1020  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   1107  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1260  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1285  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1409  aliases.errors              What goes wrong with aliases.
-#   1431  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1454  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1761  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1898  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1935  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1956  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2014  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   2076  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   2129  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   2243  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2409  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2460  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2558  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2782  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   3048  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   3174  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3314  base.process                One object for all plugins of a process, which are files that share no code.
-#   3337  services.pack_valves        What all valves of the pack have in common.
-#   3351  speech.errors               What goes wrong with transcription.
-#   3713  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3790  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3881  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3917  speech.values               What recordings turn into, and what an engine is.
-#   4174  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4324  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4406  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4590  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4723  speech.sentences            Segments of about a sentence, made from words with times.
-#   4777  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4955  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   5183  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5305  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5389  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5478  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5642  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   6232  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6320  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6394  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6662  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6712  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6859  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   7125  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   7163  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   7193  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7308  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7446  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7600  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7778  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   8029  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   8071  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   8132  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8449  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8535  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8569  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    155  base.single_flight          Many who ask the same at the same time ask once.
+#    234  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    260  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    271  base.process                One object for all plugins of a process, which are files that share no code.
+#    294  services.activity           What chats did in this process, until somebody writes it into the history.
+#    355  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    711  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1068  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1311  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1326  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1344  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1351  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1496  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1602  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1674  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1783  webui.errors                What goes wrong between the pack and Open WebUI.
+#   1845  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1990  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1996  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2083  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2170  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2323  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2355  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   2479  aliases.errors              What goes wrong with aliases.
+#   2501  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   2524  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2831  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2968  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3005  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3026  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3084  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3146  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3199  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3313  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   3479  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3539  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3635  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   3859  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4131  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4257  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4405  services.pack_valves        What all valves of the pack have in common.
+#   4419  speech.errors               What goes wrong with transcription.
+#   4781  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   4858  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   4949  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4985  speech.values               What recordings turn into, and what an engine is.
+#   5242  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5392  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   5474  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   5658  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   5791  speech.sentences            Segments of about a sentence, made from words with times.
+#   5845  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6023  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6251  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6373  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   6457  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   6546  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   6710  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7300  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7388  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   7462  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   7737  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   7787  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   7934  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8200  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8238  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8268  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8388  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   8526  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   8680  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   8858  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9109  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9151  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   9359  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#   9470  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10488  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10574  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10608  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  10753  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import hashlib
 import hmac
+import html
 import io
 import json
 import logging
@@ -96,6 +103,9 @@ import os
 import random
 import re
 import shutil
+import socket
+import sqlite3
+import ssl
 import sys
 import tempfile
 import threading
@@ -118,7 +128,7 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, aclosing, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from email.message import Message
@@ -136,6 +146,7 @@ from secrets import token_urlsafe
 from statistics import median
 from types import ModuleType, SimpleNamespace
 from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar, get_args
+from urllib.parse import quote, unquote, urlsplit
 
 import aiohttp
 import orjson
@@ -218,6 +229,1083 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():
         task.exception()
+
+
+# --- ollama_pack.errors ---
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+
+
+class PackError(Exception):
+    """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+class SettingError(PackError, ValueError):
+    """A setting cannot be used. It is a `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never a secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+T = TypeVar("T")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+MAX_NOTES = 10_000
+CLASS_RATIO = 1.1  # of the upper bounds of two classes; so exact is a percentile
+CLASS_FIRST = 0.01  # seconds: the upper bound of class 0
+MAX_CLASS = 120  # 900 s
+_ADDED = ("waited", "saved", "prompt", "held", "written")
+
+
+def take_notes() -> list[dict[str, Any]]:
+    """What was noted since the last time, the oldest first."""
+    notes, taken = _notes(), []
+    while notes:
+        taken.append(notes.popleft())
+    return taken
+
+
+def give_notes_back(taken: Iterable[dict[str, Any]]) -> None:
+    """What could not be written, to be taken again."""
+    notes = _notes()
+    for record in list(taken)[::-1]:
+        if len(notes) < MAX_NOTES:
+            notes.appendleft(record)
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=MAX_NOTES))
+
+
+def minutes_of(records: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """What these records add to the figures of minutes. Background calls are left out of waiting times."""
+    found: dict[int, Counter[str]] = {}
+    for record in records:
+        figures = found.setdefault(int(record["at"] // 60), Counter())
+        figures[str(record["outcome"])] += 1
+        for name in _ADDED:
+            if value := record.get(name):
+                figures[name] += value
+        if (first := record.get("first")) is not None and not record.get("background"):
+            figures[f"first/{first_class(first)}"] += 1
+    return {minute: dict(figures) for minute, figures in found.items()}
+
+
+def first_class(seconds: float) -> int:
+    """The class of a time to the first token: its upper bound is `CLASS_FIRST * CLASS_RATIO ** class`."""
+    if seconds <= CLASS_FIRST:
+        return 0
+    return min(MAX_CLASS, math.ceil(math.log(seconds / CLASS_FIRST, CLASS_RATIO) - 1e-9))
+
+
+# --- ollama_pack.base.redis ---
+# A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#
+# Making a client connects nothing.
+#
+# redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
+# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
+# redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
+#
+# Options follow after `?`, with `&` between them. Each has its effect or is refused by name. A refusal holds no
+# part of a URL that might be a password's.
+#
+# redis-py is imported where it is used: the minimal image of the Pipelines server lacks it, and the router runs
+# there without.
+
+_SENTINEL_PORT, _REDIS_PORT = 26379, 6379
+# Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
+_NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+_REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
+_OWN_LIMITS = "the pack has time limits and connections of its own"
+
+
+class RedisClient(Protocol):
+    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
+
+    response_callbacks: Any  # by command: what turns its answers into other values
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a command and return its answer, with bytes for strings."""
+
+    def script_load(self, script: str) -> Awaitable[Any]:
+        """Leave a script there; in a cluster on every server of it."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+def connection_pool_of(client: RedisClient) -> Any:
+    """Where the connections to its one server come from; a cluster has none such."""
+    return getattr(client, "connection_pool", None)
+
+
+class _UrlError(ValueError):
+    """What is wrong with a URL, in words that may be shown."""
+
+
+class _WatchedMaster:
+    """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
+
+    def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
+        self.execute_command = master.execute_command
+        self.script_load = master.script_load
+        self.response_callbacks = master.response_callbacks
+        self.connection_pool = connection_pool_of(master)
+        self.clients = master, *sentinels
+
+    async def aclose(self) -> None:
+        """Close the connections to the master and to the Sentinels."""
+        for client in self.clients:
+            await client.aclose()
+
+
+def redis_client(url: str) -> RedisClient:
+    """A client for a URL.
+
+    Raises:
+        SettingError: the URL is none of the forms, or has an option that would have no effect.
+        ModuleNotFoundError: there is no redis-py.
+    """
+    scheme = url.partition("://")[0] if "://" in url else ""
+    make = _REDIS_CLIENTS.get(scheme)
+    if make is None:
+        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+    try:
+        return make(_read_url(url))
+    except _UrlError as error:
+        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+    except (ValueError, TypeError):  # their words may have a piece of the password in them
+        raise SettingError(
+            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
+            + _HOW_WRITTEN
+        ) from None
+
+
+def redis_fault(error: BaseException) -> str:
+    """What redis-py says of a failure, without what was sent: an old server repeats an unknown AUTH whole."""
+    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
+
+
+def _shown_beginning(url: str) -> str:
+    """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
+    beginning = url.partition("://")[0]
+    is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
+    return repr(beginning) if is_shown else "no scheme that is known"
+
+
+# --- reading ---
+
+
+@dataclass(frozen=True, slots=True)
+class _RedisUrl:
+    """A URL in its parts.
+
+    Attributes:
+        tls: its scheme asks for TLS.
+        hosts: names and ports, 0 where none is given.
+        path: what follows the hosts, decoded.
+        login: `username` and `password`, where there are.
+        options: what each connection is made with.
+        sentinel: the same for the Sentinels themselves.
+        db: the number given as an option.
+    """
+
+    tls: bool
+    hosts: Sequence[tuple[str, int]]
+    path: str
+    login: Mapping[str, str]
+    options: Mapping[str, Any]
+    sentinel: Mapping[str, Any]
+    db: int | None
+
+
+def _read_url(url: str) -> _RedisUrl:
+    if not url.isprintable() or " " in url:
+        raise _UrlError("it holds a space or a character that cannot be printed")
+    rest = url.partition("://")[2]
+    # A raw character in a password moves what follows it to where a host, a path or an option is expected.
+    if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
+        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    tls = scheme == "rediss"
+    given = _options_in(parts.query)
+    sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    if kind != "sentinel" and any(sentinel.values()):
+        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
+    login = {
+        "username": unquote(parts.username or "") or given.pop("username", None),
+        "password": unquote(parts.password or "") or given.pop("password", None),
+    }
+    if given.keys() & login.keys():
+        raise _UrlError("it has a user or a password twice: before the host and as an option")
+    if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
+        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
+    hosts = [] if scheme == "unix" else _hosts(parts.netloc)
+    db = given.pop("db", None)
+    return _RedisUrl(
+        tls,
+        hosts,
+        unquote(parts.path),
+        {name: value for name, value in login.items() if value},
+        given,
+        {name: value for name, value in sentinel.items() if value},
+        db,
+    )
+
+
+def _options_in(query: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for option in filter(None, query.split("&")):
+        name, _, value = option.partition("=")
+        if name in _REFUSED_OPTIONS:
+            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
+        if name not in _URL_OPTIONS:
+            raise _UrlError(
+                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
+            )
+        if name in found:
+            raise _UrlError(f"{name} is set twice")
+        found[name] = _URL_OPTIONS[name](name, unquote(value))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _url_text(name: str, value: str) -> str:
+    if not value:
+        raise _UrlError(f"{name} is empty: leave it out")
+    return value
+
+
+def _url_number(name: str, value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", value):
+        raise _UrlError(f"{name} needs a whole number")
+    return int(value)
+
+
+def _url_switch(name: str, value: str) -> bool:
+    said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if value.lower() not in said:
+        raise _UrlError(f"{name} needs true or false")
+    return said[value.lower()]
+
+
+def _url_checks(name: str, value: str) -> str:
+    if value not in ("none", "optional", "required"):
+        raise _UrlError(f"{name} needs none, optional or required")
+    return value
+
+
+def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
+    versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+    found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
+    if found is None:
+        raise _UrlError(f"{name} needs 1.2 or 1.3")
+    return found
+
+
+def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
+    """An option that may be written as it is here anyway."""
+
+    def read(name: str, value: str) -> None:
+        if value.lower() not in fixed:
+            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
+
+    return read
+
+
+_URL_OPTIONS: Mapping[str, Callable[[str, str], Any]] = {
+    "db": _url_number,
+    "username": _url_text,
+    "password": _url_text,
+    "sentinel_username": _url_text,
+    "sentinel_password": _url_text,
+    "client_name": _url_text,
+    "socket_keepalive": _url_switch,
+    "ssl_cert_reqs": _url_checks,
+    "ssl_check_hostname": _url_switch,
+    "ssl_ca_certs": _url_text,
+    "ssl_ca_path": _url_text,
+    "ssl_ca_data": _url_text,
+    "ssl_certfile": _url_text,
+    "ssl_keyfile": _url_text,
+    "ssl_password": _url_text,
+    "ssl_min_version": _url_tls_version,
+    "ssl_ciphers": _url_text,
+    "decode_responses": _fixed_as("false", "0", "no"),
+    "protocol": _fixed_as("2"),
+    "encoding": _fixed_as("utf-8", "utf8"),
+    "encoding_errors": _fixed_as("strict"),
+}
+_REFUSED_OPTIONS: Mapping[str, str] = {
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
+    **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
+    **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
+    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
+    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
+    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
+    **dict.fromkeys(
+        ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
+        "redis-py checks OCSP only where nothing is awaited",
+    ),
+    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
+    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
+    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
+    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
+}
+
+
+def _hosts(netloc: str) -> list[tuple[str, int]]:
+    """The hosts of a URL and their ports, 0 where none is given."""
+    found = []
+    for place in netloc.rpartition("@")[2].split(","):
+        parts = urlsplit(f"//{place}")
+        if not parts.hostname:
+            raise _UrlError("it names no host")
+        found.append((parts.hostname, parts.port or 0))
+    return found
+
+
+# --- making ---
+
+
+def _once_more() -> Any:
+    """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
+    from redis.asyncio.retry import Retry  # noqa: PLC0415 - see the top
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - see the top
+    from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: PLC0415 - see the top
+
+    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+
+
+def _server_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import Redis  # noqa: PLC0415 - see the top
+
+    place: dict[str, Any] = {"unix_socket_path": url.path}
+    path = ""
+    if url.hosts:
+        (host, port), *others = url.hosts
+        if others:
+            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
+        place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
+    elif not url.path:
+        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
+    client = Redis(
+        **place,
+        db=_database(url, path.strip("/")),
+        protocol=2,
+        retry=_once_more(),
+        **{**url.login, **url.options, **_NO_LIMIT},
+    )
+    return _checked_client(client)
+
+
+def _sentinel_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
+
+    service, _, db = url.path.strip("/").partition("/")
+    if not service:
+        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+    hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
+    secured: dict[str, Any] = {"ssl": url.tls, **url.options}
+    sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
+    master: RedisClient = sentinel.master_for(
+        service, db=_database(url, db), protocol=2, retry=_once_more(), **{**secured, **url.login}
+    )
+    return _WatchedMaster(_checked_client(master), sentinel.sentinels)
+
+
+def _cluster_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import RedisCluster  # noqa: PLC0415 - see the top
+    from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
+
+    if _database(url, url.path.strip("/")):
+        raise _UrlError("a cluster has no db but 0: leave the number out")
+    for name in url.options:
+        if name not in signature(RedisCluster.__init__).parameters:
+            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
+    given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
+    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
+    return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
+
+
+def _database(url: _RedisUrl, written: str) -> int:
+    if written and url.db is not None:
+        raise _UrlError("it has the database twice: in the path and as an option")
+    return _url_number("the database", written) if written else url.db or 0
+
+
+def _checked_client(client: RedisClient) -> RedisClient:
+    """The client, whose connections take the options: this version of redis-py may not know one of them."""
+    from redis.exceptions import RedisError  # noqa: PLC0415 - see the top
+
+    try:
+        connection_pool_of(client).make_connection()
+    except (TypeError, RedisError) as error:
+        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
+    return client
+
+
+_REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
+    **dict.fromkeys(("redis", "rediss", "unix"), _server_client),
+    **dict.fromkeys(("redis+sentinel", "rediss+sentinel"), _sentinel_client),
+    **dict.fromkeys(("redis+cluster", "rediss+cluster"), _cluster_client),
+}
+
+
+# --- ollama_pack.services.history ---
+# The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#
+# Both are bounded: 10,000 chats, and figures of each minute for a little more than a day. Without an answer
+# from either chats go on, and nothing is lost that fits into `activity.MAX_NOTES`.
+
+log = logging.getLogger(__name__)
+
+MAX_CHATS = 10_000
+KEPT_MINUTES = 25 * 60
+CHUNK = 500  # chats that are read at once: a few milliseconds of the event loop
+ANSWER_SECONDS = 2.0
+WRITE_SECONDS, REPORT_SECONDS, LOOK_SECONDS = 1.0, 5.0, 30.0
+PROCESS_SECONDS = 20.0  # after which a process that says nothing is gone
+HISTORY_PREFIX = "ollama_pack:{history}:1:"
+HISTORY_FILE = "ollama_pack_history.sqlite3"
+
+Chat = dict[str, Any]  # as `chat_record`, and its `key` in the history
+MinuteFigures = dict[int, dict[str, float]]
+
+
+class HistoryStore(Protocol):
+    """Where the history is."""
+
+    kind: str
+
+    async def add(
+        self, chats: Iterable[Mapping[str, Any]], minutes: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        """Write chats, the oldest first, and add to the figures of minutes."""
+
+    async def older(self, before: str, count: int) -> list[Chat]:
+        """Chats before a key, the newest first; before none: the last ones."""
+
+    async def newer(self, after: str, count: int) -> list[Chat]:
+        """Chats after a key, the oldest first."""
+
+    async def minutes(self, since: int) -> MinuteFigures:
+        """The figures from a minute on."""
+
+    async def forget(self, keys: Iterable[str]) -> None:
+        """Remove chats."""
+
+    async def report(self, name: str, status: Mapping[str, Any]) -> None:
+        """Say how a process is, for the others' dashboards."""
+
+    async def processes(self) -> dict[str, dict[str, Any]]:
+        """What processes have said of themselves a short while ago."""
+
+    async def close(self) -> None:
+        """Give everything back."""
+
+
+class SqliteHistory:
+    """A file next to Open WebUI's data, which the workers of one host share."""
+
+    kind = "SQLite"
+
+    def __init__(self, path: Path) -> None:
+        """Open nothing yet."""
+        self._path = path
+        self._lock = asyncio.Lock()
+        self._added = 0
+
+    async def add(
+        self, chats: Iterable[Mapping[str, Any]], minutes: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        rows = [(json.dumps(chat, separators=(",", ":")),) for chat in chats]
+        figures = [
+            (minute, name, value) for minute, named in minutes.items() for name, value in named.items()
+        ]
+
+        def write(database: sqlite3.Connection) -> None:
+            database.executemany("INSERT INTO chats (record) VALUES (?)", rows)
+            database.executemany(
+                "INSERT INTO minutes VALUES (?, ?, ?) "
+                "ON CONFLICT (minute, name) DO UPDATE SET value = value + excluded.value",
+                figures,
+            )
+            database.execute("DELETE FROM chats WHERE key <= (SELECT max(key) FROM chats) - ?", (MAX_CHATS,))
+            database.execute("DELETE FROM minutes WHERE minute < ?", (_oldest_minute(),))
+
+        await self._with(write)
+
+    async def older(self, before: str, count: int) -> list[Chat]:
+        bound = int(before) if before else 2**62
+        wanted = "SELECT key, record FROM chats WHERE key < ? ORDER BY key DESC LIMIT ?"
+        return await self._with(lambda database: _chats(database.execute(wanted, (bound, count))))
+
+    async def newer(self, after: str, count: int) -> list[Chat]:
+        wanted = "SELECT key, record FROM chats WHERE key > ? ORDER BY key LIMIT ?"
+        return await self._with(lambda database: _chats(database.execute(wanted, (int(after or 0), count))))
+
+    async def minutes(self, since: int) -> MinuteFigures:
+        wanted = "SELECT minute, name, value FROM minutes WHERE minute >= ?"
+        rows = await self._with(lambda database: database.execute(wanted, (since,)).fetchall())
+        found: MinuteFigures = {}
+        for minute, name, value in rows:
+            found.setdefault(minute, {})[name] = value
+        return found
+
+    async def forget(self, keys: Iterable[str]) -> None:
+        wanted = [(int(key),) for key in keys]
+        await self._with(lambda database: database.executemany("DELETE FROM chats WHERE key = ?", wanted))
+
+    async def report(self, name: str, status: Mapping[str, Any]) -> None:
+        row = (name, time.time(), json.dumps(status))
+        await self._with(
+            lambda database: database.execute("INSERT OR REPLACE INTO processes VALUES (?, ?, ?)", row)
+        )
+
+    async def processes(self) -> dict[str, dict[str, Any]]:
+        def read(database: sqlite3.Connection) -> list[tuple[str, str]]:
+            database.execute("DELETE FROM processes WHERE at < ?", (time.time() - PROCESS_SECONDS,))
+            return database.execute("SELECT name, status FROM processes").fetchall()
+
+        return {name: json.loads(status) for name, status in await self._with(read)}
+
+    async def close(self) -> None:
+        """Nothing is held between two calls."""
+
+    async def _with(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Work in a thread, in one transaction. A file that is damaged is begun anew."""
+        async with self._lock:
+            return await asyncio.to_thread(self._work, work)
+
+    def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return self._work_once(work)
+        except sqlite3.DatabaseError as error:
+            if not any(word in str(error) for word in ("not a database", "malformed", "no such table")):
+                raise
+            self._path.unlink(missing_ok=True)
+            return self._work_once(work)
+
+    def _work_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        is_new = not self._path.exists()
+        with closing(sqlite3.connect(self._path, timeout=ANSWER_SECONDS)) as database, database:
+            if is_new:
+                _make_tables(database)
+            return work(database)
+
+
+def _make_tables(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA journal_mode = WAL")
+    database.executescript(
+        "CREATE TABLE IF NOT EXISTS chats (key INTEGER PRIMARY KEY AUTOINCREMENT, record TEXT NOT NULL);"
+        "CREATE TABLE IF NOT EXISTS minutes "
+        "(minute INTEGER, name TEXT, value REAL, PRIMARY KEY (minute, name)) WITHOUT ROWID;"
+        "CREATE TABLE IF NOT EXISTS processes (name TEXT PRIMARY KEY, at REAL, status TEXT);"
+    )
+
+
+def _chats(rows: Iterable[tuple[int, str]]) -> list[Chat]:
+    return [{**json.loads(record), "key": str(key)} for key, record in rows]
+
+
+class RedisHistory:
+    """A stream of chats and a hash for each hour, all with one hash tag, so that a cluster takes them."""
+
+    kind = "Redis"
+
+    def __init__(self, client: Any, prefix: str = HISTORY_PREFIX) -> None:
+        """Connect nothing yet; `client` is redis-py's, with bytes for strings."""
+        self._client = client
+        self._stream, self._hours, self._processes = (
+            f"{prefix}{name}" for name in ("chats", "hour:", "processes")
+        )
+
+    async def add(
+        self, chats: Iterable[Mapping[str, Any]], minutes: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        for chat in chats:
+            record = json.dumps(chat, separators=(",", ":"))
+            await self._do("XADD", self._stream, "MAXLEN", "~", MAX_CHATS, "*", "r", record)
+        for minute, figures in minutes.items():
+            hour = f"{self._hours}{minute // 60}"
+            for name, value in figures.items():
+                await self._do("HINCRBYFLOAT", hour, f"{minute}/{name}", value)
+            await self._do("EXPIRE", hour, (KEPT_MINUTES + 60) * 60)
+
+    async def older(self, before: str, count: int) -> list[Chat]:
+        found = await self._do(
+            "XREVRANGE", self._stream, f"({before}" if before else "+", "-", "COUNT", count
+        )
+        return _stream_chats(found)
+
+    async def newer(self, after: str, count: int) -> list[Chat]:
+        found = await self._do("XRANGE", self._stream, f"({after}" if after else "-", "+", "COUNT", count)
+        return _stream_chats(found)
+
+    async def minutes(self, since: int) -> MinuteFigures:
+        found: MinuteFigures = {}
+        for hour in range(since // 60, int(time.time() // 3600) + 1):
+            fields = await self._do("HGETALL", f"{self._hours}{hour}")
+            for name, value in _pairs(fields):
+                minute, _, figure = name.decode().partition("/")
+                if int(minute) >= since:
+                    found.setdefault(int(minute), {})[figure] = float(value)
+        return found
+
+    async def forget(self, keys: Iterable[str]) -> None:
+        if wanted := list(keys):
+            await self._do("XDEL", self._stream, *wanted)
+
+    async def report(self, name: str, status: Mapping[str, Any]) -> None:
+        said = json.dumps({"at": time.time(), "status": status})
+        await self._do("HSET", self._processes, name, said)
+        await self._do("EXPIRE", self._processes, 86_400)
+
+    async def processes(self) -> dict[str, dict[str, Any]]:
+        found, gone = {}, []
+        for name, said in _pairs(await self._do("HGETALL", self._processes)):
+            told = json.loads(said)
+            if time.time() - told["at"] < PROCESS_SECONDS:
+                found[name.decode()] = told["status"]
+            else:
+                gone.append(name)
+        if gone:
+            await self._do("HDEL", self._processes, *gone)
+        return found
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _do(self, *command: Any) -> Any:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await self._client.execute_command(*command)
+
+
+def _stream_chats(found: Any) -> list[Chat]:
+    entries = [(key.decode(), dict(_pairs(fields))) for key, fields in found or () if fields]
+    return [{**json.loads(fields[b"r"]), "key": key} for key, fields in entries if b"r" in fields]
+
+
+def _pairs(found: Any) -> Iterable[tuple[bytes, bytes]]:
+    """Fields and values, whether redis-py gives them as a dictionary or in a row."""
+    if isinstance(found, Mapping):
+        return found.items()
+    return zip(found[::2], found[1::2], strict=True) if found else ()
+
+
+def _oldest_minute() -> int:
+    return int(time.time() // 60) - KEPT_MINUTES
+
+
+Select = Callable[[list[Chat]], Awaitable[list[Chat]]]
+
+
+async def found_chats(store: HistoryStore, before: str, count: int, select: Select) -> tuple[list[Chat], str]:
+    """Chats before a key that are wanted, the newest first; and the key to go on from, empty at the end.
+
+    Args:
+        store: where they are.
+        before: the key; empty: from the last one on.
+        count: how many.
+        select: leaves out those that are not wanted, in pieces between which others have their turn.
+    """
+    found: list[Chat] = []
+    while chats := await store.older(before, CHUNK):
+        before = chats[-1]["key"]
+        found += await select(chats)
+        if len(found) >= count:
+            return found[:count], found[count - 1]["key"]
+    return found, ""
+
+
+class HistoryKeeper:
+    """Writes down what chats of this process did, and says how it is. Lives on one event loop."""
+
+    def __init__(
+        self,
+        redis_url: Callable[[], Awaitable[str]],
+        path: Path | None,
+        status: Callable[[], Awaitable[Mapping[str, Any]]],
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            redis_url: of the Redis that joins the replicas; empty: none does.
+            path: of the file that is used without; None: nothing is kept then.
+            status: how this process is, for the dashboards of the others.
+        """
+        self._redis_url, self._path, self._status = redis_url, path, status
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._store: HistoryStore | None = None
+        self._made_of = ""
+        self._looked_at = -math.inf
+        self._reported_at = -math.inf
+        self.fault = ""
+
+    @property
+    def name(self) -> str:
+        """The name of this process among the others."""
+        return self._name
+
+    async def store(self) -> HistoryStore | None:
+        """Where the history is now."""
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            url = await self._redis_url()
+            if self._store is None or url != self._made_of:
+                await self.close()
+                self._store, self._made_of = self._opened(url), url
+        return self._store
+
+    def _opened(self, url: str) -> HistoryStore | None:
+        if url:
+            return RedisHistory(redis_client(url))
+        return SqliteHistory(self._path) if self._path else None
+
+    async def run(self, is_wanted: Callable[[], bool]) -> None:
+        """Write every second, until it is not wanted any more. A fault is kept for the dashboard."""
+        while is_wanted():
+            await self.write()
+            await asyncio.sleep(WRITE_SECONDS)
+        await self.write()
+        await self.close()
+
+    async def write(self) -> None:
+        """Write what was noted, and now and then how this process is."""
+        taken: list[Chat] = []
+        try:
+            store = await self.store()
+            if store is None:
+                return
+            if taken := take_notes():
+                await store.add(taken, minutes_of(taken))
+                taken = []
+            if self._is_joined and time.monotonic() - self._reported_at >= REPORT_SECONDS:
+                self._reported_at = time.monotonic()
+                await store.report(self._name, await self._status())
+        except Exception as error:  # noqa: BLE001 - chats go on whatever the history does
+            give_notes_back(taken)
+            fault = redis_fault(error)
+            if fault != self.fault:
+                log.warning(
+                    "The history of chats cannot be written (%s): it is written once it can be", fault
+                )
+            self.fault = fault
+        else:
+            self.fault = ""
+
+    @property
+    def _is_joined(self) -> bool:
+        """Whether other processes may write into the same history."""
+        return bool(self._made_of) or os.environ.get("UVICORN_WORKERS", "1") not in {"", "1"}
+
+    async def close(self) -> None:
+        """Give back what is open; the next use opens it again."""
+        store, self._store = self._store, None
+        if store is not None:
+            with suppress(Exception):
+                await store.close()
+
+
+# --- ollama_pack.services.dashboard ---
+# What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#
+# A part has a path, such as `nodes/gpu1`, `cache` or `hour/29412345`. A page that opens gets all of them, then
+# each second those that are different now; what is gone is sent as null. Chats come apart from these: the last
+# ones at first, then those that have ended since.
+
+STREAM_SECONDS = 15.0  # then the page asks again: so one who signed out does not read on
+TICK_SECONDS = 1.0
+FIRST_CHATS, NEXT_CHATS = 100, 200
+HOUR, DAY, SLOT = 60, 24 * 60, 10  # minutes; the day's chart has a point for each slot
+RECENT = 5  # minutes, for what goes on now
+KNOWN_NAMES = 10_000
+
+Parts = dict[str, Any]  # path → what is shown there, as JSON has it
+Names = Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
+
+
+@dataclass
+class DashboardHistory:
+    """The history as pages read it: figures of minutes are read once, then those that may have changed."""
+
+    keeper: HistoryKeeper
+    names: Names
+    _minutes: MinuteFigures = field(default_factory=dict)
+    _slots: MinuteFigures = field(default_factory=dict)
+    _known: dict[str, str] = field(default_factory=dict)
+
+    async def parts(self, store: HistoryStore, now: int) -> Parts:
+        """The points of both charts, and what goes on now."""
+        oldest = now - DAY
+        since = max(oldest, max(self._minutes, default=0) - 2)
+        read = await store.minutes(since)
+        self._minutes = {minute: one for minute, one in self._minutes.items() if minute >= oldest} | read
+        touched = {minute // SLOT * SLOT for minute in read}
+        self._slots = {slot: one for slot, one in self._slots.items() if slot >= oldest}
+        for slot in touched:
+            within = (self._minutes.get(minute, {}) for minute in range(slot, slot + SLOT))
+            self._slots[slot] = added_figures(within)
+        return history_parts(self._minutes, self._slots, now)
+
+    async def named(self, chats: Sequence[Chat]) -> list[Chat]:
+        """Chats with their users' names."""
+        unknown = {str(chat.get("user") or "") for chat in chats} - self._known.keys() - {""}
+        if unknown:
+            if len(self._known) + len(unknown) > KNOWN_NAMES:
+                self._known.clear()
+            found = await self.names(sorted(unknown))
+            self._known |= {user: found.get(user, "") for user in unknown}
+        return [chat | {"name": self._known.get(str(chat.get("user") or ""), "")} for chat in chats]
+
+    async def search(self, text: str, outcome: str, before: str) -> dict[str, Any]:
+        """Chats in which a text occurs, the newest first, and where to go on."""
+        store = await self.keeper.store()
+        if store is None:
+            return {"chats": [], "next": ""}
+
+        async def select(chats: list[Chat]) -> list[Chat]:
+            return [chat for chat in await self.named(chats) if matches(chat, text, outcome)]
+
+        found, following = await found_chats(store, before, FIRST_CHATS, select)
+        return {"chats": found, "next": following}
+
+    async def forget(self, user: str) -> None:
+        """Remove the chats of a user who is deleted."""
+        store = await self.keeper.store()
+
+        async def select(chats: list[Chat]) -> list[Chat]:
+            return [chat for chat in chats if chat.get("user") == user]
+
+        while store is not None:
+            found, _ = await found_chats(store, "", NEXT_CHATS, select)
+            if not found:
+                return
+            await store.forget(chat["key"] for chat in found)
+
+
+def matches(chat: Chat, text: str, outcome: str) -> bool:
+    """Whether a chat is looked for; the page has the same rule for those that come."""
+    if outcome and chat.get("outcome") != outcome:
+        return False
+    shown = (str(chat.get(name) or "") for name in ("asked", "model", "node", "name", "error", "error_text"))
+    return text.casefold() in "\n".join(shown).casefold()
+
+
+Source = Callable[[], Awaitable[Mapping[str, Any]]]
+
+
+@dataclass
+class Dashboard:
+    """The dashboard of this process.
+
+    Attributes:
+        router: as `RouterContact.dashboard` has it, below `router`, with a `fault`.
+        others: path → what else is shown.
+        history: of chats.
+    """
+
+    router: Source
+    others: Mapping[str, Source]
+    history: DashboardHistory
+
+    def __post_init__(self) -> None:
+        self._shared = SingleFlight(self._parts, TICK_SECONDS)
+
+    async def _parts(self) -> Parts:
+        """Everything but chats, by path."""
+        told = await self.router()
+        parts = router_parts(object_at(told.get("router")), str(told.get("fault") or ""))
+        for path, source in self.others.items():
+            parts[path] = await source()
+        return parts | await self._figures()
+
+    async def _figures(self) -> Parts:
+        keeper, parts = self.history.keeper, {}
+        fault = keeper.fault
+        try:
+            store = await keeper.store()
+            if store is not None:
+                now = int(time.time() // 60)
+                parts = await self.history.parts(store, now)
+                processes = await store.processes()
+                parts |= {f"processes/{name}": status for name, status in processes.items()}
+        except Exception as error:  # noqa: BLE001 - the rest is shown without
+            fault = fault or type(error).__name__
+        return parts | {"history": {"fault": fault, "process": keeper.name}}
+
+    async def stream(self, last_id: str, is_wanted: Callable[[], bool]) -> AsyncIterator[str]:
+        """Server-sent events for one page.
+
+        Args:
+            last_id: of the last event that it has seen; empty: it has just opened.
+            is_wanted: false ends it.
+        """
+        sent: dict[str, str] = {}
+        ends = time.monotonic() + STREAM_SECONDS
+        cursor = last_id
+        yield "retry: 500\n\n"
+        while True:
+            written = {path: json.dumps(part) for path, part in (await self._shared.get()).items()}
+            changed = {path: text for path, text in written.items() if sent.get(path) != text}
+            is_first = not sent
+            gone = [path for path in sent if path not in written]
+            sent = written
+            chats, cursor = await self._chats(cursor)
+            pieces = [f"{json.dumps(path)}:{text}" for path, text in changed.items()]
+            pieces += [f"{json.dumps(path)}:null" for path in gone]
+            whole = "true" if is_first else "false"
+            head = f'{{"now":{time.time():.3f},"whole":{whole},"chats":{json.dumps(chats)},"parts":{{'
+            yield f"id: {cursor}\ndata: {head}{','.join(pieces)}}}}}\n\n"
+            if time.monotonic() >= ends or not is_wanted():
+                return
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _chats(self, cursor: str) -> tuple[list[Chat], str]:
+        """Chats that have ended since, the oldest first, and the key of the last."""
+        try:
+            store = await self.history.keeper.store()
+            if store is None:
+                return [], cursor
+            if cursor:
+                chats = await store.newer(cursor, NEXT_CHATS)
+            else:
+                chats = (await store.older("", FIRST_CHATS))[::-1]
+            return await self.history.named(chats), chats[-1]["key"] if chats else cursor
+        except Exception:  # noqa: BLE001 - `_figures` says what is wrong
+            return [], cursor
+
+
+def router_parts(told: Mapping[str, Any], fault: str) -> Parts:
+    """The parts of a router's report: each node is one."""
+    nodes = [dict(node) for node in told.get("nodes") or () if isinstance(node, Mapping)]
+    by_path = {f"nodes/{node.get('name')}": node for node in nodes}
+    others = {name: told.get(name) for name in ("waiting", "peers", "sharing_fault", "running")}
+    return {"router": {**others, "fault": fault}, **by_path}
+
+
+def process_status(kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """How a process is, for the dashboards of all.
+
+    Args:
+        kind: the server that it belongs to.
+        told: its router's report; empty where it has none.
+    """
+    nodes = [node for node in told.get("nodes") or () if isinstance(node, Mapping)]
+    return {
+        "kind": kind,
+        "waiting": told.get("waiting") or 0,
+        "in_flight": sum(node.get("own") or 0 for node in nodes),
+        "nodes": len(nodes),
+        "nodes_up": sum(bool(node.get("healthy")) for node in nodes),
+        "fault": told.get("sharing_fault") or "",
+    }
+
+
+def history_parts(minutes: MinuteFigures, slots: MinuteFigures, now: int) -> Parts:
+    """The points of both charts, and totals for the figures on top."""
+    hour = {minute: figures for minute, figures in minutes.items() if minute > now - HOUR}
+    recent = [figures for minute, figures in hour.items() if minute > now - RECENT]
+    return {
+        **{f"hour/{minute}": point(figures, 1) for minute, figures in hour.items()},
+        **{f"day/{slot}": point(figures, SLOT) for slot, figures in slots.items()},
+        "recent": point(added_figures(recent), RECENT),
+        "last_hour": point(added_figures(hour.values()), HOUR),
+        "last_day": point(added_figures(slots.values()), DAY),
+    }
+
+
+def added_figures(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Figures of several minutes in one."""
+    total: dict[str, float] = {}
+    for figures in several:
+        for name, value in figures.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def point(figures: Mapping[str, float], minutes: int) -> dict[str, float]:
+    """What a chart shows of a span of so many minutes; what is 0 is left out.
+
+    `waiting` is how many waited on average: the seconds that chats waited, by the seconds of the span.
+    """
+    plain = {name: round(value, 3) for name, value in figures.items() if "/" not in name and name != "waited"}
+    plain["waiting"] = round(figures.get("waited", 0.0) / (60 * minutes), 3)
+    for name, share in (("p50", 0.5), ("p95", 0.95)):
+        if (seconds := percentile(figures, share)) is not None:
+            plain[name] = round(seconds, 3)
+    return {name: value for name, value in plain.items() if value}
+
+
+def percentile(figures: Mapping[str, float], share: float) -> float | None:
+    """A percentile of the times to the first token, at most one class too high; None: there are none."""
+    classes = sorted(
+        (int(name.partition("/")[2]), count) for name, count in figures.items() if name.startswith("first/")
+    )
+    left = share * sum(count for _, count in classes)
+    for number, count in classes:
+        left -= count
+        if left <= 1e-9:  # noqa: PLR2004 - sums of shares are not exact
+            return CLASS_FIRST * CLASS_RATIO**number
+    return None
 
 
 # --- ollama_pack.webui.chats ---
@@ -690,31 +1778,6 @@ def event_text(value: Mapping[str, Any]) -> str:
         if separator in text:
             text = text.replace(separator, escaped)
     return f"data: {text}\n\n"
-
-
-# --- ollama_pack.errors ---
-# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-
-
-class PackError(Exception):
-    """Base of the family: catch this to catch whatever the pack raises on purpose."""
-
-
-def error_code(error: Exception) -> str:
-    """What programs tell errors apart by, such as `audio_too_large`."""
-    name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-
-def object_at(value: object, *path: str) -> Mapping[str, Any]:
-    """The object that a path of fields leads to; an empty one where there is something else."""
-    for field in path:
-        value = value.get(field) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.webui.errors ---
@@ -1236,11 +2299,11 @@ def not_found() -> Any:
     return HTTPException(status_code=404, detail="Not Found")
 
 
-def html_page(text: str, headers: dict[str, str]) -> Any:
+def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
     """A page as a response."""
     from starlette.responses import HTMLResponse  # noqa: PLC0415
 
-    return HTMLResponse(text, headers=headers)
+    return HTMLResponse(text, status, headers)
 
 
 def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
@@ -1263,6 +2326,13 @@ def text_answer(text: str, media_type: str, headers: dict[str, str] | None = Non
 # Imports Open WebUI and its web framework when called.
 
 EVENTS_TYPE, LINES_TYPE = "text/event-stream", "application/x-ndjson"
+
+
+def data_folder() -> Path:
+    """Where Open WebUI keeps its data."""
+    from open_webui.env import DATA_DIR  # noqa: PLC0415
+
+    return Path(DATA_DIR)
 
 
 def event_stream(
@@ -2457,10 +3527,17 @@ async def live_function(app: Any, function_id: str) -> Any:
     return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
 
 
+async def shared_redis_url() -> str:
+    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
+    for function_id in ("gpu_router", "response_cache_filter"):
+        state = await function_state(function_id)
+        if state.active and (url := str(state.valves.get("redis_url") or "")):
+            return url
+    return ""
+
+
 # --- ollama_pack.webui.contact ---
 # The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-
-log = logging.getLogger(__name__)
 
 ROUTER_ID = "gpu_router"
 ASK_SECONDS = 5.0
@@ -2868,6 +3945,12 @@ def behind_alias(offer: Offer, name: str) -> list[CheckedModel]:
     return [named_model(str(model), plain.get(str(model), {})) for model in names]
 
 
+def answers_of(offer: Offer) -> dict[str, list[str]]:
+    """Alias of the router → the models that answer for it now, the preferred one first."""
+    names = (str(model["id"]) for model in offer.routed if model.get("alias"))
+    return {name: [model.name for model in behind_alias(offer, name)] for name in names}
+
+
 def named_model(name: str, told: Mapping[str, Any]) -> CheckedModel:
     """A model of the router, with the ids that it has in Open WebUI: its own name, or those reported."""
     ids = told.get("ids")
@@ -3239,8 +4322,9 @@ class Publisher:
                 self._absences.withdrawn(change.id)
         rows = await read_rows() if done else rows
         await self._show_to_users(offer, rows, changed=bool(done))
-        ours = sorted((row for row in rows.values() if row.maker == "events"), key=lambda row: row.id)
-        published = tuple(map(self._shown, ours))
+        ours = sorted((row for row in rows.values() if row.maker != "hand"), key=lambda row: row.id)
+        answers = answers_of(offer)
+        published = tuple(self._shown(row, answers) for row in ours)
         self._conclude(Publication(time.time(), published, plan.left, problems))
 
     async def _wanted(
@@ -3277,12 +4361,19 @@ class Publisher:
         ours = frozenset(row.id for row in rows.values() if row.maker == "events")
         return (ours - away - gone) | self._absences.spared(away, wanted.keys())
 
-    def _shown(self, row: ExistingRow) -> dict[str, Any]:
-        """A row as the dashboard shows it."""
+    def _shown(self, row: ExistingRow, answers: Mapping[str, list[str]]) -> dict[str, Any]:
+        """A row as the dashboard shows it.
+
+        Args:
+            row: ours, or one that upload.py made.
+            answers: alias → the models that answer for it now, the preferred one first.
+        """
         return {
             "id": row.id,
             "base": row.base,
             "alias": row.alias,
+            "made_by": row.maker,
+            "answers": answers.get(row.alias or row.id.removeprefix(ROUTER), []),
             "active": row.active,
             "audience": sorted(self._readable(kind, who) for kind, who, _ in row.grants),
             "opens": list(self._opens.get(row.alias, ())),
@@ -3309,29 +4400,6 @@ class Publisher:
 def _opened_too(row: WantedRow, opened: WantedRow | None) -> WantedRow:
     """A row of the router, which an alias of the filter may open wider."""
     return row if opened is None else replace(row, grants=row.grants | opened.grants, opened=True)
-
-
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-T = TypeVar("T")
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -6659,6 +7727,13 @@ def local_line() -> TurnLine:
     )
 
 
+def line_states() -> dict[str, int]:
+    """How many recordings of this process wait, work, and are with a speech server (away)."""
+    line: list[_Entry] = process_wide("turns", list)
+    counts = Counter(entry["state"] for entry in list(line))
+    return {state: counts[state] for state in (_WAITS, _WORKS, _AWAY)}
+
+
 # --- ollama_pack.speech.vad ---
 # Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
 
@@ -7254,6 +8329,11 @@ def voice_counts() -> dict[str, float]:
     | `audio_seconds`, `work_seconds` | length of those listened to, and the time that it took |
     """
     return process_wide("counts", dict)
+
+
+async def voice_report() -> dict[str, Any]:
+    """What this process has transcribed, and who waits, for the dashboard."""
+    return {"counts": dict(voice_counts()), "queue": line_states()}
 
 
 def _count(name: str, value: float = 1) -> None:
@@ -8068,382 +9148,1341 @@ class CacheContact:
             return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
 
 
-# --- ollama_pack.webui.dashboard_cache ---
-# The dashboard's part on the response cache: a function of the page's script.
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 
-CACHE_PART = """
-const number = value => isNumber(value) ? value.toLocaleString() : "0";
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "95 of 100 chats (p95)": "100 次中的 95 次 (p95)",
+        "All {count} nodes are down.": "全部 {count} 个节点都不可用。",
+        "Asking …": "正在查询…",
+        "Back to the chats": "返回聊天",
+        "Chats": "对话请求",
+        "Chats that wait for a node": "等待节点的请求",
+        "Details": "详情",
+        "Details of this chat": "此请求的详情",
+        "Details of {name}": "{name} 的详情",
+        "Ended": "结束时间",
+        "Everything works.": "一切正常。",
+        "Filter chats": "筛选请求",
+        "Filter chats by model, node, user or error": "按模型、节点、用户或错误筛选请求",
+        "Filter nodes": "筛选节点",
+        "Filter nodes by name, address, state or model": "按名称、地址、状态或模型筛选节点",
+        "Flush": "清空",
+        "Flushed at {time}.": "已于 {time} 清空。",
+        "GPU busy": "GPU 利用率",
+        "GPU busy {percent} %": "GPU 利用率 {percent} %",
+        "GPU memory": "显存",
+        "GPU memory {memory}": "显存 {memory}",
+        "Generation that the cache saved": "缓存节省的生成时间",
+        "Go on ({count} new)": "继续（{count} 条新请求）",
+        "How it went": "运行情况",
+        "How long lookups took": "查询缓存所用的时间",
+        "In memory": "已加载",
+        "It failed several chats: it is given none for a while.": "它连续处理失败，暂时不再分配请求。",
+        "It failed several chats: one chat tries it again.": "它连续处理失败，正用一个请求重新尝试。",
+        "It failed: {why}": "失败原因：{why}",
+        "It waited {time} for a node.": "等待节点 {time}。",
+        "Kind": "类型",
+        "Last day": "最近一天",
+        "Last hour": "最近一小时",
+        "Left alone": "保持不变",
+        "Lookup took": "查询用时",
+        "Make all cached answers unusable, for everybody?": "要让所有人的缓存回答全部失效吗？",
+        "Model": "模型",
+        "Models in memory": "已加载的模型",
+        "No GPU figures: run gpu_agent.py on the host and name it in agent=…": "没有 GPU 数据：请在该主机上运行 gpu_agent.py，并在 agent=… 中填写其地址",
+        "No GPU figures: {reason}": "没有 GPU 数据：{reason}",
+        "No chat is like that.": "没有符合条件的请求。",
+        "No model in memory.": "没有已加载的模型。",
+        "Node": "节点",
+        "Nodes": "节点",
+        "Nodes up": "可用节点",
+        "None yet. A chat with a model of the router, or an answer from the cache, shows here.": "还没有记录。向路由器的模型发起的对话，或来自缓存的回答，会显示在这里。",
+        "Not flushed: {why}": "未能清空：{why}",
+        "Nothing is known of any node.": "没有任何节点的信息。",
+        "Nothing is published: publish_aliases is off in this function's valves.": "没有发布任何模型：此函数的 publish_aliases 选项已关闭。",
+        "Nothing to publish: no node has a model, and no alias an answer.": "没有可发布的内容：节点上没有模型，别名也没有可用的模型。",
+        "Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back.": "只有此 Open WebUI 的管理员可以查看仪表盘。请联系管理员，或返回。",
+        "Open WebUI does not answer.": "Open WebUI 没有响应。",
+        "Open WebUI does not answer. What is shown is from {time}.": "Open WebUI 没有响应。当前显示的是 {time} 的数据。",
+        "Outcome": "结果",
+        "Pause": "暂停",
+        "Process": "进程",
+        "Published models": "已发布的模型",
+        "Requests a minute": "每分钟请求数",
+        "Response cache": "回答缓存",
+        "Running": "进行中",
+        "Servers that share the history": "共享历史记录的服务器",
+        "Show older": "显示更早的",
+        "Sign in": "登录",
+        "Sign in to Open WebUI as an admin again.": "请以管理员身份重新登录 Open WebUI。",
+        "Speed": "速度",
+        "State": "状态",
+        "The answer has {tokens} tokens and took {took}.": "回答共 {tokens} 个 token，用时 {took}。",
+        "The answer was in the cache, {age} old: {saved} of generation saved.": "回答来自缓存，已保存 {age}，节省生成时间 {saved}。",
+        "The dashboard is for the admins of this Open WebUI. Sign in as one of them to see it.": "仪表盘仅供此 Open WebUI 的管理员使用。请以管理员身份登录后查看。",
+        "The first token came after {first}; {predicted} at the node were predicted.": "首个 token 在 {first} 后到达；预计节点上需要 {predicted}。",
+        "The first token is predicted after {predicted} at the node.": "预计节点在 {predicted} 后给出首个 token。",
+        "The function ollama_pack_events is switched off, or being updated.": "函数 ollama_pack_events 已关闭，或正在更新。",
+        "The history cannot be read or written: {fault}.": "无法读写历史记录：{fault}。",
+        "The models have not been looked at yet; this takes a few seconds.": "尚未检查模型，需要几秒钟。",
+        "The response cache does not work: {fault}. Chats go to their models.": "回答缓存不可用：{fault}。对话直接交给模型。",
+        "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions.": "路由器没有节点：请在“管理员面板 → 函数”中填写它的“nodes”选项。",
+        "The router's redis_url does not answer: {fault}. This worker goes on alone.": "路由器的 redis_url 没有响应：{fault}。此进程将独立运行。",
+        "The same question was being answered: both chats got that answer.": "同一个问题正在生成回答，两个请求共用该回答。",
+        "The user stopped it, or left.": "用户停止了生成，或已离开。",
+        "Time to the first token": "首个 token 用时",
+        "User": "用户",
+        "Voice": "语音",
+        "Waiting": "等待中",
+        "What each node would have cost": "各节点的预计代价",
+        "Why not from the cache": "未使用缓存的原因",
+        "a direct connection": "直连",
+        "a new answer was wanted": "要求重新回答",
+        "a scheduled run": "定时任务",
+        "a temporary chat": "临时对话",
+        "admins": "管理员",
+        "all outcomes": "全部结果",
+        "an answer that goes on": "续写的回答",
+        "answered": "已回答",
+        "answered by": "由谁回答",
+        "answered by a model": "由模型回答",
+        "are transcribed now": "正在转写",
+        "as of {time}": "截至 {time}",
+        "assumed": "估计值",
+        "away for {minutes} min": "已离线 {minutes} 分钟",
+        "background": "后台",
+        "busy": "利用率",
+        "context": "上下文",
+        "conversations kept": "保留的对话",
+        "distance": "层级",
+        "down": "不可用",
+        "each minute": "每分钟",
+        "failed": "失败",
+        "failed or stopped": "失败或停止",
+        "first token": "首个 token",
+        "first token, p95, last hour": "首个 token p95（最近一小时）",
+        "for": "可用者",
+        "from the cache": "来自缓存",
+        "from the cache, last hour": "缓存命中（最近一小时）",
+        "generation saved": "节省的生成时间",
+        "generation saved, last day": "节省的生成时间（最近一天）",
+        "given from the cache": "由缓存回答",
+        "half of all chats": "半数请求（中位数）",
+        "healthy": "正常",
+        "in all": "总用时",
+        "in part": "部分可用",
+        "is answered": "回答中",
+        "itself": "自身",
+        "itself, for {alias}": "自身，用于 {alias}",
+        "kept answers": "已保存的回答",
+        "load the model": "加载模型",
+        "loads": "加载中",
+        "loads in": "加载用时",
+        "made by": "创建者",
+        "memory": "显存",
+        "more": "更多",
+        "nodes up": "可用节点",
+        "not asked before, or too long ago": "此前未问过，或已过期",
+        "not for the cache": "不经缓存",
+        "not kept: another model answered": "未保存：由其他模型回答",
+        "not kept: empty": "未保存：内容为空",
+        "not kept: it has no figures": "未保存：缺少统计数据",
+        "not kept: stopped before its end": "未保存：未生成完",
+        "not kept: the cache was flushed": "未保存：缓存已被清空",
+        "not kept: too large": "未保存：过大",
+        "now": "现在",
+        "of speech": "语音时长",
+        "of work": "处理用时",
+        "on average": "平均",
+        "opens to them: {models}": "同时开放：{models}",
+        "read the prompt": "读取提示词",
+        "reads, tokens/s": "读取，token/秒",
+        "recordings wait": "等待的录音",
+        "requests": "请求数",
+        "requests a minute": "每分钟请求数",
+        "response_cache_replay is missing": "缺少 response_cache_replay",
+        "running": "进行中",
+        "share the GPU": "共用 GPU",
+        "shared": "共用回答",
+        "shared while generated": "生成时共用",
+        "stopped": "已停止",
+        "switched off": "已关闭",
+        "the client wanted no cache": "客户端要求不使用缓存",
+        "the kept answer could not be read": "无法读取已保存的回答",
+        "the same question may have different answers": "同一问题可能有不同回答",
+        "the store is left alone for a while": "暂时不访问存储",
+        "the store was down": "存储不可用",
+        "the store was full": "存储已满",
+        "the store was slow": "存储响应慢",
+        "the user may not use the model": "用户无权使用该模型",
+        "this function": "此函数",
+        "this one": "本进程",
+        "titles, tags and the like": "标题、标签等后台任务",
+        "tokens saved": "节省的 token",
+        "transcribed": "已转写",
+        "up to {bound} ms": "不超过 {bound} 毫秒",
+        "wait": "等待",
+        "waited": "等待",
+        "waiting": "等待中",
+        "waits": "等待",
+        "what others lose": "他人的损失",
+        "which weights answer is not known": "无法确定由哪份权重回答",
+        "with files, knowledge, memory or tools": "使用了文件、知识库、记忆或工具",
+        "writes, tokens/s": "生成，token/秒",
+        "{count} h": "{count} 小时",
+        "{count} min": "{count} 分钟",
+        "{count} more nodes are down.": "另有 {count} 个节点不可用。",
+        "{failed} of {all} chats failed in the last 5 minutes.": "最近 5 分钟内，{all} 个请求中有 {failed} 个失败。",
+        "{fault}: chats go to their models. Figures of one worker:": "{fault}：对话直接交给模型。以下为单个进程的数据：",
+        "{first} and {count} more": "{first} 及另外 {count} 个",
+        "{model} failed here: it is asked elsewhere for a while.": "{model} 在此失败，暂时改由其他节点回答。",
+        "{model} failed here: one chat tries it again.": "{model} 在此失败，正用一个请求重新尝试。",
+        "{name} asked for {asked}.": "{name} 请求了 {asked}。",
+        "{name} goes on alone: {fault}": "{name} 独立运行：{fault}",
+        "{node} failed chats with {model}: they go elsewhere for a while.": "{node} 上的 {model} 处理失败，请求暂时转到其他节点。",
+        "{node} failed it: {why}": "{node} 处理失败：{why}",
+        "{node} had to load {model}: no node could begin sooner.": "{node} 需要加载 {model}：没有其他节点能更早开始。",
+        "{node} had {model} in memory, and could begin soonest.": "{node} 已加载 {model}，能最早开始回答。",
+        "{node} had {model} in memory, and {held} of the {prompt} tokens of the prompt.": "{node} 已加载 {model}，并保留了提示词 {prompt} 个 token 中的 {held} 个。",
+        "{node} is down: {why}": "{node} 不可用：{why}",
+        "{shown} of {all}": "{shown} / {all}",
+        "{store}, scope {scope}, answers are kept for {minutes} min.": "{store}，范围 {scope}，回答保留 {minutes} 分钟。",
+        "{title}: at most {top}, lately {last}": "{title}：最高 {top}，最近 {last}",
+        "{up} of {all}": "{up} / {all}",
+        "{used} of {total} GiB": "{used} / {total} GiB",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+# Put before a page's script: its `t("Sentence {name}", {name: value})` is in the page's language.
+_SCRIPT_T = """
+const T_WORDS = %WORDS%;
+const t = (english, values = {}) => (T_WORDS[english] || english).replace(
+  /[{](\\w+)[}]/g, (all, name) => name in values ? values[name] : all);
+"""
+
+
+class _messages__Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+
+def message(template: str, /, **values: object) -> _messages__Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return _messages__Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], _messages__Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, _messages__Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def script_words(script: str, language: str) -> str:
+    """What to put before a page's script: `t`, and the sentences that this script has, in a language."""
+    table = TRANSLATIONS.get(known_language(language), {})
+    used = {english: other for english, other in table.items() if _in_script(english) in script}
+    return _SCRIPT_T.replace("%WORDS%", json.dumps(used, ensure_ascii=False).replace("<", "\\u003c"))
+
+
+def _in_script(english: str) -> str:
+    return json.dumps(english, ensure_ascii=False)
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
+# --- ollama_pack.webui.dashboard ---
+# The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#
+# The page itself is in `page/`: HTML, a style sheet and scripts, each readable by itself. Every value reaches
+# it as text, after it has opened.
+
+DASHBOARD_PATH = "/ollama-pack"
+REFUSED = frozenset({401, 403})
+SIGN_IN = f"/auth?redirect={quote(DASHBOARD_PATH, safe='')}"
+
+
+_PAGE = r"""
+<!doctype html>
+<html lang="%LANGUAGE%">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Ollama Pack</title>
+<link rel="icon" href="data:,">
+<style nonce="%NONCE%">%STYLE%</style>
+</head>
+<body>
+<header id="top"></header>
+<main id="page"><noscript><p>The dashboard needs JavaScript.</p></noscript></main>
+<script nonce="%NONCE%">%SCRIPT%</script>
+</body>
+</html>
+"""
+_PLAIN_PAGE = r"""
+<!doctype html>
+<html lang="%LANGUAGE%">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Ollama Pack</title>
+<link rel="icon" href="data:,">
+<style nonce="%NONCE%">%STYLE%</style>
+</head>
+<body>
+<main class="plain"><h1>Ollama Pack</h1><p>%SENTENCE%</p><p><a class="button" href="%LINK%">%LABEL%</a></p></main>
+</body>
+</html>
+"""
+_STYLE = r"""
+:root {
+  color-scheme: light dark;
+  --page: light-dark(#f5f6f8, #101215);
+  --card: light-dark(#ffffff, #191c20);
+  --line: light-dark(#dfe3e8, #2e343b);
+  --text: light-dark(#1b1f24, #e8eaed);
+  --soft: light-dark(#56606b, #a3adb8);
+  --faint: light-dark(#eceff2, #262b31);
+  --good: light-dark(#0f6b3d, #5fd295);
+  --good-soft: light-dark(#dcf2e5, #12341f);
+  --bad: light-dark(#a82015, #ff9a91);
+  --bad-soft: light-dark(#fde6e3, #431a17);
+  --warn: light-dark(#7c4a05, #f0bd68);
+  --warn-soft: light-dark(#fdf0d5, #3a2a0d);
+  --accent: light-dark(#2b5cb8, #85acf7);
+  --first: light-dark(#3b6fd4, #6c9bf5);
+  --second: light-dark(#2f9e6a, #4fc48a);
+  --third: light-dark(#d0452f, #f0776a);
+}
+:root[data-theme="dark"] { color-scheme: dark; }
+:root[data-theme="light"] { color-scheme: light; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--text); font: 14px/1.45 system-ui, sans-serif; }
+header, main { max-width: 1280px; margin: 0 auto; padding: 0 20px; }
+header { display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: baseline; padding-top: 18px; }
+main { padding-bottom: 48px; }
+h1 { font-size: 20px; margin: 0; }
+h2 { font-size: 16px; margin: 0; }
+h3 { font-size: 14px; margin: 14px 0 4px; }
+p { margin: 0; }
+a { color: var(--accent); }
+section { margin-top: 26px; }
+.state { margin-left: auto; }
+.soft { color: var(--soft); }
+.small { font-size: 12.5px; }
+.hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
+.head { display: flex; flex-wrap: wrap; gap: 8px 12px; align-items: center; margin-bottom: 10px; }
+.head h2 { margin-right: auto; }
+.head .group { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; }
+.badge { border-radius: 99px; padding: 1px 9px; font-size: 12px; background: var(--faint); white-space: nowrap; }
+.good { background: var(--good-soft); color: var(--good); }
+.bad { background: var(--bad-soft); color: var(--bad); }
+.warn { background: var(--warn-soft); color: var(--warn); }
+.notice { border-radius: 8px; padding: 8px 12px; margin: 10px 0 0; overflow-wrap: anywhere; list-style: none; }
+.notices { margin: 0; padding: 0; }
+.tiles { display: grid; grid-template-columns: repeat(6, 1fr); gap: 12px; margin-top: 12px; }
+.tile b { display: block; font-size: 22px; font-weight: 600; line-height: 1.25; white-space: nowrap; }
+.tile.bad, .tile.warn { border-color: currentcolor; }
+.tile.bad .soft, .tile.warn .soft { color: inherit; }
+.charts { display: grid; grid-template-columns: repeat(2, 1fr); gap: 12px; }
+.chart .plot { position: relative; margin-top: 6px; }
+.chart svg { display: block; width: 100%; height: 110px; border-bottom: 1px solid var(--line); }
+.chart .top { position: absolute; top: 0; left: 0; border-top: 1px dashed var(--line); width: 100%; }
+.chart .times { display: flex; justify-content: space-between; margin-top: 2px; }
+.chart .legend { display: flex; flex-wrap: wrap; gap: 2px 12px; }
+.key::before {
+  content: ""; display: inline-block; width: 9px; height: 9px; margin-right: 5px; border-radius: 2px;
+  background: currentcolor;
+}
+.first { color: var(--first); fill: var(--first); stroke: var(--first); }
+.second { color: var(--second); fill: var(--second); stroke: var(--second); }
+.third { color: var(--third); fill: var(--third); stroke: var(--third); }
+.legend span span { color: var(--soft); }
+.chart rect { stroke: none; }
+.chart path { fill: none; stroke-width: 1.8; vector-effect: non-scaling-stroke; stroke-linejoin: round; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: 5px 12px 5px 0; vertical-align: top; border-bottom: 1px solid var(--line); }
+th:last-child, td:last-child { padding-right: 0; }
+thead th { font-weight: 500; color: var(--soft); font-size: 12.5px; white-space: nowrap; }
+tbody th { font-weight: 500; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+tbody tr:last-child > * { border-bottom: 0; }
+td.wide, th.wide { padding-left: 8px; }
+tr.chosen > td { background: var(--faint); }
+td.inner { padding: 2px 0 14px 26px; }
+td.nowrap { white-space: nowrap; }
+td.text { overflow-wrap: anywhere; }
+button, select, input, .button {
+  font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 7px;
+  padding: 4px 11px; min-height: 32px;
+}
+button, select, .button { cursor: pointer; }
+.button { display: inline-block; text-decoration: none; background: var(--accent); color: var(--card); }
+button:hover { background: var(--faint); }
+button[aria-pressed="true"] { background: var(--faint); border-color: var(--soft); }
+thead button, button.more { border: 0; background: none; padding: 0; min-height: 24px; }
+thead button::after { content: " ↕"; opacity: 0.45; }
+th[aria-sort="ascending"] button::after { content: " ↑"; opacity: 1; }
+th[aria-sort="descending"] button::after { content: " ↓"; opacity: 1; }
+button.more { width: 24px; height: 24px; border-radius: 5px; color: var(--soft); }
+button.more::before { content: "▸"; }
+button.more[aria-expanded="true"]::before { content: "▾"; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+input[type="search"] { width: 210px; }
+.bar { display: block; height: 6px; width: 100%; min-width: 54px; margin-top: 3px; border-radius: 3px; background: var(--faint); }
+.bar rect { fill: var(--first); }
+.gpus { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 8px 24px; max-width: 900px; }
+.figures { display: flex; flex-wrap: wrap; gap: 10px 34px; margin-bottom: 6px; }
+.figures b { display: block; font-size: 18px; font-weight: 600; }
+.columns { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 28px; }
+code { font: 12.5px ui-monospace, monospace; overflow-wrap: anywhere; }
+ul { margin: 0; padding-left: 18px; }
+.plain { max-width: 460px; margin: 15vh auto 0; }
+.plain p { margin-top: 14px; }
+@media (max-width: 1000px) {
+  .tiles { grid-template-columns: repeat(3, 1fr); }
+  .wide { display: none; }
+}
+@media (max-width: 640px) {
+  header, main { padding-left: 12px; padding-right: 12px; }
+  .state { margin-left: 0; width: 100%; }
+  .tiles { grid-template-columns: repeat(2, 1fr); gap: 8px; }
+  .charts, .columns { grid-template-columns: minmax(0, 1fr); }
+  .card { padding: 10px 12px; }
+  .medium { display: none; }
+  .head .group, input[type="search"] { width: 100%; }
+  td.inner { padding-left: 0; }
+  th, td { padding-right: 8px; }
+  thead button::after { content: ""; }
+}
+"""
+_BASICS = r"""
+"use strict";
+// What all parts of the page use: words, elements, figures, and changing only what has changed.
+
+// The function t stands before this script: it gives a sentence in the language of the page.
+const language = document.documentElement.lang || "en";
+
+// Everything that comes from outside goes through here, as text or as an attribute's value.
+const SVG = new Set(["svg", "rect", "path", "title", "g"]);
+function make(tag, attributes = {}, ...children) {
+  const element = SVG.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag)
+    : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes))
+    if (value !== null && value !== undefined && value !== false)
+      element.setAttribute(name, value === true ? "" : value);
+  element.append(...children.flat(3).filter(child => child !== null && child !== undefined && child !== ""));
+  return element;
+}
+
+// Makes an element like another one, and leaves alone what is equal: focus, selection and scrolling stay.
+// What has a data-key is found again by it. What a user sets by hand (a field's value, `open`) stays.
+const keyOf = node => node.nodeType === 1 ? node.getAttribute("data-key") : null;
+function morph(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  if (old.nodeType !== 1) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+    return;
+  }
+  for (const {name} of [...old.attributes])
+    if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
+  for (const {name, value} of fresh.attributes)
+    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  const keyed = new Map([...old.children].filter(keyOf).map(child => [keyOf(child), child]));
+  const staying = new Set([...fresh.children].map(keyOf));
+  let at = old.firstChild;
+  for (const child of [...fresh.childNodes]) {
+    const key = keyOf(child);
+    while (at && keyOf(at) && !staying.has(keyOf(at))) at = removed(at);
+    const same = key ? keyed.get(key) : at && !keyOf(at) && alike(at, child) ? at : null;
+    if (!same) old.insertBefore(child, at);
+    else {
+      if (same === at) at = at.nextSibling;
+      else old.insertBefore(same, at);
+      morph(same, child);
+    }
+  }
+  while (at) at = removed(at);
+}
+const alike = (one, other) => one.nodeType === other.nodeType && one.nodeName === other.nodeName;
+function removed(node) {
+  const next = node.nextSibling;
+  node.remove();
+  return next;
+}
+
+// Puts children into an element, and keeps the focus where a row has moved.
+function put(element, ...children) {
+  const focused = document.activeElement;
+  const fresh = element.cloneNode(false);
+  fresh.append(...children.flat(3).filter(child => child !== null && child !== undefined && child !== ""));
+  morph(element, fresh);
+  if (focused && focused !== document.activeElement && focused.isConnected) focused.focus({preventScroll: true});
+}
+
+// What the server has sent, by path.
+const parts = new Map();
+const part = path => parts.get(path) || {};
+function below(prefix) {
+  const found = [];
+  for (const [path, value] of parts) if (path.startsWith(prefix)) found.push([path.slice(prefix.length), value]);
+  return found;
+}
+
+const text = value => value === null || value === undefined || value === "" ? "—" : String(value);
+const list = value => Array.isArray(value) ? value : [];
+const object = value => value && typeof value === "object" && !Array.isArray(value) ? value : {};
+const isNumber = value => typeof value === "number" && Number.isFinite(value);
+const number = value => isNumber(value) ? value.toLocaleString(language, {maximumFractionDigits: 1}) : "—";
+const percent = share => isNumber(share) ? Math.round(100 * share) + " %" : "—";
+const gigabytes = value => isNumber(value) ? (value / 2 ** 30).toFixed(1) : "—";
+const CLOCK = {hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23"};
+const clock = at => isNumber(at) ? new Date(at * 1000).toLocaleTimeString(language, CLOCK) : "—";
+function seconds(value) {
+  if (!isNumber(value)) return "—";
+  if (value === 0) return "0";
+  if (Math.abs(value) < 0.0005) return "<1 ms";
+  if (Math.abs(value) < 1) return Math.round(value * 1000) + " ms";
+  if (value < 120) return value.toFixed(value < 10 ? 2 : 1) + " s";
+  return value < 7200 ? t("{count} min", {count: Math.round(value / 60)}) : t("{count} h", {count: (value / 3600).toFixed(1)});
+}
+
+const badge = (label, kind) => make("span", {class: "badge " + (kind || "")}, label);
+const code = value => make("code", {}, text(value));
+const cell = (value, kind) => make("td", kind ? {class: kind} : {}, value);
+const figure = (value, label) => make("div", {}, make("b", {}, value), make("span", {class: "soft small"}, label));
+
+// A table whose heads are [label, class]; a narrow screen scrolls it, by keyboard too.
+function table(label, heads, rows) {
+  const head = heads.map(one => one instanceof Element ? one
+    : make("th", {scope: "col", class: one[1]}, one[0] || make("span", {class: "hidden"}, t("Details"))));
+  return make("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": label},
+    make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows)));
+}
+
+function bar(share, label) {
+  const width = Math.max(0, Math.min(100, isNumber(share) ? 100 * share : 0));
+  return make("svg", {class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", role: "img", "aria-label": label},
+    make("rect", {width: width.toFixed(1), height: 6}));
+}
+
+// Rows that are open: their keys. The button that opens one says so to screen readers.
+const opened = new Set();
+const opener = (key, label) => make("button", {class: "more", type: "button", "data-act": "open", "data-value": key,
+  "aria-expanded": String(opened.has(key)), "aria-label": label});
+
+// The head of a section: its title, and what can be done there.
+const head = (title, ...tools) => make("div", {class: "head"}, make("h2", {}, title),
+  tools.length ? make("div", {class: "group"}, tools) : null);
+"""
+_CHARTS = r"""
+// Charts of the last hour and the last day, drawn by hand.
+
+let span = "hour";
+const SPANS = {hour: {step: 1, count: 60}, day: {step: 10, count: 144}};
+const WIDTH = 600, HEIGHT = 110;
+
+function points() {
+  const {step, count} = SPANS[span];
+  const now = Math.floor(clockNow() / 60 / step) * step, found = new Map(below(span + "/"));
+  return Array.from({length: count}, (_, at) => {
+    const minute = now - (count - 1 - at) * step;
+    return {minute, ...object(found.get(String(minute)))};
+  });
+}
+
+const CHARTS = [
+  {
+    title: () => t("Requests a minute"), kind: "bars", format: number,
+    series: [
+      ["first", () => t("answered by a model"), one => one.answered],
+      ["second", () => t("from the cache"), one => (one.cached || 0) + (one.shared || 0)],
+      ["third", () => t("failed or stopped"), one => (one.failed || 0) + (one.stopped || 0)],
+    ].map(([name, label, value]) => [name, label, one => (value(one) || 0) / SPANS[span].step]),
+  },
+  {
+    title: () => t("Time to the first token"), kind: "lines", format: seconds,
+    series: [
+      ["first", () => t("half of all chats"), one => one.p50],
+      ["third", () => t("95 of 100 chats (p95)"), one => one.p95],
+    ],
+  },
+  {
+    title: () => t("Chats that wait for a node"), kind: "bars", format: number,
+    series: [["first", () => t("on average"), one => one.waiting]],
+  },
+  {
+    title: () => t("Generation that the cache saved"), kind: "bars", format: seconds,
+    series: [["second", () => t("each minute"), one => (one.saved || 0) / SPANS[span].step]],
+  },
+];
+
+function drawCharts() {
+  const all = points();
+  const button = (name, label) => make("button", {type: "button", "data-act": "span", "data-value": name,
+    "aria-pressed": String(span === name)}, label);
+  put(document.getElementById("charts"), head(t("How it went"), button("hour", t("Last hour")), button("day", t("Last day"))),
+    make("div", {class: "charts"}, CHARTS.map(one => chart(one, all))));
+}
+
+function chart({title, kind, format, series}, all) {
+  const values = series.map(([, , value]) => all.map(one => value(one)));
+  const sums = all.map((_, at) => values.reduce((sum, row) => sum + (row[at] || 0), 0));
+  const top = Math.max(0, ...(kind === "bars" ? sums : values.flat().filter(isNumber)));
+  const last = values[values.length - 1].findLast(isNumber);
+  const label = t("{title}: at most {top}, lately {last}", {title: title(), top: format(top), last: format(last)});
+  const times = [all[0], all[Math.floor(all.length / 2)], all[all.length - 1]].map(({minute}) =>
+    make("span", {}, new Date(minute * 60000).toLocaleTimeString(language, {...CLOCK, second: undefined})));
+  return make("div", {class: "card chart", "data-key": title()},
+    make("h3", {}, title()),
+    make("div", {class: "legend small"}, series.map(([name, legend]) =>
+      make("span", {class: "key " + name}, make("span", {}, legend())))),
+    make("div", {class: "plot"}, make("span", {class: "top soft small"}, top ? format(top) : ""),
+      make("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label},
+        top ? (kind === "bars" ? bars(series, values, top) : lines(series, values, top)) : [])),
+    make("div", {class: "times soft small"}, times));
+}
+
+function bars(series, values, top) {
+  const width = WIDTH / values[0].length, floor = values[0].map(() => HEIGHT);
+  return series.map(([name], row) => make("g", {class: name}, values[row].map((value, at) => {
+    const height = (value || 0) / top * (HEIGHT - 16);
+    floor[at] -= height;
+    return height > 0 ? make("rect", {x: (at * width + 0.5).toFixed(1), y: floor[at].toFixed(1),
+      width: (width - 1).toFixed(1), height: height.toFixed(1)}) : null;
+  })));
+}
+
+// A minute without a value is a gap; one that stands alone is a short line.
+function lines(series, values, top) {
+  const width = WIDTH / values[0].length;
+  return series.map(([name], row) => {
+    let pen = "M", path = "";
+    values[row].forEach((value, at) => {
+      if (!isNumber(value)) return void (pen = "M");
+      const y = (HEIGHT - value / top * (HEIGHT - 16)).toFixed(1);
+      path += pen === "M" ? `M${(at * width).toFixed(1)} ${y}h${width.toFixed(1)}` : `L${((at + 0.5) * width).toFixed(1)} ${y}`;
+      pen = "L";
+    });
+    return make("path", {class: name, d: path || "M0 0"});
+  });
+}
+"""
+_NODES = r"""
+// The nodes: a line each, the worst first, with details where a line is opened.
+
+let nodeFilter = "", nodeSort = {by: "state", down: false};
+
+const gpusOf = node => list(node.gpus).map(object);
+const busiest = node => Math.max(-1, ...gpusOf(node).map(gpu => isNumber(gpu.utilization) ? gpu.utilization : -1));
+const memoryOf = node => gpusOf(node).reduce(([used, total], gpu) =>
+  [used + (gpu.memory_used || 0), total + (gpu.memory_total || 0)], [0, 0]);
+const modelsOf = node => list(node.runners).map(runner => object(runner).model).concat(node.runners ? [] : list(node.models));
+
+// 0: down, 1: some models are left alone after failures, 2: healthy.
+function rank(node) {
+  if (!node.healthy) return 0;
+  return Object.keys(object(node.breakers)).length ? 1 : 2;
+}
+
+const NODE_COLUMNS = [
+  ["state", () => t("State"), "", rank],
+  ["name", () => t("Node"), "", node => node.name],
+  ["models", () => t("In memory"), "medium", node => modelsOf(node).join(" ")],
+  ["running", () => t("Running"), "number", node => -(node.in_flight || 0)],
+  ["waiting", () => t("Waiting"), "number medium", node => -(node.queued || 0)],
+  ["busy", () => t("GPU busy"), "number", node => -busiest(node)],
+  ["memory", () => t("GPU memory"), "wide", node => -memoryOf(node)[0]],
+];
+
+function sortedNodes() {
+  const wanted = nodeFilter.toLowerCase();
+  const value = NODE_COLUMNS.find(([name]) => name === nodeSort.by)[3];
+  const order = (one, other) => {
+    const [a, b] = [value(one), value(other)];
+    const by = typeof a === "string" || typeof b === "string" ? text(a).localeCompare(text(b)) : a - b;
+    return (nodeSort.down ? -by : by) || text(one.name).localeCompare(text(other.name), language, {numeric: true});
+  };
+  return below("nodes/").map(([, node]) => object(node)).filter(node =>
+    [node.name, node.url, node.fault, stateWord(node), ...modelsOf(node)].join("\n").toLowerCase().includes(wanted))
+    .sort(order);
+}
+
+const stateWord = node => [t("down"), t("in part"), t("healthy")][rank(node)];
+
+function drawNodes() {
+  const all = below("nodes/"), shown = sortedNodes(), router = part("router");
+  const heads = [["", ""], ...NODE_COLUMNS.map(([name, label, kind]) => make("th", {scope: "col", class: kind,
+    "aria-sort": nodeSort.by === name ? (nodeSort.down ? "descending" : "ascending") : null},
+    make("button", {type: "button", "data-act": "sort", "data-value": name}, label())))];
+  const search = make("input", {type: "search", id: "node-filter", placeholder: t("Filter nodes"),
+    "aria-label": t("Filter nodes by name, address, state or model")});
+  const count = shown.length === all.length ? "" : t("{shown} of {all}", {shown: shown.length, all: all.length});
+  put(document.getElementById("nodes"),
+    head(t("Nodes"), make("span", {class: "soft small"}, count), all.length > 1 ? search : null),
+    make("div", {class: "card"}, all.length ? table(t("Nodes"), heads, shown.flatMap(nodeRows))
+      : make("span", {class: "soft"}, router.fault ? t("Nothing is known of any node.")
+        : t("The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions."))));
+}
+
+function nodeRows(node) {
+  const key = "node " + node.name, [used, total] = memoryOf(node), busy = busiest(node);
+  const models = modelsOf(node), memory = t("{used} of {total} GiB", {used: gigabytes(used), total: gigabytes(total)});
+  const row = make("tr", {"data-key": key},
+    cell(opener(key, t("Details of {name}", {name: text(node.name)}))),
+    cell(badge(stateWord(node), ["bad", "warn", "good"][rank(node)])),
+    make("th", {scope: "row", class: "text"}, text(node.name)),
+    cell(models.length > 3 ? t("{first} and {count} more", {first: models.slice(0, 2).join(", "), count: models.length - 2})
+      : models.join(", "), "text medium"),
+    cell(number(node.in_flight), "number"), cell(number(node.queued), "number medium"),
+    cell(busy < 0 ? "—" : [Math.round(busy) + " %", bar(busy / 100, t("GPU busy {percent} %", {percent: Math.round(busy)}))], "number"),
+    cell(total ? [memory, bar(used / total, t("GPU memory {memory}", {memory}))] : "—", "wide"));
+  return opened.has(key)
+    ? [row, make("tr", {"data-key": key + " details"}, make("td", {colspan: 8, class: "inner"}, nodeDetails(node)))] : [row];
+}
+
+function nodeDetails(node) {
+  const gpus = gpusOf(node), runners = list(node.runners).map(object);
+  const left = Object.entries(object(node.breakers));
+  return [
+    node.url ? make("p", {}, code(node.url)) : null,
+    node.fault ? make("p", {class: "notice bad"}, node.fault) : null,
+    node.breaker && node.breaker !== "closed"
+      ? make("p", {class: "notice warn"}, breakerSentence(node.breaker)) : null,
+    left.map(([model, state]) => make("p", {class: "notice warn"}, state === "open"
+      ? t("{model} failed here: it is asked elsewhere for a while.", {model})
+      : t("{model} failed here: one chat tries it again.", {model}))),
+    gpus.length ? make("div", {class: "gpus"}, gpus.map(gpuDetails))
+      : make("p", {class: "soft small"}, node.gpu_reason ? t("No GPU figures: {reason}", {reason: node.gpu_reason})
+        : t("No GPU figures: run gpu_agent.py on the host and name it in agent=…")),
+    runners.length ? table(t("Models in memory"), [[t("In memory")], [t("context"), "number"], [t("running"), "number"],
+      [t("conversations kept"), "number"]], runners.map(one => make("tr", {}, cell(code(one.model)),
+      cell(number(one.context), "number"), cell(text(one.running) + " / " + text(one.slots), "number"),
+      cell(number(one.prefixes), "number"))))
+      : make("p", {class: "soft small"}, t("No model in memory.")),
+    speeds(node),
+  ];
+}
+
+const breakerSentence = state => state === "open"
+  ? t("It failed several chats: it is given none for a while.") : t("It failed several chats: one chat tries it again.");
+
+function gpuDetails(gpu) {
+  const busy = isNumber(gpu.utilization) ? Math.round(gpu.utilization) : "—";
+  const memory = t("{used} of {total} GiB", {used: gigabytes(gpu.memory_used), total: gigabytes(gpu.memory_total)});
+  return make("div", {class: "small"},
+    make("span", {}, "GPU " + text(gpu.index) + (gpu.name ? " · " + gpu.name : "")),
+    make("div", {}, t("busy"), " ", make("span", {}, busy + " %"), bar(busy / 100, t("GPU busy {percent} %", {percent: busy}))),
+    make("div", {}, t("memory"), " ", make("span", {}, memory),
+      bar(gpu.memory_total > 0 ? gpu.memory_used / gpu.memory_total : 0, t("GPU memory {memory}", {memory}))));
+}
+
+// How fast a model is here: tokens a second, as learned from answers.
+function speeds(node) {
+  const known = Object.values(object(node.rates)).map(object).filter(rate => rate.model);
+  if (!known.length) return null;
+  return table(t("Speed"), [[t("Speed")], [t("reads, tokens/s"), "number"], [t("writes, tokens/s"), "number"],
+    [t("loads in"), "number"], [""]], known.map(rate => make("tr", {}, cell(code(rate.model)),
+    cell(isNumber(rate.prompt) ? number(Math.round(rate.prompt)) : "—", "number"),
+    cell(rate.token > 0 ? number(1 / rate.token) : "—", "number"), cell(seconds(rate.load), "number"),
+    cell(rate.learned === false ? t("assumed") : ""))));
+}
+"""
+_CHATS = r"""
+// The chats: those at work now, then those that have ended, the newest first.
+
+const MAX_SHOWN = 1000;
+let chats = [], held = [], paused = false, olderKey = "", search = {text: "", outcome: ""}, searching = 0;
+
+const OUTCOMES = {
+  answered: [() => t("answered"), "good"], cached: [() => t("from the cache"), "good"],
+  shared: [() => t("shared"), "good"], stopped: [() => t("stopped"), "warn"], failed: [() => t("failed"), "bad"],
+  waiting: [() => t("waits"), "warn"], loading: [() => t("loads"), "warn"], answering: [() => t("is answered"), ""],
+};
+const outcomeWord = outcome => OUTCOMES[outcome] ? OUTCOMES[outcome][0]() : text(outcome);
+
+// The same rule as the server's `matches`.
+function isWanted(chat) {
+  if (search.outcome && chat.outcome !== search.outcome) return false;
+  return [chat.asked, chat.model, chat.node, chat.name, chat.error, chat.error_text].join("\n").toLowerCase()
+    .includes(search.text.toLowerCase());
+}
+
+// Chats that have just ended, the oldest first; at the beginning the last ones that there are.
+function takeChats(come, isWhole) {
+  const known = new Set(chats.concat(held).map(chat => chat.key));
+  const fresh = come.filter(chat => !known.has(chat.key) && isWanted(chat)).reverse();
+  if (isWhole && !chats.length && !search.text && !search.outcome) olderKey = fresh.length ? fresh[fresh.length - 1].key : "";
+  if (paused) held = fresh.concat(held).slice(0, MAX_SHOWN);
+  else chats = fresh.concat(chats).slice(0, MAX_SHOWN);
+}
+
+async function findChats(before) {
+  const number = ++searching, asked = new URLSearchParams({...search, before});
+  const answer = await fetch("/ollama-pack/chats?" + asked, {cache: "no-store"});
+  if (!answer.ok || number !== searching) return;
+  const found = await answer.json();
+  chats = before ? chats.concat(list(found.chats)) : list(found.chats);
+  if (!before) held = [];
+  olderKey = found.next;
+  want("chats");
+}
+
+function drawChats() {
+  const running = list(part("router").running).map(object).filter(isWanted);
+  const heads = [["", ""], [t("Ended")], [t("Model")], [t("Node"), "medium"], [t("User"), "medium"],
+    [t("waited"), "number wide"], [t("first token"), "number medium"], [t("in all"), "number wide"], [t("Outcome")]];
+  const filter = make("input", {type: "search", id: "chat-filter", placeholder: t("Filter chats"),
+    "aria-label": t("Filter chats by model, node, user or error")});
+  const outcomes = make("select", {id: "chat-outcome", "aria-label": t("Outcome")},
+    make("option", {value: ""}, t("all outcomes")),
+    ["answered", "cached", "shared", "stopped", "failed"].map(name => make("option", {value: name}, outcomeWord(name))));
+  const pause = make("button", {type: "button", "data-act": "pause", "aria-pressed": String(paused)},
+    paused ? t("Go on ({count} new)", {count: held.length}) : t("Pause"));
+  const rows = [...running.map(chat => [chat, "running " + chat.id]), ...chats.map(chat => [chat, "chat " + chat.key])];
+  put(document.getElementById("chats"), head(t("Chats"), filter, outcomes, pause),
+    make("div", {class: "card"},
+      rows.length ? table(t("Chats"), heads, rows.flatMap(([chat, key]) => chatRows(chat, key)))
+        : make("span", {class: "soft"}, search.text || search.outcome ? t("No chat is like that.")
+          : t("None yet. A chat with a model of the router, or an answer from the cache, shows here.")),
+      olderKey && chats.length < MAX_SHOWN
+        ? make("p", {class: "head"}, make("button", {type: "button", "data-act": "older"}, t("Show older"))) : null));
+}
+
+function chatRows(chat, key) {
+  const [, kind] = OUTCOMES[chat.outcome] || [];
+  const off = isNumber(chat.first) && isNumber(chat.predicted) && chat.first - (chat.waited || 0) > 2 * chat.predicted + 0.5;
+  const row = make("tr", {"data-key": key},
+    cell(opener(key, t("Details of this chat"))),
+    cell(chat.outcome in {waiting: 1, loading: 1, answering: 1} ? t("now") : clock(chat.at), "nowrap"),
+    cell([code(chat.asked), chat.model && chat.model !== chat.asked ? [" → ", code(chat.model)] : "",
+      chat.background ? [" ", badge(t("background"))] : ""], "text"),
+    cell(text(chat.node), "text medium"), cell(text(chat.name), "text medium"),
+    cell(seconds(chat.waited), "number wide"),
+    cell(off ? badge(seconds(chat.first), "warn") : seconds(chat.first), "number medium"),
+    cell(seconds(chat.took), "number wide"), cell(badge(outcomeWord(chat.outcome), kind)));
+  return opened.has(key)
+    ? [row, make("tr", {"data-key": key + " details"}, make("td", {colspan: 9, class: "inner"}, chatDetails(chat)))] : [row];
+}
+
+function chatDetails(chat) {
+  const considered = list(chat.considered).map(object);
+  const terms = [...new Set(considered.flatMap(one => Object.keys(object(one.terms))))]
+    .filter(term => considered.some(one => object(one.terms)[term] > 0));
+  return [
+    make("ul", {}, sentences(chat).map(sentence => make("li", {}, sentence))),
+    considered.length > 1 ? [make("h3", {}, t("What each node would have cost")),
+      table(t("What each node would have cost"), [[t("Node")], [t("Model")], ...terms.map(term => [termWord(term), "number"])],
+        considered.map((one, at) => make("tr", at ? {} : {class: "chosen"}, cell(text(one.node)), cell(code(one.model)),
+          terms.map(term => cell(seconds(object(one.terms)[term]), "number")))))] : null,
+  ];
+}
+
+function termWord(term) {
+  const known = {wait: t("wait"), load: t("load the model"), prompt: t("read the prompt"), decode: t("share the GPU"),
+    evict: t("what others lose"), tier: t("distance")};
+  return known[term] || term;
+}
+
+// Why it went as it did, in sentences.
+function sentences(chat) {
+  const {asked, model, node, name} = chat, said = [];
+  if (name) said.push(t("{name} asked for {asked}.", {name, asked}));
+  if (chat.outcome === "cached")
+    return said.concat(t("The answer was in the cache, {age} old: {saved} of generation saved.",
+      {age: seconds(chat.age || 0), saved: seconds(chat.saved || 0)}));
+  if (chat.outcome === "shared")
+    return said.concat(t("The same question was being answered: both chats got that answer."));
+  for (const [failing, why] of Object.entries(object(chat.tried)))
+    said.push(t("{node} failed it: {why}", {node: failing, why}));
+  if (node && chat.loads) said.push(t("{node} had to load {model}: no node could begin sooner.", {node, model}));
+  else if (node && chat.held > 0)
+    said.push(t("{node} had {model} in memory, and {held} of the {prompt} tokens of the prompt.",
+      {node, model, held: number(chat.held), prompt: number(chat.prompt)}));
+  else if (node) said.push(t("{node} had {model} in memory, and could begin soonest.", {node, model}));
+  if (chat.waited >= 0.05) said.push(t("It waited {time} for a node.", {time: seconds(chat.waited)}));
+  if (isNumber(chat.first) && isNumber(chat.predicted))
+    said.push(t("The first token came after {first}; {predicted} at the node were predicted.",
+      {first: seconds(chat.first), predicted: seconds(chat.predicted)}));
+  else if (isNumber(chat.predicted))
+    said.push(t("The first token is predicted after {predicted} at the node.", {predicted: seconds(chat.predicted)}));
+  if (chat.written > 0) said.push(t("The answer has {tokens} tokens and took {took}.",
+    {tokens: number(chat.written), took: seconds(chat.took)}));
+  if (chat.outcome === "stopped") said.push(t("The user stopped it, or left."));
+  if (chat.error_text) said.push(t("It failed: {why}", {why: chat.error_text}));
+  return said;
+}
+"""
+_OTHERS = r"""
+// What is wrong and what goes on, on top; names, the cache, voice and processes, below.
+
+// Sentences of what is wrong, the worst first: [kind, sentence].
+function problems() {
+  const router = part("router"), cache = part("cache"), found = [];
+  const nodes = below("nodes/").map(([, node]) => object(node)), down = nodes.filter(node => !node.healthy);
+  if (fault) found.push(["bad", fault]);
+  if (router.sharing_fault)
+    found.push(["bad", t("The router's redis_url does not answer: {fault}. This worker goes on alone.", {fault: router.sharing_fault})]);
+  if (nodes.length && down.length === nodes.length) found.push(["bad", t("All {count} nodes are down.", {count: down.length})]);
+  down.slice(0, 5).forEach(node => found.push(["bad", t("{node} is down: {why}",
+    {node: text(node.name), why: node.fault || breakerSentence(node.breaker)})]));
+  if (down.length > 5) found.push(["bad", t("{count} more nodes are down.", {count: down.length - 5})]);
+  if (cache.fault && cache.worker)
+    found.push(["bad", t("The response cache does not work: {fault}. Chats go to their models.", {fault: cache.fault})]);
+  const {failed = 0, answered = 0} = part("recent");
+  if (failed > 0)
+    found.push([failed > answered ? "bad" : "warn", t("{failed} of {all} chats failed in the last 5 minutes.",
+      {failed, all: failed + answered})]);
+  nodes.filter(node => rank(node) === 1).forEach(node => Object.keys(object(node.breakers)).forEach(model =>
+    found.push(["warn", t("{node} failed chats with {model}: they go elsewhere for a while.", {node: node.name, model})])));
+  if (router.fault) found.push(["warn", router.fault]);
+  list(part("publishing").problems).filter(one => !router.fault || !String(one).startsWith(router.fault))
+    .forEach(one => found.push(["warn", text(one)]));
+  if (part("history").fault)
+    found.push(["warn", t("The history cannot be read or written: {fault}.", {fault: part("history").fault})]);
+  below("processes/").filter(([, one]) => object(one).fault).forEach(([name, one]) =>
+    found.push(["warn", t("{name} goes on alone: {fault}", {name, fault: one.fault})]));
+  return found;
+}
+
+function drawTop() {
+  const nodes = below("nodes/").map(([, node]) => object(node)), up = nodes.filter(node => node.healthy).length;
+  const router = part("router"), recent = part("recent"), hour = part("last_hour"), day = part("last_day");
+  const all = one => ["answered", "cached", "shared", "stopped", "failed"].reduce((sum, name) => sum + (one[name] || 0), 0);
+  const asked = below("processes/").length ? below("processes/").reduce((sum, [, one]) => sum + (object(one).waiting || 0), 0)
+    : router.waiting;
+  const given = (hour.cached || 0) + (hour.shared || 0);
+  const wrong = problems();
+  const tile = (value, label, kind) => make("div", {class: "card tile " + (kind || "")}, make("b", {}, value),
+    make("span", {class: "soft small"}, label));
+  put(document.getElementById("now"),
+    parts.size ? make("ul", {class: "notices"}, wrong.length
+      ? wrong.map(([kind, sentence]) => make("li", {class: "notice " + kind}, sentence))
+      : make("li", {class: "notice good"}, t("Everything works.")),
+    needsSignIn ? make("li", {class: "notice"}, make("a", {class: "button", href: "/auth?redirect=%2Follama-pack"}, t("Sign in"))) : null)
+      : make("p", {class: "soft"}, t("Asking …")),
+    parts.size ? make("div", {class: "tiles"},
+      tile(nodes.length ? t("{up} of {all}", {up, all: nodes.length}) : "—", t("nodes up"), nodes.length && up < nodes.length ? "bad" : ""),
+      tile(number(all(recent) / 5), t("requests a minute")),
+      tile(number(asked), t("waiting"), asked > 0 ? "warn" : ""),
+      tile(seconds(hour.p95), t("first token, p95, last hour")),
+      tile(all(hour) ? percent(given / all(hour)) : "—", t("from the cache, last hour")),
+      tile(seconds(day.saved || 0), t("generation saved, last day"))) : null);
+}
+
+function drawPublished() {
+  const told = part("publishing"), rows = list(told.rows).map(object), uploaded = new Set(rows.filter(row => row.made_by === "upload").map(row => row.id));
+  const left = list(told.left).map(object).filter(row => !uploaded.has(row.id));
+  const content = () => {
+    if (told.publish_aliases === false && !rows.length)
+      return make("p", {class: "notice warn"}, t("Nothing is published: publish_aliases is off in this function's valves."));
+    if (!told.looked_at) return make("p", {class: "soft"}, t("The models have not been looked at yet; this takes a few seconds."));
+    if (!rows.length) return make("p", {class: "soft"}, t("Nothing to publish: no node has a model, and no alias an answer."));
+    return table(t("Published models"), [[t("Model")], [t("answered by")], [t("for")], [t("made by"), "medium"], [""]],
+      rows.map(row => make("tr", {"data-key": text(row.id)}, cell(code(row.id), "text"), cell(answerers(row), "text"),
+        cell([list(row.audience).join(", ") || t("admins"), list(row.opens).length
+          ? make("div", {class: "soft small"}, t("opens to them: {models}", {models: row.opens.join(", ")})) : ""]),
+        cell(row.made_by === "upload" ? "upload.py" : t("this function"), "medium"),
+        cell([row.active === false ? badge(t("switched off"), "warn") : "", isNumber(row.missing_seconds)
+          ? badge(t("away for {minutes} min", {minutes: Math.round(row.missing_seconds / 60)}), "warn") : ""]))));
+  };
+  put(document.getElementById("published"), head(t("Published models")), make("div", {class: "card"}, content()),
+    left.length ? [make("h3", {}, t("Left alone")), make("div", {class: "card"}, make("ul", {}, left.map(row =>
+      make("li", {}, code(row.id), ": " + text(row.reason)))))] : null);
+}
+
+function answerers(row) {
+  const models = list(row.answers);
+  if (models.length) return models.map((model, at) => [at ? ", " : "", code(model)]);
+  if (row.base) return make("code", {class: "soft"}, row.base);
+  return make("span", {class: "soft"}, row.alias ? t("itself, for {alias}", {alias: row.alias}) : t("itself"));
+}
+
 const total = (counts, begin) => Object.entries(counts)
   .filter(([name]) => name.startsWith(begin)).reduce((sum, [, value]) => sum + value, 0);
 
+let flushed = "";
+async function flushCache() {
+  if (!confirm(t("Make all cached answers unusable, for everybody?"))) return;
+  try {
+    const answer = await fetch("/ollama-pack/cache/flush", {method: "POST"});
+    const told = await answer.json();
+    flushed = answer.ok && !told.fault ? t("Flushed at {time}.", {time: clock(Date.now() / 1000)})
+      : t("Not flushed: {why}", {why: told.fault || told.detail || answer.status});
+  } catch (error) {
+    flushed = t("Not flushed: {why}", {why: error.message});
+  }
+  want("cache");
+}
+
+function drawCache() {
+  const told = part("cache"), counts = object(told.fault ? told.worker : told.all);
+  const given = (counts.hits || 0) + (counts.follows || 0), asked = given + total(counts, "misses/");
+  const title = t("Response cache");
+  if (!told.all) return put(document.getElementById("cache"), head(title), make("div", {class: "card soft"}, text(told.fault)));
+  put(document.getElementById("cache"),
+    head(title, make("span", {class: "small", role: "status"}, flushed),
+      make("button", {type: "button", "data-act": "flush"}, t("Flush"))),
+    make("div", {class: "card"},
+      told.fault ? make("p", {class: "notice bad"}, t("{fault}: chats go to their models. Figures of one worker:", {fault: told.fault})) : null,
+      make("div", {class: "figures"},
+        figure(asked ? percent(given / asked) : "—", t("given from the cache")),
+        figure(number(counts.hits || 0), t("kept answers")), figure(number(counts.follows || 0), t("shared while generated")),
+        figure(seconds(counts.seconds_saved || 0), t("generation saved")),
+        figure(number(counts.tokens_saved || 0), t("tokens saved")),
+        figure(number(total(counts, "bypasses/")), t("not for the cache"))),
+      make("p", {class: "soft small"}, t("{store}, scope {scope}, answers are kept for {minutes} min.",
+        {store: told.store, scope: told.scope, minutes: Math.round(told.ttl_seconds / 60)}),
+        told.enabled === false ? [" ", badge(t("switched off"), "warn")] : ""),
+      make("div", {class: "columns"}, cacheReasons(counts), lookupTimes(counts))));
+}
+
+// Why the cache did not answer or keep an answer, by the name that it counts under.
+function reasonWord(name) {
+  const words = {
+    "misses/absent": t("not asked before, or too long ago"), "misses/refresh": t("a new answer was wanted"),
+    "misses/unreadable": t("the kept answer could not be read"), "misses/store slow": t("the store was slow"),
+    "misses/store down": t("the store was down"), "misses/store full": t("the store was full"),
+    "misses/store open": t("the store is left alone for a while"), "bypasses/background task": t("titles, tags and the like"),
+    "bypasses/temporary chat": t("a temporary chat"), "bypasses/continued answer": t("an answer that goes on"),
+    "bypasses/scheduled run": t("a scheduled run"), "bypasses/direct connection": t("a direct connection"),
+    "bypasses/not deterministic": t("the same question may have different answers"),
+    "bypasses/client's wish": t("the client wanted no cache"), "bypasses/no scope": t("with files, knowledge, memory or tools"),
+    "bypasses/model digest unknown": t("which weights answer is not known"),
+    "bypasses/no replay": t("response_cache_replay is missing"), "bypasses/no access": t("the user may not use the model"),
+    "not_stored/not finished": t("not kept: stopped before its end"), "not_stored/too large": t("not kept: too large"),
+    "not_stored/empty": t("not kept: empty"), "not_stored/another model": t("not kept: another model answered"),
+    "not_stored/no usage": t("not kept: it has no figures"), "not_stored/flushed": t("not kept: the cache was flushed"),
+  };
+  return words[name] || name.replace("/", ": ").replace("_", " ");
+}
+
 function cacheReasons(counts) {
   const rows = Object.entries(counts).filter(([name]) => /^(misses|bypasses|not_stored)[/]/.test(name))
-    .sort((one, other) => other[1] - one[1])
-    .map(([name, value]) => make("tr", {},
-      cell(name.replace("/", ": ").replace("_", " ")), cell(number(value), 1)));
-  return rows.length ? table([["Why not from the cache"], ["requests", 1]], rows) : null;
+    .sort((one, other) => other[1] - one[1]).slice(0, 12)
+    .map(([name, value]) => make("tr", {}, cell(reasonWord(name)), cell(number(value), "number")));
+  return rows.length ? table(t("Why not from the cache"), [[t("Why not from the cache")], [t("requests"), "number"]], rows) : null;
 }
 
 function lookupTimes(counts) {
   const bounds = Object.keys(counts).filter(name => name.startsWith("lookups_ms/"))
     .map(name => [name.split("/")[1], counts[name]])
     .sort((one, other) => (parseFloat(one[0]) || Infinity) - (parseFloat(other[0]) || Infinity));
-  const rows = bounds.map(([bound, value]) =>
-    make("tr", {}, cell(bound === "more" ? "more" : "up to " + bound + " ms"), cell(number(value), 1)));
-  return rows.length ? table([["Lookup took"], ["requests", 1]], rows) : null;
+  const rows = bounds.map(([bound, value]) => make("tr", {},
+    cell(bound === "more" ? t("more") : t("up to {bound} ms", {bound})), cell(number(value), "number")));
+  return rows.length ? table(t("How long lookups took"), [[t("Lookup took")], [t("requests"), "number"]], rows) : null;
 }
 
-let flushed = "";
-async function flushCache() {
-  if (!confirm("Make all cached answers unusable, for everybody?")) return;
+function drawVoice() {
+  const told = part("voice"), counts = object(told.counts), queue = object(told.queue);
+  const failed = Object.entries(counts).filter(([name]) => /^outcome[/](?!ok$|kept$)/.test(name));
+  put(document.getElementById("voice"), head(t("Voice")), make("div", {class: "card"},
+    make("div", {class: "figures"}, figure(number(queue.waits || 0), t("recordings wait")),
+      figure(number((queue.works || 0) + (queue.away || 0)), t("are transcribed now")),
+      figure(number((counts["outcome/ok"] || 0) + (counts["outcome/kept"] || 0)), t("transcribed")),
+      figure(seconds(counts.audio_seconds || 0), t("of speech")), figure(seconds(counts.work_seconds || 0), t("of work")),
+      figure(number(total(Object.fromEntries(failed), "")), t("failed"))),
+    failed.length ? make("p", {class: "soft small"}, failed.map(([name, value]) =>
+      name.slice(8).replaceAll("_", " ") + ": " + value).join(" · ")) : null));
+}
+
+function drawProcesses() {
+  const rows = below("processes/").map(([name, one]) => [name, object(one)]);
+  put(document.getElementById("processes"), rows.length > 0 ? [head(t("Servers that share the history")),
+    make("div", {class: "card"}, table(t("Servers that share the history"), [[t("Process")], [t("Kind")],
+      [t("Running"), "number"], [t("Waiting"), "number"], [t("Nodes up"), "number medium"], [""]],
+    rows.map(([name, one]) => make("tr", {"data-key": name},
+      make("th", {scope: "row", class: "text"}, name, name === part("history").process ? [" ", badge(t("this one"))] : ""),
+      cell(text(one.kind)), cell(number(one.in_flight), "number"), cell(number(one.waiting), "number"),
+      cell(t("{up} of {all}", {up: one.nodes_up, all: one.nodes}), "number medium"),
+      cell(one.fault ? badge(one.fault, "bad") : "")))))] : null);
+}
+"""
+_MAIN = r"""
+// What is drawn when, what clicks do, and the stream of changes.
+
+const PATIENCE = 8000;  // milliseconds without a word, after which the server does not answer
+const DRAWS = {now: drawTop, charts: drawCharts, nodes: drawNodes, chats: drawChats, published: drawPublished,
+  cache: drawCache, voice: drawVoice, processes: drawProcesses};
+// Which sections show a part, by the beginning of its path.
+const SHOWN_BY = {nodes: ["now", "nodes"], router: ["now", "nodes", "chats"], recent: ["now"], last_hour: ["now"],
+  last_day: ["now"], hour: ["charts"], day: ["charts"], publishing: ["now", "published"], cache: ["now", "cache"],
+  voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"]};
+
+let fault = "", needsSignIn = false, source = null, seen = 0, serverAhead = 0, lastKey = "";
+const wanted = new Set();
+const clockNow = () => Date.now() / 1000 + serverAhead;
+
+// Draws sections before the next frame, however often they are wanted until then.
+function want(...names) {
+  if (!wanted.size) requestAnimationFrame(() => {
+    const names = [...wanted];
+    wanted.clear();
+    const began = performance.now();
+    names.forEach(name => DRAWS[name]());
+    performance.measure("draw", {start: began, detail: names});
+  });
+  names.forEach(name => wanted.add(name));
+}
+
+function take(told) {
+  seen = Date.now();
+  serverAhead = told.now - seen / 1000;
+  const changes = Object.entries(told.parts || {});
+  if (told.whole) {
+    const sent = new Set(changes.map(([path]) => path));
+    [...parts.keys()].filter(path => !sent.has(path)).forEach(path => changes.push([path, null]));
+  }
+  for (const [path, value] of changes) {
+    if (value === null) parts.delete(path);
+    else parts.set(path, value);
+    want(...(SHOWN_BY[path.split("/")[0]] || []));
+  }
+  if (told.whole) want("now", "charts", "nodes", "chats");
+  if (list(told.chats).length) {
+    takeChats(told.chats, told.whole);
+    want("chats");
+  }
+  say("");
+}
+
+function say(sentence, signIn = false) {
+  document.getElementById("state").textContent = seen ? t("as of {time}", {time: clock(clockNow())}) : "";
+  if (fault === sentence && needsSignIn === signIn) return;
+  [fault, needsSignIn] = [sentence, signIn];
+  want("now");
+}
+
+function listen() {
+  source?.close();
+  source = new EventSource("/ollama-pack/stream?" + new URLSearchParams({after: lastKey, language}));
+  source.onmessage = event => {
+    lastKey = event.lastEventId;
+    take(JSON.parse(event.data));
+  };
+  source.onerror = () => source.readyState === EventSource.CLOSED && explain();
+}
+
+// The stream was refused: why, and again after a while.
+async function explain() {
   try {
-    const answer = await fetch("/ollama-pack/cache/flush", {method: "POST"});
-    const told = await answer.json();
-    flushed = answer.ok && !told.fault ? "Flushed at " + clock(Date.now() / 1000) + "."
-      : "Not flushed: " + (told.fault || told.detail || answer.status);
-  } catch (error) {
-    flushed = "Not flushed: " + error.message;
+    const answer = await fetch("/ollama-pack/chats?outcome=none", {cache: "no-store", signal: AbortSignal.timeout(PATIENCE)});
+    if (answer.status === 401 || answer.status === 403) say(t("Sign in to Open WebUI as an admin again."), true);
+    else if (!answer.ok || !(answer.headers.get("content-type") || "").includes("json"))
+      say(t("The function ollama_pack_events is switched off, or being updated."));
+  } catch {
+    sayGone();
   }
-  draw();
+  setTimeout(() => document.hidden || listen(), 2000);
 }
 
-function cacheParts(told) {
-  if (!told || !told.all)
-    return [make("h2", {}, "Response cache"), make("div", {class: "card soft"}, text(told && told.fault))];
-  const counts = told.fault ? told.worker : told.all;
-  const given = (counts.hits || 0) + (counts.follows || 0), asked = given + total(counts, "misses/");
-  const minutes = " · kept " + Math.round(told.ttl_seconds / 60) + " min";
-  const about = told.store + " · scope " + told.scope + minutes + (told.enabled ? "" : " · switched off");
-  return [make("h2", {}, "Response cache"), make("div", {class: "card", id: "cache"},
-    told.fault ? notice(told.fault + ": chats go to their models. Figures of one worker:", "bad") : null,
-    make("div", {class: "figures"},
-      figure(asked ? Math.round(100 * given / asked) + " %" : "—", "given from the cache"),
-      figure(number(counts.hits), "kept answers"), figure(number(counts.follows), "shared while generated"),
-      figure(seconds(counts.seconds_saved || 0), "generation saved"),
-      figure(number(counts.tokens_saved), "tokens saved"),
-      figure(number(total(counts, "bypasses/")), "not for the cache")),
-    make("p", {class: "row"}, make("span", {class: "soft small"}, about),
-      make("button", {on: flushCache}, "Flush"), make("span", {class: "small"}, flushed)),
-    cacheReasons(counts), lookupTimes(counts))];
+const sayGone = () => say(seen ? t("Open WebUI does not answer. What is shown is from {time}.", {time: clock(seen / 1000)})
+  : t("Open WebUI does not answer."));
+
+setInterval(() => {
+  if (!document.hidden && source?.readyState === EventSource.CONNECTING && Date.now() - seen > PATIENCE) sayGone();
+  if (!document.hidden) want("charts");
+}, 5000);
+document.addEventListener("visibilitychange", () => document.hidden ? source?.close() : listen());
+
+const ACTS = {
+  open: key => {
+    if (!opened.delete(key)) opened.add(key);
+    want(key.startsWith("node ") ? "nodes" : "chats");
+  },
+  sort: by => {
+    nodeSort = {by, down: nodeSort.by === by && !nodeSort.down};
+    want("nodes");
+  },
+  span: name => {
+    span = name;
+    want("charts");
+  },
+  pause: () => {
+    paused = !paused;
+    if (!paused) [chats, held] = [held.concat(chats).slice(0, MAX_SHOWN), []];
+    want("chats");
+  },
+  older: () => findChats(olderKey),
+  flush: flushCache,
+};
+document.addEventListener("click", event => {
+  const pressed = event.target.closest("[data-act]");
+  if (pressed) return void ACTS[pressed.dataset.act](pressed.dataset.value);
+  const more = event.target.closest("tr[data-key]")?.querySelector(":scope > td > button.more");
+  if (more && !event.target.closest("a, button, input, select") && !String(getSelection())) ACTS.open(more.dataset.value);
+});
+
+let typing = 0;
+function searchSoon(change) {
+  search = {...search, ...change};
+  clearTimeout(typing);
+  typing = setTimeout(() => findChats(""), 250);
 }
+document.addEventListener("input", ({target}) => {
+  if (target.id === "node-filter") [nodeFilter] = [target.value, want("nodes")];
+  if (target.id === "chat-filter") searchSoon({text: target.value});
+  if (target.id === "chat-outcome") searchSoon({outcome: target.value});
+});
+
+// Open WebUI keeps a user's language and colours in the browser.
+try {
+  const wished = localStorage.locale, asked = new URLSearchParams(location.search);
+  if (wished && !asked.has("language") && wished.split("-")[0] !== language.split("-")[0])
+    location.replace("?language=" + encodeURIComponent(wished));
+  document.documentElement.dataset.theme = {dark: "dark", "oled-dark": "dark", light: "light"}[localStorage.theme] || "";
+} catch { /* no storage: the system's colours */ }
+document.getElementById("top").append(make("h1", {}, "Ollama Pack"), make("a", {href: "/"}, "Open WebUI"),
+  make("span", {class: "soft small state", id: "state"}));
+document.getElementById("page").replaceChildren(...Object.keys(DRAWS).map(name => make("section", {id: name})));
+want("now");
+listen();
 """
 
 
-# --- ollama_pack.webui.dashboard ---
-# The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-
-NONCE = "%NONCE%"
-
-_STYLE = """
-:root {
-  color-scheme: light dark;
-  --page: #f6f7f9; --card: #fff; --line: #e3e6ea; --text: #1b1f24; --soft: #5f6975; --faint: #eef0f3;
-  --good: #14804a; --good-soft: #ddf3e6; --bad: #b42318; --bad-soft: #fde4e1; --warn: #94590a;
-  --warn-soft: #fdf0d5; --bar: #3b6fd4; --chosen: #eaf1fd;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #101215; --card: #191c20; --line: #2b3037; --text: #e8eaed; --soft: #9aa4b0; --faint: #23272d;
-    --good: #5fd295; --good-soft: #12341f; --bad: #ff8f85; --bad-soft: #431a17; --warn: #f0bd68;
-    --warn-soft: #3a2a0d; --bar: #6c9bf5; --chosen: #1d2a40;
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text); font: 14px/1.45 system-ui, sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 20px 20px 48px; }
-header { display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: baseline; }
-h1 { font-size: 20px; margin: 0; }
-h2 { font-size: 15px; margin: 28px 0 10px; }
-h3 { font-size: 15px; margin: 0; overflow-wrap: anywhere; }
-header .state { margin-left: auto; }
-.soft { color: var(--soft); }
-.small { font-size: 12.5px; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 14px; }
-.cards .card { display: flex; flex-direction: column; gap: 10px; }
-.cards p { margin: 0; }
-.row { display: flex; flex-wrap: wrap; gap: 6px 8px; align-items: center; }
-.badge { border-radius: 99px; padding: 1px 9px; font-size: 12px; background: var(--faint); }
-.good { background: var(--good-soft); color: var(--good); }
-.bad { background: var(--bad-soft); color: var(--bad); }
-.warn { background: var(--warn-soft); color: var(--warn); }
-.notice { border-radius: 8px; padding: 9px 12px; margin: 12px 0 0; overflow-wrap: anywhere; }
-.figures { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px; }
-.figures b { display: block; font-size: 20px; font-weight: 600; line-height: 1.2; }
-.gpu { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 2px 10px; font-size: 12.5px; }
-.gpu .value { text-align: right; }
-.gpu > :first-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.bar { grid-column: 1 / -1; height: 7px; width: 100%; border-radius: 4px; background: var(--faint); }
-.bar rect { fill: var(--bar); }
-.scroll { overflow-x: auto; }
-.wide table { min-width: 640px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 5px 10px 5px 0; vertical-align: top; }
-th, td { border-bottom: 1px solid var(--line); }
-th { font-weight: 500; color: var(--soft); font-size: 12.5px; white-space: nowrap; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-tbody tr:last-child > td { border-bottom: 0; }
-tr.chosen > td { background: var(--chosen); }
-tr.opens { cursor: pointer; }
-tr.opens:hover > td { background: var(--faint); }
-button.more {
-  all: unset; cursor: pointer; width: 18px; text-align: center; color: var(--soft); border-radius: 4px;
-}
-button.more:focus-visible { outline: 2px solid var(--bar); }
-td.inner { padding: 4px 0 12px 28px; }
-code { font: 12.5px ui-monospace, monospace; overflow-wrap: anywhere; }
-ul { margin: 0; padding-left: 18px; }
-a { color: inherit; }
-"""
-
-_SCRIPT = """
-"use strict";
-const POLL = 2000, PATIENCE = 10000;
-const main = document.querySelector("main");
-const opened = new Set();
-
-// Everything that the server tells goes through here, as text.
-function make(tag, attributes, ...children) {
-  const node = document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes || {})) {
-    if (key === "on") node.addEventListener("click", value);
-    else node.setAttribute(key, value);
-  }
-  node.append(...children.flat().filter(child => child !== null && child !== undefined && child !== ""));
-  return node;
-}
-const text = value => value === null || value === undefined ? "—" : String(value);
-const list = value => Array.isArray(value) ? value : [];
-const isNumber = value => typeof value === "number" && Number.isFinite(value);
-function seconds(value) {
-  if (!isNumber(value)) return "—";
-  if (value === 0) return "0";
-  if (Math.abs(value) < 0.0005) return "<1 ms";
-  if (Math.abs(value) < 1) return Math.round(value * 1000) + " ms";
-  return value.toFixed(value < 10 ? 2 : 1) + " s";
-}
-const gigabytes = value => isNumber(value) ? (value / 2 ** 30).toFixed(1) : "—";
-const short = value => Math.abs(value) >= 1e9 ? (value / 1e9).toFixed(2) + " G"
-  : Math.abs(value) >= 1e6 ? (value / 1e6).toFixed(2) + " M" : String(Number(value.toPrecision(4)));
-const clock = at => isNumber(at) ? new Date(at * 1000).toLocaleTimeString() : "—";
-const badge = (words, kind) => make("span", {class: "badge " + (kind || "")}, words);
-const notice = (words, kind) => make("p", {class: "notice " + kind, role: "status"}, words);
-const cell = (value, number) => make("td", number ? {class: "number"} : {}, value);
-
-function table(heads, rows) {
-  const head = heads.map(([name, number]) => make("th", number ? {class: "number"} : {}, name));
-  return make("div", {class: "scroll"},
-    make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows)));
-}
-
-function bar(percent, label) {
-  const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg"), rect = document.createElementNS(space, "rect");
-  const width = Math.max(0, Math.min(100, isNumber(percent) ? percent : 0));
-  for (const [key, value] of Object.entries(
-    {class: "bar", viewBox: "0 0 100 7", preserveAspectRatio: "none", role: "img", "aria-label": label}))
-    svg.setAttribute(key, value);
-  rect.setAttribute("width", width);
-  rect.setAttribute("height", 7);
-  svg.append(rect);
-  return svg;
-}
-
-function gpu(one) {
-  const share = one.memory_total > 0 ? 100 * one.memory_used / one.memory_total : null;
-  const busy = isNumber(one.utilization) ? Math.round(one.utilization) + " %" : "—";
-  const memory = gigabytes(one.memory_used) + " of " + gigabytes(one.memory_total) + " GiB";
-  return make("div", {class: "gpu"},
-    make("span", {title: text(one.name)}, "GPU " + text(one.index) + (one.name ? " · " + one.name : "")),
-    make("span", {class: "value"}, busy), bar(one.utilization, "GPU busy " + busy),
-    make("span", {class: "soft"}, "memory"), make("span", {class: "soft value"}, memory),
-    bar(share, "GPU memory " + memory));
-}
-
-function figure(value, name) {
-  return make("div", {}, make("b", {}, text(value)), make("span", {class: "soft small"}, name));
-}
-
-function runners(node) {
-  if (!Array.isArray(node.runners))
-    return make("div", {class: "row"}, list(node.models).map(model => badge(text(model))));
-  if (!node.runners.length) return make("p", {class: "soft small"}, "No model in memory.");
-  return table([["In memory"], ["context", 1], ["running", 1], ["prefixes", 1]], node.runners.map(one =>
-    make("tr", {}, cell(make("code", {}, text(one.model))), cell(text(one.context), 1),
-      cell(text(one.running) + " / " + text(one.slots), 1), cell(text(one.prefixes), 1))));
-}
-
-function rates(node) {
-  const known = Object.entries(node.rates && typeof node.rates === "object" ? node.rates : {})
-    .filter(([, rate]) => rate && typeof rate === "object");
-  if (!known.length) return null;
-  const key = "rates " + node.name;
-  const rows = known.map(([name, rate]) => {
-    const shown = Object.entries(rate).filter(([, value]) => isNumber(value)).map(([what, value]) =>
-      what + " " + short(value));
-    return make("li", {}, make("code", {}, text(rate.model || name)), " ", shown.join(" · "),
-      rate.learned === false ? " (assumed)" : "");
-  });
-  const details = make("details", {class: "small"},
-    make("summary", {class: "soft"}, "Learned rates"), make("ul", {}, rows));
-  details.open = opened.has(key);
-  details.addEventListener("toggle", () => details.open ? opened.add(key) : opened.delete(key));
-  return details;
-}
-
-function node(one) {
-  const gpus = list(one.gpus), breaker = text(one.breaker);
-  return make("section", {class: "card"},
-    make("div", {class: "row"}, make("h3", {}, text(one.name)),
-      one.healthy ? badge("healthy", "good") : badge("down", "bad"),
-      one.breaker && breaker !== "closed" ? badge("breaker " + breaker.replace("_", " "), "warn") : null,
-      Object.entries(one.breakers && typeof one.breakers === "object" ? one.breakers : {})
-        .map(([model, state]) => badge(model + " failed: breaker " + text(state), "warn"))),
-    one.url ? make("code", {class: "soft"}, one.url) : null,
-    one.fault ? make("p", {class: "notice bad small"}, one.fault) : null,
-    make("div", {class: "figures"}, figure(one.in_flight, "in flight"), figure(one.queued, "queued"),
-      figure(Array.isArray(one.runners) ? one.runners.length : list(one.models).length, "in memory")),
-    gpus.length ? gpus.map(gpu) : make("p", {class: "soft small"},
-      one.gpu_reason ? "No GPU figures: " + one.gpu_reason
-        : "No GPU figures: run gpu_agent.py on the host and name it in agent=…"),
-    runners(one), rates(one));
-}
-
-function considered(decision) {
-  const all = list(decision.considered).filter(one => one && typeof one === "object");
-  if (!all.length) return make("p", {class: "soft small"}, "Nothing else was considered.");
-  const terms = [...new Set(all.flatMap(one => Object.keys(one.terms || {})))];
-  return table([["Node"], ["Model"], ...terms.map(term => [term, 1])], all.map(one =>
-    make("tr", one.node === decision.node && one.model === decision.model ? {class: "chosen"} : {},
-      cell(text(one.node)), cell(make("code", {}, text(one.model))),
-      terms.map(term => cell(seconds((one.terms || {})[term]), 1)))));
-}
-
-function decisions(told) {
-  const rows = told.flatMap((one, at) => {
-    const key = "decision " + text(one.at) + " " + text(one.request ?? at);
-    const isOpen = opened.has(key);
-    const flip = () => { isOpen ? opened.delete(key) : opened.add(key); draw(); };
-    const hit = isNumber(one.hit) ? one.hit + (isNumber(one.tokens) ? " of " + one.tokens : "") : "—";
-    const off = isNumber(one.actual) && isNumber(one.predicted) && one.actual > 2 * one.predicted + 0.5;
-    const line = make("tr", {class: "opens", on: flip},
-      cell(make("button", {class: "more", "aria-expanded": String(isOpen), "aria-label": "Details"},
-        isOpen ? "▾" : "▸")),
-      cell(clock(one.at)), cell(text(one.node)),
-      cell([make("code", {}, text(one.model)), one.loads ? " " : "", one.loads ? badge("loads", "warn") : "",
-        one.background ? " " : "", one.background ? badge("background") : ""]),
-      cell(hit, 1), cell(seconds(one.waited), 1), cell(seconds(one.predicted), 1),
-      make("td", {class: "number"}, off ? badge(seconds(one.actual), "warn") : seconds(one.actual)));
-    return isOpen
-      ? [line, make("tr", {}, make("td", {colspan: 8, class: "inner"}, considered(one)))] : [line];
-  });
-  return table([[""], ["Time"], ["Node"], ["Model"], ["prefix tokens", 1], ["waited", 1],
-    ["predicted", 1], ["first token", 1]], rows);
-}
-
-function published(told) {
-  if (!told.publish_aliases)
-    return notice("Nothing is published: publish_aliases is off in this function's valves.", "warn");
-  if (!told.looked_at)
-    return notice("The models have not been looked at yet; this takes a few seconds.", "warn");
-  const rows = list(told.rows).map(row => make("tr", {},
-    cell(make("code", {}, text(row.id))),
-    cell(row.base ? make("code", {class: "soft"}, row.base)
-      : make("span", {class: "soft"}, row.alias ? "itself, for " + row.alias : "itself")),
-    cell([list(row.audience).join(", ") || "admins", list(row.opens).length
-      ? make("div", {class: "soft small"}, "opens to them: " + list(row.opens).join(", ")) : ""]),
-    cell([row.active ? "" : badge("switched off", "warn"), isNumber(row.missing_seconds)
-      ? badge("away for " + Math.round(row.missing_seconds / 60) + " min", "warn") : ""])));
-  return rows.length ? table([["Model"], ["answered by"], ["for"], [""]], rows)
-    : make("span", {class: "soft"}, "Nothing to publish: no node has a model, and no alias an answer.");
-}
-
-function leftAlone(told) {
-  const rows = list(told.left).map(row =>
-    make("li", {}, make("code", {}, text(row.id)), ": " + text(row.reason)));
-  if (!rows.length) return [];
-  return [make("h2", {}, "Left alone"), make("div", {class: "card"}, make("ul", {}, rows))];
-}
-
-%CACHE%
-let last = null, fault = "";
-
-function draw() {
-  const focus = document.activeElement && document.activeElement.closest("tr.opens");
-  const index = focus ? [...document.querySelectorAll("tr.opens")].indexOf(focus) : -1;
-  const parts = [make("header", {}, make("h1", {}, "Ollama Pack"),
-    make("a", {href: "/", class: "soft"}, "Open WebUI"),
-    make("span", {class: "soft small state"}, last ? "as of " + clock(last.seen) : "asking …"))];
-  if (fault) parts.push(notice(fault, "bad"));
-  if (last) {
-    const router = last.data.router || {}, publishing = last.data.publishing || {};
-    const nodes = list(router.nodes), told = list(router.decisions);
-    if (last.data.fault) parts.push(notice(last.data.fault, "warn"));
-    list(publishing.problems).filter(one => !last.data.fault || !String(one).startsWith(last.data.fault))
-      .forEach(problem => parts.push(notice(text(problem), "warn")));
-    const waiting = isNumber(router.waiting) ? " · " + router.waiting + " waiting" : "";
-    const peers = router.peers > 0 ? " · shared with " + router.peers + " more of Open WebUI's workers" : "";
-    parts.push(make("h2", {}, "Nodes" + waiting + peers));
-    if (router.sharing_fault)
-      parts.push(notice("The router's redis_url does not answer: " + text(router.sharing_fault)
-        + ". This worker goes on alone.", "bad"));
-    parts.push(nodes.length ? make("div", {class: "cards"}, nodes.map(node))
-      : make("div", {class: "card soft"}, last.data.fault ? "Nothing is known of any node."
-        : "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions."));
-    parts.push(make("h2", {}, "Last decisions"));
-    parts.push(make("div", {class: "card wide"}, told.length ? decisions(told)
-      : make("span", {class: "soft"}, "None yet. A chat with a model of the router shows here.")));
-    parts.push(make("h2", {}, "Published models"), make("div", {class: "card wide"}, published(publishing)));
-    parts.push(...leftAlone(publishing), ...cacheParts(last.data.cache));
-  }
-  main.replaceChildren(...parts);
-  if (index >= 0) document.querySelectorAll("tr.opens button")[index]?.focus();
-}
-
-async function poll() {
-  if (!document.hidden) {
-    try {
-      const signal = AbortSignal.timeout(PATIENCE);
-      const answer = await fetch("/ollama-pack/data", {signal, cache: "no-store"});
-      if (answer.status === 401 || answer.status === 403)
-        throw new Error("Sign in to Open WebUI as an admin again.");
-      if (!answer.ok || !(answer.headers.get("content-type") || "").includes("json"))
-        throw new Error("The function ollama_pack_events is switched off, or being updated.");
-      last = {data: await answer.json(), seen: Date.now() / 1000};
-      fault = "";
-    } catch (error) {
-      fault = error instanceof TypeError || error.name === "TimeoutError"
-        ? "Open WebUI does not answer. What is shown is from " + (last ? clock(last.seen) : "nowhere") + "."
-        : error.message;
-    }
-    draw();
-  }
-  setTimeout(poll, POLL);
-}
-document.addEventListener("visibilitychange", () => document.hidden || draw());
-draw();
-poll();
-"""
-
-_PAGE = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Ollama Pack</title>
-<style nonce="{NONCE}">{_STYLE}</style>
-</head>
-<body>
-<main><noscript>The dashboard needs JavaScript.</noscript></main>
-<script nonce="{NONCE}">{_SCRIPT.replace("%CACHE%", CACHE_PART)}</script>
-</body>
-</html>
-"""
-
-
-def dashboard_html(nonce: str) -> str:
+def dashboard_html(nonce: str, language: str = ENGLISH) -> str:
     """The page; its one script and its one style sheet carry the nonce of the page's policy."""
-    return _PAGE.replace(NONCE, nonce)
+    script = _BASICS + _CHARTS + _NODES + _CHATS + _OTHERS + _MAIN
+    words = script_words(script, language)
+    return _filled_page(_PAGE, nonce, language).replace("%SCRIPT%", words + script)
+
+
+def dashboard_page(request: Any) -> Any:
+    """The dashboard."""
+    nonce = token_urlsafe(16)
+    return _answer(dashboard_html(nonce, page_language(request)), nonce)
+
+
+def sign_in_page(request: Any, error: Any) -> Any:
+    """For whoever is not signed in: the way to the form, which leads back here.
+
+    Args:
+        request: Starlette's.
+        error: Open WebUI's own refusal; another error is raised again.
+    """
+    if error.status_code not in REFUSED:
+        raise error
+    sentence = message(
+        "The dashboard is for the admins of this Open WebUI. Sign in as one of them to see it."
+    )
+    return _plain_page(request, sentence, SIGN_IN, message("Sign in"), error.status_code)
+
+
+def admins_only_page(request: Any) -> Any:
+    """For a user who is signed in, and no admin."""
+    sentence = message("Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back.")
+    return _plain_page(request, sentence, "/", message("Back to the chats"), 403)
+
+
+def page_language(request: Any) -> str:
+    """The language for a reader: the one that the page asks for, else the browser's."""
+    wanted = request.query_params.get("language") or request.headers.get("accept-language") or ""
+    return known_language(str(wanted))
+
+
+def _plain_page(request: Any, sentence: str, link: str, label: str, status: int) -> Any:
+    nonce, language = token_urlsafe(16), page_language(request)
+    page = _filled_page(_PLAIN_PAGE, nonce, language)
+    for place, words in (("%SENTENCE%", sentence), ("%LABEL%", label), ("%LINK%", link)):
+        page = page.replace(place, html.escape(in_language(words, language)))
+    return _answer(page, nonce, status)
+
+
+def _filled_page(page: str, nonce: str, language: str) -> str:
+    return page.replace("%STYLE%", _STYLE).replace("%NONCE%", nonce).replace("%LANGUAGE%", language)
+
+
+def _answer(page: str, nonce: str, status: int = 200) -> Any:
+    """A page with the policy that lets in what carries its nonce."""
+    policy = (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    )
+    headers = {
+        "Content-Security-Policy": policy,
+        "Cache-Control": "no-store",
+        "Referrer-Policy": "no-referrer",
+        "Vary": "Accept-Language",
+    }
+    return html_page(page, headers, status)
 
 
 # --- ollama_pack.webui.load ---
@@ -8574,7 +10613,7 @@ async def _make_row(state: FunctionState) -> None:
 # code and valves that were changed through another replica.
 
 SERVICES = "OLLAMA_PACK_SERVICES"  # on `app.state`: function id → the service that runs, also older code's
-LOOK_SECONDS = 30.0  # between two looks; spread, so that replicas do not all look at once
+_service__LOOK_SECONDS = 30.0  # between two looks; spread, so that replicas do not all look at once
 SETTLE_SECONDS = 5.0  # Open WebUI tells of switching on before it has done so
 ALIVE_SECONDS = 2.0  # a route of a function that was switched off elsewhere may answer so long
 HAND_OVER = "system.startup.completed"
@@ -8668,7 +10707,7 @@ class EventService:
                 log.exception("%s could not look after its routes and models, and tries again", self._id)
             if not self.runs:
                 return
-            await self._rest(LOOK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, hides nothing
+            await self._rest(_service__LOOK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, hides nothing
 
     async def _rest(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -8711,8 +10750,21 @@ def _services(app: Any) -> dict[str, Any]:
     return services
 
 
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+async def user_names(ids: Sequence[str]) -> dict[str, str]:
+    """The names of users by their ids; those that are gone are left out."""
+    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
+
+    found = await Users.get_users_by_user_ids(list(ids))
+    return {str(user.id): str(user.name) for user in found}
+
+
 # --- ollama_pack.plugins.functions.ollama_pack_events ---
 
+MAX_SEARCH = 200  # characters
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
 TELLING = ("config.", "function.", "group.", "model.", "system.startup.")
@@ -8764,6 +10816,7 @@ class Event:
     def __init__(self) -> None:
         self.valves = self.Valves()
         self._service: EventService | None = None
+        self._writing: asyncio.Task[None] | None = None
         self._voice_has_its_own = False
 
     async def event(self, event: Mapping[str, Any], __event_name__: str, __app__: Any, __id__: str) -> None:
@@ -8775,6 +10828,7 @@ class Event:
                 return
             self._service = self._service or self._served(__app__, __id__)
             self._service.start(self._specs)
+            self._keep_history(self._service)
             await self._forget(__event_name__, event)
             if __event_name__ != ON and __event_name__.startswith(TELLING):
                 self._service.wake()
@@ -8789,17 +10843,27 @@ class Event:
         self._load = SingleFlight(self._ask_load, LOAD_SECONDS)
         self._details = SingleFlight(self._ask_details, LOAD_SECONDS)
         self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
+        self._history = HistoryKeeper(shared_redis_url, data_folder() / HISTORY_FILE, self._status)
+        others = {"cache": self._cached.get, "publishing": self._publishing, "voice": voice_report}
+        history = DashboardHistory(self._history, user_names)
+        self._dashboard = Dashboard(self._details.get, others, history)
         self._router_metrics = SingleFlight(self._ask_metrics, LOAD_SECONDS)
         self._all_routes = (
             RouteSpec("GET", "/api/system/load", "user", self._system_load),
-            RouteSpec("GET", "/ollama-pack", "admin", self._page),
+            RouteSpec("GET", "/ollama-pack", "user", self._page, refused=sign_in_page),
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
+            RouteSpec("GET", "/ollama-pack/stream", "admin", self._stream),
+            RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
             *ollama_routes(),
         )
         self._voice_routes = VoiceRoutes(lambda: self.valves.microphone_key).specs
         return EventService(app, function_id, self, self._look)
+
+    def _keep_history(self, service: EventService) -> None:
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().create_task(self._history.run(lambda: service.runs))
 
     @property
     def _specs(self) -> tuple[RouteSpec, ...]:
@@ -8823,19 +10887,30 @@ class Event:
         readable = await readable_names(models_in(load), {"id": user.id, "role": user.role})
         return without_models(load, readable)
 
-    async def _page(self, _request: Any, _user: Any) -> Any:
-        nonce = token_urlsafe(16)
-        policy = (
-            f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-        )
-        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
-        return html_page(dashboard_html(nonce), headers)
+    async def _page(self, request: Any, user: Any) -> Any:
+        return dashboard_page(request) if user.role == "admin" else admins_only_page(request)
 
     async def _data(self, _request: Any, _user: Any) -> dict[str, Any]:
+        told = await self._details.get()
+        return {**told, "cache": await self._cached.get(), "publishing": await self._publishing()}
+
+    async def _publishing(self) -> dict[str, Any]:
         valves = {"publish_aliases": self.valves.publish_aliases, "audience": self.valves.audience}
-        publishing = self._publisher.last.as_dict() | valves
-        return {**await self._details.get(), "cache": await self._cached.get(), "publishing": publishing}
+        return self._publisher.last.as_dict() | valves
+
+    async def _stream(self, request: Any, _user: Any) -> Any:
+        last = request.headers.get("last-event-id") or request.query_params.get("after") or ""
+        service = self._service
+        return event_stream(self._dashboard.stream(str(last), lambda: service is not None and service.runs))
+
+    async def _chats(self, request: Any, _user: Any) -> dict[str, Any]:
+        asked = request.query_params
+        text, outcome = str(asked.get("text") or "")[:MAX_SEARCH], str(asked.get("outcome") or "")
+        return await self._dashboard.history.search(text, outcome, str(asked.get("before") or ""))
+
+    async def _status(self) -> dict[str, Any]:
+        """How this process is, for the dashboards of the others."""
+        return process_status("Open WebUI", object_at((await self._details.get()).get("router")))
 
     def _is_prometheus(self, request: Any) -> bool:
         return shows_key(request, self.valves.metrics_token)
@@ -8850,7 +10925,9 @@ class Event:
         return {"fault": await self._cache.flush()}
 
     async def _forget(self, event_name: str, event: Mapping[str, Any]) -> None:
-        """Have the cache discard what was deleted, or liked by nobody."""
+        """Have the cache discard what was deleted, or liked by nobody, and the history whoever is gone."""
+        if event_name == "user.deleted" and (user := str((event.get("subject") or {}).get("id") or "")):
+            await self._dashboard.history.forget(user)
         if label := await label_to_discard(event_name, event):
             await self._cache.discard(label)
 

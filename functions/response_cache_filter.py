@@ -9,56 +9,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5404, which the server calls.
+# Begin here: `class Filter`, line 5478, which the server calls.
 # The modules that it uses come first:
-#    116  base.single_flight        Many who ask the same at the same time ask once.
-#    303  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    384  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    404  cache.errors              What goes wrong with the cache.
-#    440  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    556  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    725  cache.key                 What makes two requests the same: the key of a cached answer.
-#    962  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1159  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1313  cache.entry               An answer as it is kept.
-#   1382  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1468  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1593  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1599  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1608  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2016  services.pack_valves      What all valves of the pack have in common.
-#   2030  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2091  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2102  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2177  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2280  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2435  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2485  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2589  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2910  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   3008  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3033  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3066  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3207  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3493  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3826  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4063  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4390  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4593  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4604  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4820  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4856  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4921  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4978  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5036  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5092  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5151  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5165  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5199  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5223  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5276  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5304  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5356  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    119  base.single_flight        Many who ask the same at the same time ask once.
+#    306  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    387  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    407  cache.errors              What goes wrong with the cache.
+#    443  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    559  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    728  cache.key                 What makes two requests the same: the key of a cached answer.
+#    965  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1162  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1316  cache.entry               An answer as it is kept.
+#   1385  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1471  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1482  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1607  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1613  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1622  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2030  services.pack_valves      What all valves of the pack have in common.
+#   2044  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2105  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2180  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2283  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2438  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2488  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2592  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2913  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   3011  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3036  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3069  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3210  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3496  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3829  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4066  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4393  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4596  base.process              One object for all plugins of a process, which are files that share no code.
+#   4617  services.activity         What chats did in this process, until somebody writes it into the history.
+#   4642  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4653  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4894  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4930  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4995  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   5052  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5110  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5166  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5225  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5239  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5273  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5297  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5350  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5378  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5430  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -74,7 +76,7 @@ import ssl
 import sys
 import time
 from bisect import bisect_left
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -98,9 +100,10 @@ from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from ssl import SSLContext
 from string import punctuation
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+from uuid import uuid4
 
 import aiohttp
 import orjson
@@ -1465,6 +1468,17 @@ class Miss:
 CacheOutcome = Hit | Lead | Follow | Miss
 
 
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
 # --- ollama_pack.engines.ollama.installed ---
 # Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
 
@@ -2086,17 +2100,6 @@ class CacheValves(PackValves):
     @classmethod
     def _long_enough(cls, secret: str) -> str:
         return check_secret(secret)
-
-
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-
-def object_at(value: object, *path: str) -> Mapping[str, Any]:
-    """The object that a path of fields leads to; an empty one where there is something else."""
-    for field in path:
-        value = value.get(field) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.cache.scope ---
@@ -4590,6 +4593,52 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+MAX_NOTES = 10_000
+
+
+def note_chat(record: Mapping[str, Any]) -> None:
+    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
+    _notes().append(dict(record))
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=MAX_NOTES))
+
+
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
@@ -4608,6 +4657,31 @@ CLAIM_SECONDS = 10.0  # after which an answer that nobody came for is forgotten
 _CONNECT_SECONDS = 0.1  # that a chat waits for the first connection
 
 Ask = Callable[[], Awaitable[dict[str, Any]]]  # gives a whole body
+
+
+def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
+    """Write into the history that a chat got an answer that was there, or is being generated for another.
+
+    Args:
+        outcome: of the lookup; others than these two are not written.
+        asked: the name of the model that was asked for.
+        user: the id of the user.
+    """
+    record = {
+        "id": uuid4().hex,
+        "at": round(time.time(), 3),
+        "asked": asked.removeprefix(ROUTER),
+        "user": user,
+    }
+    if isinstance(outcome, Hit):
+        entry = outcome.entry
+        note_chat(
+            record
+            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
+        )
+    elif isinstance(outcome, Follow):
+        note_chat(record | {"outcome": "shared", "model": outcome.question.answerer})
 
 
 @dataclass(frozen=True, slots=True)
@@ -5570,6 +5644,8 @@ class Filter:
             used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
+        asked_for = object_at(asked.metadata, "model").get("id") or body["model"]
+        note_from_cache(outcome, str(asked_for), asked.user_id)
         routed = str(asked.preset["base"]).startswith(ROUTER)
         return PendingAnswer(used, outcome, body, str(body["model"]), routed)
 

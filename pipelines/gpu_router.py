@@ -8,112 +8,114 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 13720, which the server calls.
+# Begin here: `class Pipeline`, line 13854, which the server calls.
 # The modules that it uses come first:
-#    188  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    208  aliases.errors                 What goes wrong with aliases.
-#    249  engines.errors                 What goes wrong with a node.
-#    391  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    517  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    592  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    653  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    777  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    849  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#    938  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#    986  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1034  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1202  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1527  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1623  routing.errors                 What goes wrong with routing.
-#   1768  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1915  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1953  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2309  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2723  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2847  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2945  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3066  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3183  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3291  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3402  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3549  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3683  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3996  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4218  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4335  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#    191  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    217  aliases.errors                 What goes wrong with aliases.
+#    258  engines.errors                 What goes wrong with a node.
+#    400  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    526  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    601  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    662  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    786  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    858  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#    947  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#    995  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1043  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1211  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1536  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1632  routing.errors                 What goes wrong with routing.
+#   1777  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1924  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1962  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2318  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2732  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2856  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2954  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3075  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3192  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3300  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3411  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3558  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3692  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4005  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4227  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4344  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
 #   4445  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
 #   4503  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
 #   4568  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4671  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4846  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5196  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5278  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5321  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5426  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5718  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5922  engines.vectors                Vectors for texts, as an engine gives them.
-#   5951  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6209  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6267  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6364  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6567  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6738  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7083  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7370  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7456  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7603  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7797  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7887  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   7968  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8034  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8083  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8159  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8239  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8333  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8821  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8979  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9153  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9377  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9480  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9597  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9781  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9814  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9996  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10031  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10675  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10751  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10897  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11074  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11214  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11274  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11726  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11995  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12101  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12572  cache.errors                   What goes wrong with the cache.
-#  12592  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12608  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12742  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  12871  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  13040  base.single_flight             Many who ask the same at the same time ask once.
-#  13119  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  13354  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13455  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  13461  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13496  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  13572  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  13690  services.pack_valves           What all valves of the pack have in common.
-#  13704  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  13776  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  14083  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  14144  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  14180  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14201  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14293  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14357  services.router_valves         The valves of the router, wherever it runs.
-#  14452  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  14860  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  14974  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15227  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   4679  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4854  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5204  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5286  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5329  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5434  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5726  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5930  engines.vectors                Vectors for texts, as an engine gives them.
+#   5959  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6217  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6275  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6372  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6575  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6746  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7091  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7378  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7464  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7611  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7805  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7895  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   7976  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8042  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8091  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8167  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8247  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8341  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8829  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8987  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9161  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9385  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9488  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   9494  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#   9594  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9711  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9895  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9928  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10110  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10145  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10789  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10865  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11011  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11188  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11328  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11388  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11840  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12109  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12215  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12712  cache.errors                   What goes wrong with the cache.
+#  12732  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12748  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12882  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  13011  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  13180  base.single_flight             Many who ask the same at the same time ask once.
+#  13259  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13494  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13595  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13630  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  13706  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  13824  services.pack_valves           What all valves of the pack have in common.
+#  13838  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  13910  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  14217  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  14278  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  14314  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14335  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  14427  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14452  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  14521  services.router_valves         The valves of the router, wherever it runs.
+#  14616  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15024  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15138  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15391  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -129,6 +131,7 @@ import ssl
 import sys
 import threading
 import time
+from asyncio import CancelledError
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
@@ -148,7 +151,7 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
@@ -203,6 +206,12 @@ class SettingError(PackError, ValueError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 # --- ollama_pack.aliases.errors ---
@@ -4415,15 +4424,6 @@ class Decision:
     background: bool
     considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
 
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        told = {one.name: getattr(self, one.name) for one in fields(self)}
-        considered = [
-            {"node": node, "model": model, "terms": terms.as_dict()}
-            for node, model, terms in self.considered()
-        ]
-        return {**told, "considered": considered}
-
 
 def explained(assignment: Assignment, at: float) -> Decision:
     """A decision as it is recorded."""
@@ -4639,6 +4639,10 @@ class PendingChat:
         headers: for its request to a node; None: only those that every request has.
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        came: when it came, on the loop's clock.
+        began: when its answer began, on the same clock; None: it has not.
+        decision: the last one about it.
+        spent: what the engine reported at the end.
     """
 
     request: FleetRequest
@@ -4654,6 +4658,10 @@ class PendingChat:
     headers: NodeHeaders | None = None
     place: int | None = None
     shown: float | None = None
+    came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    began: float | None = None
+    decision: Decision | None = None
+    spent: Durations | None = None
 
     async def say(self, line: str, *, done: bool) -> None:
         """Show a status line, and remember whether it looks as if something went on."""
@@ -9477,6 +9485,112 @@ class RouterCounts:
         return self.models.setdefault(pair, ModelCounts())
 
 
+# --- ollama_pack.engines.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
+# --- ollama_pack.routing.dispatch.record ---
+# What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+
+MAX_CONSIDERED = 5  # nodes, the cheapest ones
+MAX_ERROR = 300  # characters
+
+ChatRecord = Mapping[str, Any]
+NoteChat = Callable[[ChatRecord], None]
+
+
+def note_nowhere(_record: ChatRecord) -> None:
+    """Forget it."""
+
+
+def chat_record(pending: PendingChat, error: BaseException | None, now: float) -> dict[str, Any]:
+    """The record, as JSON has it.
+
+    | field | what |
+    |---|---|
+    | `at` | when it ended, Unix time |
+    | `asked`, `model`, `node` | the name that was asked for, the model that answered, and where |
+    | `user` | its id |
+    | `outcome` | `answered`, `stopped` (its user left) or `failed` |
+    | `error`, `error_text` | of a failed one: the kind, and the sentence |
+    | `waited`, `first`, `took` | seconds: in the queue, to the first token, in all; from when it came |
+    | `predicted` | seconds to the first token at the node, as predicted |
+    | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
+    | `loads`, `background` | the model had to be loaded; nobody looked at the answer |
+    | `tried` | nodes that failed it, each with what was wrong |
+    | `considered` | the cheapest nodes, the chosen one first: node, model, terms in seconds |
+
+    Args:
+        pending: the chat.
+        error: with which it ended.
+        now: on the loop's clock.
+    """
+    decision, spent = pending.decision, pending.spent
+    record: dict[str, Any] = {
+        "id": pending.request.id,
+        "at": round(time.time(), 3),
+        "asked": pending.head.model.removeprefix(ROUTER),
+        "model": decision.model if decision else "",
+        "node": decision.node if decision else "",
+        "user": pending.request.user,
+        "outcome": _outcome(error),
+        "waited": _record__seconds(decision.waited if decision else now - pending.came),
+        "took": _record__seconds(now - pending.came),
+        "loads": bool(decision and decision.loads),
+        "background": pending.request.background,
+    }
+    if pending.began is not None:
+        record["first"] = _record__seconds(pending.began - pending.came)
+    if decision:
+        record["predicted"] = _record__seconds(decision.predicted)
+        record["considered"] = _considered(decision)
+        record |= {"prompt": decision.tokens, "held": decision.hit}
+    if spent and spent.prompt_count:
+        record |= {"prompt": spent.prompt_count, "written": spent.decode_count}
+        record |= {} if spent.hit is None else {"held": spent.hit}
+    if record["outcome"] == "failed" and isinstance(error, Exception):
+        record |= {"error": error_code(error), "error_text": str(error)[:MAX_ERROR]}
+    if pending.tried:
+        record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
+    return record
+
+
+def running_record(pending: PendingChat, now: float) -> dict[str, Any]:
+    """The same of a chat that has not ended: its outcome is `waiting`, `loading` or `answering`."""
+    record = chat_record(pending, None, now)
+    if not pending.bound.done():
+        return record | {"outcome": "waiting"}
+    return record | {"outcome": "loading" if record["loads"] and pending.began is None else "answering"}
+
+
+def _outcome(error: BaseException | None) -> str:
+    if error is None:
+        return "answered"
+    return "stopped" if isinstance(error, CancelledError | GeneratorExit) else "failed"
+
+
+def _record__seconds(value: float) -> float:
+    return round(max(0.0, value), 3)
+
+
+def _considered(decision: Decision) -> list[dict[str, Any]]:
+    def chosen_first(one: ConsideredNode) -> tuple[bool, float]:
+        node, model, terms = one
+        return (node, model) != (decision.node, decision.model), sum(terms.as_dict().values())
+
+    cheapest = sorted(decision.considered(), key=chosen_first)[:MAX_CONSIDERED]
+    return [
+        {
+            "node": node,
+            "model": model,
+            "terms": {name: _record__seconds(cost) for name, cost in terms.as_dict().items()},
+        }
+        for node, model, terms in cheapest
+    ]
+
+
 # --- ollama_pack.routing.state.events ---
 # What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
 
@@ -12108,7 +12222,7 @@ router_log = logging.getLogger(__name__)
 DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
 LOAD_TOLD_SECONDS = 10.0  # until a load is shown to go on; then each time twice as long
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
-DECISIONS_SHOWN = 64
+DECISIONS_SHOWN = RUNNING_SHOWN = 64
 
 
 async def _tell_nobody(line: str, *, done: bool) -> None:
@@ -12128,6 +12242,7 @@ class Router:
         *,
         connect: Connect | None = None,
         secret: str = "",
+        note: NoteChat = note_nowhere,
     ) -> None:
         """Take what is needed; nodes are looked at from the first use on.
 
@@ -12140,7 +12255,9 @@ class Router:
             connect: connects it with other workers on the same nodes; None: it is alone.
             secret: the same for all of them, and known to nobody else: what they tell each other of prompts
                 are hashes with this key.
+            note: is given a record of each chat that has ended, as `chat_record` makes it.
         """
+        self.note = note
         self.settings = settings or RouterSettings()
         self._loop = asyncio.get_running_loop()
         self._session = session
@@ -12223,6 +12340,10 @@ class Router:
         """How many requests are at a node, those of other workers that are heard included."""
         return self._attempts.at(node) + self.scheduler.cluster.remote.at(node)
 
+    def own_in_flight(self, node: str) -> int:
+        """How many of this worker's requests are at a node."""
+        return self._attempts.at(node)
+
     def queued(self, node: str) -> int:
         """How many of this worker's requests that wait this node could answer; other nodes may, too."""
         watch = self.nodes[node]
@@ -12233,6 +12354,11 @@ class Router:
         """Whether requests are given to it: it answers, and has not just failed one."""
         breaker = self.scheduler.cluster.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
+
+    def running(self) -> list[dict[str, Any]]:
+        """Records of the chats that have not ended, the newest first, see `running_record`."""
+        newest = islice(reversed(self._chats.values()), RUNNING_SHOWN)
+        return [running_record(pending, self._loop.time()) for pending in newest]
 
     @property
     def sharing_fault(self) -> str:
@@ -12300,7 +12426,7 @@ class Router:
         )
         bound = self._loop.create_future()
         made = PendingChat(request, body, head, tell, bound, figures, headers=headers)
-        async with self._taken_in(made) as pending:
+        async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
                 if not await self._may_send(pending, binding):
@@ -12316,6 +12442,18 @@ class Router:
                     self._go_on(pending, binding, error)
                 else:
                     return
+
+    @asynccontextmanager
+    async def _noted(self, pending: PendingChat) -> AsyncIterator[None]:
+        """Write down how a chat ends, however it does."""
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            self.note(chat_record(pending, error, self._loop.time()))
 
     @asynccontextmanager
     async def _taken_in(self, pending: PendingChat) -> AsyncIterator[PendingChat]:
@@ -12464,6 +12602,7 @@ class Router:
         """Send the request to its node, and tell the scheduler how it goes."""
         identity = pending.request.id
         pending.waits_since = None
+        pending.decision = self._decided.get(identity)
         self.counts.sent(binding)
         attempt = Attempt(pending, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
@@ -12482,7 +12621,7 @@ class Router:
         finally:
             if telling:
                 telling.cancel()
-        spent = attempt.spent()
+        spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
 
@@ -12507,6 +12646,7 @@ class Router:
 
     def _has_begun(self, pending: PendingChat, binding: Assignment, elapsed: float) -> None:
         pending.answering = True
+        pending.began = self._loop.time()
         self.counts.began(binding, elapsed)
         self._blame(pending)
         self.scheduler.first_token(pending.request.id)
@@ -13452,12 +13592,6 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
         await send(start)
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
-
-
 # --- ollama_pack.services.webui_tasks ---
 # Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
 #
@@ -14290,6 +14424,31 @@ def weights_behind(model: str, catalogue: Catalogue) -> str:
     return "+".join(part for one in found for part in (one.name, *one.digests))
 
 
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+_activity__MAX_NOTES = 10_000
+
+
+def note_chat(record: Mapping[str, Any]) -> None:
+    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
+    _notes().append(dict(record))
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=_activity__MAX_NOTES))
+
+
 # --- ollama_pack.services.router_host ---
 # The one router of a plugin, which changes with its valves and loses no chat for it.
 
@@ -14333,7 +14492,12 @@ class RouterHost:
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
             session = aiohttp.ClientSession(connector=connector, trust_env=True)
             self.current = Router(
-                rows, session, settings, connect=self._connect(shared_over), secret=self._secret()
+                rows,
+                session,
+                settings,
+                connect=self._connect(shared_over),
+                secret=self._secret(),
+                note=note_chat,
             )
             self._made_of = wanted
         router = self.current

@@ -17,8 +17,8 @@ version: 0.1.0
 #    451  services.pack_valves        What all valves of the pack have in common.
 #    465  services.cache_valves       The valves of the response cache, wherever it runs.
 #    526  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    537  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    560  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    537  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    543  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 #    566  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
 #    583  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
 #    634  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
@@ -534,6 +534,12 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+# --- ollama_pack.engines.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
 # --- ollama_pack.services.caching ---
 # The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 
@@ -555,12 +561,6 @@ class CacheSettings:
     secret: str = field(repr=False)
     ttl_seconds: int
     max_entry_octets: int
-
-
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
 
 
 # --- ollama_pack.services.webui_tasks ---

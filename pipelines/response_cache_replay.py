@@ -9,41 +9,44 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 4382, which the server calls.
+# Begin here: `class Pipeline`, line 4464, which the server calls.
 # The modules that it uses come first:
-#     93  base.single_flight          Many who ask the same at the same time ask once.
-#    159  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    179  cache.errors                What goes wrong with the cache.
-#    215  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    331  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    489  cache.key                   What makes two requests the same: the key of a cached answer.
-#    726  cache.entry                 An answer as it is kept.
-#    795  cache.collect               From the chunks of a generation to what may be kept of it.
-#    950  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1000  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1081  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1278  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1432  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1536  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   1622  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   1943  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   2041  engines.errors              What goes wrong with a node.
-#   2059  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2109  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2134  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2151  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2231  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   2517  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2592  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   2695  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3090  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3423  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   3660  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   3987  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4190  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4313  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   4352  services.pack_valves        What all valves of the pack have in common.
-#   4366  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     98  base.single_flight          Many who ask the same at the same time ask once.
+#    164  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    184  cache.errors                What goes wrong with the cache.
+#    220  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    336  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    494  cache.key                   What makes two requests the same: the key of a cached answer.
+#    731  cache.entry                 An answer as it is kept.
+#    800  cache.collect               From the chunks of a generation to what may be kept of it.
+#    955  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1005  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1086  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1283  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1437  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1541  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   1627  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   1948  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   2046  engines.errors              What goes wrong with a node.
+#   2064  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2114  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2139  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2156  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2236  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   2522  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2597  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   2700  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3095  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3428  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   3665  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   3992  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4195  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   4201  base.process                One object for all plugins of a process, which are files that share no code.
+#   4222  services.activity           What chats did in this process, until somebody writes it into the history.
+#   4247  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4395  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   4434  services.pack_valves        What all valves of the pack have in common.
+#   4448  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -57,7 +60,7 @@ import ssl
 import sys
 import time
 from bisect import bisect_left
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -77,8 +80,10 @@ from math import isfinite
 from os import urandom
 from pathlib import Path
 from secrets import token_hex
+from types import ModuleType
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+from uuid import uuid4
 
 import orjson
 from cryptography.exceptions import InvalidTag
@@ -4187,10 +4192,87 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
+# --- ollama_pack.engines.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+MAX_NOTES = 10_000
+
+
+def note_chat(record: Mapping[str, Any]) -> None:
+    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
+    _notes().append(dict(record))
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=MAX_NOTES))
+
+
 # --- ollama_pack.services.caching ---
 # The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 
 _CONNECT_SECONDS = 0.1  # that a chat waits for the first connection
+
+
+def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
+    """Write into the history that a chat got an answer that was there, or is being generated for another.
+
+    Args:
+        outcome: of the lookup; others than these two are not written.
+        asked: the name of the model that was asked for.
+        user: the id of the user.
+    """
+    record = {
+        "id": uuid4().hex,
+        "at": round(time.time(), 3),
+        "asked": asked.removeprefix(ROUTER),
+        "user": user,
+    }
+    if isinstance(outcome, Hit):
+        entry = outcome.entry
+        note_chat(
+            record
+            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
+        )
+    elif isinstance(outcome, Follow):
+        note_chat(record | {"outcome": "shared", "model": outcome.question.answerer})
 
 
 @dataclass(frozen=True, slots=True)
@@ -4514,7 +4596,9 @@ class Pipeline:
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
             return None
-        return used, await used.cache.lookup(question)
+        outcome = await used.cache.lookup(question)
+        note_from_cache(outcome, str(body.get("model") or ""), who.user)
+        return used, outcome
 
     def _is_regenerated(self, note: Mapping[str, Any], model: str) -> bool:
         """Whether the question has an answer of this model already: another message is to be the answer."""

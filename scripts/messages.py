@@ -20,7 +20,7 @@ from string import Formatter
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 
-from bundle.words import LOCALE, module_text, translations
+from bundle.words import LOCALE, in_script, module_text, translations
 from bundle.words import sentences as in_nodes
 from package import ROOT, add_version
 
@@ -40,6 +40,10 @@ def _in_code() -> Iterator[tuple[str, str]]:
     for path in (path for folder in SOURCES for path in sorted((ROOT / folder).rglob("*.py"))):
         tree = ast.parse(path.read_bytes())
         yield from ((english, path.relative_to(ROOT).as_posix()) for english in in_nodes([tree]))
+    for path in (path for folder in SOURCES for path in sorted((ROOT / folder).rglob("*.js"))):
+        yield from (
+            (english, path.relative_to(ROOT).as_posix()) for english in in_script(path.read_text("utf-8"))
+        )
 
 
 def updated(path: Path, found: dict[str, set[str]]) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from harness.virtual_chats import Call, Done
-from harness.virtual_fleet import Job, SimNode, Timeline
+from local.virtual_fleet import Job, SimNode, Timeline
 from ollama_pack.routing.decide.view import PromptBlock
 
 SIMPLE = ("random", "round robin", "least busy", "sticky")

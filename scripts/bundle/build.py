@@ -18,7 +18,16 @@ from bundle.rules import (
     type_name,
     with_version,
 )
-from bundle.source import PACK, SOURCE, Import, Module, PackagingError, Problem, parse_module
+from bundle.source import (
+    PACK,
+    SOURCE,
+    Import,
+    Module,
+    PackagingError,
+    Problem,
+    parse_module,
+    with_files,
+)
 from bundle.words import with_own_translations
 
 GENERATED, BY = "# GENERATED from ", " by scripts/package.py"
@@ -111,7 +120,8 @@ class Builder:
             self._modules[name] = None
             path = Path(self.source, f"{name.replace('.', '/')}.py")
             try:
-                module = parse_module(name, path.as_posix(), (self.root / path).read_text(encoding="utf-8"))
+                text = with_files((self.root / path).read_text(encoding="utf-8"), self.root / path)
+                module = parse_module(name, path.as_posix(), text)
             except FileNotFoundError:
                 return None
             except UnicodeDecodeError:

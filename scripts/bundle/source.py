@@ -1,10 +1,14 @@
 """A module of the pack, taken apart; and what is said when it breaks a rule."""
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 SOURCE, PACK = "src", "ollama_pack"  # where this repository has its package, and what it is called
+
+_FILE_TEXT = re.compile(r'(?m)^(?P<name>\w+) = file_text\("(?P<file>[^"]+)"\)$')
 
 _SCOPES = (
     ast.FunctionDef,
@@ -95,6 +99,38 @@ class Module:
             yield found.bound, found.target, found.line
         for name, line in self.defined.items():
             yield name, f"{self.name}.{name}", line
+
+
+def with_files(text: str, path: Path) -> str:
+    """The text with the files that it takes in, such as a page's style sheet, as strings.
+
+    `_STYLE = file_text("page/style.css")` at the left margin takes in a file next to the module.
+
+    Args:
+        text: the module's.
+        path: its file.
+
+    Raises:
+        PackagingError: there is no such file, or its text cannot stand in a raw string.
+    """
+
+    def string(found: re.Match[str]) -> str:
+        file = path.parent / found["file"]
+        line = text.count("\n", 0, found.start()) + 1
+        try:
+            content = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise PackagingError(
+                [Problem(path.as_posix(), line, f"no file {found['file']}: {error}")]
+            ) from error
+        if '"""' in content or not content.endswith("\n"):
+            message = (
+                f"{found['file']} has three quotes in a row, or does not end with a line break: change that"
+            )
+            raise PackagingError([Problem(path.as_posix(), line, message)])
+        return f'{found["name"]} = r"""\n{content}"""'
+
+    return _FILE_TEXT.sub(string, text)
 
 
 def parse_module(name: str, path: str, text: str) -> Module:

@@ -93,5 +93,9 @@ def sentences(nodes: Iterable[ast.AST]) -> Iterator[str]:
             case ast.Call(func=ast.Name(id="message"), args=[ast.Constant(value=str(english)), *_]):
                 yield english
             case ast.Constant(value=str(text)):
-                for found in _SCRIPT_CALL.finditer(text):
-                    yield str(json.loads(found[1]))
+                yield from in_script(text)
+
+
+def in_script(text: str) -> Iterator[str]:
+    """What a page's script gives to `t`."""
+    return (str(json.loads(found[1])) for found in _SCRIPT_CALL.finditer(text))

@@ -1,11 +1,7 @@
 """Two simulated nodes for the demo: the ones that the tests use, in a process of their own."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
 from harness.sim_process import SimulatedNodes, simulated_nodes
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from browser.conftest import close_news
 from deploy.client import OpenWebUI
 from harness.events_target import DASHBOARD, EVENTS, NODE, ROUTER, EventsTarget
 from harness.ollama_node import OllamaNode
@@ -89,19 +90,23 @@ def test_admin_types_the_address(events: EventsTarget, context: BrowserContext, 
     events.wait_for_look()
     sign_in(context, server, server.admin)
     page = open_dashboard(context, server)
+    expect(page.get_by_text("gpu1 is down: no connection (Connection refused)")).to_be_visible()
+    expect(page.get_by_text("1 of 2", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Details of gpu0").click()
     for text in ("gpu0", "http://secret-host:11434", "healthy", "37 %", "20.0 of 40.0 GiB", "1 / 2"):
-        expect(page.get_by_text(text, exact=True).first).to_be_visible()
-    for text in ("down", "breaker open", "no connection (Connection refused)"):
-        expect(page.get_by_text(text, exact=True)).to_be_visible()
+        expect(page.locator("#nodes").get_by_text(text, exact=True).first).to_be_visible()
+    page.get_by_role("button", name="Details of gpu1").click()
+    for text in ("down", "no connection (Connection refused)"):
+        expect(page.locator("#nodes").get_by_text(text, exact=True)).to_be_visible()
+    expect(page.get_by_text("It failed several chats: it is given none for a while.")).to_be_visible()
     expect(page.get_by_text("gpt-5: no node has any of its models", exact=False)).to_be_visible()
     expect(page.get_by_text("an admin made a model with this id by hand", exact=False)).to_be_visible()
-    row = page.locator("tr", has=page.get_by_text("420 ms"))
-    expect(row).to_contain_text("470 ms")  # predicted beside what it was
-    row.get_by_role("button").click()
+    row = page.locator("#chats tr", has=page.get_by_text("470 ms"))
+    expect(row).to_contain_text("gpt-4 → llama3:8b")
+    row.get_by_role("button").press("Enter")
+    expect(page.get_by_text("gpu0 had llama3:8b in memory, and 800 of the 1,000 tokens")).to_be_visible()
+    expect(page.get_by_text("after 470 ms; 420 ms at the node were predicted.")).to_be_visible()
     expect(page.get_by_text("6.50 s")).to_be_visible()  # what loading on the other node would have taken
-    with page.expect_response("**/ollama-pack/data"):
-        pass
-    expect(page.get_by_text("6.50 s")).to_be_visible()  # and is not closed by the next poll
 
 
 def test_page_follows_what_happens(
@@ -112,9 +117,11 @@ def test_page_follows_what_happens(
     events.install()
     sign_in(context, server, server.admin)
     page = open_dashboard(context, server)
-    expect(page.get_by_role("heading", name="gpu0")).to_be_visible()
-    events.router.tell(dashboard=DASHBOARD | {"nodes": [DOWN], "decisions": []})
-    expect(page.get_by_role("heading", name="gpu1")).to_be_visible()
+    expect(page.get_by_role("rowheader", name="gpu0")).to_be_visible()
+    page.get_by_role("button", name="Details of this chat").click()
+    events.router.tell(dashboard=DASHBOARD | {"nodes": [DOWN], "running": []})
+    expect(page.get_by_role("rowheader", name="gpu1")).to_be_visible()
+    expect(page.get_by_role("rowheader", name="gpu0")).to_be_hidden()
     expect(page.get_by_text("None yet.", exact=False)).to_be_visible()
     events.toggle(EVENTS)
     expect(page.get_by_text("is switched off, or being updated", exact=False)).to_be_visible()
@@ -123,12 +130,17 @@ def test_page_follows_what_happens(
 def test_text_stays_text(events: EventsTarget, context: BrowserContext, server: RunningWebUI) -> None:
     """Would catch a name of a model or a node that runs as a script in an admin's browser."""
     node = {**DASHBOARD["nodes"][0], "name": HOSTILE, "url": HOSTILE, "fault": HOSTILE, "breaker": HOSTILE}
-    decision = {**DASHBOARD["decisions"][0], "node": HOSTILE, "model": HOSTILE, "hit": HOSTILE}
-    events.install_router(dashboard={"nodes": [node], "decisions": [decision]})
+    chat = {**DASHBOARD["running"][0], "node": HOSTILE, "model": HOSTILE, "held": HOSTILE, "asked": HOSTILE}
+    events.install_router(
+        dashboard={"nodes": [node], "running": [chat | {"error_text": HOSTILE, "outcome": HOSTILE}]}
+    )
     events.install()
     sign_in(context, server, server.admin)
     page = open_dashboard(context, server)
-    expect(page.get_by_role("heading", name=HOSTILE)).to_be_visible()
+    expect(page.get_by_role("rowheader", name=HOSTILE)).to_be_visible()
+    for button in page.locator("button.more").all():
+        button.click()
+    expect(page.get_by_text(f"It failed: {HOSTILE}")).to_be_visible()
     assert page.locator("main img, main b:has-text('bold')").count() == 0
     assert page.title() == "Ollama Pack"
 
@@ -139,7 +151,7 @@ def test_empty_states(events: EventsTarget, context: BrowserContext, server: Run
     sign_in(context, server, server.admin)
     page = open_dashboard(context, server)
     expect(page.get_by_text("gpu_router is not installed: install it", exact=False)).to_be_visible()
-    events.install_router(dashboard={"nodes": [], "decisions": []})
+    events.install_router(dashboard={"nodes": [], "running": []})
     expect(page.get_by_text("The router has no nodes: write them", exact=False)).to_be_visible()
     events.toggle(ROUTER)
     expect(page.get_by_text("gpu_router is switched off: switch it on", exact=False)).to_be_visible()
@@ -153,12 +165,25 @@ def test_others_see_nothing(
     """Would catch a dashboard for plain users, or one that stays open after the admin has signed out."""
     events.install_router()
     events.install()
-    assert context.request.get(f"{server.url}/ollama-pack").status == 401
-    sign_in(context, server, server.admin)
     page = open_dashboard(context, server)
-    expect(page.get_by_role("heading", name="gpu0")).to_be_visible()
+    expect(
+        page.get_by_text("The dashboard is for the admins of this Open WebUI.", exact=False)
+    ).to_be_visible()
+    assert context.request.get(f"{server.url}/ollama-pack").status == 401
+    close_news(page)
+    page.get_by_role("link", name="Sign in").click()
+    page.get_by_label("Email").fill(server.admin.email)
+    page.get_by_label("Password", exact=True).fill(server.admin.password)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("rowheader", name="gpu0")).to_be_visible()  # and the form has led back
     context.clear_cookies()
-    expect(page.get_by_text("Sign in to Open WebUI as an admin again.")).to_be_visible()
+    expect(page.get_by_text("Sign in to Open WebUI as an admin again.")).to_be_visible(timeout=SLOW)
     sign_in(context, server, plain_user)
-    assert context.request.get(f"{server.url}/ollama-pack").status in {401, 403}
+    page.reload()
+    expect(
+        page.get_by_text("Only admins of this Open WebUI can see the dashboard.", exact=False)
+    ).to_be_visible()
+    assert context.request.get(f"{server.url}/ollama-pack").status == 403
+    for path in ("data", "stream", "chats"):
+        assert context.request.get(f"{server.url}/ollama-pack/{path}").status in {401, 403}
     assert OpenWebUI(server.url, plain_user.token).get("/api/system/load")["nodes"][0]["name"] == "gpu0"

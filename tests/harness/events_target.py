@@ -37,17 +37,22 @@ NODE: Json = {
 }
 LOAD: Json = {"gpu0_usage": 37.0, "nodes": [NODE]}
 RUNNER: Json = {"model": "llama3:8b", "context": 8192, "slots": 2, "running": 1, "prefixes": 3}
-DECISION: Json = {
+RUNNING: Json = {
+    "id": "r1",
     "at": 1_750_000_000.5,
-    "request": "r1",
+    "asked": "gpt-4",
     "node": "gpu0",
     "model": "llama3:8b",
+    "user": "",
+    "outcome": "answering",
     "loads": False,
-    "hit": 800,
-    "tokens": 1000,
+    "background": False,
+    "prompt": 1000,
+    "held": 800,
     "waited": 0.0,
     "predicted": 0.42,
-    "actual": 0.47,
+    "first": 0.47,
+    "took": 1.5,
     "considered": [
         {
             "node": "gpu0",
@@ -66,7 +71,7 @@ DETAILS: Json = {
     "runners": [RUNNER],
     "rates": {"abc": {"model": "llama3:8b", "prompt": 0.0021}},
 }
-DASHBOARD: Json = {"nodes": [NODE | DETAILS], "waiting": 1, "decisions": [DECISION]}
+DASHBOARD: Json = {"nodes": [NODE | DETAILS], "waiting": 1, "running": [RUNNING]}
 
 
 def plugin_text(name: str = EVENTS) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
-from harness.virtual_fleet import Spent, Timeline, Work
+from local.virtual_fleet import Spent, Timeline, Work
 from ollama_pack.routing.decide.view import PromptBlock
 
 USERS = 40

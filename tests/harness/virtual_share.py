@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from harness.virtual_fleet import Timeline
 from harness.virtual_workers import Worker
+from local.virtual_fleet import Timeline
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.peers.share import BEAT_SECONDS, ClaimRefusal, FleetShare, ShareStep, SlotClaim
 

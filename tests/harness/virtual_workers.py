@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from harness.virtual_chats import Call, Done
-from harness.virtual_fleet import Job, SimNode, Spent, Timeline, Work
+from local.virtual_fleet import Job, SimNode, Spent, Timeline, Work
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest, InstalledModel
 from ollama_pack.routing.nodes import NodeRow

@@ -1,9 +1,10 @@
 """The router over scripted nodes: who answers, what a failing node does, and what is left afterwards."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import aiohttp
 import pytest
@@ -519,15 +520,20 @@ def test_decisions_are_explained(nodes: list[OllamaNode]) -> None:
 
     async def scenario() -> tuple[JSON, JSON]:
         async with routing(nodes) as router:
+            router.note = noted.append
             await Chat(router).run()
             return dashboard_report(router), load_report(router)
 
+    noted: list[Mapping[str, Any]] = []
     dashboard, load = run(scenario)
-    (decision,) = dashboard["decisions"]
-    assert {other["node"] for other in decision["considered"]} == {"gpu0", "gpu1"}
-    assert decision["predicted"] > 0
-    assert decision["actual"] > 0
-    assert "hello" not in str(dashboard)
+    (chat,) = noted
+    assert chat["outcome"] == "answered"
+    assert {other["node"] for other in chat["considered"]} == {"gpu0", "gpu1"}
+    assert chat["considered"][0]["node"] == chat["node"]
+    assert chat["predicted"] > 0
+    assert 0 < chat["first"] <= chat["took"]
+    assert dashboard["running"] == []
+    assert "hello" not in str((dashboard, chat))
     assert [(node["name"], node["healthy"], node["in_flight"], node["queued"]) for node in load["nodes"]] == [
         ("gpu0", True, 0, 0),
         ("gpu1", True, 0, 0),

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.virtual_chats import Chat, Driver, Turn, trace
-from harness.virtual_fleet import NodeShape, SimNode, Spent, Timeline
 from harness.virtual_share import Bus, SharingWorker
 from harness.virtual_workers import Workers
 from harness.virtual_world import MODELS, World, resident
+from local.virtual_fleet import NodeShape, SimNode, Spent, Timeline
 from ollama_pack.routing.decide.prefix import MatchDepth, prompt_blocks
 from ollama_pack.routing.decide.view import PromptBlock
 from ollama_pack.routing.dispatch.request import fleet_request

@@ -1,30 +1,59 @@
 """The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
+from uuid import uuid4
 
 from ollama_pack.base.redis import redis_client
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.generation import CacheRules, Upstream
 from ollama_pack.cache.keyring import Keyring
-from ollama_pack.cache.outcome import CacheOutcome, Hit, Question
+from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit, Question
 from ollama_pack.cache.replay import completion_chunks, completion_from
 from ollama_pack.cache.store import CacheStore
 from ollama_pack.cache.store_redis import RedisStore
 from ollama_pack.cache.store_sqlite import SqliteStore
 from ollama_pack.engines.ollama.stream import UsagePlace
 from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.services.activity import note_chat
 from ollama_pack.services.answers import whole_answer
 
 CLAIM_SECONDS = 10.0  # after which an answer that nobody came for is forgotten
 _CONNECT_SECONDS = 0.1  # that a chat waits for the first connection
 
 Ask = Callable[[], Awaitable[dict[str, Any]]]  # gives a whole body
+
+
+def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
+    """Write into the history that a chat got an answer that was there, or is being generated for another.
+
+    Args:
+        outcome: of the lookup; others than these two are not written.
+        asked: the name of the model that was asked for.
+        user: the id of the user.
+    """
+    record = {
+        "id": uuid4().hex,
+        "at": round(time.time(), 3),
+        "asked": asked.removeprefix(ROUTER),
+        "user": user,
+    }
+    if isinstance(outcome, Hit):
+        entry = outcome.entry
+        note_chat(
+            record
+            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
+        )
+    elif isinstance(outcome, Follow):
+        note_chat(record | {"outcome": "shared", "model": outcome.question.answerer})
 
 
 @dataclass(frozen=True, slots=True)

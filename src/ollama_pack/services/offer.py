@@ -112,6 +112,12 @@ def behind_alias(offer: Offer, name: str) -> list[CheckedModel]:
     return [named_model(str(model), plain.get(str(model), {})) for model in names]
 
 
+def answers_of(offer: Offer) -> dict[str, list[str]]:
+    """Alias of the router → the models that answer for it now, the preferred one first."""
+    names = (str(model["id"]) for model in offer.routed if model.get("alias"))
+    return {name: [model.name for model in behind_alias(offer, name)] for name in names}
+
+
 def named_model(name: str, told: Mapping[str, Any]) -> CheckedModel:
     """A model of the router, with the ids that it has in Open WebUI: its own name, or those reported."""
     ids = told.get("ids")

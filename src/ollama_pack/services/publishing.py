@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.services.offer import (
     AliasTables,
     Offer,
     absent_routed,
+    answers_of,
     closed_to_audience,
     filtered_rows,
     gather_offer,
@@ -99,8 +101,9 @@ class Publisher:
                 self._absences.withdrawn(change.id)
         rows = await read_rows() if done else rows
         await self._show_to_users(offer, rows, changed=bool(done))
-        ours = sorted((row for row in rows.values() if row.maker == "events"), key=lambda row: row.id)
-        published = tuple(map(self._shown, ours))
+        ours = sorted((row for row in rows.values() if row.maker != "hand"), key=lambda row: row.id)
+        answers = answers_of(offer)
+        published = tuple(self._shown(row, answers) for row in ours)
         self._conclude(Publication(time.time(), published, plan.left, problems))
 
     async def _wanted(
@@ -137,12 +140,19 @@ class Publisher:
         ours = frozenset(row.id for row in rows.values() if row.maker == "events")
         return (ours - away - gone) | self._absences.spared(away, wanted.keys())
 
-    def _shown(self, row: ExistingRow) -> dict[str, Any]:
-        """A row as the dashboard shows it."""
+    def _shown(self, row: ExistingRow, answers: Mapping[str, list[str]]) -> dict[str, Any]:
+        """A row as the dashboard shows it.
+
+        Args:
+            row: ours, or one that upload.py made.
+            answers: alias → the models that answer for it now, the preferred one first.
+        """
         return {
             "id": row.id,
             "base": row.base,
             "alias": row.alias,
+            "made_by": row.maker,
+            "answers": answers.get(row.alias or row.id.removeprefix(ROUTER), []),
             "active": row.active,
             "audience": sorted(self._readable(kind, who) for kind, who, _ in row.grants),
             "opens": list(self._opens.get(row.alias, ())),

@@ -11,6 +11,7 @@ from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.peers.share import Connect
 from ollama_pack.routing.probe.gpu_nvml import preload_nvml
+from ollama_pack.services.activity import note_chat
 
 
 class RouterHost:
@@ -52,7 +53,12 @@ class RouterHost:
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
             session = aiohttp.ClientSession(connector=connector, trust_env=True)
             self.current = Router(
-                rows, session, settings, connect=self._connect(shared_over), secret=self._secret()
+                rows,
+                session,
+                settings,
+                connect=self._connect(shared_over),
+                secret=self._secret(),
+                note=note_chat,
             )
             self._made_of = wanted
         router = self.current

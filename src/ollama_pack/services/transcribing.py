@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from ollama_pack.base.process import process_wide
 from ollama_pack.errors import PackError, error_code
@@ -12,6 +13,7 @@ from ollama_pack.speech.kept import kept_transcripts, recording_key
 from ollama_pack.speech.language import parse_language
 from ollama_pack.speech.source import AudioSource
 from ollama_pack.speech.transcribe import ANY_SPEAKER, SpeechUser, transcribe
+from ollama_pack.speech.turns import line_states
 from ollama_pack.speech.values import PcmFormat, ProgressCallback, SpeechOptions, Transcript
 from ollama_pack.speech.whisper_model import ModelPlaces
 from ollama_pack.webui.tracing import current_span
@@ -78,6 +80,11 @@ def voice_counts() -> dict[str, float]:
     | `audio_seconds`, `work_seconds` | length of those listened to, and the time that it took |
     """
     return process_wide("counts", dict)
+
+
+async def voice_report() -> dict[str, Any]:
+    """What this process has transcribed, and who waits, for the dashboard."""
+    return {"counts": dict(voice_counts()), "queue": line_states()}
 
 
 def _count(name: str, value: float = 1) -> None:

@@ -276,3 +276,10 @@ def local_line() -> TurnLine:
         process_wide("turns lock", threading.Lock),
         worked=process_wide("turns worked", dict),
     )
+
+
+def line_states() -> dict[str, int]:
+    """How many recordings of this process wait, work, and are with a speech server (away)."""
+    line: list[_Entry] = process_wide("turns", list)
+    counts = Counter(entry["state"] for entry in list(line))
+    return {state: counts[state] for state in (_WAITS, _WORKS, _AWAY)}

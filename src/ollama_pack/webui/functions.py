@@ -66,3 +66,12 @@ async def live_function(app: Any, function_id: str) -> Any:
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
     return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+
+
+async def shared_redis_url() -> str:
+    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
+    for function_id in ("gpu_router", "response_cache_filter"):
+        state = await function_state(function_id)
+        if state.active and (url := str(state.valves.get("redis_url") or "")):
+            return url
+    return ""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 MIN_KEY = 16  # characters
 _BEARER = "bearer "
+REFUSED = frozenset({401, 403})
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +135,11 @@ def not_found() -> Any:
     return HTTPException(status_code=404, detail="Not Found")
 
 
-def html_page(text: str, headers: dict[str, str]) -> Any:
+def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
     """A page as a response."""
     from starlette.responses import HTMLResponse  # noqa: PLC0415
 
-    return HTMLResponse(text, headers=headers)
+    return HTMLResponse(text, status, headers)
 
 
 def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:

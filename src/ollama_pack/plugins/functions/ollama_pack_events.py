@@ -7,34 +7,40 @@ required_open_webui_version: 0.11.2
 version: {version}
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping
-from secrets import token_urlsafe
 from typing import Any
 
 from pydantic import Field, field_validator
 
 from ollama_pack.base.single_flight import SingleFlight
+from ollama_pack.engines.body import object_at
+from ollama_pack.services.dashboard import Dashboard, DashboardHistory, process_status
 from ollama_pack.services.forgetting import label_to_discard
+from ollama_pack.services.history import HISTORY_FILE, HistoryKeeper
 from ollama_pack.services.metrics_text import METRICS_TYPE, PLUGIN_UP, cache_metrics, family, voice_metrics
 from ollama_pack.services.ollama_api import ollama_routes
 from ollama_pack.services.publishing import Publisher
-from ollama_pack.services.transcribing import voice_counts
+from ollama_pack.services.transcribing import voice_counts, voice_report
 from ollama_pack.services.voice_routes import MicrophoneValves, VoiceRoutes
 from ollama_pack.webui.access import readable_names
 from ollama_pack.webui.audience import stated_audience
 from ollama_pack.webui.cache_contact import CacheContact
 from ollama_pack.webui.contact import RouterContact
-from ollama_pack.webui.dashboard import dashboard_html
+from ollama_pack.webui.dashboard import admins_only_page, dashboard_page, sign_in_page
 from ollama_pack.webui.errors import RouterUnavailableError
-from ollama_pack.webui.functions import FunctionState, function_state
+from ollama_pack.webui.functions import FunctionState, function_state, shared_redis_url
 from ollama_pack.webui.load import EMPTY_LOAD, models_in, system_load, without_models
 from ollama_pack.webui.replay_row import share_replay
-from ollama_pack.webui.routes import RouteSpec, html_page, shows_key, text_answer
+from ollama_pack.webui.routes import RouteSpec, shows_key, text_answer
+from ollama_pack.webui.server import data_folder, event_stream
 from ollama_pack.webui.service import EventService, ends
+from ollama_pack.webui.users import user_names
 
 log = logging.getLogger(__name__)
 
+MAX_SEARCH = 200  # characters
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
 TELLING = ("config.", "function.", "group.", "model.", "system.startup.")
@@ -86,6 +92,7 @@ class Event:
     def __init__(self) -> None:
         self.valves = self.Valves()
         self._service: EventService | None = None
+        self._writing: asyncio.Task[None] | None = None
         self._voice_has_its_own = False
 
     async def event(self, event: Mapping[str, Any], __event_name__: str, __app__: Any, __id__: str) -> None:
@@ -97,6 +104,7 @@ class Event:
                 return
             self._service = self._service or self._served(__app__, __id__)
             self._service.start(self._specs)
+            self._keep_history(self._service)
             await self._forget(__event_name__, event)
             if __event_name__ != ON and __event_name__.startswith(TELLING):
                 self._service.wake()
@@ -111,17 +119,27 @@ class Event:
         self._load = SingleFlight(self._ask_load, LOAD_SECONDS)
         self._details = SingleFlight(self._ask_details, LOAD_SECONDS)
         self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
+        self._history = HistoryKeeper(shared_redis_url, data_folder() / HISTORY_FILE, self._status)
+        others = {"cache": self._cached.get, "publishing": self._publishing, "voice": voice_report}
+        history = DashboardHistory(self._history, user_names)
+        self._dashboard = Dashboard(self._details.get, others, history)
         self._router_metrics = SingleFlight(self._ask_metrics, LOAD_SECONDS)
         self._all_routes = (
             RouteSpec("GET", "/api/system/load", "user", self._system_load),
-            RouteSpec("GET", "/ollama-pack", "admin", self._page),
+            RouteSpec("GET", "/ollama-pack", "user", self._page, refused=sign_in_page),
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
+            RouteSpec("GET", "/ollama-pack/stream", "admin", self._stream),
+            RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
             *ollama_routes(),
         )
         self._voice_routes = VoiceRoutes(lambda: self.valves.microphone_key).specs
         return EventService(app, function_id, self, self._look)
+
+    def _keep_history(self, service: EventService) -> None:
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().create_task(self._history.run(lambda: service.runs))
 
     @property
     def _specs(self) -> tuple[RouteSpec, ...]:
@@ -145,19 +163,30 @@ class Event:
         readable = await readable_names(models_in(load), {"id": user.id, "role": user.role})
         return without_models(load, readable)
 
-    async def _page(self, _request: Any, _user: Any) -> Any:
-        nonce = token_urlsafe(16)
-        policy = (
-            f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-        )
-        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
-        return html_page(dashboard_html(nonce), headers)
+    async def _page(self, request: Any, user: Any) -> Any:
+        return dashboard_page(request) if user.role == "admin" else admins_only_page(request)
 
     async def _data(self, _request: Any, _user: Any) -> dict[str, Any]:
+        told = await self._details.get()
+        return {**told, "cache": await self._cached.get(), "publishing": await self._publishing()}
+
+    async def _publishing(self) -> dict[str, Any]:
         valves = {"publish_aliases": self.valves.publish_aliases, "audience": self.valves.audience}
-        publishing = self._publisher.last.as_dict() | valves
-        return {**await self._details.get(), "cache": await self._cached.get(), "publishing": publishing}
+        return self._publisher.last.as_dict() | valves
+
+    async def _stream(self, request: Any, _user: Any) -> Any:
+        last = request.headers.get("last-event-id") or request.query_params.get("after") or ""
+        service = self._service
+        return event_stream(self._dashboard.stream(str(last), lambda: service is not None and service.runs))
+
+    async def _chats(self, request: Any, _user: Any) -> dict[str, Any]:
+        asked = request.query_params
+        text, outcome = str(asked.get("text") or "")[:MAX_SEARCH], str(asked.get("outcome") or "")
+        return await self._dashboard.history.search(text, outcome, str(asked.get("before") or ""))
+
+    async def _status(self) -> dict[str, Any]:
+        """How this process is, for the dashboards of the others."""
+        return process_status("Open WebUI", object_at((await self._details.get()).get("router")))
 
     def _is_prometheus(self, request: Any) -> bool:
         return shows_key(request, self.valves.metrics_token)
@@ -172,7 +201,9 @@ class Event:
         return {"fault": await self._cache.flush()}
 
     async def _forget(self, event_name: str, event: Mapping[str, Any]) -> None:
-        """Have the cache discard what was deleted, or liked by nobody."""
+        """Have the cache discard what was deleted, or liked by nobody, and the history whoever is gone."""
+        if event_name == "user.deleted" and (user := str((event.get("subject") or {}).get("id") or "")):
+            await self._dashboard.history.forget(user)
         if label := await label_to_discard(event_name, event):
             await self._cache.discard(label)
 

@@ -24,7 +24,7 @@ from ollama_pack.engines.ollama.stream import usage_place
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.errors import SettingError
 from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypassed
-from ollama_pack.services.caching import CacheInUse, CacheKeeper
+from ollama_pack.services.caching import CacheInUse, CacheKeeper, note_from_cache
 from ollama_pack.services.pipeline_requests import Asking, sibling
 from ollama_pack.services.pipeline_valves import CODE_DIGEST, CODE_DIGEST_NOTE, PipelineValves
 
@@ -144,7 +144,9 @@ class Pipeline:
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
             return None
-        return used, await used.cache.lookup(question)
+        outcome = await used.cache.lookup(question)
+        note_from_cache(outcome, str(body.get("model") or ""), who.user)
+        return used, outcome
 
     def _is_regenerated(self, note: Mapping[str, Any], model: str) -> bool:
         """Whether the question has an answer of this model already: another message is to be the answer."""

@@ -1,8 +1,7 @@
 """Decisions in words: status lines for people, records for the dashboard."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 from ollama_pack.routing.decide.assignment import Assignment, ConsideredNode
 from ollama_pack.routing.naming import is_auto
@@ -86,15 +85,6 @@ class Decision:
     actual: float | None
     background: bool
     considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        told = {one.name: getattr(self, one.name) for one in fields(self)}
-        considered = [
-            {"node": node, "model": model, "terms": terms.as_dict()}
-            for node, model, terms in self.considered()
-        ]
-        return {**told, "considered": considered}
 
 
 def explained(assignment: Assignment, at: float) -> Decision:

@@ -20,13 +20,12 @@ def _usage(router: Router) -> dict[str, float | None]:
 
 
 def dashboard_report(router: Router) -> dict[str, Any]:
-    """The same, with what is in memory, what was learned, and the last decisions, the newest first."""
+    """The same, with what is in memory, what was learned, and the chats at work, the newest first."""
     nodes = [
         _node_load(router, view) | _node_details(router, view)
         for view in router.scheduler.cluster.view().nodes
     ]
-    decisions = [decision.as_dict() for decision in reversed(router.decisions)]
-    told = {"waiting": router.scheduler.waiting, "peers": router.peers, "decisions": decisions}
+    told = {"waiting": router.scheduler.waiting, "peers": router.peers, "running": router.running()}
     return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
 
 
@@ -46,6 +45,7 @@ def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
 def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
     now = router.scheduler.cluster.view().now
     return {
+        "own": router.own_in_flight(view.name),
         "gpu_reason": router.nodes[view.name].gpus.reason,
         "fault": router.nodes[view.name].known.fault,
         "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from itertools import islice
 from random import Random
 from typing import Any
 from uuid import uuid4
@@ -55,6 +56,7 @@ from ollama_pack.routing.dispatch.pending_chat import (
     Tell,
     UnexplainedFailure,
 )
+from ollama_pack.routing.dispatch.record import NoteChat, chat_record, note_nowhere, running_record
 from ollama_pack.routing.dispatch.request import fleet_request, load_options
 from ollama_pack.routing.errors import (
     AnswerBrokenError,
@@ -80,7 +82,7 @@ router_log = logging.getLogger(__name__)
 DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
 LOAD_TOLD_SECONDS = 10.0  # until a load is shown to go on; then each time twice as long
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
-DECISIONS_SHOWN = 64
+DECISIONS_SHOWN = RUNNING_SHOWN = 64
 
 
 async def _tell_nobody(line: str, *, done: bool) -> None:
@@ -100,6 +102,7 @@ class Router:
         *,
         connect: Connect | None = None,
         secret: str = "",
+        note: NoteChat = note_nowhere,
     ) -> None:
         """Take what is needed; nodes are looked at from the first use on.
 
@@ -112,7 +115,9 @@ class Router:
             connect: connects it with other workers on the same nodes; None: it is alone.
             secret: the same for all of them, and known to nobody else: what they tell each other of prompts
                 are hashes with this key.
+            note: is given a record of each chat that has ended, as `chat_record` makes it.
         """
+        self.note = note
         self.settings = settings or RouterSettings()
         self._loop = asyncio.get_running_loop()
         self._session = session
@@ -195,6 +200,10 @@ class Router:
         """How many requests are at a node, those of other workers that are heard included."""
         return self._attempts.at(node) + self.scheduler.cluster.remote.at(node)
 
+    def own_in_flight(self, node: str) -> int:
+        """How many of this worker's requests are at a node."""
+        return self._attempts.at(node)
+
     def queued(self, node: str) -> int:
         """How many of this worker's requests that wait this node could answer; other nodes may, too."""
         watch = self.nodes[node]
@@ -205,6 +214,11 @@ class Router:
         """Whether requests are given to it: it answers, and has not just failed one."""
         breaker = self.scheduler.cluster.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
+
+    def running(self) -> list[dict[str, Any]]:
+        """Records of the chats that have not ended, the newest first, see `running_record`."""
+        newest = islice(reversed(self._chats.values()), RUNNING_SHOWN)
+        return [running_record(pending, self._loop.time()) for pending in newest]
 
     @property
     def sharing_fault(self) -> str:
@@ -272,7 +286,7 @@ class Router:
         )
         bound = self._loop.create_future()
         made = PendingChat(request, body, head, tell, bound, figures, headers=headers)
-        async with self._taken_in(made) as pending:
+        async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
                 if not await self._may_send(pending, binding):
@@ -288,6 +302,18 @@ class Router:
                     self._go_on(pending, binding, error)
                 else:
                     return
+
+    @asynccontextmanager
+    async def _noted(self, pending: PendingChat) -> AsyncIterator[None]:
+        """Write down how a chat ends, however it does."""
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            self.note(chat_record(pending, error, self._loop.time()))
 
     @asynccontextmanager
     async def _taken_in(self, pending: PendingChat) -> AsyncIterator[PendingChat]:
@@ -436,6 +462,7 @@ class Router:
         """Send the request to its node, and tell the scheduler how it goes."""
         identity = pending.request.id
         pending.waits_since = None
+        pending.decision = self._decided.get(identity)
         self.counts.sent(binding)
         attempt = Attempt(pending, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
@@ -454,7 +481,7 @@ class Router:
         finally:
             if telling:
                 telling.cancel()
-        spent = attempt.spent()
+        spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
 
@@ -479,6 +506,7 @@ class Router:
 
     def _has_begun(self, pending: PendingChat, binding: Assignment, elapsed: float) -> None:
         pending.answering = True
+        pending.began = self._loop.time()
         self.counts.began(binding, elapsed)
         self._blame(pending)
         self.scheduler.first_token(pending.request.id)

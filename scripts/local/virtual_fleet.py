@@ -1,6 +1,6 @@
 """A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
 
-What it does is what `ollama-facts.md` says a real one does: requests for a loaded model wait at its runner
+What it does is what a real one does: requests for a loaded model wait at its runner
 without bound; those that must load wait in one line, and one load blocks the others; the idle runner with the
 shortest `keep_alive` makes room; prompts are evaluated but for the prefix that a slot still holds; waiting
 shows only in the total duration.
@@ -8,8 +8,9 @@ shows only in the total duration.
 
 import heapq
 import itertools
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ollama_pack.routing.decide.view import PromptBlock
@@ -68,7 +69,10 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class NodeShape:
-    """How a node is built. Sizes are in units of one model."""
+    """How a node is built. Sizes are in units of one model, or in bytes where a node gets its models' sizes.
+
+    A load takes `load` seconds, or with a `load_rate` what reading so many bytes a second takes.
+    """
 
     slots: int = 2
     room: int = 1
@@ -76,6 +80,7 @@ class NodeShape:
     prompt_rate: float = 700.0
     decode_rate: float = 50.0
     prefixes: int = 1
+    load_rate: float = 0.0
 
 
 @dataclass(slots=True)
@@ -105,11 +110,14 @@ class SimRunner:
 class SimNode:
     """One Ollama. `loads` counts the times that weights were read into memory."""
 
-    def __init__(self, name: str, timeline: Timeline, shape: NodeShape) -> None:
+    def __init__(
+        self, name: str, timeline: Timeline, shape: NodeShape, sizes: Mapping[str, int] | None = None
+    ) -> None:
         self.name = name
         self.shape = shape
         self.loads = 0
         self.runners: dict[str, SimRunner] = {}
+        self._sizes = sizes or {}
         self._time = timeline
         self._pending: deque[Job] = deque()
         self._loading = False
@@ -134,10 +142,21 @@ class SimNode:
             if runner and runner.context >= job.work.context:
                 self._pending.popleft()
                 self._join(runner, job)
-            elif runner is None and len(self.runners) < self.shape.room:
+            elif runner is None and self._fits(job.work.model):
                 self._load(self._pending.popleft())
             elif not self._evict(runner):
                 return
+
+    def preload(self, model: str, context: int = 4096) -> None:
+        """Have a model in memory from the beginning, and keep it as long as there is another to unload."""
+        self.loads += 1
+        self.runners[model] = SimRunner(model, context, ready=True, expires_at=math.inf)
+
+    def _size(self, model: str) -> int:
+        return self._sizes.get(model, 1)
+
+    def _fits(self, model: str) -> bool:
+        return not self.runners or sum(map(self._size, (*self.runners, model))) <= self.shape.room
 
     def _evict(self, reloaded: SimRunner | None) -> bool:
         """Unload the runner that must go; False: it is busy, and whoever waits waits."""
@@ -151,7 +170,8 @@ class SimNode:
     def _load(self, job: Job) -> None:
         self._loading = True
         self.loads += 1
-        job.load = self.shape.load
+        shape = self.shape
+        job.load = self._size(job.work.model) / shape.load_rate if shape.load_rate else shape.load
         runner = self.runners[job.work.model] = SimRunner(job.work.model, job.work.context)
         runner.line.append(job)
 
@@ -161,7 +181,7 @@ class SimNode:
             self._start_next(runner)
             self._serve_pending()
 
-        self._time.after(self.shape.load, loaded)
+        self._time.after(job.load, loaded)
 
     def _join(self, runner: SimRunner, job: Job) -> None:
         runner.line.append(job)
@@ -188,7 +208,7 @@ class SimNode:
             runner.busy -= 1
             if job.work.answer:
                 slot.append(job.work.answer)
-            runner.expires_at = self._time.now + 300
+            runner.expires_at = max(runner.expires_at, self._time.now + 300)
             total = self._time.now - job.came
             spent = Spent(total, job.load, prompt, job.work.tokens, decode, job.work.output, hit)
             self._start_next(runner)

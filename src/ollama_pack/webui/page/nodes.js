@@ -1,0 +1,118 @@
+// The nodes: a line each, the worst first, with details where a line is opened.
+
+let nodeFilter = "", nodeSort = {by: "state", down: false};
+
+const gpusOf = node => list(node.gpus).map(object);
+const busiest = node => Math.max(-1, ...gpusOf(node).map(gpu => isNumber(gpu.utilization) ? gpu.utilization : -1));
+const memoryOf = node => gpusOf(node).reduce(([used, total], gpu) =>
+  [used + (gpu.memory_used || 0), total + (gpu.memory_total || 0)], [0, 0]);
+const modelsOf = node => list(node.runners).map(runner => object(runner).model).concat(node.runners ? [] : list(node.models));
+
+// 0: down, 1: some models are left alone after failures, 2: healthy.
+function rank(node) {
+  if (!node.healthy) return 0;
+  return Object.keys(object(node.breakers)).length ? 1 : 2;
+}
+
+const NODE_COLUMNS = [
+  ["state", () => t("State"), "", rank],
+  ["name", () => t("Node"), "", node => node.name],
+  ["models", () => t("In memory"), "medium", node => modelsOf(node).join(" ")],
+  ["running", () => t("Running"), "number", node => -(node.in_flight || 0)],
+  ["waiting", () => t("Waiting"), "number medium", node => -(node.queued || 0)],
+  ["busy", () => t("GPU busy"), "number", node => -busiest(node)],
+  ["memory", () => t("GPU memory"), "wide", node => -memoryOf(node)[0]],
+];
+
+function sortedNodes() {
+  const wanted = nodeFilter.toLowerCase();
+  const value = NODE_COLUMNS.find(([name]) => name === nodeSort.by)[3];
+  const order = (one, other) => {
+    const [a, b] = [value(one), value(other)];
+    const by = typeof a === "string" || typeof b === "string" ? text(a).localeCompare(text(b)) : a - b;
+    return (nodeSort.down ? -by : by) || text(one.name).localeCompare(text(other.name), language, {numeric: true});
+  };
+  return below("nodes/").map(([, node]) => object(node)).filter(node =>
+    [node.name, node.url, node.fault, stateWord(node), ...modelsOf(node)].join("\n").toLowerCase().includes(wanted))
+    .sort(order);
+}
+
+const stateWord = node => [t("down"), t("in part"), t("healthy")][rank(node)];
+
+function drawNodes() {
+  const all = below("nodes/"), shown = sortedNodes(), router = part("router");
+  const heads = [["", ""], ...NODE_COLUMNS.map(([name, label, kind]) => make("th", {scope: "col", class: kind,
+    "aria-sort": nodeSort.by === name ? (nodeSort.down ? "descending" : "ascending") : null},
+    make("button", {type: "button", "data-act": "sort", "data-value": name}, label())))];
+  const search = make("input", {type: "search", id: "node-filter", placeholder: t("Filter nodes"),
+    "aria-label": t("Filter nodes by name, address, state or model")});
+  const count = shown.length === all.length ? "" : t("{shown} of {all}", {shown: shown.length, all: all.length});
+  put(document.getElementById("nodes"),
+    head(t("Nodes"), make("span", {class: "soft small"}, count), all.length > 1 ? search : null),
+    make("div", {class: "card"}, all.length ? table(t("Nodes"), heads, shown.flatMap(nodeRows))
+      : make("span", {class: "soft"}, router.fault ? t("Nothing is known of any node.")
+        : t("The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions."))));
+}
+
+function nodeRows(node) {
+  const key = "node " + node.name, [used, total] = memoryOf(node), busy = busiest(node);
+  const models = modelsOf(node), memory = t("{used} of {total} GiB", {used: gigabytes(used), total: gigabytes(total)});
+  const row = make("tr", {"data-key": key},
+    cell(opener(key, t("Details of {name}", {name: text(node.name)}))),
+    cell(badge(stateWord(node), ["bad", "warn", "good"][rank(node)])),
+    make("th", {scope: "row", class: "text"}, text(node.name)),
+    cell(models.length > 3 ? t("{first} and {count} more", {first: models.slice(0, 2).join(", "), count: models.length - 2})
+      : models.join(", "), "text medium"),
+    cell(number(node.in_flight), "number"), cell(number(node.queued), "number medium"),
+    cell(busy < 0 ? "—" : [Math.round(busy) + " %", bar(busy / 100, t("GPU busy {percent} %", {percent: Math.round(busy)}))], "number"),
+    cell(total ? [memory, bar(used / total, t("GPU memory {memory}", {memory}))] : "—", "wide"));
+  return opened.has(key)
+    ? [row, make("tr", {"data-key": key + " details"}, make("td", {colspan: 8, class: "inner"}, nodeDetails(node)))] : [row];
+}
+
+function nodeDetails(node) {
+  const gpus = gpusOf(node), runners = list(node.runners).map(object);
+  const left = Object.entries(object(node.breakers));
+  return [
+    node.url ? make("p", {}, code(node.url)) : null,
+    node.fault ? make("p", {class: "notice bad"}, node.fault) : null,
+    node.breaker && node.breaker !== "closed"
+      ? make("p", {class: "notice warn"}, breakerSentence(node.breaker)) : null,
+    left.map(([model, state]) => make("p", {class: "notice warn"}, state === "open"
+      ? t("{model} failed here: it is asked elsewhere for a while.", {model})
+      : t("{model} failed here: one chat tries it again.", {model}))),
+    gpus.length ? make("div", {class: "gpus"}, gpus.map(gpuDetails))
+      : make("p", {class: "soft small"}, node.gpu_reason ? t("No GPU figures: {reason}", {reason: node.gpu_reason})
+        : t("No GPU figures: run gpu_agent.py on the host and name it in agent=…")),
+    runners.length ? table(t("Models in memory"), [[t("In memory")], [t("context"), "number"], [t("running"), "number"],
+      [t("conversations kept"), "number"]], runners.map(one => make("tr", {}, cell(code(one.model)),
+      cell(number(one.context), "number"), cell(text(one.running) + " / " + text(one.slots), "number"),
+      cell(number(one.prefixes), "number"))))
+      : make("p", {class: "soft small"}, t("No model in memory.")),
+    speeds(node),
+  ];
+}
+
+const breakerSentence = state => state === "open"
+  ? t("It failed several chats: it is given none for a while.") : t("It failed several chats: one chat tries it again.");
+
+function gpuDetails(gpu) {
+  const busy = isNumber(gpu.utilization) ? Math.round(gpu.utilization) : "—";
+  const memory = t("{used} of {total} GiB", {used: gigabytes(gpu.memory_used), total: gigabytes(gpu.memory_total)});
+  return make("div", {class: "small"},
+    make("span", {}, "GPU " + text(gpu.index) + (gpu.name ? " · " + gpu.name : "")),
+    make("div", {}, t("busy"), " ", make("span", {}, busy + " %"), bar(busy / 100, t("GPU busy {percent} %", {percent: busy}))),
+    make("div", {}, t("memory"), " ", make("span", {}, memory),
+      bar(gpu.memory_total > 0 ? gpu.memory_used / gpu.memory_total : 0, t("GPU memory {memory}", {memory}))));
+}
+
+// How fast a model is here: tokens a second, as learned from answers.
+function speeds(node) {
+  const known = Object.values(object(node.rates)).map(object).filter(rate => rate.model);
+  if (!known.length) return null;
+  return table(t("Speed"), [[t("Speed")], [t("reads, tokens/s"), "number"], [t("writes, tokens/s"), "number"],
+    [t("loads in"), "number"], [""]], known.map(rate => make("tr", {}, cell(code(rate.model)),
+    cell(isNumber(rate.prompt) ? number(Math.round(rate.prompt)) : "—", "number"),
+    cell(rate.token > 0 ? number(1 / rate.token) : "—", "number"), cell(seconds(rate.load), "number"),
+    cell(rate.learned === false ? t("assumed") : ""))));
+}

@@ -1,0 +1,305 @@
+"""plan.py: what fits, what to pull, and what that saves, on nodes that answer as an Ollama does."""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+import plan
+from harness.gguf_headers import MODELS, Header
+from ollama_pack.fit.planning import PlannedModel, PlannedNode, PlannedVariant, plan_fleet, state_of
+from ollama_pack.fit.shapes import in_other_bits, level_bits, planned_shape, shape_of
+from planning.demand import Asked, Speeds, asked_in, busiest_hour
+from planning.replay import ReplayNode, replay
+
+GB = 10**9
+HEADERS = {model.name: model.header for model in MODELS}
+LLAMA, QWEN, GEMMA = "llama3.1:8b", "qwen2.5:7b", "gemma3:12b"
+BEHIND = {LLAMA: "Llama 3.1 8B", QWEN: "Qwen 2.5 7B", GEMMA: "Gemma 3 12B"}
+
+
+@contextmanager
+def ollama(models: Mapping[str, str]) -> Iterator[str]:
+    """A node that has these models: its name → a header's. It lists and shows them as Ollama does."""
+
+    def answer(path: str, body: Mapping[str, Any]) -> Any:
+        match path:
+            case "/api/tags":
+                details = {"quantization_level": "Q4_K_M"}
+                return {
+                    "models": [
+                        {"name": name, "size": HEADERS[model].size, "details": details}
+                        for name, model in models.items()
+                    ]
+                }
+            case "/api/ps":
+                return {"models": []}
+        return shown(HEADERS[models[str(body["model"])]])
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send({})
+
+        def do_POST(self) -> None:
+            self._send(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def _send(self, body: Mapping[str, Any]) -> None:
+            raw = json.dumps(answer(self.path, body)).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def shown(header: Header) -> dict[str, Any]:
+    info = {name: [] if isinstance(value, list) else value for name, value in header.metadata.items()}
+    tensors = [{"name": one.name, "type": one.type, "shape": one.shape} for one in header.tensors]
+    return {"model_info": info, "tensors": tensors, "capabilities": ["completion"]}
+
+
+def day(shares: Mapping[str, float], chats: int = 400, seed: int = 1) -> list[dict[str, Any]]:
+    """A day's record: chats of some models, spread over eight hours."""
+    dice = Random(seed)  # noqa: S311 - seeded on purpose
+    return [
+        {
+            "at": dice.uniform(0, 8 * 3600),
+            "model": dice.choices(list(shares), list(shares.values()))[0],
+            "user": f"u{dice.randrange(40)}",
+            "prompt": dice.randint(50, 1500),
+            "written": dice.randint(20, 300),
+            "took": 6.0,
+            "waited": 0.0,
+            "background": False,
+        }
+        for _ in range(chats)
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPEN_WEBUI_URL", "PIPELINES_URL", "PIPELINES_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Iterator[Path]:
+    """Two nodes of 12 and 24 GB, one of which has no model yet."""
+    with ollama(BEHIND) as full, ollama({}) as empty:
+        file = tmp_path / "pack.yaml"
+        file.write_text(
+            "model_provider:\n  endpoints:\n"
+            f'  - {{name: small, url: "{full}", memory: 12GB}}\n'
+            f'  - {{name: large, url: "{empty}", memory: 24GB}}\n'
+            "models:\n"
+            f'- {{name: gpt-4, local_name: "{GEMMA}"}}\n'
+            f'- {{name: gpt-3.5, local_name: ["{LLAMA}", "{QWEN}"]}}\n'
+        )
+        yield file
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    status = plan.main(arguments)
+    return status, capsys.readouterr().out
+
+
+def test_the_plan_says_what_fits_and_what_to_pull(
+    pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch a plan that pulls what is there, or that does not fit by its own figures."""
+    record = tmp_path / "record.jsonl"
+    record.write_text("\n".join(json.dumps(one) for one in day({LLAMA: 0.5, QWEN: 0.3, GEMMA: 0.2})))
+    status, text = run(capsys, str(pack), "--record", str(record), "--json")
+    assert status == 0
+    told = json.loads(text)
+    rooms = {node["name"]: node["room_bytes"] for node in told["nodes"]}
+    for node, room in rooms.items():
+        assert sum(one["bytes"] for one in told["plan"] if one["node"] == node) <= room
+    assert {one["model"] for one in told["plan"]} == {LLAMA, QWEN, GEMMA}
+    assert told["pulls"] == [
+        f"OLLAMA_HOST={line.partition('=')[2].partition(' ')[0]} ollama pull {one['variant']}"
+        for line, one in zip(told["pulls"], (one for one in told["plan"] if one["pull"]), strict=True)
+    ]
+    states = {(row["level"], row["node"]): row["state"] for row in told["fits"] if row["model"] == GEMMA}
+    assert states["Q8_0", "small"] == "spills"
+    assert states["Q8_0", "large"] in {"fits", "fits beside"}
+    fleets = {one["fleet"]: one for one in told["replays"]}
+    assert fleets["with the plan"]["loads"] < fleets["as it is"]["loads"]
+    assert fleets["with the plan"]["p95_seconds"] <= fleets["as it is"]["p95_seconds"]
+    assert any("one more GPU" in name for name in fleets)
+
+
+def test_people_get_a_table(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = run(capsys, str(pack), "--users", "40")
+    assert status == 0
+    for part in (
+        "small",
+        "11.3 GB for models, by pack.yaml",
+        GEMMA,
+        "fits alone",
+        "ollama pull",
+        "Demand: the same",
+    ):
+        assert part in text
+
+
+def test_a_node_that_is_down_and_one_of_unknown_memory_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch a plan that is silent about nodes that it could not look at."""
+    with ollama({LLAMA: "Llama 3.1 8B"}) as url:
+        file = tmp_path / "pack.yaml"
+        file.write_text(
+            "model_provider:\n  endpoints:\n"
+            '  - {name: down, url: "http://127.0.0.1:9"}\n'
+            f'  - {{name: unknown, url: "{url}"}}\n'
+        )
+        status, text = run(capsys, str(file))
+    assert status == 0
+    assert "down: does not answer as an Ollama" in text
+    assert "nobody knows how much memory it has. Add memory: 24GB" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{}", "names no node"),
+        ("model_provider: {endpoint: 'http://127.0.0.1:9'}", "does not answer"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(
+    content: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pack.yaml"
+    file.write_text(content)
+    status, text = run(capsys, str(file))
+    assert status == 1
+    assert said in text
+
+
+@pytest.mark.parametrize("line", ["no json", "[1]", "[" * 100_000])
+def test_a_record_that_cannot_be_read_is_named(
+    line: str, pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / "record.jsonl"
+    record.write_text(f"{json.dumps(day({LLAMA: 1.0}, 1)[0])}\n{line}")
+    status, text = run(capsys, str(pack), "--record", str(record))
+    assert status == 1
+    assert "record.jsonl, line 2" in text
+
+
+def test_odd_records_are_passed_over() -> None:
+    """Would catch a record of another version that stops the plan."""
+    odd: list[dict[str, Any]] = [
+        {},
+        {"model": 3, "at": 1},
+        {"model": "a", "at": float("nan")},
+        {"model": "a", "at": 5, "prompt": "x"},
+    ]
+    (one,) = asked_in(odd)
+    assert (one.model, one.prompt, one.written) == ("a", 1, 1)
+    assert busiest_hour(asked_in([])) == {}
+
+
+# --- the plan itself ---
+
+
+def variant(name: str, parameters: float, level: str) -> PlannedVariant:
+    bits = level_bits(level)
+    return PlannedVariant(f"{name}-{level}", level, bits, planned_shape(parameters, bits))
+
+
+def model(name: str, parameters: float, busy: float, *levels: str) -> PlannedModel:
+    return PlannedModel(
+        name, tuple(variant(name, parameters, level) for level in levels or ("Q8_0", "Q4_K_M")), busy
+    )
+
+
+def placed(nodes: list[PlannedNode], models: list[PlannedModel]) -> set[tuple[str, str, str]]:
+    found = plan_fleet(nodes, models, 8192)
+    for node in nodes:
+        assert found.used(node.name) <= node.room
+    return {(one.node, one.model, one.variant.level) for one in found.placements}
+
+
+def test_plans_are_what_a_person_would_do() -> None:
+    """Would catch a plan that gives a model away for a better quantization of another."""
+    small, large = PlannedNode("small", 8 * GB), PlannedNode("large", 23 * GB)
+    eight = model("8b", 8e9, 0.4)
+    assert placed([small], [eight]) == {("small", "8b", "Q4_K_M")}
+    assert placed([large], [eight]) == {("large", "8b", "Q8_0")}
+    fourteen = model("14b", 14e9, 0.2)
+    assert placed([large], [eight, fourteen]) == {("large", "8b", "Q8_0"), ("large", "14b", "Q4_K_M")}
+    assert placed([small, large], [eight, fourteen]) in (
+        {("small", "8b", "Q4_K_M"), ("large", "14b", "Q8_0")},
+        {("large", "8b", "Q8_0"), ("large", "14b", "Q4_K_M")},
+    )
+
+
+def test_a_crowded_model_gets_more_copies() -> None:
+    nodes = [PlannedNode(f"n{number}", 12 * GB) for number in range(3)]
+    found = plan_fleet(nodes, [model("8b", 8e9, 1.5)], 4096)
+    assert len(found.of("8b")) == 3
+
+
+def test_what_fits_nowhere_is_said() -> None:
+    found = plan_fleet([PlannedNode("small", 8 * GB)], [model("70b", 70e9, 1.0)], 4096)
+    assert (found.placements, found.unplaced) == ([], ["70b"])
+
+
+def test_states() -> None:
+    assert [state_of(need, 10, beside) for need, beside in ((4, 5), (4, 7), (12, 0), (41, 0))] == [
+        "fits beside",
+        "fits",
+        "spills",
+        "cannot",
+    ]
+
+
+def test_a_planned_day_has_fewer_loads() -> None:
+    """Would catch a plan that is worth nothing: three nodes of 24 GB, four models, a working day."""
+    models = [
+        PlannedModel(name, (PlannedVariant(name, "Q4_K_M", 4.84, in_other_bits(shape, 4.65, 4.84)),), busy)
+        for (name, header, busy) in (
+            ("a", "Llama 3.1 8B", 0.5), ("b", "Qwen 2.5 7B", 0.3),
+            ("c", "Gemma 3 12B", 0.2), ("d", "Gemma 2 9B", 0.1),
+        )
+        for shape in (shape_of(HEADERS[header].metadata, HEADERS[header].tensors),)
+    ]  # fmt: skip
+    nodes = [PlannedNode(f"n{number}", 15 * GB) for number in range(3)]
+    found = plan_fleet(nodes, models, 8192)
+    sizes = {one.model: one.need for one in found.placements}
+    record = asked_in(day({"a": 0.5, "b": 0.25, "c": 0.15, "d": 0.1}, 800))
+    speeds = Speeds()
+    without = replay([ReplayNode(node.name, node.room, 1, sizes) for node in nodes], record, speeds)
+    planned = replay(
+        [
+            ReplayNode(node.name, node.room, 1, sizes, tuple(one.model for one in found.on(node.name)))
+            for node in nodes
+        ],
+        record,
+        speeds,
+    )
+    assert planned.refused == without.refused == 0
+    assert planned.loads < without.loads
+
+
+def test_a_replay_is_the_same_each_time() -> None:
+    record = [Asked(float(number), "a", f"u{number % 3}", 300, 100, 50, 3.0, False) for number in range(50)]  # noqa: FBT003 - `background`
+    fleet = [ReplayNode("x", 10, 2, {"a": 5})]
+    assert replay(fleet, record, Speeds()).figures == replay(fleet, record, Speeds()).figures
