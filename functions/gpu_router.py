@@ -9,123 +9,126 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 16095, which the server calls.
+# Begin here: `class Pipe`, line 16348, which the server calls.
 # The modules that it uses come first:
-#    196  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    222  aliases.errors                 What goes wrong with aliases.
-#    263  engines.errors                 What goes wrong with a node.
-#    405  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    531  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    606  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    667  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    974  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1121  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1289  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1581  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1657  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1718  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1754  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2162  base.single_flight             Many who ask the same at the same time ask once.
-#   2290  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2438  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2562  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   2673  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   2848  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2920  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2926  engines.vectors                Vectors for texts, as an engine gives them.
-#   2955  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3044  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3092  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3140  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3465  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3561  routing.errors                 What goes wrong with routing.
-#   3706  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3744  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4100  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4514  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   4638  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4736  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   4857  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   4965  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5112  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5246  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5559  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   5781  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5898  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5999  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6057  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6122  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6233  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6583  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6665  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6708  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6813  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7017  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7275  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7333  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7430  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7633  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7804  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8149  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8436  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8522  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8692  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8886  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8976  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9057  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9123  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9172  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9252  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9346  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9834  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9992  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10166  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10390  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10493  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10593  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10710  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10894  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10927  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11109  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11144  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11788  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11864  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12010  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12187  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12327  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12387  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12839  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13108  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13214  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13711  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  13771  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13843  cache.errors                   What goes wrong with the cache.
-#  13863  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13891  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14025  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  14031  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  14145  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  14192  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  14283  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  14446  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  14536  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14771  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14792  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14903  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14928  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14997  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  15105  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  15152  services.pack_valves           What all valves of the pack have in common.
-#  15166  services.router_valves         The valves of the router, wherever it runs.
-#  15261  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15375  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15628  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  15660  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15677  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15772  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  15933  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  15944  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  16003  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    199  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    225  aliases.errors                 What goes wrong with aliases.
+#    266  engines.errors                 What goes wrong with a node.
+#    408  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    534  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    609  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    670  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    977  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1124  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1292  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1584  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1660  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1721  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1757  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2165  base.single_flight             Many who ask the same at the same time ask once.
+#   2293  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2441  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2565  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   2676  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   2851  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2923  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2929  engines.vectors                Vectors for texts, as an engine gives them.
+#   2958  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3047  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3095  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3143  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3470  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3566  routing.errors                 What goes wrong with routing.
+#   3711  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3749  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4114  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4528  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4652  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4750  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   4871  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   4979  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5126  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5260  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5573  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   5795  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5912  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6013  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6071  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6136  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6251  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6601  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6686  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6729  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6834  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7038  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7296  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7354  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7451  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7654  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7825  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8170  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8457  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8543  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8713  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8907  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8997  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9078  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9144  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9193  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9273  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9367  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9855  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10013  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10188  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10426  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10529  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10629  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10746  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10930  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10963  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11147  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11182  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11826  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11902  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12048  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12244  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12384  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12444  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12900  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13169  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13280  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13827  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  13887  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13959  cache.errors                   What goes wrong with the cache.
+#  13979  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14007  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14141  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  14147  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  14153  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  14267  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14314  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  14405  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  14568  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  14658  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14893  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14914  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  15025  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15050  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15131  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  15239  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  15286  services.pack_valves           What all valves of the pack have in common.
+#  15300  services.router_valves         The valves of the router, wherever it runs.
+#  15395  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15509  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15762  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  15794  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15811  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  15862  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  15930  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16025  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  16186  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  16197  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  16256  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -3176,6 +3179,7 @@ class FleetRequest:
         options: the other options that a runner is loaded with (`num_gpu`, …), sorted by name.
         background: nobody looks at the answer as it is written (titles, tags): people come first.
         load_only: nobody waits: the model is loaded for those who will come.
+        last: its user has used up a budget: it comes behind all others.
     """
 
     id: str
@@ -3188,6 +3192,7 @@ class FleetRequest:
     options: RunnerOptions = ()
     background: bool = False
     load_only: bool = False
+    last: bool = False
 
     @property
     def tokens(self) -> int:
@@ -3744,6 +3749,8 @@ def is_auto(name: str) -> bool:
 # --- ollama_pack.routing.decide.fair_queue ---
 # Who comes next: users with the least in service, then start-time fair queueing; background behind people.
 #
+# Behind all of them come the requests of users who have used up a budget. They never step between the others.
+#
 # A request's turn is how many of its user's requests are in service or wait before it: a user who holds several
 # slots gets no further one while somebody waits who holds fewer. Among equal turns the order is that of start
 # tags, in seconds of service: the later of the queue's virtual time and the end of the user's request before
@@ -3766,7 +3773,7 @@ MAX_DEBT = 120.0  # seconds of service by which a user comes after others at mos
 
 # Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
 Owner = tuple[str, bool]
-Place = tuple[bool, int, float, int]
+Place = tuple[int, int, float, int]
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -3813,7 +3820,8 @@ class WaitingRequest:
     @property
     def place(self) -> Place:
         """What fair order goes by."""
-        return self.behind, max(0, self.turn - self.spare_turns), self.tag, self.number
+        rank = 2 if self.request.last else int(self.behind)
+        return rank, max(0, self.turn - self.spare_turns), self.tag, self.number
 
     @property
     def tag(self) -> float:
@@ -3867,7 +3875,8 @@ class FairQueue:
             QueueFullError: there is no place, or none for this user or for a background call.
         """
         own = self.places_of(request.user)
-        reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
+        yields = request.background or request.last
+        reserved = int(self.limit * RESERVED_SHARE) if own or yields else 0
         displaced = None
         if len(self) >= self.limit - reserved:
             displaced = self._one_to_displace(request, own)
@@ -3893,7 +3902,7 @@ class FairQueue:
         start = max(self._virtual, self._ends.get(request.user, 0.0))
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
-        kind = repr((models, request.background, request.context, request.options))
+        kind = repr((models, request.background, request.last, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, came, kind=kind)
         entry.pushed = self._virtual
         entry.spare_turns, entry.grace = self._leeway(entry.owner)
@@ -3928,8 +3937,13 @@ class FairQueue:
 
         It is the last one of the user with the most places, if that user still has as many as the newcomer
         then. Where nobody has that many, a background call makes room for a person who has no place yet.
-        A background call displaces no person.
+        A background call displaces no person. A request that comes behind all others displaces none, and is
+        the first to make room for them.
         """
+        if request.last:
+            return None
+        if self._order and self._order[-1].request.last:
+            return self._order[-1].request
         places = self._waiting_of
         if request.background:
             places = {user: len(_at_home(held)) for (user, behind), held in self._own.items() if behind}
@@ -6122,6 +6136,8 @@ def split_login(url: str) -> tuple[str, str]:
 # --- ollama_pack.routing.dispatch.pending_chat ---
 # One request on its way through the fleet, and what an admin may set for all of them.
 
+# Called with the seconds that an answer took a node, and its tokens.
+Served = Callable[[float, float], None]
 # The headers for one user's chat at a node, besides those that every request there has.
 NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
 
@@ -6192,6 +6208,7 @@ class PendingChat:
         answering: its answer has begun.
         headers: for its request to a node; None: only those that every request has.
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
+        served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
         came: when it came, on the loop's clock.
         began: when its answer began, on the same clock; None: it has not.
@@ -6210,6 +6227,7 @@ class PendingChat:
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
     headers: NodeHeaders | None = None
+    served: Served | None = None
     place: int | None = None
     shown: float | None = None
     came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
@@ -6592,6 +6610,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     user: str,
     chat: str = "",
     background: bool = False,
+    last: bool = False,
     key: bytes = b"",
 ) -> FleetRequest:
     """Read an OpenAI chat body.
@@ -6603,6 +6622,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
+        last: it comes behind all others.
         key: of the hashes that other workers see instead of the user, the conversation and the prompt.
 
     Raises:
@@ -6624,6 +6644,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         context=context,
         options=tuple((name, options[name]) for name in RUNNER_OPTIONS if name in options),
         background=background,
+        last=last,
     )
 
 
@@ -10038,6 +10059,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
         self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
@@ -10135,7 +10157,7 @@ class NodeWatch:
     def is_listed(self) -> bool:
         """Whether its models are offered: it answers, or did a short while ago."""
         seen = self.known.seen_at
-        return seen is not None and self._clock() - seen < GRACE_SECONDS
+        return not self.leaving and seen is not None and self._clock() - seen < GRACE_SECONDS
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
@@ -10309,6 +10331,20 @@ class Attempt:
         """How long it took the engine, once it is answered."""
         elapsed = Elapsed(self._first_at - self._began, self.elapsed)
         return spent_on(self._figures.get("usage"), self._figures.get("timings"), elapsed)
+
+    def service(self, pieces: int) -> tuple[float, float]:
+        """Seconds that it kept the engine at work, without a load, and tokens; as far as it has come.
+
+        Args:
+            pieces: chunks that have come: about as many tokens, where the engine has not counted them.
+        """
+        spent = self.spent()
+        if self._figures.get("usage"):
+            return spent.prompt + spent.decode, spent.prompt_count + spent.decode_count
+        tokens = self._pending_chat.request.tokens + pieces
+        if self.binding.loads:  # until the first token nobody can say when the load was over
+            return (0.0 if self.heard_at is None else spent.decode), tokens
+        return spent.total, tokens
 
 
 class Attempts:
@@ -10955,11 +10991,14 @@ class RemoteRequest:
 
 
 class RemoteRequests:
-    """Applies what other workers tell to the nodes as this one knows them. Bounded."""
+    """Applies what other workers tell to the nodes as this one knows them. Bounded.
+
+    Attributes:
+        nodes: by their keys.
+    """
 
     def __init__(
         self,
-        nodes: Mapping[str, NodeState],
         clock: Callable[[], float],
         demand: DemandMeter,
         prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
@@ -10967,13 +11006,12 @@ class RemoteRequests:
         """Begin without any.
 
         Args:
-            nodes: the scheduler's own.
             clock: the scheduler's own.
             demand: counts what is asked for.
             prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
         """
         self._prompt_sent = prompt_sent
-        self._nodes = {node_key(node.row): node for node in nodes.values()}
+        self.nodes: dict[str, NodeState] = {}
         self._clock = clock
         self._demand = demand
         self._there: dict[str, RemoteRequest] = {}
@@ -11001,7 +11039,7 @@ class RemoteRequests:
                 if remote := self._leave(event.request_id):
                     remote.node.gave_up(remote.model)
             case BlamedEvent():
-                if node := self._nodes.get(event.node):
+                if node := self.nodes.get(event.node):
                     node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
             case FailedEvent():
                 if remote := self._leave(event.request_id):
@@ -11011,7 +11049,7 @@ class RemoteRequests:
                     remote.runner.mirror.clear()
 
     def _bound(self, worker: str, event: BoundEvent) -> None:
-        node, now = self._nodes.get(event.node), self._clock()
+        node, now = self.nodes.get(event.node), self._clock()
         known = self._there.get(event.request_id)
         if known and known.worker != UNKNOWN_WORKER:
             known.runner.ends[event.request_id] = now + event.left
@@ -11051,7 +11089,7 @@ class RemoteRequests:
         if remote := self._leave(event.request_id):
             remote.node.succeeded(remote.model)
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
-        node = self._nodes.get(event.node)
+        node = self.nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
             node.stats(event.blob).learn(event.lesson)
             node.learned(event.blob)
@@ -12030,7 +12068,8 @@ class Cluster:
     def __init__(
         self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
-        self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
+        self.nodes: dict[str, NodeState] = {}
+        self._policy, self._priors = policy, priors
         self._clock = clock
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
@@ -12038,13 +12077,31 @@ class Cluster:
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
         self._changed: set[str] = set()  # since the last decision
-        self._stale: dict[str, None] = dict.fromkeys(
-            self.nodes
-        )  # in the order of the rows, as they are shown
+        self._others = False  # other nodes than at the last decision
+        self._stale: dict[str, None] = {}  # in the order of the rows, as they are shown
         self.stale_at = -math.inf
-        for node in self.nodes.values():
-            node.on_change = self._stale.setdefault
-        self.remote = RemoteRequests(self.nodes, clock, self.demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere)
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: NodeRow) -> None:
+        """A node is there from now on; nothing is known of it before `probed`."""
+        node = self.nodes[row.name] = NodeState(row, self._policy, self._priors)
+        self.remote.nodes[node_key(row)] = node
+        self._others = True
+        self._stale[row.name] = None
+        node.on_change = self._stale.setdefault
+
+    def remove(self, name: str) -> None:
+        """A node is there no more. None of this worker's requests may be at it."""
+        node = self.nodes.pop(name)
+        node.on_change = lambda _: None
+        if self.remote.nodes[node_key(node.row)] is node:  # no newer one has its address
+            del self.remote.nodes[node_key(node.row)]
+        for known in (self._stale, self._views):
+            known.pop(name, None)
+        self._changed.discard(name)
+        self._others = True
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -12143,13 +12200,13 @@ class Cluster:
         self.refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
-        return FleetView(
-            now, nodes, self.demand.rates(now), returns, self._changed, self._views, self._holders
-        )
+        changed = None if self._others else self._changed
+        return FleetView(now, nodes, self.demand.rates(now), returns, changed, self._views, self._holders)
 
     def decided(self) -> None:
         """A decision was made on the last view: changes count from here on."""
         self._changed.clear()
+        self._others = False
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.
@@ -12558,6 +12615,10 @@ class Scheduler:
     def request_ids(self) -> tuple[str, ...]:
         """All requests of this worker, at nodes or waiting."""
         return (*self._running, *(entry.request.id for entry in self._queue if not entry.peer))
+
+    def is_idle(self, node: str) -> bool:
+        """Whether no request of this worker is at a node."""
+        return not any(running.node.row.name == node for running in self._running.values())
 
     def is_running(self, request_id: str) -> bool:
         """Whether it is at a node, as far as is known."""
@@ -13177,6 +13238,11 @@ class NodePoller:
                 for look in looks:
                     look.cancel()
 
+    def leave(self, name: str) -> None:
+        """Look at a node no more."""
+        if task := self._tasks.pop(name, None):
+            task.cancel()
+
     async def _watch(self, watch: NodeWatch) -> None:
         while self._loop.time() - self._used_at < IDLE_SECONDS:
             try:
@@ -13261,7 +13327,7 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._session = session
         dice = dice or Random()  # noqa: S311 - breaks ties
-        self.nodes = {row.name: NodeWatch(row, node_client(row, session), self._loop.time) for row in rows}
+        self.nodes = {row.name: self._watch(row) for row in rows}
         self.scheduler = Scheduler(
             [watch.row for watch in self.nodes.values()],
             self._loop.time,
@@ -13288,6 +13354,36 @@ class Router:
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
 
     # --- the nodes ---
+
+    def _watch(self, row: NodeRow) -> NodeWatch:
+        return NodeWatch(row, node_client(row, self._session), self._loop.time)
+
+    def follow(self, rows: Sequence[NodeRow]) -> None:
+        """Go on with other nodes, and keep what is known of those that stay.
+
+        A node that has gone from the rows gets no new requests. It answers those that it has, then it is
+        forgotten. A row of the same name must be the same row.
+        """
+        names = {row.name for row in rows}
+        for row in rows:
+            if row.name not in self.nodes:
+                self.nodes[row.name] = self._watch(row)
+                self.scheduler.cluster.add(row)
+        for name, watch in self.nodes.items():
+            if watch.leaving != (name not in names):
+                watch.leaving = name not in names
+                self.scheduler.cluster.drain(name, draining=watch.leaving)
+        self._drop_idle()
+        self._decide()
+
+    def _drop_idle(self) -> None:
+        """Forget the nodes that have gone and have answered all that they had."""
+        for name, watch in list(self.nodes.items()):
+            if watch.leaving and self.scheduler.is_idle(name) and not self._attempts.at(name):
+                self._poller.leave(name)
+                self.scheduler.cluster.remove(name)
+                del self.nodes[name]
+                self._failures = {key: why for key, why in self._failures.items() if key[0] != name}
 
     def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
         """Told by the poller, as are the two below."""
@@ -13396,6 +13492,8 @@ class Router:
         tell: Tell = _tell_nobody,
         figures: bool = True,
         headers: NodeHeaders | None = None,
+        last: bool = False,
+        served: Served | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
@@ -13412,6 +13510,8 @@ class Router:
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
             headers: for its request to a node; None: only those that every request has.
+            last: it comes behind all others.
+            served: is told what the answer took, also where its user leaves before the end.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -13421,10 +13521,17 @@ class Router:
         await self.ready()
         identity = uuid4().hex
         request = fleet_request(
-            body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
+            body,
+            models,
+            request_id=identity,
+            user=user,
+            chat=chat,
+            background=background,
+            last=last,
+            key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers)
+        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, served=served)
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
@@ -13473,6 +13580,7 @@ class Router:
             del self._chats[identity]
             self._attempts.end(identity)
             self._decided.pop(identity, None)
+            self._drop_idle()
             self._decide()
             if not self._chats:
                 self._idle.set()
@@ -13528,6 +13636,7 @@ class Router:
             self.scheduler.finished(identity, Durations(seconds, load=seconds))
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
+            self._drop_idle()
         self._decide()
 
     async def _wait_for_node(self, pending: PendingChat) -> Assignment:
@@ -13608,18 +13717,25 @@ class Router:
         telling = None if pending.request.background else await self._tell_node(pending, attempt)
         if not pending.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
+        pieces, failed = 0, False
         try:
             async with aclosing(attempt.chunks()) as chunks:
                 async for chunk in chunks:
+                    pieces += 1
                     if not pending.answering:
                         self._has_begun(pending, binding, attempt.elapsed)
                         if telling:
                             telling.cancel()
                             await pending.say(status_line(binding, figures=pending.figures), done=True)
                     yield chunk
+        except NodeError:
+            failed = True
+            raise
         finally:
             if telling:
                 telling.cancel()
+            if pending.served and not failed:
+                pending.served(*attempt.service(pieces))
         spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
@@ -14020,6 +14136,12 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     made = completion_of(chunks)
     routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
     return made | ({"ollama_pack": routed} if routed else {})
+
+
+# --- ollama_pack.services.budget_chats ---
+# Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+
+BUDGET_STATE = "ollama_pack_budget"  # the filter's key in `__metadata__`, where it leaves the ticket
 
 
 # --- ollama_pack.webui.audience ---
@@ -14954,7 +15076,10 @@ class RouterHost:
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
     ) -> Router:
-        """The router for these nodes and settings, ready; another one once they change.
+        """The router for these nodes and settings, ready.
+
+        It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
+        the row of a node, or a setting, has changed.
 
         Args:
             rows: the nodes.
@@ -14962,7 +15087,9 @@ class RouterHost:
             shared_over: for `connect`.
         """
         wanted = rows, settings, shared_over
-        if self.current is None or self._made_of != wanted:
+        if self.current is not None and self._made_of != wanted and self._is_followed_by(wanted):
+            self.current.follow(rows)
+        elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
@@ -14975,10 +15102,17 @@ class RouterHost:
                 secret=self._secret(),
                 note=note_chat,
             )
-            self._made_of = wanted
+        self._made_of = wanted
         router = self.current
         await router.ready()
         return router
+
+    def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
+        """Whether only nodes have come or gone."""
+        if self.current is None or self._made_of is None or self._made_of[1:] != wanted[1:]:
+            return False
+        known = {name: watch.row for name, watch in self.current.nodes.items()}
+        return all(known.get(row.name, row) == row for row in wanted[0])
 
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
@@ -15674,6 +15808,125 @@ def is_background_task(task: object) -> bool:
     return isinstance(task, str) and task in _NOBODY_WAITS
 
 
+# --- ollama_pack.webui.functions ---
+# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionState:
+    """A function as the database has it.
+
+    Attributes:
+        installed: there is one.
+        active: it is switched on.
+        owner: id of the user who installed it.
+        valves: what an admin set; defaults are not in it.
+    """
+
+    installed: bool = False
+    active: bool = False
+    owner: str = ""
+    valves: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def function_state(function_id: str) -> FunctionState:
+    """Look a function up.
+
+    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
+    function, or no valves, and what is published would be taken away. Here the database's error is raised.
+    """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
+
+    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    async with get_async_db_context() as session:
+        found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        return FunctionState()
+    is_active, owner, stored = found
+    valves = decrypt_valves(stored) or {}
+    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+
+
+async def live_function(app: Any, function_id: str) -> Any:
+    """The instance that this process runs, of the code and with the valves that are stored.
+
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    """
+    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
+
+    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+
+
+# --- ollama_pack.webui.budget_contact ---
+# The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#
+# Imports `open_webui` when called, not before.
+
+BUDGETS_ID = "usage_budgets"
+_LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
+_USERS_AT_ONCE = 500
+NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
+
+
+class BudgetContact:
+    """Asks `usage_budgets`; without it, or when it fails, there are no budgets."""
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        self._app: Any = None
+        self._live = SingleFlight(self._look, _LOOK_SECONDS)
+
+    async def live(self, app: Any) -> Any:
+        """The function as it runs in this process; None: it is not installed, off, or has no table."""
+        self._app = app
+        try:
+            found = await self._live.get()
+        except Exception:
+            log.exception("usage_budgets cannot be asked, and no budgets hold")
+            return None
+        return found if found is not None and found.valves.budgets else None
+
+    async def begin(
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], *, always: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin to count an answer: the function, and what its `budget_begin` says."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return None, NO_BUDGET
+        try:
+            return budgets, await budgets.budget_begin(user, metadata, always=always)
+        except Exception:
+            log.exception("An answer is not counted, and no budgets hold for it")
+            return None, NO_BUDGET
+
+    async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
+        """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return {"budgets": [], "fault": ""}
+        found: dict[str, Any] = await budgets.budget_usage(user)
+        ids = [entry["whose"] for entry in found.get("all") or () if not entry["shared"]]
+        names = await _addresses(ids) if ids else {}
+        for entry in found.get("all") or ():
+            entry["whose"] = names.get(entry["whose"], entry["whose"])
+        return found
+
+    async def _look(self) -> Any:
+        if not (await function_state(BUDGETS_ID)).active:
+            return None
+        return await live_function(self._app, BUDGETS_ID)
+
+
+async def _addresses(ids: list[str]) -> dict[str, str]:
+    """The e-mail address of each user; a user who was deleted has none."""
+    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
+
+    parts = [ids[at : at + _USERS_AT_ONCE] for at in range(0, len(ids), _USERS_AT_ONCE)]
+    return {user.id: user.email for part in parts for user in await Users.get_users_by_user_ids(part)}
+
+
 # --- ollama_pack.engines.front_route ---
 # A route in front of a server's own, which sees each answer of a chat before its client does.
 #
@@ -16129,6 +16382,7 @@ class Pipe:
         self.valves = self.Valves()
         self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
         self._discovery = NodeDiscovery()
+        self._budgets = BudgetContact()
         self._connections: tuple[NodeRow, ...] = ()
         self._lists: tuple[ConnectionModels, ...] = ()
         self._ids = OfferedIds((), (), are_connections=False)
@@ -16162,12 +16416,16 @@ class Pipe:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
         take_over(__request__.app, ROUTER.rstrip("."), self)
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
-        chunks = self._chunks(
-            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers
+        chunks = self._counted(
+            __request__.app,
+            *(body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers),
         )
 
         def refused(error: Exception) -> Refusal:
-            refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            if isinstance(error, ModelRefusedError):
+                refusal = error.refusal
+            else:
+                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
             note_refusal(__request__, refusal, __metadata__)
             if self._host.current is not None:
                 self._host.current.counts.refuse(error_code(error))
@@ -16181,6 +16439,24 @@ class Pipe:
         except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
             return refused_answer(refused(error))
 
+    async def _counted(
+        self, app: Any, body: Body, user: dict[str, Any], metadata: dict[str, Any], *about: Any
+    ) -> AsyncGenerator[Body, None]:
+        """The answer, as far as the budgets of its user allow it: see `usage_budgets`."""
+        is_task = bool(metadata.get("task"))
+        budgets, begun = await self._budgets.begin(app, user, metadata, always=is_task)
+        if begun["refusal"]:
+            raise ModelRefusedError(Refusal(**begun["refusal"]))
+        served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
+        try:
+            chunks = self._chunks(body, user, metadata, *about, last=begun["last"], served=served)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            if begun["own"]:
+                budgets.budget_end(begun["ticket"])
+
     async def _chunks(
         self,
         body: Body,
@@ -16190,6 +16466,9 @@ class Pipe:
         task: str | None,
         emitter: Emitter | None,
         headers: NodeHeaders,
+        *,
+        last: bool,
+        served: Served | None,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
@@ -16207,6 +16486,8 @@ class Pipe:
             figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None, span),
             headers=headers,
+            last=last,
+            served=served,
         )
         async with aclosing(span.around(chunks)) as traced:
             async for chunk in traced:
@@ -16231,6 +16512,11 @@ class Pipe:
             router = await self._ready()
             models = await self._models(router, body, name, user, remembers=True)
             asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
+        counted: dict[str, Any] = {}
+        if BUDGET_STATE in metadata:  # else no budget holds
+            budgets, begun = await self._budgets.begin(request.app, user, metadata)
+            note = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
+            counted = {"last": begun["last"], "served": note}
         model = router.answering(models)
         chunks = partial(
             router.answer,
@@ -16240,6 +16526,7 @@ class Pipe:
             chat=str(body.get(CACHE_KEY) or ""),
             figures=admin,
             headers=partial(node_headers, request=request, user=user, metadata=metadata),
+            **counted,
         )
 
         async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:

@@ -9,89 +9,91 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10640, which the server calls.
+# Begin here: `class Event`, line 10724, which the server calls.
 # The modules that it uses come first:
-#    155  base.single_flight          Many who ask the same at the same time ask once.
-#    234  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    260  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    271  base.process                One object for all plugins of a process, which are files that share no code.
-#    294  services.activity           What chats did in this process, until somebody writes it into the history.
-#    355  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    711  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1068  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1311  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1326  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1344  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1351  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1496  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1602  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1674  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1783  webui.errors                What goes wrong between the pack and Open WebUI.
-#   1845  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1990  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1996  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2083  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2170  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2323  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2355  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   2479  aliases.errors              What goes wrong with aliases.
-#   2501  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   2524  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2831  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2968  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3005  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3026  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3084  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3146  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3199  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3313  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   3479  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3539  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3635  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   3859  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4131  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4257  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4405  services.pack_valves        What all valves of the pack have in common.
-#   4419  speech.errors               What goes wrong with transcription.
-#   4781  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   4858  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   4949  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4985  speech.values               What recordings turn into, and what an engine is.
-#   5242  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5392  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   5474  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   5658  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   5791  speech.sentences            Segments of about a sentence, made from words with times.
-#   5845  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6023  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6251  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6373  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   6457  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   6546  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   6710  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7300  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7388  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   7462  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   7737  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   7787  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   7934  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8200  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8238  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8268  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8388  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   8526  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   8680  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   8858  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9109  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9151  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   9359  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#   9470  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10488  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10574  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10608  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10753  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    157  base.single_flight          Many who ask the same at the same time ask once.
+#    236  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    262  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    273  base.process                One object for all plugins of a process, which are files that share no code.
+#    296  services.activity           What chats did in this process, until somebody writes it into the history.
+#    357  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    713  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1070  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1313  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1328  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1346  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1353  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1498  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1604  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1676  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1785  webui.errors                What goes wrong between the pack and Open WebUI.
+#   1847  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1992  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1998  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2085  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2172  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2325  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2357  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   2481  aliases.errors              What goes wrong with aliases.
+#   2503  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   2526  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2833  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2970  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3007  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3028  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3086  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3148  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3201  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3315  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   3481  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3541  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3637  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   3861  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4133  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4259  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4407  services.pack_valves        What all valves of the pack have in common.
+#   4421  speech.errors               What goes wrong with transcription.
+#   4783  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   4860  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   4951  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4987  speech.values               What recordings turn into, and what an engine is.
+#   5244  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5394  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   5476  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   5660  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   5793  speech.sentences            Segments of about a sentence, made from words with times.
+#   5847  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6025  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6253  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6375  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   6459  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   6548  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   6712  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7302  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7390  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   7464  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   7739  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   7789  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   7936  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8202  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8240  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8270  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8390  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   8528  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   8682  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   8860  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9111  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9193  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9235  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   9443  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#   9554  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10572  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10658  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10692  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  10837  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
+import csv
 import hashlib
 import hmac
 import html
@@ -9106,6 +9108,88 @@ def _status(error: PackError) -> int:
     return next((status for kinds, status in statuses.items() if isinstance(error, kinds)), 400)
 
 
+# --- ollama_pack.webui.budget_contact ---
+# The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#
+# Imports `open_webui` when called, not before.
+
+BUDGETS_ID = "usage_budgets"
+_LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
+_USERS_AT_ONCE = 500
+NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
+
+
+class BudgetContact:
+    """Asks `usage_budgets`; without it, or when it fails, there are no budgets."""
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        self._app: Any = None
+        self._live = SingleFlight(self._look, _LOOK_SECONDS)
+
+    async def live(self, app: Any) -> Any:
+        """The function as it runs in this process; None: it is not installed, off, or has no table."""
+        self._app = app
+        try:
+            found = await self._live.get()
+        except Exception:
+            log.exception("usage_budgets cannot be asked, and no budgets hold")
+            return None
+        return found if found is not None and found.valves.budgets else None
+
+    async def begin(
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], *, always: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin to count an answer: the function, and what its `budget_begin` says."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return None, NO_BUDGET
+        try:
+            return budgets, await budgets.budget_begin(user, metadata, always=always)
+        except Exception:
+            log.exception("An answer is not counted, and no budgets hold for it")
+            return None, NO_BUDGET
+
+    async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
+        """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return {"budgets": [], "fault": ""}
+        found: dict[str, Any] = await budgets.budget_usage(user)
+        ids = [entry["whose"] for entry in found.get("all") or () if not entry["shared"]]
+        names = await _addresses(ids) if ids else {}
+        for entry in found.get("all") or ():
+            entry["whose"] = names.get(entry["whose"], entry["whose"])
+        return found
+
+    async def _look(self) -> Any:
+        if not (await function_state(BUDGETS_ID)).active:
+            return None
+        return await live_function(self._app, BUDGETS_ID)
+
+
+async def _addresses(ids: list[str]) -> dict[str, str]:
+    """The e-mail address of each user; a user who was deleted has none."""
+    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
+
+    parts = [ids[at : at + _USERS_AT_ONCE] for at in range(0, len(ids), _USERS_AT_ONCE)]
+    return {user.id: user.email for part in parts for user in await Users.get_users_by_user_ids(part)}
+
+
+def usage_table(entries: Iterable[Mapping[str, Any]]) -> str:
+    """What `budget_usage` says of all, as CSV. A spreadsheet takes no cell of it for a formula."""
+    written = io.StringIO()
+    columns = ("whose", "shared", "unit", "period", "used", "under_way")
+    table = csv.writer(written)
+    table.writerow(columns)
+    for entry in entries:
+        cells = [str(entry[column]) for column in columns]
+        table.writerow(
+            [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t")) else cell for cell in cells]
+        )
+    return written.getvalue()
+
+
 # --- ollama_pack.webui.cache_contact ---
 # The way from the events function to the running `response_cache_filter`, which may not be there.
 
@@ -10764,6 +10848,7 @@ async def user_names(ids: Sequence[str]) -> dict[str, str]:
 
 # --- ollama_pack.plugins.functions.ollama_pack_events ---
 
+NO_STORE = {"Cache-Control": "no-store"}
 MAX_SEARCH = 200  # characters
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
@@ -10840,6 +10925,7 @@ class Event:
         self._router = RouterContact(app)
         self._publisher = Publisher(app, self._router)
         self._cache = CacheContact(app)
+        self._budgets = BudgetContact()
         self._load = SingleFlight(self._ask_load, LOAD_SECONDS)
         self._details = SingleFlight(self._ask_details, LOAD_SECONDS)
         self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
@@ -10856,6 +10942,8 @@ class Event:
             RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
+            RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
+            RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
             *ollama_routes(),
         )
         self._voice_routes = VoiceRoutes(lambda: self.valves.microphone_key).specs
@@ -10919,7 +11007,14 @@ class Event:
         router, cache = await self._router_metrics.get(), cache_metrics(await self._cached.get())
         answers = [(("gpu_router",), int(bool(router))), (("response_cache_filter",), int(bool(cache)))]
         text = family(PLUGIN_UP, answers) + router + cache + voice_metrics(voice_counts())
-        return text_answer(text, METRICS_TYPE, {"Cache-Control": "no-store"})
+        return text_answer(text, METRICS_TYPE, NO_STORE)
+
+    async def _usage(self, request: Any, user: Any) -> Any:
+        return json_answer(await self._budgets.usage(request.app, user.model_dump()), headers=NO_STORE)
+
+    async def _usage_csv(self, request: Any, user: Any) -> Any:
+        usage = await self._budgets.usage(request.app, user.model_dump())
+        return text_answer(usage_table(usage.get("all") or ()), "text/csv; charset=utf-8", NO_STORE)
 
     async def _flush_cache(self, _request: Any, _user: Any) -> dict[str, Any]:
         return {"fault": await self._cache.flush()}

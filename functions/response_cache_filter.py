@@ -9,58 +9,62 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5478, which the server calls.
+# Begin here: `class Filter`, line 6384, which the server calls.
 # The modules that it uses come first:
-#    119  base.single_flight        Many who ask the same at the same time ask once.
-#    306  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    387  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    407  cache.errors              What goes wrong with the cache.
-#    443  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    559  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    728  cache.key                 What makes two requests the same: the key of a cached answer.
-#    965  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1162  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1316  cache.entry               An answer as it is kept.
-#   1385  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1471  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1482  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1607  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1613  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1622  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2030  services.pack_valves      What all valves of the pack have in common.
-#   2044  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2105  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2180  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2283  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2438  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2488  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2592  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2913  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   3011  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3036  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3069  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3210  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3496  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3829  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4066  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4393  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4596  base.process              One object for all plugins of a process, which are files that share no code.
-#   4617  services.activity         What chats did in this process, until somebody writes it into the history.
-#   4642  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4653  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4894  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4930  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4995  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   5052  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5110  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5166  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5225  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5239  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5273  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5297  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5350  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5378  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5430  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    124  base.single_flight        Many who ask the same at the same time ask once.
+#    311  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    392  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    412  cache.errors              What goes wrong with the cache.
+#    448  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    564  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    733  cache.key                 What makes two requests the same: the key of a cached answer.
+#    970  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1170  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1324  cache.entry               An answer as it is kept.
+#   1393  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   1536  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   1662  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   2095  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2181  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   2271  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2282  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   2407  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2413  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2422  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2830  services.pack_valves      What all valves of the pack have in common.
+#   2844  services.cache_valves     The valves of the response cache, wherever it runs.
+#   2913  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2988  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   3101  cache.collect             From the chunks of a generation to what may be kept of it.
+#   3256  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   3307  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   3411  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3737  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   3835  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3860  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3893  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4039  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   4381  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   4724  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4968  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   5295  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   5501  base.process              One object for all plugins of a process, which are files that share no code.
+#   5522  services.activity         What chats did in this process, until somebody writes it into the history.
+#   5547  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   5558  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   5799  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5835  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   5900  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   5957  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6015  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   6071  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   6130  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   6144  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   6178  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6202  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   6255  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   6283  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   6335  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -75,6 +79,7 @@ import sqlite3
 import ssl
 import sys
 import time
+import unicodedata
 from bisect import bisect_left
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import (
@@ -90,7 +95,7 @@ from collections.abc import (
 )
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from inspect import signature
@@ -1088,6 +1093,9 @@ class CacheStore(Protocol):
             mode: whether an entry or a running generation is wanted at all.
         """
 
+    async def find(self, slot: Slot) -> Kept | None:
+        """The entry, and no lease where there is none."""
+
     async def append(self, lease: Lease, first: int, records: Sequence[bytes]) -> bool:
         """Add to the live stream and prolong the lease; False when it is lost.
 
@@ -1382,6 +1390,794 @@ def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry
     return Entry(**fields)
 
 
+# --- ollama_pack.cache.normal_words ---
+# The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#
+# A word is on a list only where swapping or dropping it changes the answer of no question that a person would
+# ask. Where there is doubt it is not here, and the model answers.
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _pairs(text: str) -> dict[str, tuple[str, ...]]:
+    """`one=another two; …` as what each word is replaced with."""
+    rows = (row.partition("=") for row in text.split(";"))
+    return {word.strip(): tuple(said.split()) for word, _, said in rows}
+
+
+CONTRACTIONS = _pairs(
+    """
+    don't=do not; doesn't=does not; didn't=did not; isn't=is not; aren't=are not; wasn't=was not;
+    weren't=were not; haven't=have not; hasn't=has not; hadn't=had not; can't=can not; cannot=can not;
+    couldn't=could not; won't=will not; wouldn't=would not; shouldn't=should not; mustn't=must not;
+    needn't=need not; mightn't=might not; dont=do not; doesnt=does not; didnt=did not; isnt=is not;
+    arent=are not; wasnt=was not; werent=were not; couldnt=could not; wouldnt=would not; shouldnt=should
+    not; what's=what is; whats=what is; where's=where is; wheres=where is; who's=who is; how's=how is;
+    when's=when is; why's=why is; that's=that is; thats=that is; there's=there is; here's=here is;
+    it's=it is; he's=he is; she's=she is; let's=let us; i'm=i am; im=i am; you're=you are; we're=we are;
+    they're=they are; i've=i have; you've=you have; we've=we have; they've=they have; i'll=i will;
+    you'll=you will; we'll=we will; they'll=they will; it'll=it will; what're=what are; i'd=i would;
+    wanna=want to; gonna=going to; gotta=got to; u=you; ur=your; pls=please; plz=please; thx=thanks;
+    an=a; vs=versus; vs.=versus; v.s.=versus; kindly=please; info=information; email=e-mail;
+    emails=e-mails; fridge=refrigerator; fridges=refrigerators; kids=children; airplane=aeroplane;
+    airplanes=aeroplanes; plane=plane; maths=math; biggest=largest; quickest=fastest; utilize=use;
+    utilise=use; percent=%; automobile=car; automobiles=cars; drawbacks=disadvantages; us$=usd; u.s.=US;
+    u.s.a.=USA; u.k.=UK; ww1=wwi; ww2=wwii; website=web-site; websites=web-sites; mum=mom; okay=ok;
+    grey=gray; cosy=cozy; kilometre=km; kilometres=km; kilometer=km; kilometers=km; kilogram=kg;
+    kilograms=kg; centimetre=cm; centimetres=cm; centimeter=cm; centimeters=cm; millimetre=mm;
+    millimetres=mm; millimeter=mm; millimeters=mm; hrs=hours; mins=minutes; secs=seconds; two=2;
+    three=3; four=4; five=5; six=6; seven=7; eight=8; nine=9; ten=10; eleven=11; twelve=12; thirteen=13;
+    fourteen=14; fifteen=15; sixteen=16; seventeen=17; eighteen=18; nineteen=19; twenty=20; thirty=30;
+    forty=40; fifty=50; sixty=60; seventy=70; eighty=80; ninety=90; 1st=first; 2nd=second; 3rd=third;
+    4th=fourth; 5th=fifth; 6th=sixth; 7th=seventh; 8th=eighth; 9th=ninth; 10th=tenth; theatre=theater;
+    theatres=theaters; fibre=fiber; fibres=fibers; litre=liter; litres=liters; metre=meter;
+    metres=meters; catalogue=catalog; catalogues=catalogs; dialogue=dialog; aluminium=aluminum;
+    jewellery=jewelry; tyre=tire; tyres=tires; pyjamas=pajamas; moustache=mustache; sceptical=skeptical;
+    defence=defense; offence=offense; licence=license; practise=practice; programme=program;
+    programmes=programs; judgement=judgment; ageing=aging; enrol=enroll; fulfil=fulfill;
+    skilful=skillful; traveller=traveler; travellers=travelers; travelling=traveling;
+    travelled=traveled; cancelled=canceled; cancelling=canceling; modelling=modeling; modelled=modeled;
+    labelled=labeled; labelling=labeling; fuelled=fueled; counsellor=counselor; marvellous=marvelous;
+    centre=center; centres=centers; centred=centered; plough=plow; doughnut=donut; doughnuts=donuts;
+    yoghurt=yogurt; artefact=artifact; artefacts=artifacts; analogue=analog; tumour=tumor;
+    tumours=tumors; oestrogen=estrogen; anaemia=anemia; diarrhoea=diarrhea; leukaemia=leukemia;
+    paediatric=pediatric; encyclopaedia=encyclopedia; manoeuvre=maneuver; analyse=analyze;
+    analysed=analyzed; analyses=analyzes; analysing=analyzing; paralyse=paralyze; paralysed=paralyzed;
+    catalyse=catalyze; hotdog=hot dog; hotdogs=hot dogs
+    """
+)
+
+# -our and -ise, with whatever ends may follow
+OUR = _words(
+    """
+    colour favour favourite flavour honour humour labour neighbour neighbourhood rumour behaviour harbour
+    vapour odour armour endeavour savour glamour vigour splendour parlour saviour
+    """
+)
+ISE = _words(
+    """
+    organ real recogn summar memor minim maxim optim categor apolog character criticis critic emphas final
+    general global hospital harmon initial ital legal local material mobil modern normal parallel personal
+    plagiar popular prior random revolution serial special stabil standard sterili symbol synchron synthes
+    token util vandal visual anonym author capital central custom digital econom familiar fertil industrial
+    alphabet monet neutral penal social subsid terror theor tokenis virtual vocal
+    """
+)
+
+# Words that are another word in another case: China is no china, IT is not it. Their case stays as it was.
+CASED = _words(
+    """
+    polish turkey china march may us it who apple aids rust go swift ruby bill mark jack will rose grace
+    hope faith joy frank nice reading job august chile jordan guinea jersey bath lima cologne mercury amazon
+    windows word excel access target gap shell dart basic orange mobile cuba ham nancy dick bob don pat rob
+    sue art gene ray drew grant miles chase cliff dale dean earl ernest forest gale glen guy hank harry
+    heath iris ivy jasmine lance lily max melody miller nick olive pearl penny pierce randy rich robin sally
+    sandy scarlet skip stone summer april june terry tiffany tom victor violet wade ward warren wood wolf
+    young king queen bishop baker cook smith carpenter fisher hunter taylor turner walker brown black white
+    green gray earth mars venus saturn titan nike puma jaguar ford dodge beetle mustang python cobra java
+    scala perl julia crystal elixir go lisp scheme racket haskell pascal ada lua raven oracle sage slack
+    teams outlook edge chrome safari opera brave notion zoom meet drive chat bard gemini claude copilot
+    cursor spark kafka flink hive pig storm flask spring rails express react vue angular next nest fiber
+    rocket docker swarm helm chef puppet salt vault nomad consul atom brackets sublime eclipse ant maven
+    hopper ram rom cat dos arm pin sim led mac act sat gif gnu can pet gas lot roman wales danish finish
+    swede hamburg frankfurter hamburger berliner danes pole poles scotch welsh alpine orient buffalo phoenix
+    reno mobile buffet gates jobs cash bush house fall fields waters winters snow west east north south no
+    """
+)
+# Their case means nothing here: the name is far more common than the word in small letters, or the other way.
+UNCASED = _words("python java brown black white green gray summer young")
+# After "in" and "using" these are the program or the language, in whatever case
+TECHNICAL = _words(
+    """
+    excel word windows rust go swift ruby react docker scala perl dart julia
+    """
+)
+
+# Short forms in capitals that are no word in small letters.
+ACRONYMS = _words(
+    """
+    html css sql api http https json xml yaml csv pdf cpu gpu usb ssd hdd url uri ui ux php npm jvm jdk sdk
+    ide tcp udp ip dns dhcp ssh ssl tls ftp smtp vpn lan wan nasa fbi cia nato eu uk usa usd eur gbp gdp dna
+    rna atp adhd hiv covid bmi kpi crm erp seo ceo cfo cto phd mba nba nfl fifa gps mri tv pc diy faq rsvp
+    wwi wwii ai ml nlp llm bbc ibm amd hp lg bmw nyc javascript typescript youtube github gitlab postgresql
+    mysql sqlite mongodb iphone ipad ios macos whatsapp linkedin powerpoint chatgpt openai wifi wi-fi paypal
+    """
+)
+FUNCTION_WORDS = _words(
+    """
+    a the of to in on at for with and or is are was were be do does did can could will would should may
+    might must i you he she it we they me my your what who whom whose which where when why how that this
+    these those not if about so then there here from by as have has had one tell explain
+    """
+)
+# Of which one at least is in an English text
+ENGLISH = FUNCTION_WORDS - {"a", "in", "on", "me", "he", "was", "die", "so", "i"} | _words(
+    """
+    please write give list name describe compare translate define convert solve summarize what's thanks into
+    an between its his her our generate create make calculate suggest recommend flights recipes
+    """
+)
+# Of which none is: their languages have other rules
+FOREIGN = _words(
+    """
+    und ist nicht wie das der dem ein eine auf mit est les des une dans pour avec que qui quel quelle
+    comment pourquoi como para por los las una del cual het een niet wat hoe voor della che di il sono perch
+    per cosa os uma com jak czy och att hur vad je sie ich wo warum
+    """
+)
+# Beside these a word may be an identifier, and its case matters
+CODE_NOUNS = _words(
+    "variable function class method column field table file type constant identifier keyword key"
+)
+
+
+# --- ollama_pack.cache.normal_zh ---
+# The normal form of a question in Chinese: see `normal_form`.
+
+_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
+_FEWEST = 2  # characters
+_KANA = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]")
+_ENDS = "。，,.!?！？；;：:~～… 、🙏🙂😊👍¶"  # noqa: RUF001 - as people write them
+_DO = (
+    "(?:解释|介绍|说明|翻译|总结|分析|描述|比较|推荐|讲解|列举|列出|修改|检查|润色|写|编写|生成|提供|计算|制定|设计|讲|举"
+    "|概括|简述|改写|转换|规划|起草|画|做一|想一|给我|用|把|将|详细|简单|简要)"
+)
+_ASKS = (
+    "(?:什么|哪|谁|怎么|如何|为什么|多少|几|何时|多长|多高|多大|多久|多远|是否|有没有|能不能|是不是|可不可以)"
+)
+_MARK = r"[，,。.!！?？、：:~～…\s¶]"  # noqa: RUF001
+_MAY = "(?:能不能|可不可以|可以|能否|可否|能|会)"
+_START = re.compile(
+    r"^(?:"
+    rf"(?:你好|您好|嗨|哈喽|大家好|早上好|下午好|晚上好|早|在吗|hi|hello)(?:啊|呀)?(?:{_MARK}+|(?=请问|请帮|请你|我想问|我想知道|麻烦))"
+    rf"|(?:那么?|嗯|额|呃|好的?|ok){_MARK}+"
+    r"|请问(?:一下|下)?|打扰一下|打扰了|不好意思|冒昧问一下|求问|请教一下|问一下|想问一下|有个问题"
+    r"|我?想(?:请)?问(?:一下|一问|下|问)?|我?想请教(?:一下)?"
+    rf"|(?:我?(?:很)?想(?:要)?知道|我想了解一下|我想弄清楚)(?=.*{_ASKS})"
+    rf"|麻烦(?:你|您)?(?:一下)?(?={_MARK}|请|帮|告诉|{_DO})"
+    rf"|请?(?:你|您)?{_MAY}?请?(?:告诉我|跟我说说|和我说说|告知)(?:一下)?(?={_MARK}*.*{_ASKS})"
+    rf"|(?:请|拜托)?(?:你|您)?{_MAY}?(?:帮我|帮忙|帮个忙|替我|为我)(?={_DO})"
+    rf"|(?:请|拜托)(?:你|您)?(?={_DO})"
+    rf"|请?(?:你|您){_MAY}(?:请)?(?={_DO})"
+    rf"|请?(?:解释|说明)(?:一下|下)?(?=什么是|为什么|如何|怎么|怎样)"
+    rf"){_MARK}*"
+)
+_MAY_I = re.compile(rf"^请?(?:你|您)?{_MAY}.*?(?:告诉我|帮我|帮忙|给我|解释|介绍|推荐|说说)")
+_THANKS = "(?:(?:非常|十分)?感谢(?:您|你)?|谢谢(?:你|您|啦|了|大家)?|多谢(?:了)?|谢了|拜托了?|麻烦了|辛苦了)"
+_END = re.compile(rf"(?:{_MARK}+{_THANKS})+$")
+_PARTICLE = re.compile(r"(?<=.)(?:呢|呀|啊|哈|哦|嘛)$")
+_GENTLY = re.compile(
+    r"(解释|介绍|说明|翻译|总结|分析|描述|比较|推荐|讲解|列举|修改|检查|润色|计算|概括)(?:一下|下(?=\S))"
+)
+_NOT_HOW = "(?!样|了|会|还|不|没|这|那|能|可能|又|就|才|都|回事|啦|啊|呢|着|看|想|$)"
+_THING = "(?:[^是什么和与跟,，。?？]+)"  # noqa: RUF001
+_RELATION = (
+    "(?:首都|人口|面积|总统|总理|主席|货币|作者|官方语言|国旗|国歌"
+    "|高度|长度|沸点|熔点|冰点|密度|市长|邮编|时区)"
+)
+
+_TURNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), said)
+    for pattern, said in (
+        ("啥", "什么"),
+        ("为何|为什么", "为什么"),
+        ("哪儿|什么地方|哪里", "哪里"),
+        ("在哪$", "在哪里"),
+        (f"(?:怎样|怎么|如何){_NOT_HOW}", "如何"),
+        ("何时|什么时候|什么时间", "什么时候"),
+        (f"^什么是({_THING})$", r"\1是什么"),
+        (f"^({_THING})的意思是什么$", r"\1是什么意思"),
+        (f"^({_THING})什么意思$", r"\1是什么意思"),
+        ("^(.+?)是是什么意思$", r"\1是什么意思"),
+        (
+            r"^([^和与跟]+)[和与跟]([^和与跟]+?)(?:之间)?的?(?:有什么|有哪些|有何)?(?:区别|不同|差别)(?:是什么|有哪些|在哪里)?$",
+            r"区别 \1 和 \2",
+        ),
+        (rf"的(?={_RELATION})", ""),
+        ("首都是(?:哪里|什么|哪个城市|哪座城市|哪一座城市)$", "首都是哪里"),
+        (r"^([^的]+?)(?:有|一共有|共有)多少人口?$", r"\1人口是多少"),
+        ("人口(?:有|是)?多少$", "人口是多少"),
+        (r"^(.+)是谁写的$", r"谁写了\1"),
+        (r"^(《[^》]+》)作者是谁$", r"谁写了\1"),
+        (r"^(.+)是谁发明的$", r"谁发明了\1"),
+        ("位于哪里$", "在哪里"),
+        ("的高度是多少$|高度是多少$", "有多高"),
+        ("的长度是多少$|长度是多少$", "有多长"),
+        (r"^(.{1,8}?)为什么(?=是|会)", r"为什么\1"),
+        (r"^如何(做|煮|炒|炖|蒸)([\u4e00-\u9fff]{2,6})$", r"\2如何\1"),
+        ("(?<=哪)一(?=年|天|个)", ""),
+        ("(?:有哪些|是什么|有什么)(优点|缺点|症状|好处|坏处)$", r"的\1有哪些"),
+        ("的(优点|缺点|症状|好处|坏处)(?:是什么|有哪些|有什么)$", r"的\1有哪些"),
+        ("((?:在|用)[A-Za-z ]+)(?:里面|里)(?=[\u4e00-\u9fff])", r"\1中"),
+        ("^给我(?=推荐|讲|介绍|列)", ""),
+        ("^讲一?个", "讲个"),
+    )
+)
+
+
+def chinese_form(text: str, tokens: list[str]) -> str:
+    """The form; empty where there is none.
+
+    Args:
+        text: the question.
+        tokens: what it is made of, in the case that matters.
+    """
+    if _KANA.search(text):
+        return ""
+    said, ended = _joined(tokens), ""
+    asks_may = bool(_MAY_I.match(_START.sub("", said)))
+    while True:
+        shorter = said.rstrip(_ENDS)
+        ended = "?" if said[len(shorter) :].strip().startswith(("?", "？")) else ended  # noqa: RUF001
+        shorter = _END.sub("", shorter)
+        without = _START.sub("", shorter)
+        asks_may = asks_may or bool(_MAY_I.match(shorter))
+        shorter = _GENTLY.sub(r"\1", without)
+        if re.search(_ASKS, shorter):
+            shorter = _PARTICLE.sub("", shorter)
+        if asks_may and shorter.endswith("吗") and without != said:
+            shorter, asks_may = shorter[:-1], False
+        if shorter == said:
+            break
+        said = shorter
+    if len(said) < _FEWEST:
+        return ""
+    for pattern, instead in _TURNS:
+        said = pattern.sub(instead, said)
+    asks = re.search(rf"{_ASKS}|吗$|^{_DO}|^区别 ", said)
+    return f"zh {said}" + (" ?" if ended and not asks else "")
+
+
+def _joined(tokens: list[str]) -> str:
+    """The tokens with a space where neither side is Chinese: `Python列表` and `Python 列表` are one."""
+    said = ""
+    for token in tokens:
+        between = said and not _HAN.match(said[-1]) and not _HAN.match(token[0]) and token not in _ENDS
+        said += f" {token}" if between else token
+    return said
+
+
+# --- ollama_pack.cache.normal_form ---
+# The normal form of a question: two texts with the same form are one question in other words.
+#
+# Nothing here knows what a text means. What changes the answer of no question goes: width, most of case and
+# punctuation, greetings, thanks, frames of a request ("could you tell me"), contractions, British or American
+# spelling, and a few turns of phrase that mean the same wherever they occur. All other words stay, in
+# their order, with all numbers, units, negations, names, and quoted text and code to the letter.
+#
+# A text gives no form, and so has only its exact key, where it is long, has several lines of code, or is in a
+# language without rules here. English and Chinese have them.
+
+NORMAL_VERSION = (
+    1  # to be raised with any change of a rule or a list: the forms are part of keys in the store
+)
+_normal_form__FEWEST = 3  # words of a question that has nothing but "what is it" and the like
+LONGEST, LONGEST_CHINESE = 600, 150  # characters; nobody types a longer question twice
+
+_normal_form__HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
+_QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "´": "'"})  # noqa: RUF001
+_TOKEN = re.compile(
+    r"""
+    `[^`]*` | "[^"]*" | (?<!\w)'[^'\n]*'(?!\w)           # code and quotes
+    | [^\s,;!?"'`\u3400-\u9fff]*(?:[/\\@_={}\[\]|^~<>$*&]|\(\))[^\s,;!?"`\u3400-\u9fff]*   # paths, URLs, code
+    | \d+(?:[.,:]\d+)*%? | \d*[A-Za-z]+\d[\w.]* | \d[\w]*
+    | [A-Za-z]+(?:\.[A-Za-z]+)+\.? | [A-Za-z]+(?:['-][A-Za-z]+)*'?  # words
+    | [\u3400-\u9fff] | ¶ | \S
+    """,
+    re.VERBOSE,
+)
+_UNIT = re.compile(
+    r"(\d+(?:[.,]\d+)*)(km|kg|cm|mm|mg|g|m|mb|gb|tb|kb|MB|GB|TB|KB|lb|lbs|ml|l|L|%|am|pm|AM|PM)"
+)
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+")
+_normal_form__ENDS = (".", "!", "?", ",", ";", "…", ":", "🙏", "🙂", "😊", "👍", "¶")
+_MORE = r"(?:s|ed|ing|ly|ful|less|able|er|ers|ite|ites)?"
+_OUR_WORD = re.compile(rf"({'|'.join(sorted(OUR, key=len, reverse=True))}){_MORE}")
+_ISE_WORD = re.compile(
+    rf"({'|'.join(sorted(ISE, key=len, reverse=True))})is(e|es|ed|ing|er|ers|ation|ations)"
+)
+
+_BEGINNINGS = frozenset({"who", "it", "may", "can", "will", "go", "no", "next"})
+_BEFORE_SENTENCE = frozenset({".", "!", "?", ",", "¶"})
+_WH = "(?:what|who|whom|whose|which|where|when|why|how)"
+_AUX = "(?:is|are|was|were|do|does|did|can|could|will|would|should|may|might|must|has|have|had|am)"
+_normal_form__DO = (
+    "(?:explain|tell|give|write|list|describe|summarize|translate|show|help|compare|define|recommend|suggest"
+    "|calculate|convert|find|fix|create|make|generate|plan|draft|rewrite|rephrase|proofread|correct|check"
+    "|solve|teach|name|provide|outline|analyze|simplify|shorten|improve|review|debug|refactor|implement|design"
+    "|prove|compute|format|sort|count|tell|paraphrase|brainstorm|clarify|discuss|elaborate)"
+)
+_STARTER = rf"(?:{_WH}|{_AUX}|{_normal_form__DO}|please|i (?:want|need|would|am|have|was)|just|quick|sorry|do)"
+_normal_form__MARK = r"(?: [,.!:;¶…-])+"
+_GREETING = (
+    r"(?:hi|hello|hey|heya|greetings|good (?:morning|afternoon|evening|day)|dear (?:assistant|ai|chatgpt))"
+    r"(?: there| everyone| all| again| assistant| chatgpt| friend| ai)?"
+)
+_OPENER = (
+    r"(?:ok|so|well|um|uh|hmm|alright|excuse me|sorry(?: to bother you)?|(?:just )?(?:a |one )?quick question"
+    r"|i have (?:got )?a (?:quick |short |simple )?question(?: for you)?|just curious|just wondering"
+    r"|out of curiosity|by the way|btw|question|thanks in advance|please help|help)"
+)
+# A greeting or an opener stands before a mark, or before what begins a question or request
+_normal_form__START = re.compile(rf"^(?:{_GREETING}|{_OPENER})(?:{_normal_form__MARK} (?=\S+ )|(?: ,)? (?={_STARTER}\b))")
+_PLEASE = re.compile(rf"^please(?: ,)? (?={_STARTER}\b|\w+ )")
+_normal_form__THANKS = (
+    r"(?:many thanks|thanks(?: (?:a lot|so much|in advance|very much|again|a bunch|you))?"
+    r"|thank you(?: (?:so much|very much|in advance|again|for your help|kindly))?|thank u|cheers|ty"
+    r"|i appreciate it|much appreciated|if you do not mind|i am just curious|just curious|have a nice day)"
+)
+_normal_form__END = re.compile(
+    rf"(?:{_normal_form__MARK} {_normal_form__THANKS}|(?<! to)(?<! say)(?<! word)(?<! mean)(?<! a)(?<! the)(?: ,)? please"
+    rf"| thanks in advance| thank you in advance)$"
+)
+_END_BARE = re.compile(r"(?:(?: \S+){4,}) (thanks|thank you)$")
+_NOT_BEFORE_THANKS = frozenset(
+    {
+        "say",
+        "saying",
+        "write",
+        "mean",
+        "means",
+        "a",
+        "the",
+        "no",
+        "and",
+        "or",
+        "with",
+        "of",
+        "my",
+        "to",
+        "for",
+    }
+)
+
+_LIKE = "i (?:just )?(?:want|need|would like|would love)"
+_ASKING = (
+    "(?:(?:can|could|would|will) (?:you|someone|anyone|anybody)(?: please| possibly| perhaps| maybe| just)*"
+    f"|{_LIKE}(?: for)? you to|i would appreciate it if you could|do you think you (?:can|could)"
+    "|it would be (?:great|nice|helpful|good) if you could|would you be so kind as to"
+    "|is it possible for you to|please|just)"
+)
+_ASK = re.compile(rf"^{_ASKING}(?: ,)? (?={_normal_form__DO}\b(?: \S+))")
+_KNOW = re.compile(
+    rf"^(?:tell me|let me know|{_LIKE} to (?:know|ask|ask you|find out|understand|learn)"
+    r"|i (?:was|am) (?:just )?(?:wondering|curious)|i wonder|do you (?:happen to )?know|does anyone know"
+    r"|(?:can|may|could) i ask(?: you)?|(?:do you have )?any idea"
+    r"|i am trying to (?:understand|find out|figure out)|help me (?:to )?understand"
+    rf"|what {_LIKE} to know is|what i want to know is|my question is|the question is"
+    rf"|(?:explain|clarify|describe)(?: to me| for me)?|(?:show|teach) me)(?: [,:])? (?={_WH}\b)"
+)
+_WHETHER = re.compile(
+    rf"^(?:tell me|let me know|{_LIKE} to (?:know|ask)|i (?:was|am) (?:just )?wondering|i wonder"
+    r"|do you (?:happen to )?know|(?:can|may|could) i ask(?: you)?) (?:if|whether) (.+)$"
+)
+_ABOUT = re.compile(rf"^(?:tell me|{_LIKE} to (?:know|hear)) about (?=\S)")
+_THE = re.compile(
+    rf"^(?:tell me|give me|{_LIKE} to know|what is|what are|name|list|list me)"
+    r" the (?=\w+(?: \w+)* (?:of|for|between|from|in|that|to) |\w+ \w)"
+)
+_GIVE_ME = re.compile(
+    r"^(give|show|write|find|make|draft|list|teach|recommend|suggest|create|generate|plan) me (?=\S+ )"
+)
+_TO_ME = re.compile(rf"^({_normal_form__DO}) (?:to|for) me (?=\S)")
+_TO_ME_LAST = re.compile(rf"^(?!.* {_WH}\b)({_normal_form__DO} .+) (?:to|for) me$")
+_EXACTLY = re.compile(
+    rf"^({_WH}(?: (?:is|are|was|were|do|does|did))?) (?:exactly|actually|basically) (?=[a-z])"
+)
+_COMMA_LAST = re.compile(r"(?<= ),(?= (?:and|or) )")
+_IF = "if|when|in|for|given|as|while|since|because|suppose|assuming|on|at"
+_OPENING = re.compile(rf"^((?:{_IF}) [^,.¶]+) , (?=(?:{_WH}|{_AUX})\b[^,]*$)")
+_THE_OF = re.compile(
+    r"\bthe (?=(?!(?:rest|number|one|few|most|both|majority|half|lot|other|others|2|3)\b)[a-z]+ of )"
+)
+_normal_form__RELATION = (
+    "capital|population|currency|president|king|queen|ceo|founder|author|height|weight|size|area|age|birthday"
+    "|flag|mayor|gdp|economy|climate|history|atomic number|prime minister|national anthem|official language"
+    "|boiling point|melting point|salary|net worth|date of birth"
+)
+_POSSESSIVE = re.compile(rf"^(?:what is|what are|who is|tell me) ([a-z]+)'s ({_normal_form__RELATION})$", re.IGNORECASE)
+_YOU_DO = (
+    "make|cook|bake|spell|pronounce|calculate|convert|create|build|fix|install|remove|get|find|change|clean|tie"
+    "|say|grow|boil|fry|draw|solve|open|close|use|set|add|delete|write|plant|cut|peel|store|freeze|wash|measure"
+)
+_HOW_TO = re.compile(
+    rf"^how (?:(?:do|can|could|would) i|(?:do|can|could|would) you(?= (?:{_YOU_DO})\b)|does one) (?=[a-z])"
+)
+
+# Turns of phrase, each with a text without which it cannot be there. Those of the first group are looked for
+# before the verb of a question is moved to its front.
+_FIRST_TURNS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
+    (needle, re.compile(pattern), said)
+    for needle, pattern, said in (
+        ("can i", r"^where can i (?=[a-z])", "where to "),
+        ("do i", r"^where do i (?=[a-z])", "where to "),
+        (" we ", r"^how (?:can|could) we (?=[a-z])", "how do we "),
+        ("how come", r"^how come (?=\S+ \S+)", "why "),
+        ("reason", r"^for (?:what|which) reason (?=\S+ \S+)", "why "),
+        (" year ", r"^in (?:what|which) year (?=(?:did|was|were|is|will)\b)", "what year "),
+        (" what ", rf"^(?:at|on|in) what (time|day|date|month|temperature) (?={_AUX}\b)", r"what \1 "),
+        ("which ", rf"^which (\w+) (?={_AUX}\b)", r"what \1 "),
+        (" mean", r"^what does (.+) mean$", r"the meaning of \1"),
+        ("meaning of", r"^what is the meaning of (?!life$)(.+)$", r"the meaning of \1"),
+        (" mean", r"^what (?!life\b)(\S+(?: \S+)?) means$", r"the meaning of \1"),
+        (" not ", r"^(why|how) (\w+) not (i|we|you|they|he|she|it) ", r"\1 \2 \3 not "),
+        ("what makes", r"^what makes (\w+s) (\w+)$", r"why do \1 \2"),
+        ("old is", r"^how old is (.+)$", r"§ age of \1"),
+        ("tall is", r"^how tall is (.+)$", r"§ height of \1"),
+        ("live in", r"^how many people live in (.+)$", r"§ population of \1"),
+        ("inhabitants", r"^how many inhabitants does (.+) have$", r"§ population of \1"),
+        ("cost", r"^how much (does|do|did|would) (.+) cost$", r"what \1 \2 cost"),
+        ("are there", r"^how many (.+) are there(?= in\b)", r"how many \1 are"),
+    )
+)
+_normal_form__TURNS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
+    (needle, re.compile(pattern), said)
+    for needle, pattern, said in (
+        ("definition", r"^(?:§|give(?: a| the)) definition of (.+)$", r"define \1"),
+        (
+            "difference",
+            r"^(?:(?:§|explain(?: the)?) )?difference between (.+) and (.+)$",
+            r"difference \1 and \2",
+        ),
+        ("differ", r"^how (?:do|does) (.+) and (.+) differ$", r"difference \1 and \2"),
+        ("different", r"^how (?:is|are) (.+) different (?:from|than|to) (.+)$", r"difference \1 and \2"),
+        ("differ", r"^how (?:do|does) (.+) differ from (.+)$", r"difference \1 and \2"),
+        (
+            "versus",
+            r"^(.+) versus (\S+)(?: [:,])? (?:what is the difference|difference)$",
+            r"difference \1 and \2",
+        ),
+        ("author", r"^who (?:is|was) (?:the )?author of (.+)$", r"who wrote \1"),
+        ("inventor", r"^who (?:is|was) (?:the )?inventor of (.+)$", r"who invented \1"),
+        ("founder", r"^who (?:is|was) (?:the )?founder of (.+)$", r"who founded \1"),
+        ("ated", r"^where (is|are) (.+) (?:located|situated)$", r"where \1 \2"),
+        (
+            "which is",
+            r"^which is (\w+) the (largest|smallest|tallest|longest|oldest|fastest|highest|deepest) (?=in )",
+            r"§ \2 \1 ",
+        ),
+        ("advantages", r"^§ advantages of", "§ benefits of"),
+        (
+            "into",
+            r"\binto (spanish|french|german|english|italian|portuguese|chinese|japanese|korean|arabic)$",
+            r"to \1",
+        ),
+        ("birth", r"\bdate of birth\b", "birth date"),
+        ("world war", r"\bworld war (?:ii|2|II)\b", "wwii"),
+        ("world war", r"\bworld war (?:i|1|I)\b", "wwi"),
+        ("second world war", r"\bsecond world war\b", "wwii"),
+        ("first world war", r"\bfirst world war\b", "wwi"),
+        (
+            "the ",
+            r"\bthe (US|uk|usa|eu|united states|united kingdom|internet|netherlands|philippines)\b",
+            r"\1",
+        ),
+        ("united kingdom", r"\bunited kingdom\b", "uk"),
+        ("united states", r"\bunited states(?: of america)?\b", "usa"),
+        ("US", r"^(?!.*\b(?:stand|mean|letters|meaning)\b)(.*)\bUS\b", r"\1usa"),
+        ("per ", r"\bper (day|week|month|year|hour)\b", r"every \1"),
+    )
+)
+
+
+# Of a clause without a helping verb, that its question has: how vaccines work, how do vaccines work
+_FINAL_VERBS = {
+    **{f"{verb}s": ("does", verb) for verb in ("work", "mean", "cost", "happen", "stand")},
+    **{verb: ("do", verb) for verb in ("work", "mean", "cost", "happen")},
+    **{f"{verb}ed": ("did", verb) for verb in ("end", "start", "happen")},
+}
+
+
+def normal_form(text: str) -> str:
+    """The form; empty where there is none."""
+    if len(text) > LONGEST:
+        return ""
+    plain = _width(text).translate(_QUOTES).strip()
+    if "\n" in plain:
+        if re.search(r"\n[ \t]|[{};=]\s*\n|\n\s*[#/*<|>-]|```", plain):
+            return ""
+        plain = re.sub(r"\s*\n\s*", " ¶ ", plain)
+    if plain.count('"') % 2 or plain.count("`") % 2:
+        return ""
+    tokens = _TOKEN.findall(plain)
+    if plain.isupper() and len(tokens) > _normal_form__FEWEST and not CASED.intersection(map(str.lower, tokens)):
+        tokens = [token if token[0] in "\"'`" else token.lower() for token in tokens]
+    if _normal_form__HAN.search(plain):
+        if len(plain) > LONGEST_CHINESE:
+            return ""
+        return chinese_form(plain, _cased_tokens(tokens))
+    return _english_form(tokens) if _is_english(plain, tokens) else ""
+
+
+def _width(text: str) -> str:
+    """Full-width and half-width forms as usual ones. Not all of NFKC: it makes x² into x2."""
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFC", "".join(map(_narrow, text)))
+
+
+def _narrow(letter: str) -> str:
+    wide = letter == "\u3000" or unicodedata.decomposition(letter).startswith(("<wide>", "<narrow>"))
+    if not wide:
+        return " " if letter in "\u00a0\u2009\u202f" else letter
+    return unicodedata.normalize("NFKC", letter)
+
+
+def _is_english(text: str, tokens: list[str]) -> bool:
+    if any(letter.isalpha() and not letter.isascii() for letter in text):
+        return False
+    words = {word for token in tokens for word in CONTRACTIONS.get(token.lower(), (token.lower(),))}
+    return len(words & ENGLISH) > len(words & FOREIGN)
+
+
+def _cased_tokens(tokens: list[str]) -> list[str]:
+    return [_cased(token) for token in tokens]
+
+
+def _cased(word: str) -> str:
+    """A word without its case, where that says nothing."""
+    small = word.lower()
+    if small == word or not word[0].isalpha() or not word.replace("'", "").replace("-", "").isalpha():
+        return word
+    if small in ACRONYMS or word == "I":
+        return small
+    if len(word) == 1:
+        return small if word == "A" else word
+    if word.isupper() or word != small.capitalize():
+        return small if all(each.istitle() for each in word.split("-")) else word
+    if small in CASED and small not in UNCASED:
+        return word
+    return small
+
+
+def _english_form(tokens: list[str]) -> str:
+    tokens = [_settled_case(tokens, place) for place in range(len(tokens))]
+    ended = ""
+    while tokens and tokens[-1] in _normal_form__ENDS:
+        ended = "?" if tokens[-1] == "?" else ended
+        tokens.pop()
+    words = [word for token in tokens for word in _words_of(token)]
+    said = _without_frames(_without_commas(_lean(" ".join(words))))
+    kept = said.split(" ")
+    if not said or (len(kept) < _normal_form__FEWEST and FUNCTION_WORDS.issuperset(kept)):
+        return ""
+    said = _turned(said)
+    asks = re.match(rf"(?:{_WH}|{_AUX}|{_normal_form__DO}|§|the meaning of|difference|about)\b|§", said)
+    return f"en {said}" + (" ?" if ended and not asks else "")
+
+
+def _settled_case(tokens: list[str], place: int) -> str:
+    """A token in the case that matters where it stands.
+
+    A capital at the start of a sentence says nothing of a word that often begins one.
+    """
+    token, before = tokens[place], tokens[place - 1].lower() if place else "."
+    small = token.lower()
+    if token.istitle() and (
+        (small in _BEGINNINGS and before in _BEFORE_SENTENCE)
+        or (small in TECHNICAL and before in ("in", "using"))
+        or (small == "earth" and before == "the")
+    ):
+        return small
+    return token if place and not CODE_NOUNS.isdisjoint(tokens) else _cased(token)
+
+
+def _words_of(token: str) -> tuple[str, ...]:  # noqa: PLR0911 - a line for each kind
+    if (found := CONTRACTIONS.get(token)) is not None:
+        return found
+    if token[0].isdigit():
+        if _THOUSANDS.fullmatch(token):
+            return (token.replace(",", ""),)
+        if parts := _UNIT.fullmatch(token):
+            unit = parts[2].lower() if parts[2].lower() in ("am", "pm") else parts[2]
+            return parts[1], unit
+        return (token,)
+    if match := _OUR_WORD.fullmatch(token):
+        return (token.replace(match[1], match[1].replace("our", "or"), 1),)
+    if match := _ISE_WORD.fullmatch(token):
+        return (f"{match[1]}iz{match[2]}",)
+    return (token,)
+
+
+def _lean(said: str) -> str:
+    """Without greetings, thanks and the like at both ends."""
+    while True:
+        shorter = _PLEASE.sub("", _normal_form__START.sub("", said))
+        shorter = _normal_form__END.sub("", shorter)
+        if (bare := _END_BARE.search(shorter)) and shorter[: bare.start(1)].split()[
+            -1
+        ] not in _NOT_BEFORE_THANKS:
+            shorter = shorter[: bare.start(1)].rstrip()
+        shorter = _without_ends(shorter)
+        if shorter == said:
+            return said
+        said = shorter
+
+
+def _without_ends(said: str) -> str:
+    words = said.split(" ")
+    while len(words) > 1 and words[-1] in _normal_form__ENDS:
+        words.pop()
+    return " ".join(words)
+
+
+def _without_commas(said: str) -> str:
+    said = _OPENING.sub(r"\1 ", said)
+    if said.count(" , ") > 1:
+        said = _COMMA_LAST.sub("", said).replace("  ", " ")
+    return said
+
+
+def _without_frames(said: str) -> str:
+    """Without what only says that something is asked."""
+    while True:
+        shorter = _lean(_ASK.sub("", said))
+        if match := _WHETHER.match(shorter):
+            shorter = _as_question(match[1])
+        shorter = _not_to_me(shorter)
+        shorter = _KNOW.sub("", shorter)
+        shorter = _ABOUT.sub("about ", shorter)
+        shorter = _GIVE_ME.sub(r"\1 ", shorter)
+        if shorter == said:
+            return _EXACTLY.sub(r"\1 ", said)
+        said = shorter
+
+
+def _not_to_me(said: str) -> str:
+    return _TO_ME_LAST.sub(r"\1", _TO_ME.sub(r"\1 ", said))
+
+
+def _as_question(clause: str) -> str:
+    """`dogs can eat chocolate` as `can dogs eat chocolate`: the first of its verbs goes to the front."""
+    words = clause.split(" ")
+    for place, word in enumerate(words[:4]):
+        if re.fullmatch(_AUX, word):
+            return " ".join([word, *words[:place], *words[place + 1 :]])
+    return f"if {clause}"
+
+
+def _fronted(said: str) -> str:
+    """A question with its verb right after the question word, however it was framed.
+
+    `how old is he` and `how old he is` become one; so do `how do vaccines work` and `how vaccines work`.
+    """
+    words = said.split(" ")
+    if not re.fullmatch(_WH, words[0]) or len(words) < _normal_form__FEWEST or (words[0] == "how" and words[1] == "to"):
+        return said
+    place = next((place for place, word in enumerate(words) if place and re.fullmatch(_AUX, word)), 0)
+    if place == 1:
+        return said
+    if not place:
+        at = -2 if words[-1] == "for" else -1
+        helper, verb = _FINAL_VERBS.get(words[at], ("", ""))
+        if not helper or words[0] not in ("how", "what", "why", "when", "where") or len(words) < 2 - at:
+            return said
+        words[at] = verb
+        return " ".join([words[0], helper, *words[1:]])
+    return " ".join([words[0], words[place], *words[1:place], *words[place + 1 :]])
+
+
+def _turned(said: str) -> str:
+    said = _turns(_POSSESSIVE.sub(r"§ \2 of \1", said), _FIRST_TURNS)
+    said = _THE.sub("§ ", _fronted(said))
+    return _THE_OF.sub("", _HOW_TO.sub("how to ", _turns(said, _normal_form__TURNS)))
+
+
+def _turns(said: str, turns: tuple[tuple[str, re.Pattern[str], str], ...]) -> str:
+    for needle, pattern, instead in turns:
+        if needle in said:
+            said = pattern.sub(instead, said)
+    return said
+
+
+# --- ollama_pack.cache.similar ---
+# The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#
+# Each answer that is kept is also entered under the key of its wording: the same request with the normal form
+# in the place of the last message. History, system prompt, files, tools, options, model and scope are in that
+# key as they are, so they match exactly. What is found there is sealed like an answer, has the same end, goes
+# with the same chat, and only leads to the slot of the answer: an answer that is gone is not given.
+
+POINTER_VERSION = 1
+_similar__PLAIN = {"role", "content", "id"}  # what a message has that is nothing but text
+
+
+class Near(NamedTuple):
+    """An answer that was given to the same question in other words.
+
+    Attributes:
+        slot: of the answer.
+        asked: the question that it was given to.
+        similarity: 1 where the normal forms are equal.
+        tier: which one found it.
+    """
+
+    slot: Slot
+    asked: str
+    similarity: float = 1.0
+    tier: Literal["normalised"] = "normalised"
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """What is kept under the key of a wording.
+
+    Attributes:
+        slot: of the answer; in the same scope.
+        asked: the last message that was answered.
+    """
+
+    slot: Slot
+    asked: str
+
+
+def last_asked(body: Mapping[str, Any]) -> str:
+    """The text of the last message, when it is a plain one of the user; else empty."""
+    messages = body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if not isinstance(last, dict) or last.get("role") != "user" or not last.keys() <= _similar__PLAIN:
+        return ""
+    content = last.get("content")
+    return content if isinstance(content, str) else ""
+
+
+def wording_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
+    """The slot of a request's wording; None where its last message has no normal form."""
+    form = normal_form(last_asked(basis.body))
+    if not form:
+        return None
+    *before, last = basis.body["messages"]
+    stands = {**last, "content": StandIn(f"normal form {NORMAL_VERSION}: {form}")}
+    slot = slot_of(replace(basis, body={**basis.body, "messages": [*before, stands]}), keyring)
+    return slot if isinstance(slot, Slot) else None
+
+
+def seal_pointer(pointer: Pointer, scope: str, place: Slot, keyring: Keyring) -> bytes:
+    """The pointer encrypted, for this scope and place alone."""
+    plain = {"version": POINTER_VERSION, "leads_to": pointer.slot.name, "asked": pointer.asked}
+    return keyring.seal_entry(scope, place.name, orjson.dumps(plain))
+
+
+def open_pointer(sealed: bytes, scope: str, place: Slot, keyring: Keyring) -> Pointer:
+    """The pointer again.
+
+    Raises:
+        EntryUnreadableError: it was changed, belongs elsewhere, or is of another version.
+    """
+    try:
+        fields = orjson.loads(keyring.open_entry(scope, place.name, sealed))
+    except orjson.JSONDecodeError as error:
+        raise EntryUnreadableError("the pointer is not JSON") from error
+    match fields:
+        case {"version": int(version), "leads_to": str(name), "asked": str(asked)} if (
+            version == POINTER_VERSION
+        ):
+            return Pointer(Slot(place.scope, name), asked)
+    raise EntryUnreadableError("the pointer is of another version")
+
+
 # --- ollama_pack.cache.outcome ---
 # What a request asks of the cache, and what the cache makes of it.
 
@@ -1399,6 +2195,7 @@ class Question:
             is not kept there. Empty: nobody chooses between models.
         needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
             off the finish reason "stop" all the same; figures it does not invent.
+        basis: of the slot, where an answer to the same question in other words may be given; else None.
     """
 
     slot: Slot
@@ -1407,6 +2204,7 @@ class Question:
     refresh: bool = False
     needs_usage: bool = False
     answerer: str = ""
+    basis: AnswerBasis | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -1417,11 +2215,13 @@ class Hit:
         question: that was asked.
         entry: the answer.
         age_seconds: since it was kept, on the store's clock.
+        near: the question that the answer was given to, when it had other words.
     """
 
     question: Question
     entry: Entry
     age_seconds: float
+    near: Near | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -1615,7 +2415,7 @@ ROUTER = "gpu_router."  # begins their ids
 
 # Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
 # far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
-# `ticket` that it gives the answer for.
+# `ticket` that it gives the answer for. `cached`: nothing is generated for it, which usage_budgets looks at.
 STATE = "ollama_pack_cache"
 
 
@@ -2079,6 +2879,14 @@ class CacheValves(PackValves):
         default="always",
         description="deterministic: only requests with temperature 0 or a seed.",
     )
+    similar: Literal["off", "normalised"] = Field(
+        default="off",
+        description=(
+            "Whether the same question in other words gets a kept answer. off: only the same text does. "
+            "normalised: width, case, punctuation, greetings and thanks may differ; the words and their "
+            "order, numbers, units, negations, names, quotes and code may not. English and Chinese."
+        ),
+    )
     max_entry_kb: int = Field(
         default=256, ge=1, le=16_384, description="A longer answer is not kept, in KiB."
     )
@@ -2200,6 +3008,7 @@ class CacheRequest:
         preset: what is applied to the body after this.
         refresh: generate anew and overwrite.
         needs_usage: see `Question`.
+        similar: an answer to the same question in other words will do.
     """
 
     body: Mapping[str, Any]
@@ -2211,6 +3020,7 @@ class CacheRequest:
     preset: Mapping[str, Any] = field(default_factory=dict)
     refresh: bool = False
     needs_usage: bool = False
+    similar: bool = False
 
 
 def why_bypassed(body: Mapping[str, Any], metadata: Mapping[str, Any], when: CacheWhen) -> str:
@@ -2239,7 +3049,15 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
         return slot
-    return Question(slot, scope, tuple(_labels(asked)), asked.refresh, asked.needs_usage, asked.answerer)
+    return Question(
+        slot=slot,
+        scope=scope,
+        labels=tuple(_labels(asked)),
+        refresh=asked.refresh,
+        needs_usage=asked.needs_usage,
+        answerer=asked.answerer,
+        basis=basis if asked.similar else None,
+    )
 
 
 def scope_facts(asked: CacheRequest) -> ScopeFacts:
@@ -2449,6 +3267,7 @@ class CacheCounters:
     | name | what |
     |---|---|
     | `hits`, `follows` | answers that nobody had to generate again |
+    | `similar/<tier>` | hits on an answer to the same question in other words; they are in `hits`, too |
     | `misses/<reason>`, `bypasses/<reason>` | asked in vain; not asked |
     | `stored`, `not_stored/<reason>` | what became of generations |
     | `unreadable` | entries and streams that had been changed |
@@ -2651,6 +3470,7 @@ class GenerationTools:
         wall: Unix time in seconds.
         lasting: draws the milliseconds that an entry stays.
         detached: those that go on for others alone.
+        remember: enters an answer that was kept under the key of its question's wording.
     """
 
     guard: StoreGuard
@@ -2661,6 +3481,7 @@ class GenerationTools:
     wall: Callable[[], float]
     lasting: Callable[[], int]
     detached: set[object]
+    remember: Callable[[Question], Awaitable[None]]
 
 
 class Generation:
@@ -2680,6 +3501,7 @@ class Generation:
         """
         self.live = LiveAnswer()
         self._tools = tools
+        self._question = question
         self._scope = question.scope
         self._lease = lease
         self._labels = question.labels
@@ -2869,6 +3691,8 @@ class Generation:
         finally:
             late.cancel()
         self.live.close("complete")
+        if not reason:
+            await self._tools.remember(self._question)
 
     async def _keep(self, entry: Entry) -> str:
         """Commit an entry; empty, or the reason why it is not kept."""
@@ -3047,7 +3871,7 @@ def completion_of(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     logprobs = [token for choice in choices for token in (choice["logprobs"] or {}).get("content", ())]
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": "", **_joined(choice["delta"] for choice in choices)},
+        "message": {"role": "assistant", "content": "", **_stream__joined(choice["delta"] for choice in choices)},
         "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
         "finish_reason": choices[-1]["finish_reason"],
     }
@@ -3055,7 +3879,7 @@ def completion_of(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {**head, "object": "chat.completion", "choices": [choice], "usage": taken[-1].get("usage")}
 
 
-def _joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def _stream__joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     message: dict[str, Any] = {}
     for delta in deltas:
         for name in ("content", "reasoning_content"):
@@ -3077,16 +3901,21 @@ class CacheMark:
     """What a client is told of where its answer came from.
 
     Attributes:
-        cache: `hit` for a kept answer, `follow` for one that was being generated for somebody else.
+        cache: `hit` for a kept answer, `follow` for one that was being generated for somebody else,
+            `similar` for a kept answer to the same question in other words.
         age_seconds: since it was kept; 0 for `follow`. Never negative.
+        similarity: of the questions, from 0 to 1, for `similar` alone.
     """
 
-    cache: Literal["hit", "follow"]
+    cache: Literal["hit", "follow", "similar"]
     age_seconds: float = 0.0
+    similarity: float | None = None
 
     @property
     def fields(self) -> dict[str, Any]:
-        return {MARKER: {"cache": self.cache, "age_seconds": max(0, round(self.age_seconds))}}
+        similarity = {} if self.similarity is None else {"similarity": round(self.similarity, 4)}
+        age = max(0, round(self.age_seconds))
+        return {MARKER: {"cache": self.cache, "age_seconds": age, **similarity}}
 
 
 def entry_chunks(
@@ -3262,6 +4091,7 @@ class ResponseCache:
             wall=wall,
             lasting=self._lasting,
             detached=set(),
+            remember=self._remember,
         )
         self._hub = LiveHub(self._tools)
         self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
@@ -3361,6 +4191,8 @@ class ResponseCache:
                     if entry := await self._opened(question, kept):
                         return self._hit(question, entry, kept.age)
                 case Lease() as lease:
+                    if hit := await self._similar(question, lease):
+                        return hit
                     self.counters.add(f"misses/{why}")
                     return Lead(question, lease, why)
                 case Running() as running:
@@ -3379,6 +4211,56 @@ class ResponseCache:
             slot, lambda: self._guard.ask(lambda store: store.acquire(slot, token, "read"))
         )
         return Running(slot, found.token) if isinstance(found, Lease) and not own else found
+
+    async def _similar(self, question: Question, lease: Lease) -> Hit | None:
+        """The answer to the same question in other words; the lease goes back then."""
+        if question.basis is None or question.refresh:
+            return None
+        place = wording_slot(question.basis, self.keyring)
+        if place is None or (pointer := await self._pointer(question, place)) is None:
+            return None
+        found = await self._guard.ask(lambda store: store.find(pointer.slot))
+        if not isinstance(found, Kept):
+            return None
+        there = replace(question, slot=pointer.slot)
+        if (entry := await self._opened(there, found)) is None:
+            return None
+        await self._give_back(question, lease)
+        near = Near(pointer.slot, pointer.asked)
+        self.counters.add(f"similar/{near.tier}")
+        return replace(self._hit(question, entry, found.age), near=near)
+
+    async def _pointer(self, question: Question, place: Slot) -> Pointer | None:
+        """What is entered under the key of a wording."""
+        found = await self._guard.ask(lambda store: store.find(place))
+        if not isinstance(found, Kept):
+            return None
+        try:
+            return open_pointer(found.sealed, question.scope, place, self.keyring)
+        except EntryUnreadableError:
+            self.counters.add("unreadable")
+            return None
+
+    async def _give_back(self, question: Question, lease: Lease) -> None:
+        """Let those who have begun to follow look for themselves."""
+        cipher = self.keyring.stream_cipher(question.scope, lease.slot.name, lease.token)
+        last = (1, cipher.seal_record(1, LOST_RECORD))
+        await self._guard.ask(lambda store: store.release(lease, last))
+
+    async def _remember(self, question: Question) -> None:
+        """Enter an answer that was kept under the key of its question's wording, with the same labels."""
+        if question.basis is None or (place := wording_slot(question.basis, self.keyring)) is None:
+            return
+        pointer = Pointer(question.slot, last_asked(question.basis.body))
+        sealed = seal_pointer(pointer, question.scope, place, self.keyring)
+        ttl, quota, token = self._lasting(), self._rules.quota, token_hex(16)
+        for label in question.labels:
+            tag = self.keyring.label_tag(label)
+            if isinstance(await self._guard.ask(lambda store: store.label(tag, place, ttl)), StoreTrouble):  # noqa: B023
+                return
+        lease = await self._guard.ask(lambda store: store.acquire(place, token, "refresh"))
+        if isinstance(lease, Lease):
+            await self._guard.ask(lambda store: store.commit(lease, sealed, ttl, quota, (1, b"")))
 
     def _hit(self, question: Question, entry: Entry, age: float) -> Hit:
         self.counters.add("hits")
@@ -3485,7 +4367,10 @@ class ResponseCache:
 
 
 async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGenerator[dict[str, Any], None]:
-    for chunk in entry_chunks(hit.entry, head, CacheMark("hit", hit.age_seconds), place):
+    mark = CacheMark("hit", hit.age_seconds)
+    if hit.near is not None:
+        mark = CacheMark("similar", hit.age_seconds, hit.near.similarity)
+    for chunk in entry_chunks(hit.entry, head, mark, place):
         yield chunk
 
 
@@ -3596,6 +4481,16 @@ return {'lease', fence, epoch}
 """
 )
 
+# KEYS: m, e
+FIND = lua_script(
+    _CLOCK
+    + """
+local entry = redis.call('HMGET', KEYS[2], 'epoch', 'made', 'fence', 'sealed')
+if not entry[1] or entry[1] ~= redis.call('HGET', KEYS[1], 'epoch') then return {} end
+return {entry[4], entry[3], clock() - entry[2]}
+"""
+)
+
 # KEYS: l, g, s. ARGV: token, lease, stream times, place of the first record, records
 APPEND = lua_script(
     _PROLONG
@@ -3639,7 +4534,7 @@ return followers
 )
 
 # KEYS: l, g, s. ARGV: token, stream time, place, record
-_END = (
+_redis_scripts__END = (
     _LEADS
     + """
 local function finish(token, keep, place, record)
@@ -3651,14 +4546,14 @@ end
 """
 )
 
-RELEASE = lua_script(_END + "return finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4])")
+RELEASE = lua_script(_redis_scripts__END + "return finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4])")
 
 # KEYS: l, g, s, a, x, b, m, e. ARGV: token, fence, epoch, shared, sealed, ttl, most entries, most bytes,
 # slot, prefix of entries, place, record, stream time, scope time
 COMMIT = lua_script(
     _NOW
     + _FORGET
-    + _END
+    + _redis_scripts__END
     + """
 local entry = redis.call('HMGET', KEYS[8], 'epoch', 'fence')
 local newer = entry[1] == ARGV[3] and tonumber(entry[2]) - tonumber(ARGV[2]) or -1
@@ -3777,7 +4672,7 @@ return redis.call('ZADD', KEYS[1], now, ARGV[1])
 )
 
 ALL_SCRIPTS = (
-    *(ACQUIRE, APPEND, RENEW, LEAVE, RELEASE, COMMIT, FOLLOW),
+    *(ACQUIRE, FIND, APPEND, RENEW, LEAVE, RELEASE, COMMIT, FOLLOW),
     *(DISCARD, FLUSH, SWEEP, LABEL, DROP_SCOPE, REGISTER),
 )
 
@@ -3912,6 +4807,13 @@ class RedisStore:
             case [b"lease", fence, epoch]:
                 return Lease(slot, token, int(fence), int(epoch), shared=mode == "read")
         raise StoreDownError(f"Redis answered {found[:1]!r} to a lookup")
+
+    async def find(self, slot: Slot) -> Kept | None:
+        names = RedisNames(slot.scope)
+        match await self._run(FIND, [names.meta, names.entry(slot.name)]):
+            case [bytes(sealed), fence, age]:
+                return Kept(sealed, int(fence), max(0, int(age)) / 1000)
+        return None
 
     async def append(self, lease: Lease, first: int, records: Sequence[bytes]) -> bool:
         keys = [*_lease_keys(lease), _stream(lease)]
@@ -4127,15 +5029,25 @@ class SqliteCache:
         return int(self._one("PRAGMA data_version")[0]), self._link.total_changes
 
     def acquire(self, slot: Slot, token: str, mode: AcquireMode) -> Kept | Lease | Running:
-        if mode == "read" and (found := self._kept(slot)):
+        if mode == "read" and (found := self.find(slot)):
             return found
         with self._writing() as now:
             if mode == "read":
-                if found := self._kept(slot):
+                if found := self.find(slot):
                     return found
                 if running := self._running(slot, token, now):
                     return running
             return self._lease(slot, token, now, shared=mode == "read")
+
+    def find(self, slot: Slot) -> Kept | None:
+        now = self._clock()
+        row = self._one(
+            "SELECT sealed, entries.fence, made FROM entries JOIN meta USING (scope, epoch)"
+            " WHERE scope = ? AND slot = ? AND ends > ?",
+            *_columns(slot),
+            now,
+        )
+        return Kept(row[0], row[1], max(0, now - row[2]) / 1000) if row else None
 
     def append(self, lease: Lease, first: int, records: Sequence[bytes]) -> bool:
         with self._writing() as now:
@@ -4264,16 +5176,6 @@ class SqliteCache:
             self._link.execute("ROLLBACK")
             raise
         self._link.execute("COMMIT")
-
-    def _kept(self, slot: Slot) -> Kept | None:
-        now = self._clock()
-        row = self._one(
-            "SELECT sealed, entries.fence, made FROM entries JOIN meta USING (scope, epoch)"
-            " WHERE scope = ? AND slot = ? AND ends > ?",
-            *_columns(slot),
-            now,
-        )
-        return Kept(row[0], row[1], max(0, now - row[2]) / 1000) if row else None
 
     def _running(self, slot: Slot, token: str, now: int) -> Running | Lease | None:
         row = self._one(
@@ -4450,6 +5352,9 @@ class SqliteStore:
 
     async def acquire(self, slot: Slot, token: str, mode: AcquireMode) -> Kept | Lease | Running:
         return await self._do(lambda cache: cache.acquire(slot, token, mode))
+
+    async def find(self, slot: Slot) -> Kept | None:
+        return await self._do(lambda cache: cache.find(slot))
 
     async def append(self, lease: Lease, first: int, records: Sequence[bytes]) -> bool:
         return await self._do(lambda cache: cache.append(lease, first, records))
@@ -5468,6 +6373,7 @@ def current_span(name: str) -> Iterator[Span]:
 # --- ollama_pack.plugins.functions.response_cache_filter ---
 
 USER_SECONDS = 5.0  # that a user's own valves are kept for the gateway
+SHOWN_CHARACTERS = 80  # of another question, in a status
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
 
 Json = dict[str, Any]
@@ -5528,6 +6434,7 @@ class Filter:
             log.exception("A request was not looked up in the response cache, and its model answers")
             return body
         state |= {"model": body["model"], "ticket": self._pending.hold(pending), "filter": __id__}
+        state["cached"] = isinstance(pending.outcome, Hit | Follow)
         if isinstance(body.get("metadata"), dict):
             body["metadata"][STATE] = state  # a copy of it, where the Pipelines server has seen the request
         body["model"] = REPLAY
@@ -5597,6 +6504,7 @@ class Filter:
             "fault": fault,
             "scope": self.valves.scope,
             "ttl_seconds": self.valves.ttl_seconds,
+            "similar": self.valves.similar,
             "worker": cache.counters.snapshot(),
             "all": {} if fault else shared,
         }
@@ -5641,7 +6549,9 @@ class Filter:
             outcome = await used.cache.lookup(question)
             span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
         if isinstance(outcome, Hit | Follow) and (message := asked.metadata.get("message_id")):
-            used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
+            near = outcome.near if isinstance(outcome, Hit) else None
+            given = replace(question, slot=near.slot) if near else question
+            used.note(given, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
         asked_for = object_at(asked.metadata, "model").get("id") or body["model"]
@@ -5662,6 +6572,7 @@ class Filter:
             preset=answering.preset,
             refresh="no-cache" in _wishes(request) or await wants_another(metadata, str(model["id"])),
             needs_usage=answering.origin == "ollama",
+            similar=self.valves.similar != "off" and "no-similar" not in _wishes(request),
         )
 
     async def _weights(
@@ -5714,7 +6625,10 @@ async def _uses_cache(function_id: str, user_id: str) -> bool:
 
 
 def _wishes(request: Any) -> str:
-    """What a client says of caches, as HTTP has it (RFC 9111): `no-cache` for a new answer, `no-store`."""
+    """What a client says of caches: `no-cache` for a new answer and `no-store`, as HTTP has it (RFC 9111).
+
+    `no-similar` is ours: the answer to exactly this question, or a new one.
+    """
     return str(request.headers.get("cache-control") or "").lower()
 
 
@@ -5725,11 +6639,19 @@ async def _tag_sites() -> list[TagSite]:
 def _status(pending: PendingAnswer) -> str:
     """What a user is told of an answer that is not generated for this question."""
     match pending.outcome:
+        case Hit(near=Near(asked=asked)):
+            return f"answered from a similar question: *{_shown(asked)}* · regenerate to ask anew"
         case Hit(age_seconds=age):
             return f"cached · {age_in_words(age)} ago · regenerate for a new answer"
         case Follow():
             return "shared · being generated for the same question · regenerate for a new answer"
     return ""
+
+
+def _shown(asked: str) -> str:
+    """A question in one line of a status, where Markdown means something."""
+    line = " ".join(asked.replace("*", "").replace("`", "'").split())
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}…"
 
 
 def age_in_words(seconds: float) -> str:

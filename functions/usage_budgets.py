@@ -9,37 +9,41 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1665, which the server calls.
+# Begin here: `class Filter`, line 2282, which the server calls.
 # The modules that it uses come first:
-#     56  base.process           One object for all plugins of a process, which are files that share no code.
-#     79  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     87  budgets.errors         What goes wrong with budgets.
-#    117  budgets.period         Days, weeks and months in the site's time zone.
-#    183  budgets.table          The budget table: a row a line, read once and then only looked up.
-#    464  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
-#    536  budgets.store          What a store of budgets does, and the values that it takes and gives.
-#    650  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
-#    809  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
-#   1122  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   1257  services.cache_state   What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1266  services.pack_valves   What all valves of the pack have in common.
-#   1280  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1375  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1522  engines.routed_names   How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1528  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1615  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#     62  base.process           One object for all plugins of a process, which are files that share no code.
+#     85  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    105  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    513  budgets.errors         What goes wrong with budgets.
+#    543  budgets.period         Days, weeks and months in the site's time zone.
+#    609  budgets.table          The budget table: a row a line, read once and then only looked up.
+#    890  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#    962  budgets.store          What a store of budgets does, and the values that it takes and gives.
+#   1076  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1246  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
+#   1405  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
+#   1719  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   1873  services.cache_state   What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1882  services.pack_valves   What all valves of the pack have in common.
+#   1896  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1991  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2138  engines.routed_names   How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2144  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2231  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
+import hashlib
 import logging
 import math
 import re
 import sqlite3
+import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta, tzinfo
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -47,7 +51,9 @@ from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol, TypeVar, get_args
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
+from weakref import finalize
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -82,6 +88,426 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+class SettingError(PackError, ValueError):
+    """A setting cannot be used. It is a `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never a secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+# --- ollama_pack.base.redis ---
+# A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#
+# Making a client connects nothing.
+#
+# redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
+# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
+# redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
+#
+# Options follow after `?`, with `&` between them. Each has its effect or is refused by name. A refusal holds no
+# part of a URL that might be a password's.
+#
+# redis-py is imported where it is used: the minimal image of the Pipelines server lacks it, and the router runs
+# there without.
+
+_SENTINEL_PORT, _REDIS_PORT = 26379, 6379
+# Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
+_NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+_REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
+_OWN_LIMITS = "the pack has time limits and connections of its own"
+
+
+class RedisClient(Protocol):
+    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
+
+    response_callbacks: Any  # by command: what turns its answers into other values
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a command and return its answer, with bytes for strings."""
+
+    def script_load(self, script: str) -> Awaitable[Any]:
+        """Leave a script there; in a cluster on every server of it."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+def connection_pool_of(client: RedisClient) -> Any:
+    """Where the connections to its one server come from; a cluster has none such."""
+    return getattr(client, "connection_pool", None)
+
+
+@dataclass(frozen=True, slots=True)
+class LuaScript:
+    """A script, and the name that the server knows it by once it has seen it."""
+
+    text: str
+    sha: str
+
+
+def lua_script(text: str) -> LuaScript:
+    # SHA-1 is what Redis names scripts by
+    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+async def run_script(
+    send: Callable[..., Awaitable[Any]], script: LuaScript, keys: Sequence[str], *values: Any
+) -> Any:
+    """Run a script by its name, and by its text where the server has not seen it, or has restarted.
+
+    Args:
+        send: sends one command, as `RedisClient.execute_command`.
+        script: to run.
+        keys: that it uses.
+        values: its other arguments.
+    """
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
+
+    try:
+        return await send("EVALSHA", script.sha, len(keys), *keys, *values)
+    except NoScriptError:
+        return await send("EVAL", script.text, len(keys), *keys, *values)
+
+
+def redis_faults() -> tuple[type[Exception], ...]:
+    """What is raised when Redis does not answer, or not as it should."""
+    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
+
+    return RedisError, RedisClusterException, OSError, EOFError  # a cluster's is no `RedisError`
+
+
+class _UrlError(ValueError):
+    """What is wrong with a URL, in words that may be shown."""
+
+
+class _WatchedMaster:
+    """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
+
+    def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
+        self.execute_command = master.execute_command
+        self.script_load = master.script_load
+        self.response_callbacks = master.response_callbacks
+        self.connection_pool = connection_pool_of(master)
+        self.clients = master, *sentinels
+
+    async def aclose(self) -> None:
+        """Close the connections to the master and to the Sentinels."""
+        for client in self.clients:
+            await client.aclose()
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def check_redis_url(url: str) -> str:
+    """The URL, which is none or can be used.
+
+    Raises:
+        SettingError: it is none of the forms.
+        ModuleNotFoundError: there is no redis-py.
+    """
+    if url:
+        redis_client(url)
+    return url
+
+
+def redis_client(url: str) -> RedisClient:
+    """A client for a URL.
+
+    Raises:
+        SettingError: the URL is none of the forms, or has an option that would have no effect.
+        ModuleNotFoundError: there is no redis-py.
+    """
+    scheme = url.partition("://")[0] if "://" in url else ""
+    make = _REDIS_CLIENTS.get(scheme)
+    if make is None:
+        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+    try:
+        return make(_read_url(url))
+    except _UrlError as error:
+        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+    except (ValueError, TypeError):  # their words may have a piece of the password in them
+        raise SettingError(
+            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
+            + _HOW_WRITTEN
+        ) from None
+
+
+def redis_fault(error: BaseException) -> str:
+    """What redis-py says of a failure, without what was sent: an old server repeats an unknown AUTH whole."""
+    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
+
+
+def _shown_beginning(url: str) -> str:
+    """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
+    beginning = url.partition("://")[0]
+    is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
+    return repr(beginning) if is_shown else "no scheme that is known"
+
+
+# --- reading ---
+
+
+@dataclass(frozen=True, slots=True)
+class _RedisUrl:
+    """A URL in its parts.
+
+    Attributes:
+        tls: its scheme asks for TLS.
+        hosts: names and ports, 0 where none is given.
+        path: what follows the hosts, decoded.
+        login: `username` and `password`, where there are.
+        options: what each connection is made with.
+        sentinel: the same for the Sentinels themselves.
+        db: the number given as an option.
+    """
+
+    tls: bool
+    hosts: Sequence[tuple[str, int]]
+    path: str
+    login: Mapping[str, str]
+    options: Mapping[str, Any]
+    sentinel: Mapping[str, Any]
+    db: int | None
+
+
+def _read_url(url: str) -> _RedisUrl:
+    if not url.isprintable() or " " in url:
+        raise _UrlError("it holds a space or a character that cannot be printed")
+    rest = url.partition("://")[2]
+    # A raw character in a password moves what follows it to where a host, a path or an option is expected.
+    if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
+        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    tls = scheme == "rediss"
+    given = _options_in(parts.query)
+    sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    if kind != "sentinel" and any(sentinel.values()):
+        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
+    login = {
+        "username": unquote(parts.username or "") or given.pop("username", None),
+        "password": unquote(parts.password or "") or given.pop("password", None),
+    }
+    if given.keys() & login.keys():
+        raise _UrlError("it has a user or a password twice: before the host and as an option")
+    if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
+        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
+    hosts = [] if scheme == "unix" else _hosts(parts.netloc)
+    db = given.pop("db", None)
+    return _RedisUrl(
+        tls,
+        hosts,
+        unquote(parts.path),
+        {name: value for name, value in login.items() if value},
+        given,
+        {name: value for name, value in sentinel.items() if value},
+        db,
+    )
+
+
+def _options_in(query: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for option in filter(None, query.split("&")):
+        name, _, value = option.partition("=")
+        if name in _REFUSED_OPTIONS:
+            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
+        if name not in _URL_OPTIONS:
+            raise _UrlError(
+                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
+            )
+        if name in found:
+            raise _UrlError(f"{name} is set twice")
+        found[name] = _URL_OPTIONS[name](name, unquote(value))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _url_text(name: str, value: str) -> str:
+    if not value:
+        raise _UrlError(f"{name} is empty: leave it out")
+    return value
+
+
+def _url_number(name: str, value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", value):
+        raise _UrlError(f"{name} needs a whole number")
+    return int(value)
+
+
+def _url_switch(name: str, value: str) -> bool:
+    said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if value.lower() not in said:
+        raise _UrlError(f"{name} needs true or false")
+    return said[value.lower()]
+
+
+def _url_checks(name: str, value: str) -> str:
+    if value not in ("none", "optional", "required"):
+        raise _UrlError(f"{name} needs none, optional or required")
+    return value
+
+
+def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
+    versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+    found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
+    if found is None:
+        raise _UrlError(f"{name} needs 1.2 or 1.3")
+    return found
+
+
+def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
+    """An option that may be written as it is here anyway."""
+
+    def read(name: str, value: str) -> None:
+        if value.lower() not in fixed:
+            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
+
+    return read
+
+
+_URL_OPTIONS: Mapping[str, Callable[[str, str], Any]] = {
+    "db": _url_number,
+    "username": _url_text,
+    "password": _url_text,
+    "sentinel_username": _url_text,
+    "sentinel_password": _url_text,
+    "client_name": _url_text,
+    "socket_keepalive": _url_switch,
+    "ssl_cert_reqs": _url_checks,
+    "ssl_check_hostname": _url_switch,
+    "ssl_ca_certs": _url_text,
+    "ssl_ca_path": _url_text,
+    "ssl_ca_data": _url_text,
+    "ssl_certfile": _url_text,
+    "ssl_keyfile": _url_text,
+    "ssl_password": _url_text,
+    "ssl_min_version": _url_tls_version,
+    "ssl_ciphers": _url_text,
+    "decode_responses": _fixed_as("false", "0", "no"),
+    "protocol": _fixed_as("2"),
+    "encoding": _fixed_as("utf-8", "utf8"),
+    "encoding_errors": _fixed_as("strict"),
+}
+_REFUSED_OPTIONS: Mapping[str, str] = {
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
+    **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
+    **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
+    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
+    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
+    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
+    **dict.fromkeys(
+        ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
+        "redis-py checks OCSP only where nothing is awaited",
+    ),
+    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
+    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
+    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
+    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
+}
+
+
+def _hosts(netloc: str) -> list[tuple[str, int]]:
+    """The hosts of a URL and their ports, 0 where none is given."""
+    found = []
+    for place in netloc.rpartition("@")[2].split(","):
+        parts = urlsplit(f"//{place}")
+        if not parts.hostname:
+            raise _UrlError("it names no host")
+        found.append((parts.hostname, parts.port or 0))
+    return found
+
+
+# --- making ---
+
+
+def _once_more() -> Any:
+    """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
+    from redis.asyncio.retry import Retry  # noqa: PLC0415 - see the top
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - see the top
+    from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: PLC0415 - see the top
+
+    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+
+
+def _server_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import Redis  # noqa: PLC0415 - see the top
+
+    place: dict[str, Any] = {"unix_socket_path": url.path}
+    path = ""
+    if url.hosts:
+        (host, port), *others = url.hosts
+        if others:
+            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
+        place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
+    elif not url.path:
+        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
+    client = Redis(
+        **place,
+        db=_database(url, path.strip("/")),
+        protocol=2,
+        retry=_once_more(),
+        **{**url.login, **url.options, **_NO_LIMIT},
+    )
+    return _checked_client(client)
+
+
+def _sentinel_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
+
+    service, _, db = url.path.strip("/").partition("/")
+    if not service:
+        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+    hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
+    secured: dict[str, Any] = {"ssl": url.tls, **url.options}
+    sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
+    master: RedisClient = sentinel.master_for(
+        service, db=_database(url, db), protocol=2, retry=_once_more(), **{**secured, **url.login}
+    )
+    return _WatchedMaster(_checked_client(master), sentinel.sentinels)
+
+
+def _cluster_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import RedisCluster  # noqa: PLC0415 - see the top
+    from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
+
+    if _database(url, url.path.strip("/")):
+        raise _UrlError("a cluster has no db but 0: leave the number out")
+    for name in url.options:
+        if name not in signature(RedisCluster.__init__).parameters:
+            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
+    given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
+    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
+    return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
+
+
+def _database(url: _RedisUrl, written: str) -> int:
+    if written and url.db is not None:
+        raise _UrlError("it has the database twice: in the path and as an option")
+    return _url_number("the database", written) if written else url.db or 0
+
+
+def _checked_client(client: RedisClient) -> RedisClient:
+    """The client, whose connections take the options: this version of redis-py may not know one of them."""
+    from redis.exceptions import RedisError  # noqa: PLC0415 - see the top
+
+    try:
+        connection_pool_of(client).make_connection()
+    except (TypeError, RedisError) as error:
+        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
+    return client
+
+
+_REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
+    **dict.fromkeys(("redis", "rediss", "unix"), _server_client),
+    **dict.fromkeys(("redis+sentinel", "rediss+sentinel"), _sentinel_client),
+    **dict.fromkeys(("redis+cluster", "rediss+cluster"), _cluster_client),
+}
 
 
 # --- ollama_pack.budgets.errors ---
@@ -647,6 +1073,176 @@ def rolled(start: int | None, used: int, limit: Limit, now: float) -> tuple[int,
     return (start if start <= now + SKEW_SECONDS else ours), used
 
 
+# --- ollama_pack.budgets.store_redis ---
+# Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#
+# All keys have one tag in braces, so they are on one node of a cluster. Counts are whole numbers: milliseconds
+# of GPU time, tokens, requests.
+#
+# | key | type | holds |
+# |---|---|---|
+# | `…c:<counter>` | hash | `start` of the period that it counts, `used` in it |
+# | `…r:<counter>` | sorted set | `<token> <amount>` of each reservation, by when it expires |
+# | `…s:<token>` | string | a reservation that was settled, for as long as it might be settled again |
+# | `…all` | sorted set | all counters, by when they were used last |
+
+BUDGET_KEYS = "ollama_pack:{budgets}:"
+_MARGIN_SECONDS = 86_400  # that a counter outlives the period after its own
+_LISTED_AT_ONCE = 500
+
+# One script for all steps, so that there is one place for what a period is. ARGV: step, now, token, then by
+# step; for each counter: name, amount, burst, previous start, start, end, strict, what to add.
+_BUDGET_SCRIPT = lua_script("""
+local keys, step, now, token = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local skew, life, remembered, margin = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
+local time = redis.call('TIME')
+local clock = time[1] * 1000 + math.floor(time[2] / 1000)
+local function whole(number) return string.format('%.0f', number) end
+
+local function reserved(name)
+  local sum = 0
+  for _, entry in ipairs(redis.call('ZRANGEBYSCORE', keys .. 'r:' .. name, '(' .. clock, '+inf')) do
+    sum = sum + tonumber(string.match(entry, ' (%d+)$'))
+  end
+  return sum
+end
+
+local function stored(name, amount, burst, before, start)
+  local found = redis.call('HMGET', keys .. 'c:' .. name, 'start', 'used')
+  if not found[1] then return start, 0 end
+  local counted, used = tonumber(found[1]), tonumber(found[2])
+  if counted < start then
+    if counted ~= before then return start, 0 end
+    return start, math.min(math.max(0, used - amount), burst)
+  end
+  if counted <= now + skew then return counted, used end
+  return start, used
+end
+
+if step == 'list' then
+  local answer = {}
+  local names = redis.call('ZRANGE', keys .. 'all', token, token + ARGV[8] - 1)
+  for _, name in ipairs(names) do
+    local found = redis.call('HMGET', keys .. 'c:' .. name, 'start', 'used')
+    answer[#answer + 1] = {name, found[1] or '0', found[2] or '0', whole(reserved(name))}
+  end
+  return answer
+end
+
+local counters = {}
+for i = 8, #ARGV, 8 do
+  local counter = {name = ARGV[i], amount = tonumber(ARGV[i + 1]), burst = tonumber(ARGV[i + 2]),
+    keep = ARGV[i + 5] * 2 - ARGV[i + 4] - now + margin,
+    strict = ARGV[i + 6] == '1', add = tonumber(ARGV[i + 7])}
+  counter.start, counter.used =
+    stored(counter.name, counter.amount, counter.burst, tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4]))
+  counters[#counters + 1] = counter
+end
+
+if step == 'settle' then
+  if not redis.call('SET', keys .. 's:' .. token, '1', 'NX', 'PX', remembered) then return 0 end
+  for _, counter in ipairs(counters) do
+    local reservations = keys .. 'r:' .. counter.name
+    for _, entry in ipairs(redis.call('ZRANGE', reservations, 0, -1)) do
+      if string.sub(entry, 1, #token + 1) == token .. ' ' then redis.call('ZREM', reservations, entry) end
+    end
+    local key = keys .. 'c:' .. counter.name
+    redis.call('HSET', key, 'start', whole(counter.start), 'used', whole(counter.used + counter.add))
+    redis.call('EXPIRE', key, whole(math.max(margin, counter.keep)))
+    redis.call('ZADD', keys .. 'all', clock, counter.name)
+  end
+  redis.call('ZREMRANGEBYSCORE', keys .. 'all', '-inf', clock - 70 * 86400000)
+  return 1
+end
+
+local answer, full = {}, false
+for _, counter in ipairs(counters) do
+  local held = reserved(counter.name)
+  answer[#answer + 1] = {whole(counter.used), whole(held)}
+  full = full or (counter.strict and counter.used + held >= counter.amount + counter.burst)
+end
+if step == 'counts' then return {1, answer} end
+if step == 'reserve' and full then return {0, answer} end
+for _, counter in ipairs(counters) do
+  local reservations = keys .. 'r:' .. counter.name
+  redis.call('ZREMRANGEBYSCORE', reservations, '-inf', clock)
+  redis.call('ZADD', reservations, clock + life, token .. ' ' .. whole(counter.add))
+  redis.call('PEXPIRE', reservations, life)
+end
+return {1, answer}
+""")
+
+
+class RedisBudgetStore:
+    """See `BudgetStore`."""
+
+    def __init__(self, client: RedisClient) -> None:
+        """Connect nothing yet.
+
+        Args:
+            client: as `redis_client` makes it. The store changes and closes it.
+        """
+        self._client = client
+        if connection_pool_of(client) is not None:  # a cluster's client needs them for itself
+            client.response_callbacks.clear()  # answers as the server gives them
+        self._held: dict[str, tuple[tuple[Limit, ...], tuple[int, ...]]] = {}
+
+    async def reserve(
+        self, token: str, limits: Sequence[Limit], amounts: Sequence[int], now: float, *, always: bool
+    ) -> tuple[bool, tuple[Count, ...]]:
+        step = "always" if always else "reserve"
+        reserved, counts = await self._run(step, token, now, limits, amounts)
+        if reserved:
+            self._held[token] = tuple(limits), tuple(amounts)
+        return bool(reserved), _counts_in(counts)
+
+    async def settle(self, token: str, limits: Sequence[Limit], spent: Sequence[int], now: float) -> bool:
+        self._held.pop(token, None)
+        return bool(await self._run("settle", token, now, limits, spent))
+
+    async def renew(self, tokens: Sequence[str], now: float) -> None:
+        for token in tokens:
+            if held := self._held.get(token):
+                await self._run("always", token, now, *held)
+
+    async def counts(self, limits: Sequence[Limit], now: float) -> tuple[Count, ...]:
+        return _counts_in((await self._run("counts", "", now, limits, [0] * len(limits)))[1])
+
+    async def all_counts(self, now: float) -> tuple[StoredCount, ...]:
+        found: list[StoredCount] = []
+        while True:
+            page = await self._call("list", now, len(found), _LISTED_AT_ONCE)
+            found += [StoredCount(name.decode(), *map(int, figures)) for name, *figures in page]
+            if len(page) < _LISTED_AT_ONCE:
+                return tuple(found)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _run(
+        self, step: str, token: str, now: float, limits: Sequence[Limit], amounts: Sequence[int]
+    ) -> Any:
+        values: list[str | int] = []
+        for limit, amount in zip(limits, amounts, strict=True):
+            period = limit.period
+            values += [limit.counter, limit.amount, limit.burst, period.before, period.start, period.end]
+            values += [int(limit.strict), amount]
+        return await self._call(step, now, token, *values)
+
+    async def _call(self, step: str, now: float, token: str | int, *values: str | int) -> Any:
+        life, remembered = int(RESERVATION_SECONDS * 1000), int(SETTLED_SECONDS * 1000)
+        fixed = step, int(now), token, SKEW_SECONDS, life, remembered, _MARGIN_SECONDS
+        send = self._client.execute_command
+        try:
+            return await run_script(send, _BUDGET_SCRIPT, [BUDGET_KEYS], *fixed, *values)
+        except redis_faults() as error:
+            raise BudgetStoreError(f"Redis failed: {redis_fault(error)}") from error
+
+
+def _counts_in(answer: Any) -> tuple[Count, ...]:
+    return tuple(Count(int(used), int(held)) for used, held in answer)
+
+
 # --- ollama_pack.budgets.store_sqlite ---
 # Budgets in one SQLite file, for the workers of one machine.
 
@@ -967,14 +1563,15 @@ class Budgets:
         for stored in await self._ask(self._store.all_counts(now)) or ():
             measure, period, kind, name = stored.counter.split(" ", 3)
             if stored.start >= period_at(now, period, self._zone).start:  # type: ignore[arg-type] # as written
+                scale = 1000 if measure == "gpu" else 1
                 found.append(
                     {
-                        "measure": measure,
+                        "whose": name,
+                        "shared": kind == "all",
+                        "unit": "gpu-seconds" if measure == "gpu" else measure,
                         "period": period,
-                        "kind": kind,
-                        "of": name,
-                        "used": stored.used,
-                        "under_way": stored.reserved,
+                        "used": stored.used / scale,
+                        "under_way": stored.reserved / scale,
                     }
                 )
         return found
@@ -1126,6 +1723,12 @@ BUDGET_STATE = "ollama_pack_budget"  # the filter's key in `__metadata__`, where
 _NANO = 1e-9
 
 
+class BudgetTicket(dict[str, Any]):
+    """What `__metadata__` holds of a chat: when the last reference to it goes, the chat has ended."""
+
+    __slots__ = ("__weakref__",)
+
+
 @dataclass(slots=True)
 class ChatBudget:
     """One chat that counts against budgets.
@@ -1139,6 +1742,7 @@ class ChatBudget:
         first_at: when the answer began that has no figures yet; None: none has.
         pieces: chunks of that answer.
         answered: an answer came.
+        heard_at: when something was heard of it last.
     """
 
     reservation: Reservation
@@ -1149,23 +1753,34 @@ class ChatBudget:
     first_at: float | None = None
     pieces: int = 0
     answered: bool = False
+    heard_at: float = 0.0
 
     def take(self, chunk: Mapping[str, Any], now: float) -> None:
-        """Look at a chunk of an answer, or at a whole one."""
-        self.answered = True
+        """Look at a chunk of a streamed answer; an error or a source is no part of one."""
+        if chunk.get("error") or not (chunk.get("choices") or chunk.get("usage")):
+            return
+        self.answered, self.heard_at = True, now
         about = chunk.get("ollama_pack")
         if isinstance(about, Mapping) and about.get("cache"):
-            self.figures.append((0.0, 0.0))  # nothing was generated for it
-            self.first_at = None
+            self.take_kept()
             return
         usage, timings = chunk.get("usage"), chunk.get("timings")
         if isinstance(usage, Mapping) and usage:
-            began = self.began if self.first_at is None else self.first_at
-            self.figures.append(_figures_of(usage, timings, now - began))
-            self.first_at, self.pieces = None, 0
+            self.take_whole({**usage, **(timings if isinstance(timings, Mapping) else {})}, now)
         elif self.first_at is None:
             self.first_at = now
         self.pieces += self.first_at is not None
+
+    def take_whole(self, usage: Mapping[str, Any], now: float) -> None:
+        """An answer has ended, with these figures or none."""
+        began = self.began if self.first_at is None else self.first_at
+        self.figures.append(_figures_of(usage, now - began, self.pieces))
+        self.answered, self.first_at, self.pieces = True, None, 0
+
+    def take_kept(self) -> None:
+        """The answer comes from the response cache: nothing was generated for it."""
+        self.figures = [(0.0, 0.0)]
+        self.answered, self.first_at, self.pieces = True, None, 0
 
     def use(self, now: float, *, left: bool = False) -> BudgetUse:
         """What the chat has used.
@@ -1190,16 +1805,15 @@ def _sum(found: list[tuple[float, float]]) -> BudgetUse:
     return BudgetUse(sum(seconds for seconds, _ in found), sum(tokens for _, tokens in found))
 
 
-def _figures_of(usage: Mapping[str, Any], timings: object, elapsed: float) -> tuple[float, float]:
-    """Seconds of service and tokens: as Ollama or llama.cpp report them, else the time that passed."""
+def _figures_of(usage: Mapping[str, Any], elapsed: float, pieces: int) -> tuple[float, float]:
+    """Seconds of service and tokens: as Ollama or llama.cpp report them, else time that passed and chunks."""
     tokens = _figure(usage, "total_tokens") or sum(
         _figure(usage, one) or _figure(usage, other)
         for one, other in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
     )
     seconds = _NANO * (_figure(usage, "prompt_eval_duration") + _figure(usage, "eval_duration"))
-    told = timings if isinstance(timings, Mapping) else usage
-    seconds = seconds or (_figure(told, "prompt_ms") + _figure(told, "predicted_ms")) / 1000
-    return seconds or max(0.0, elapsed), tokens
+    seconds = seconds or (_figure(usage, "prompt_ms") + _figure(usage, "predicted_ms")) / 1000
+    return seconds or max(0.0, elapsed), tokens or pieces
 
 
 def _figure(figures: Mapping[str, Any], name: str) -> float:
@@ -1216,11 +1830,13 @@ class BudgetSettings:
     Attributes:
         rows: the table.
         time_zone: of the site; empty: the server's.
+        url: of Redis; empty: the file at `path`.
         path: of SQLite's file.
     """
 
     rows: str
     time_zone: str
+    url: str = field(repr=False)
     path: Path
 
 
@@ -1251,7 +1867,7 @@ class BudgetKeeper:
 
 
 def _store_of(settings: BudgetSettings) -> BudgetStore:
-    return SqliteBudgetStore(settings.path)
+    return RedisBudgetStore(redis_client(settings.url)) if settings.url else SqliteBudgetStore(settings.path)
 
 
 # --- ollama_pack.services.cache_state ---
@@ -1259,7 +1875,7 @@ def _store_of(settings: BudgetSettings) -> BudgetStore:
 
 # Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
 # far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
-# `ticket` that it gives the answer for.
+# `ticket` that it gives the answer for. `cached`: nothing is generated for it, which usage_budgets looks at.
 STATE = "ollama_pack_cache"
 
 
@@ -1655,6 +2271,7 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
 
 # --- ollama_pack.plugins.functions.usage_budgets ---
 
+SILENT_SECONDS = 60.0  # after which a stream whose task has ended is over
 BUDGET_DATABASE = "ollama_pack_budgets.sqlite3"  # in Open WebUI's folder of data
 
 Body = dict[str, Any]
@@ -1687,6 +2304,15 @@ class Filter:
             default="",
             description="In which days begin, such as Europe/Berlin. Empty: the server's own.",
         )
+        redis_url: str = Field(
+            default="",
+            description=(
+                "Where all workers and replicas count: redis://…, rediss://…, unix://…, redis+sentinel://… "
+                "or redis+cluster://…. Empty: a SQLite file next to Open WebUI's data, for the workers of "
+                "one machine."
+            ),
+            json_schema_extra={"input": {"type": "password"}},
+        )
         show_status: bool = Field(
             default=True, description="Show above an answer when less than a fifth of a budget is left."
         )
@@ -1696,6 +2322,11 @@ class Filter:
         def _readable_rows(cls, text: str) -> str:
             parse_budgets(text)  # a BudgetTableError reaches the admin as the valve's error, row and reason
             return text
+
+        @field_validator("redis_url")
+        @classmethod
+        def _usable_url(cls, url: str) -> str:
+            return check_redis_url(url)
 
         @field_validator("time_zone")
         @classmethod
@@ -1762,11 +2393,10 @@ class Filter:
         if chat is None:
             return body
         if (__metadata__.get(STATE) or {}).get("cached"):
-            chat.figures.clear()
-            chat.take({"ollama_pack": {"cache": "hit"}}, time.monotonic())
+            chat.take_kept()
         elif not chat.figures:
             last = (body.get("messages") or [{}])[-1]
-            chat.take({"usage": last.get("usage") or {}}, time.monotonic())
+            chat.take_whole(last.get("usage") or {}, time.monotonic())
         self._end(chat)
         return body
 
@@ -1774,15 +2404,56 @@ class Filter:
         """Other code takes over: give the store back once the chats that are under way have been counted."""
         self._keeper.retire()
 
+    # --- for the router, the gateway and the pages: plain values, as each plugin has classes of its own ---
+
+    async def budget_begin(
+        self, user: dict[str, Any], metadata: dict[str, Any], *, always: bool = False
+    ) -> dict[str, Any]:
+        """Begin to count an answer, also one that came by no filter.
+
+        Args:
+            user: who asks.
+            metadata: the request's; a chat that the filter has seen is known by it.
+            always: it is not refused, as it belongs to a chat that has begun.
+
+        Returns:
+            `ticket`: for `budget_note` and `budget_end`; empty: no budget holds. `own`: the caller ends it.
+            `last`: it comes behind all others. `refusal`: the fields of a `Refusal`; None: it may begin.
+        """
+        if (known := self._chat_of(metadata)) is not None:
+            return _begun(known, own=False)
+        chat = await self._begin(user, always=always) if self.valves.budgets else None
+        if isinstance(chat, Refusal):
+            return {"ticket": "", "own": False, "last": False, "refusal": asdict(chat)}
+        return _begun(chat, own=True)
+
+    def budget_note(self, ticket: str, seconds: float, tokens: float) -> None:
+        """An answer of a chat took so many seconds of GPU time and so many tokens."""
+        if (chat := self._chats.get(ticket)) is not None:
+            chat.served.append((seconds, tokens))
+            chat.heard_at = time.monotonic()
+
+    def budget_end(self, ticket: str) -> None:
+        """Count what `budget_begin` has begun."""
+        if (chat := self._chats.get(ticket)) is not None:
+            self._end(chat)
+
     async def budget_usage(self, user: dict[str, Any]) -> dict[str, Any]:
-        """The budgets that hold for a user and what is left of them, as plain values."""
+        """The budgets that hold for a user and what is left of them; all that is counted for an admin."""
+        if not self.valves.budgets:
+            return {"budgets": [], "fault": ""}
         budgets = self._budgets()
-        return {"budgets": await budgets.usage(await _budget_user(user, budgets)), "fault": budgets.fault}
+        found = {"budgets": await budgets.usage(await _budget_user(user, budgets))}
+        if user.get("role") == "admin":
+            found["all"] = await budgets.everybody()
+        return {**found, "fault": budgets.fault if user.get("role") == "admin" else ""}
 
     def _budgets(self) -> Budgets:
         valves = self.valves
         return self._keeper.budgets(
-            BudgetSettings(valves.budgets, valves.time_zone, data_folder() / BUDGET_DATABASE)
+            BudgetSettings(
+                valves.budgets, valves.time_zone, valves.redis_url, data_folder() / BUDGET_DATABASE
+            )
         )
 
     async def _begin(self, user: dict[str, Any], *, always: bool = False) -> ChatBudget | Refusal | None:
@@ -1811,13 +2482,36 @@ class Filter:
         )
 
     def _follow(self, chat: ChatBudget, body: Body, metadata: dict[str, Any]) -> None:
-        """Count the chat when it ends, however it ends: at its outlet, or with the task that answers it."""
-        state = {"ticket": chat.reservation.token}
-        metadata[BUDGET_STATE] = state
+        """Count the chat when it ends, however it ends.
+
+        That is at its outlet; or when its task is cancelled; or when nothing refers to its metadata any more,
+        as after a client has left. Garbage may be collected late: where nothing is heard of a chat for a
+        while after its task has ended, it is over, too.
+        """
+        ticket = BudgetTicket(ticket=chat.reservation.token)
+        metadata[BUDGET_STATE] = ticket
         if isinstance(body.get("metadata"), dict):
-            body["metadata"][BUDGET_STATE] = state  # a copy, where the Pipelines server has seen the request
+            body["metadata"][BUDGET_STATE] = ticket  # a copy, where the Pipelines server has seen the request
+        loop = asyncio.get_running_loop()
+        finalize(ticket, _soon, loop, self._end, chat).atexit = False
+        streams = bool(body.get("stream"))
+
+        def task_ended(task: asyncio.Task[Any]) -> None:
+            if task.cancelled() or not streams or not chat.answered:
+                self._end(chat, left=task.cancelled())
+            else:
+                self._end_when_silent(chat)
+
         if (task := asyncio.current_task()) is not None:
-            task.add_done_callback(lambda done: self._end(chat, left=done.cancelled()))
+            task.add_done_callback(task_ended)
+
+    def _end_when_silent(self, chat: ChatBudget) -> None:
+        silent = time.monotonic() - chat.heard_at
+        if silent > SILENT_SECONDS:
+            self._end(chat)
+        elif chat.reservation.token in self._chats:
+            later = SILENT_SECONDS - silent + 1
+            asyncio.get_running_loop().call_later(later, self._end_when_silent, chat)
 
     def _chat_of(self, metadata: dict[str, Any]) -> ChatBudget | None:
         return self._chats.get((metadata.get(BUDGET_STATE) or {}).get("ticket", ""))
@@ -1830,6 +2524,20 @@ class Filter:
         task = asyncio.get_running_loop().create_task(chat.budgets.settle(chat.reservation, use))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *values: object) -> None:
+    """Call something on the loop, from whichever thread collects garbage."""
+    with suppress(RuntimeError):  # the server has ended
+        loop.call_soon_threadsafe(call, *values)
+
+
+def _begun(chat: ChatBudget | None, *, own: bool) -> dict[str, Any]:
+    """For `budget_begin`."""
+    if chat is None:
+        return {"ticket": "", "own": False, "last": False, "refusal": None}
+    reservation = chat.reservation
+    return {"ticket": reservation.token, "own": own, "last": reservation.last, "refusal": None}
 
 
 async def _budget_user(user: dict[str, Any], budgets: Budgets) -> BudgetUser:

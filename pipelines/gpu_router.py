@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 13854, which the server calls.
+# Begin here: `class Pipeline`, line 13967, which the server calls.
 # The modules that it uses come first:
 #    191  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    217  aliases.errors                 What goes wrong with aliases.
@@ -23,99 +23,99 @@ version: 0.1.0
 #    995  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
 #   1043  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
 #   1211  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1536  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1632  routing.errors                 What goes wrong with routing.
-#   1777  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1924  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1962  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2318  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2732  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2856  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2954  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3075  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3192  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3300  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3411  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3558  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3692  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4005  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4227  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4344  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4445  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4503  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4568  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4679  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4854  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5204  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5286  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5329  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5434  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5726  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5930  engines.vectors                Vectors for texts, as an engine gives them.
-#   5959  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6217  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6275  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6372  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6575  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6746  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7091  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7378  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7464  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7611  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7805  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7895  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   7976  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8042  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8091  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8167  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8247  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8341  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8829  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8987  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9161  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9385  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9488  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   9494  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#   9594  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9711  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9895  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9928  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10110  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10145  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10789  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10865  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11011  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11188  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11328  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11388  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11840  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12109  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12215  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12712  cache.errors                   What goes wrong with the cache.
-#  12732  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12748  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12882  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  13011  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  13180  base.single_flight             Many who ask the same at the same time ask once.
-#  13259  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  13494  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13595  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13630  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  13706  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  13824  services.pack_valves           What all valves of the pack have in common.
-#  13838  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  13910  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  14217  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  14278  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  14314  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14335  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14427  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14452  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14521  services.router_valves         The valves of the router, wherever it runs.
-#  14616  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15024  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15138  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15391  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   1538  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1634  routing.errors                 What goes wrong with routing.
+#   1779  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1926  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1964  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2329  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2743  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2867  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2965  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3086  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3203  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3311  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3422  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3569  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3703  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4016  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4238  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4355  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4456  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4514  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4579  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4694  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4869  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5219  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5304  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5347  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5452  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5744  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5948  engines.vectors                Vectors for texts, as an engine gives them.
+#   5977  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6235  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6293  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6390  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6593  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6764  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7109  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7396  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7482  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7629  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7823  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7913  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   7994  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8060  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8109  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8185  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8265  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8359  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8847  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9005  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9180  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9418  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9521  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   9527  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#   9627  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9744  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9928  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9961  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10145  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10180  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10824  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10900  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11046  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11242  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11382  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11442  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11898  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12167  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12278  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12825  cache.errors                   What goes wrong with the cache.
+#  12845  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12861  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12995  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  13124  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  13293  base.single_flight             Many who ask the same at the same time ask once.
+#  13372  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13607  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13708  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13743  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  13819  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  13937  services.pack_valves           What all valves of the pack have in common.
+#  13951  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  14023  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  14330  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  14391  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  14427  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14448  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  14540  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14565  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  14646  services.router_valves         The valves of the router, wherever it runs.
+#  14741  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15149  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15263  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15516  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -1247,6 +1247,7 @@ class FleetRequest:
         options: the other options that a runner is loaded with (`num_gpu`, …), sorted by name.
         background: nobody looks at the answer as it is written (titles, tags): people come first.
         load_only: nobody waits: the model is loaded for those who will come.
+        last: its user has used up a budget: it comes behind all others.
     """
 
     id: str
@@ -1259,6 +1260,7 @@ class FleetRequest:
     options: RunnerOptions = ()
     background: bool = False
     load_only: bool = False
+    last: bool = False
 
     @property
     def tokens(self) -> int:
@@ -1962,6 +1964,8 @@ def is_auto(name: str) -> bool:
 # --- ollama_pack.routing.decide.fair_queue ---
 # Who comes next: users with the least in service, then start-time fair queueing; background behind people.
 #
+# Behind all of them come the requests of users who have used up a budget. They never step between the others.
+#
 # A request's turn is how many of its user's requests are in service or wait before it: a user who holds several
 # slots gets no further one while somebody waits who holds fewer. Among equal turns the order is that of start
 # tags, in seconds of service: the later of the queue's virtual time and the end of the user's request before
@@ -1984,7 +1988,7 @@ MAX_DEBT = 120.0  # seconds of service by which a user comes after others at mos
 
 # Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
 Owner = tuple[str, bool]
-Place = tuple[bool, int, float, int]
+Place = tuple[int, int, float, int]
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -2031,7 +2035,8 @@ class WaitingRequest:
     @property
     def place(self) -> Place:
         """What fair order goes by."""
-        return self.behind, max(0, self.turn - self.spare_turns), self.tag, self.number
+        rank = 2 if self.request.last else int(self.behind)
+        return rank, max(0, self.turn - self.spare_turns), self.tag, self.number
 
     @property
     def tag(self) -> float:
@@ -2085,7 +2090,8 @@ class FairQueue:
             QueueFullError: there is no place, or none for this user or for a background call.
         """
         own = self.places_of(request.user)
-        reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
+        yields = request.background or request.last
+        reserved = int(self.limit * RESERVED_SHARE) if own or yields else 0
         displaced = None
         if len(self) >= self.limit - reserved:
             displaced = self._one_to_displace(request, own)
@@ -2111,7 +2117,7 @@ class FairQueue:
         start = max(self._virtual, self._ends.get(request.user, 0.0))
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
-        kind = repr((models, request.background, request.context, request.options))
+        kind = repr((models, request.background, request.last, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, came, kind=kind)
         entry.pushed = self._virtual
         entry.spare_turns, entry.grace = self._leeway(entry.owner)
@@ -2146,8 +2152,13 @@ class FairQueue:
 
         It is the last one of the user with the most places, if that user still has as many as the newcomer
         then. Where nobody has that many, a background call makes room for a person who has no place yet.
-        A background call displaces no person.
+        A background call displaces no person. A request that comes behind all others displaces none, and is
+        the first to make room for them.
         """
+        if request.last:
+            return None
+        if self._order and self._order[-1].request.last:
+            return self._order[-1].request
         places = self._waiting_of
         if request.background:
             places = {user: len(_at_home(held)) for (user, behind), held in self._own.items() if behind}
@@ -4568,6 +4579,8 @@ def split_login(url: str) -> tuple[str, str]:
 # --- ollama_pack.routing.dispatch.pending_chat ---
 # One request on its way through the fleet, and what an admin may set for all of them.
 
+# Called with the seconds that an answer took a node, and its tokens.
+Served = Callable[[float, float], None]
 # The headers for one user's chat at a node, besides those that every request there has.
 NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
 
@@ -4638,6 +4651,7 @@ class PendingChat:
         answering: its answer has begun.
         headers: for its request to a node; None: only those that every request has.
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
+        served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
         came: when it came, on the loop's clock.
         began: when its answer began, on the same clock; None: it has not.
@@ -4656,6 +4670,7 @@ class PendingChat:
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
     headers: NodeHeaders | None = None
+    served: Served | None = None
     place: int | None = None
     shown: float | None = None
     came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
@@ -5213,6 +5228,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     user: str,
     chat: str = "",
     background: bool = False,
+    last: bool = False,
     key: bytes = b"",
 ) -> FleetRequest:
     """Read an OpenAI chat body.
@@ -5224,6 +5240,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
+        last: it comes behind all others.
         key: of the hashes that other workers see instead of the user, the conversation and the prompt.
 
     Raises:
@@ -5245,6 +5262,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         context=context,
         options=tuple((name, options[name]) for name in RUNNER_OPTIONS if name in options),
         background=background,
+        last=last,
     )
 
 
@@ -9033,6 +9051,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
         self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
@@ -9130,7 +9149,7 @@ class NodeWatch:
     def is_listed(self) -> bool:
         """Whether its models are offered: it answers, or did a short while ago."""
         seen = self.known.seen_at
-        return seen is not None and self._clock() - seen < GRACE_SECONDS
+        return not self.leaving and seen is not None and self._clock() - seen < GRACE_SECONDS
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
@@ -9304,6 +9323,20 @@ class Attempt:
         """How long it took the engine, once it is answered."""
         elapsed = Elapsed(self._first_at - self._began, self.elapsed)
         return spent_on(self._figures.get("usage"), self._figures.get("timings"), elapsed)
+
+    def service(self, pieces: int) -> tuple[float, float]:
+        """Seconds that it kept the engine at work, without a load, and tokens; as far as it has come.
+
+        Args:
+            pieces: chunks that have come: about as many tokens, where the engine has not counted them.
+        """
+        spent = self.spent()
+        if self._figures.get("usage"):
+            return spent.prompt + spent.decode, spent.prompt_count + spent.decode_count
+        tokens = self._pending_chat.request.tokens + pieces
+        if self.binding.loads:  # until the first token nobody can say when the load was over
+            return (0.0 if self.heard_at is None else spent.decode), tokens
+        return spent.total, tokens
 
 
 class Attempts:
@@ -9956,11 +9989,14 @@ class RemoteRequest:
 
 
 class RemoteRequests:
-    """Applies what other workers tell to the nodes as this one knows them. Bounded."""
+    """Applies what other workers tell to the nodes as this one knows them. Bounded.
+
+    Attributes:
+        nodes: by their keys.
+    """
 
     def __init__(
         self,
-        nodes: Mapping[str, NodeState],
         clock: Callable[[], float],
         demand: DemandMeter,
         prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
@@ -9968,13 +10004,12 @@ class RemoteRequests:
         """Begin without any.
 
         Args:
-            nodes: the scheduler's own.
             clock: the scheduler's own.
             demand: counts what is asked for.
             prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
         """
         self._prompt_sent = prompt_sent
-        self._nodes = {node_key(node.row): node for node in nodes.values()}
+        self.nodes: dict[str, NodeState] = {}
         self._clock = clock
         self._demand = demand
         self._there: dict[str, RemoteRequest] = {}
@@ -10002,7 +10037,7 @@ class RemoteRequests:
                 if remote := self._leave(event.request_id):
                     remote.node.gave_up(remote.model)
             case BlamedEvent():
-                if node := self._nodes.get(event.node):
+                if node := self.nodes.get(event.node):
                     node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
             case FailedEvent():
                 if remote := self._leave(event.request_id):
@@ -10012,7 +10047,7 @@ class RemoteRequests:
                     remote.runner.mirror.clear()
 
     def _bound(self, worker: str, event: BoundEvent) -> None:
-        node, now = self._nodes.get(event.node), self._clock()
+        node, now = self.nodes.get(event.node), self._clock()
         known = self._there.get(event.request_id)
         if known and known.worker != UNKNOWN_WORKER:
             known.runner.ends[event.request_id] = now + event.left
@@ -10052,7 +10087,7 @@ class RemoteRequests:
         if remote := self._leave(event.request_id):
             remote.node.succeeded(remote.model)
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
-        node = self._nodes.get(event.node)
+        node = self.nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
             node.stats(event.blob).learn(event.lesson)
             node.learned(event.blob)
@@ -11031,7 +11066,8 @@ class Cluster:
     def __init__(
         self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
-        self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
+        self.nodes: dict[str, NodeState] = {}
+        self._policy, self._priors = policy, priors
         self._clock = clock
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
@@ -11039,13 +11075,31 @@ class Cluster:
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
         self._changed: set[str] = set()  # since the last decision
-        self._stale: dict[str, None] = dict.fromkeys(
-            self.nodes
-        )  # in the order of the rows, as they are shown
+        self._others = False  # other nodes than at the last decision
+        self._stale: dict[str, None] = {}  # in the order of the rows, as they are shown
         self.stale_at = -math.inf
-        for node in self.nodes.values():
-            node.on_change = self._stale.setdefault
-        self.remote = RemoteRequests(self.nodes, clock, self.demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere)
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: NodeRow) -> None:
+        """A node is there from now on; nothing is known of it before `probed`."""
+        node = self.nodes[row.name] = NodeState(row, self._policy, self._priors)
+        self.remote.nodes[node_key(row)] = node
+        self._others = True
+        self._stale[row.name] = None
+        node.on_change = self._stale.setdefault
+
+    def remove(self, name: str) -> None:
+        """A node is there no more. None of this worker's requests may be at it."""
+        node = self.nodes.pop(name)
+        node.on_change = lambda _: None
+        if self.remote.nodes[node_key(node.row)] is node:  # no newer one has its address
+            del self.remote.nodes[node_key(node.row)]
+        for known in (self._stale, self._views):
+            known.pop(name, None)
+        self._changed.discard(name)
+        self._others = True
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -11144,13 +11198,13 @@ class Cluster:
         self.refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
-        return FleetView(
-            now, nodes, self.demand.rates(now), returns, self._changed, self._views, self._holders
-        )
+        changed = None if self._others else self._changed
+        return FleetView(now, nodes, self.demand.rates(now), returns, changed, self._views, self._holders)
 
     def decided(self) -> None:
         """A decision was made on the last view: changes count from here on."""
         self._changed.clear()
+        self._others = False
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.
@@ -11559,6 +11613,10 @@ class Scheduler:
     def request_ids(self) -> tuple[str, ...]:
         """All requests of this worker, at nodes or waiting."""
         return (*self._running, *(entry.request.id for entry in self._queue if not entry.peer))
+
+    def is_idle(self, node: str) -> bool:
+        """Whether no request of this worker is at a node."""
+        return not any(running.node.row.name == node for running in self._running.values())
 
     def is_running(self, request_id: str) -> bool:
         """Whether it is at a node, as far as is known."""
@@ -12178,6 +12236,11 @@ class NodePoller:
                 for look in looks:
                     look.cancel()
 
+    def leave(self, name: str) -> None:
+        """Look at a node no more."""
+        if task := self._tasks.pop(name, None):
+            task.cancel()
+
     async def _watch(self, watch: NodeWatch) -> None:
         while self._loop.time() - self._used_at < IDLE_SECONDS:
             try:
@@ -12262,7 +12325,7 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._session = session
         dice = dice or Random()  # noqa: S311 - breaks ties
-        self.nodes = {row.name: NodeWatch(row, node_client(row, session), self._loop.time) for row in rows}
+        self.nodes = {row.name: self._watch(row) for row in rows}
         self.scheduler = Scheduler(
             [watch.row for watch in self.nodes.values()],
             self._loop.time,
@@ -12289,6 +12352,36 @@ class Router:
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
 
     # --- the nodes ---
+
+    def _watch(self, row: NodeRow) -> NodeWatch:
+        return NodeWatch(row, node_client(row, self._session), self._loop.time)
+
+    def follow(self, rows: Sequence[NodeRow]) -> None:
+        """Go on with other nodes, and keep what is known of those that stay.
+
+        A node that has gone from the rows gets no new requests. It answers those that it has, then it is
+        forgotten. A row of the same name must be the same row.
+        """
+        names = {row.name for row in rows}
+        for row in rows:
+            if row.name not in self.nodes:
+                self.nodes[row.name] = self._watch(row)
+                self.scheduler.cluster.add(row)
+        for name, watch in self.nodes.items():
+            if watch.leaving != (name not in names):
+                watch.leaving = name not in names
+                self.scheduler.cluster.drain(name, draining=watch.leaving)
+        self._drop_idle()
+        self._decide()
+
+    def _drop_idle(self) -> None:
+        """Forget the nodes that have gone and have answered all that they had."""
+        for name, watch in list(self.nodes.items()):
+            if watch.leaving and self.scheduler.is_idle(name) and not self._attempts.at(name):
+                self._poller.leave(name)
+                self.scheduler.cluster.remove(name)
+                del self.nodes[name]
+                self._failures = {key: why for key, why in self._failures.items() if key[0] != name}
 
     def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
         """Told by the poller, as are the two below."""
@@ -12397,6 +12490,8 @@ class Router:
         tell: Tell = _tell_nobody,
         figures: bool = True,
         headers: NodeHeaders | None = None,
+        last: bool = False,
+        served: Served | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
@@ -12413,6 +12508,8 @@ class Router:
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
             headers: for its request to a node; None: only those that every request has.
+            last: it comes behind all others.
+            served: is told what the answer took, also where its user leaves before the end.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -12422,10 +12519,17 @@ class Router:
         await self.ready()
         identity = uuid4().hex
         request = fleet_request(
-            body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
+            body,
+            models,
+            request_id=identity,
+            user=user,
+            chat=chat,
+            background=background,
+            last=last,
+            key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers)
+        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, served=served)
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
@@ -12474,6 +12578,7 @@ class Router:
             del self._chats[identity]
             self._attempts.end(identity)
             self._decided.pop(identity, None)
+            self._drop_idle()
             self._decide()
             if not self._chats:
                 self._idle.set()
@@ -12529,6 +12634,7 @@ class Router:
             self.scheduler.finished(identity, Durations(seconds, load=seconds))
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
+            self._drop_idle()
         self._decide()
 
     async def _wait_for_node(self, pending: PendingChat) -> Assignment:
@@ -12609,18 +12715,25 @@ class Router:
         telling = None if pending.request.background else await self._tell_node(pending, attempt)
         if not pending.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
+        pieces, failed = 0, False
         try:
             async with aclosing(attempt.chunks()) as chunks:
                 async for chunk in chunks:
+                    pieces += 1
                     if not pending.answering:
                         self._has_begun(pending, binding, attempt.elapsed)
                         if telling:
                             telling.cancel()
                             await pending.say(status_line(binding, figures=pending.figures), done=True)
                     yield chunk
+        except NodeError:
+            failed = True
+            raise
         finally:
             if telling:
                 telling.cancel()
+            if pending.served and not failed:
+                pending.served(*attempt.service(pieces))
         spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
@@ -14478,7 +14591,10 @@ class RouterHost:
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
     ) -> Router:
-        """The router for these nodes and settings, ready; another one once they change.
+        """The router for these nodes and settings, ready.
+
+        It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
+        the row of a node, or a setting, has changed.
 
         Args:
             rows: the nodes.
@@ -14486,7 +14602,9 @@ class RouterHost:
             shared_over: for `connect`.
         """
         wanted = rows, settings, shared_over
-        if self.current is None or self._made_of != wanted:
+        if self.current is not None and self._made_of != wanted and self._is_followed_by(wanted):
+            self.current.follow(rows)
+        elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
@@ -14499,10 +14617,17 @@ class RouterHost:
                 secret=self._secret(),
                 note=note_chat,
             )
-            self._made_of = wanted
+        self._made_of = wanted
         router = self.current
         await router.ready()
         return router
+
+    def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
+        """Whether only nodes have come or gone."""
+        if self.current is None or self._made_of is None or self._made_of[1:] != wanted[1:]:
+            return False
+        known = {name: watch.row for name, watch in self.current.nodes.items()}
+        return all(known.get(row.name, row) == row for row in wanted[0])
 
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""

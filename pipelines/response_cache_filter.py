@@ -9,19 +9,19 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 652, which the server calls.
+# Begin here: `class Pipeline`, line 660, which the server calls.
 # The modules that it uses come first:
 #     42  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     62  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #    426  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
 #    451  services.pack_valves        What all valves of the pack have in common.
 #    465  services.cache_valves       The valves of the response cache, wherever it runs.
-#    526  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    537  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    543  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    566  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    583  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#    634  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    534  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    545  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    551  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    574  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    591  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#    642  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -499,6 +499,14 @@ class CacheValves(PackValves):
     cache_when: Literal["always", "deterministic"] = Field(
         default="always",
         description="deterministic: only requests with temperature 0 or a seed.",
+    )
+    similar: Literal["off", "normalised"] = Field(
+        default="off",
+        description=(
+            "Whether the same question in other words gets a kept answer. off: only the same text does. "
+            "normalised: width, case, punctuation, greetings and thanks may differ; the words and their "
+            "order, numbers, units, negations, names, quotes and code may not. English and Chinese."
+        ),
     )
     max_entry_kb: int = Field(
         default=256, ge=1, le=16_384, description="A longer answer is not kept, in KiB."

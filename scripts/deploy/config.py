@@ -211,6 +211,7 @@ class Cache(Section):
     scope: Literal["user", "group", "global"] = "user"
     when: Literal["always", "deterministic"] = "always"
     max_entry_kb: int = Field(default=256, ge=1)
+    similar: Literal["off", "normalised"] = "off"
     secret: Annotated[str, AfterValidator(check_secret)] = ""
 
 
@@ -323,7 +324,10 @@ class PackConfig(Section):
     @property
     def budget_valves(self) -> dict[str, Any]:
         """The valves of `usage_budgets` that the file says something about."""
-        return {} if self.budgets is None else {"budgets": "\n".join(self.budgets)}
+        if self.budgets is None:
+            return {}
+        url = (self.router and self.router.redis_url) or (self.cache and self.cache.url) or ""
+        return {"budgets": "\n".join(self.budgets)} | ({"redis_url": url} if url else {})
 
     @property
     def gateway_valves(self) -> dict[str, Any]:

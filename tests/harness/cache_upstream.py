@@ -89,13 +89,19 @@ class Pause:
 
 
 def question(
-    text: str = "Hello?", *, scope: str = "user:1", refresh: bool = False, secret: str = SECRET
+    text: str = "Hello?",
+    *,
+    scope: str = "user:1",
+    refresh: bool = False,
+    secret: str = SECRET,
+    similar: bool = False,
 ) -> Question:
     """A request, by what the user said."""
     body = {"model": "llama3:8b", "messages": [{"role": "user", "content": text}]}
-    slot = slot_of(AnswerBasis(scope, body, "sha256:1"), Keyring(secret))
+    basis = AnswerBasis(scope, body, "sha256:1")
+    slot = slot_of(basis, Keyring(secret))
     assert isinstance(slot, Slot)
-    return Question(slot, scope, ("chat:1", "user:1"), refresh)
+    return Question(slot, scope, ("chat:1", "user:1"), refresh, basis=basis if similar else None)
 
 
 def open_store(place: str, times: StoreTimes | None = None) -> CacheStore:

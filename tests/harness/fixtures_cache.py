@@ -23,7 +23,7 @@ Json = dict[str, Any]
 CACHED_YAML = """\
 plugins:
   [model_alias_filter, response_cache_filter, response_cache_replay, gpu_router,
-   ollama_pack_events, usage_budgets]
+   ollama_pack_events, ollama_pack_gateway, usage_budgets]
 model_provider:
   endpoint: "{node}"
   models:
@@ -110,6 +110,56 @@ def cached_webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CachedWeb
         yield CachedWebUI(webui, node, admin, users[0], account, users[1], valkey)
         for api in (admin, *users):
             api.close()
+
+
+# Python runs it when it starts: `time.time` of the whole server is ahead by what the file says, in seconds.
+STEPPED_CLOCK = """
+import os, time
+
+real, file = time.time, os.environ["STEPPED_CLOCK"]
+
+def stepped():
+    with open(file) as opened:
+        return real() + float(opened.read() or 0)
+
+time.time = stepped
+"""
+
+
+@dataclass(frozen=True)
+class SteppedWebUI:
+    """A server whose clock can be stepped.
+
+    Attributes:
+        webui: the server.
+        clock: the file that says by how much.
+    """
+
+    webui: RunningWebUI
+    clock: Path
+
+    def step(self, seconds: int) -> None:
+        """Set the clock so far ahead of the real one."""
+        new = self.clock.with_suffix(".new")
+        new.write_text(str(seconds))
+        new.replace(self.clock)
+
+
+@pytest.fixture(scope="session")
+def replica(cached_webui: CachedWebUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SteppedWebUI]:
+    """A second server on the first one's database."""
+    folder = tmp_path_factory.mktemp("replica")
+    (folder / "sitecustomize.py").write_text(STEPPED_CLOCK)
+    clock = folder / "clock"
+    clock.write_text("0")
+    environment = connections(ollama=(cached_webui.node.url,)) | NO_BACKGROUND
+    environment |= {
+        "STATIC_DIR": str(folder / "static"),
+        "PYTHONPATH": str(folder),
+        "STEPPED_CLOCK": str(clock),
+    }
+    with open_webui(cached_webui.webui.log.parent, environment=environment) as webui:
+        yield SteppedWebUI(webui, clock)
 
 
 @pytest.fixture(params=["sqlite", "redis"])

@@ -1,15 +1,22 @@
 """Budgets on a real Open WebUI: who is refused, what counts, and what a user sees of it."""
 
+import json
 import sqlite3
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import requests
 
 from deploy.client import OpenWebUI
-from harness.fixtures_cache import DIRECT, CachedWebUI, emptied
+from deploy.errors import ServerError
+from harness.events_target import eventually
+from harness.fixtures_cache import DIRECT, CachedWebUI, SteppedWebUI, emptied
+from harness.ollama_node import Answer
 
 Json = dict[str, Any]
 
@@ -47,6 +54,20 @@ def ask(api: OpenWebUI, text: str, model: str = "gpt-4", **more: Any) -> request
     return post(api, "/api/chat/completions", body)
 
 
+def usage(api: OpenWebUI) -> Json:
+    found: Json = api.get("/ollama-pack/v1/usage")
+    return found
+
+
+def used(api: OpenWebUI, number: int = 0) -> float:
+    """What counts so far, once it has been counted: that is after the answer has ended."""
+    return float(usage(api)["budgets"][number]["used"])
+
+
+def wait_until_used(api: OpenWebUI, amount: float, number: int = 0) -> None:
+    eventually(lambda: used(api, number) == amount)
+
+
 @pytest.mark.parametrize("model", ["gpt-4", DIRECT], ids=["router", "connection"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_requests_over_the_budget_get_429(budgeted: CachedWebUI, model: str, stream: bool) -> None:  # noqa: FBT001
@@ -58,6 +79,215 @@ def test_requests_over_the_budget_get_429(budgeted: CachedWebUI, model: str, str
     refused = ask(budgeted.student, "three", model, stream=stream)
     assert refused.status_code == 429
     assert 0 < int(refused.headers["Retry-After"]) <= 25 * 3600
-    assert "You have used up your" in refused.json()["error"]["message"]
+    assert "You have used up your 2 requests for today" in refused.json()["error"]["message"]
     assert ask(budgeted.admin, "four", model, stream=stream).status_code == 200
     assert ask(budgeted.other, "five", model, stream=stream).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/ollama-pack/v1/chat/completions", "/ollama/api/chat"])
+def test_other_ways_in_are_no_way_around(budgeted: CachedWebUI, path: str) -> None:
+    """Would catch a client that goes on through the gateway, or through the router without a filter."""
+    set_budgets(budgeted, "role=user 1 requests/day")
+    body = {"model": "gpt-4", "messages": [{"role": "user", "content": f"by {path}"}], "stream": False}
+    assert post(budgeted.student, path, body).status_code == 200
+    wait_until_used(budgeted.student, 1)
+    forged = {**body, "metadata": {"ollama_pack_budget": {"ticket": "made up"}}}
+    refused = post(budgeted.student, path, forged)
+    assert refused.status_code == 429, refused.text
+    assert "You have used up" in refused.text
+
+
+@pytest.mark.parametrize("model", ["gpt-4", DIRECT], ids=["router", "connection"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_gpu_time_is_what_the_node_says(budgeted: CachedWebUI, model: str, stream: bool) -> None:  # noqa: FBT001
+    """Would catch wall time, a wait or a load that a user pays for, and an answer that counts twice."""
+    rows = "everyone 100 gpu-seconds/day", "everyone 10000 tokens/day", "everyone 9 requests/day"
+    set_budgets(budgeted, *rows)
+    answer = ask(budgeted.student, "how long?", model, stream=stream)
+    figures = usage_in(answer)
+    seconds = (figures["prompt_eval_duration"] + figures["eval_duration"]) / 1e9
+    wait_until_used(budgeted.student, 1, 2)
+    assert used(budgeted.student, 0) == pytest.approx(seconds, abs=0.002)
+    assert used(budgeted.student, 1) == figures["total_tokens"]
+    again = ask(budgeted.student, "how long?", model, stream=stream)  # from the cache
+    assert "hit" in again.text
+    wait_until_used(budgeted.student, 2, 2)
+    assert used(budgeted.student, 0) == pytest.approx(seconds, abs=0.002)
+    assert used(budgeted.student, 1) == figures["total_tokens"]
+
+
+def usage_in(answer: requests.Response) -> Json:
+    if answer.headers["content-type"].startswith("application/json"):
+        found: Json = answer.json()["usage"]
+        return found
+    chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    return next(chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage"))
+
+
+@pytest.mark.parametrize("model", ["gpt-4", DIRECT], ids=["router", "connection"])
+def test_a_client_that_leaves_pays_what_was_used(budgeted: CachedWebUI, model: str) -> None:
+    """Would catch long answers for nothing: start one, read it nearly to its end, leave."""
+    set_budgets(budgeted, "everyone 100 gpu-seconds/day", "everyone 9 requests/day")
+    budgeted.node.enqueue(Answer(["word "] * 400, pause=0.05))
+    body = {"model": model, "messages": [{"role": "user", "content": "tell me much"}]}
+    chunks = budgeted.stream(budgeted.student, body)
+    began = time.monotonic()
+    for _ in range(12):
+        next(chunks)
+    chunks.close()
+    took = time.monotonic() - began
+    wait_until_used(budgeted.student, 1, 1)
+    assert 0.2 <= used(budgeted.student, 0) <= took + 5
+
+
+def test_a_page_s_chat_is_refused_with_a_sentence(budgeted: CachedWebUI) -> None:
+    """Would catch a chat that shows nothing, or "400", when its user's budget is used up."""
+    set_budgets(budgeted, "role=user 1 gpu-seconds/month shared", "everyone 1 requests/day")
+    assert ask(budgeted.student, "one").status_code == 200
+    wait_until_used(budgeted.student, 1)
+    shown = page_chat(budgeted.student, "two")
+    assert "You have used up your 1 requests for today." in str(shown.get("error"))
+
+
+def page_chat(api: OpenWebUI, text: str, model: str = "gpt-4") -> Json:
+    """A new chat as the page sends it; the answer's message as it is stored."""
+    user, answer = str(uuid4()), str(uuid4())
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": text}],
+        "stream": True,
+        "parent_id": None,
+        "session_id": "no socket",
+        "id": answer,
+        "user_message": {"id": user, "role": "user", "content": text, "parentId": None, "childrenIds": []},
+        "background_tasks": {},
+    }
+    started = post(api, "/api/chat/completions", body).json()
+
+    def stored() -> Json:
+        chat = api.get(f"/api/v1/chats/{started['chat_id']}")["chat"]
+        found: Json = chat["history"]["messages"].get(answer, {})
+        return found
+
+    eventually(lambda: bool(stored().get("done")))
+    return stored()
+
+
+def test_a_used_up_budget_may_lead_to_another_model(budgeted: CachedWebUI) -> None:
+    """Would catch a `then=` that opens a model which the user may not use, or that answers nobody."""
+    set_budgets(budgeted, f"role=user 1 requests/day then={DIRECT}")
+    assert "gpt-4" in ask(budgeted.student, "one").json()["model"]
+    wait_until_used(budgeted.student, 1)
+    assert DIRECT in ask(budgeted.student, "two").json()["model"]
+    set_budgets(budgeted, "role=user 1 requests/day then=staff:1b")
+    refused = ask(budgeted.student, "three")
+    assert refused.status_code == 429
+    assert "not open to you" in refused.text
+
+
+@pytest.fixture
+def one_slot(budgeted: CachedWebUI) -> Iterator[CachedWebUI]:
+    """With a node that answers one chat at a time."""
+    path = "/api/v1/functions/id/gpu_router/valves"
+    valves = budgeted.admin.get(path)
+    budgeted.admin.post(f"{path}/update", {**valves, "nodes": f"gpu0 {budgeted.node.url} slots=1"})
+    yield budgeted
+    budgeted.admin.post(f"{path}/update", valves)
+
+
+def test_a_used_up_budget_may_lead_to_the_end_of_the_queue(one_slot: CachedWebUI) -> None:
+    """Would catch a chat over its budget that takes a slot from somebody who came later."""
+    student, admin = one_slot.student, one_slot.admin
+    set_budgets(one_slot, "role=user 1 requests/day then=queue-last")
+    assert ask(student, "within the budget").status_code == 200
+    wait_until_used(student, 1)
+    one_slot.node.enqueue(Answer(["word "] * 1000, pause=0.05))
+    blocker = one_slot.stream(
+        admin, {"model": "gpt-4", "messages": [{"role": "user", "content": "take the slot"}]}
+    )
+    next(blocker)
+    with ThreadPoolExecutor(2) as pool:
+        answers = []
+        for number, (api, text) in enumerate(((student, "over the budget"), (admin, "came later")), start=1):
+            answers.append(pool.submit(ask, api, text))
+            wait_until_queued(admin, number)
+        blocker.close()
+        assert [answer.result().status_code for answer in answers] == [200, 200]
+    asked = [chat["messages"][-1]["content"] for chat in one_slot.generations()]
+    assert asked == ["within the budget", "take the slot", "came later", "over the budget"]
+
+
+def wait_until_queued(admin: OpenWebUI, chats: int) -> None:
+    eventually(lambda: bool(admin.get("/api/system/load")["nodes"][0]["queued"] == chats))
+
+
+@pytest.fixture
+def tomorrow(replica: SteppedWebUI) -> Iterator[None]:
+    """The second server's clock is a day ahead."""
+    replica.step(24 * 3600)
+    yield
+    replica.step(0)
+
+
+def test_two_servers_share_the_budget_until_the_next_day(
+    budgeted: CachedWebUI, replica: SteppedWebUI, request: pytest.FixtureRequest
+) -> None:
+    """Would catch a budget for each worker, and a day that never ends."""
+    with budgeted.valkey.client() as client:
+        client.flushall()
+    set_budgets(budgeted, "role=user 2 requests/day", redis_url=budgeted.valkey.url)
+    elsewhere = OpenWebUI(replica.webui.url, budgeted.student.key)
+    elsewhere.models(refresh=True)
+    for number, api in enumerate((budgeted.student, elsewhere), start=1):
+        assert ask(api, f"hello {number}", DIRECT).status_code == 200
+        wait_until_used(budgeted.student, number)
+    for api in (budgeted.student, elsewhere):
+        assert ask(api, "one more", DIRECT).status_code == 429
+    request.getfixturevalue("tomorrow")
+    assert ask(elsewhere, "a new day", DIRECT).status_code == 200
+    elsewhere.close()
+
+
+def test_who_sees_what_was_used(budgeted: CachedWebUI) -> None:
+    """Would catch a user who sees what others use, and a file that an admin cannot read."""
+    set_budgets(budgeted, "everyone 9 requests/day", "role=user 20 requests/week shared")
+    assert ask(budgeted.student, "=1+1").status_code == 200
+    wait_until_used(budgeted.student, 1)
+    plain = usage(budgeted.student)
+    assert [each["left"] for each in plain["budgets"]] == [8, 19]
+    assert "all" not in plain
+    everybody = {(each["whose"], each["period"]): each["used"] for each in usage(budgeted.admin)["all"]}
+    assert everybody == {("student@example.org", "day"): 1, ("role=user", "week"): 1}
+    url = f"{budgeted.webui.url}/ollama-pack/usage.csv"
+    headers = [{"Authorization": f"Bearer {api.key}"} for api in (budgeted.student, budgeted.admin)]
+    assert requests.get(url, headers=headers[0], timeout=30).status_code == 401
+    table = requests.get(url, headers=headers[1], timeout=30).text.splitlines()
+    assert "student@example.org,False,requests,day,1.0,0.0" in table
+
+
+def test_a_table_that_cannot_be_used_is_refused(budgeted: CachedWebUI) -> None:
+    """Would catch a typing error that switches all budgets off."""
+    with pytest.raises(ServerError, match="400"):
+        set_budgets(budgeted, "everyone 5 requests/day\nrole=boss 1 requests/day")
+    log = budgeted.webui.log.read_text(errors="replace")
+    assert "row 2 ('role=boss 1 requests/day'): role=boss is not a known role" in log
+
+
+def test_without_a_table_nothing_is_stored(cached_webui: CachedWebUI, budgeted: CachedWebUI) -> None:
+    set_budgets(budgeted)
+    assert ask(budgeted.student, "free").status_code == 200
+    assert usage(budgeted.student) == {"budgets": [], "fault": ""}
+    folder = cached_webui.webui.log.parent / "data"
+    with closing(sqlite3.connect(folder / DATABASE)) as link:
+        assert link.execute("SELECT count(*) FROM counters").fetchone() == (0,)
+
+
+def test_a_dead_store_breaks_no_chat(budgeted: CachedWebUI) -> None:
+    """Would catch chats that fail, or hang, without Redis; and an admin who is not told."""
+    set_budgets(budgeted, "everyone 1 requests/day", redis_url="redis://127.0.0.1:1/0")
+    for text in ("one", "two", "three"):
+        assert ask(budgeted.student, text).status_code == 200
+    assert "Redis failed" in usage(budgeted.admin)["fault"]
+    assert usage(budgeted.student)["fault"] == ""
+    log = budgeted.webui.log.read_text(errors="replace")
+    assert log.count("Budgets are not counted and do not hold") == 1

@@ -1,5 +1,7 @@
 """The cache as a whole on real stores: what is kept, told again, and thrown away."""
 
+import asyncio
+
 import pytest
 
 from harness.cache_processes import (
@@ -209,5 +211,88 @@ def test_figures_are_those_of_all_processes(place: str) -> None:
         assert counts["bypasses/temporary chat"] == 1
         assert counts["tokens_saved"] == 6
         assert sum(value for name, value in counts.items() if name.startswith("lookups_ms/")) == 4
+
+    run_on(place, test)
+
+
+ASKED, AGAIN = "What is the capital of France?", "Hi, can you tell me what the capital of France is?"
+
+
+async def entered(cache: ResponseCache) -> None:
+    """Wait until the answer can be found by other words: it is entered once it has ended."""
+    marks = ""
+
+    async def found() -> bool:
+        nonlocal marks
+        marks += "?"  # each look is another question, as one that finds nothing has the lease
+        return isinstance(await cache.lookup(question(f"{ASKED}{marks}", similar=True)), Hit)
+
+    await until(found)
+
+
+def test_other_words_get_the_answer_and_its_end(place: str) -> None:
+    """Would catch a second key that finds nothing, outlives its answer, or hides that the words differ."""
+
+    async def test(one: ResponseCache, two: ResponseCache) -> None:
+        upstream = ScriptedUpstream()
+        await ask(one, upstream, question(ASKED, similar=True))
+
+        await entered(two)
+        outcome = await two.lookup(question(AGAIN, similar=True))
+        assert isinstance(outcome, Hit)
+        assert outcome.near is not None
+        assert outcome.near.asked == ASKED
+        chunks = await collected(two.chunks(outcome, HEAD, upstream))
+        assert said(chunks) == "Hello"
+        assert chunks[-1]["ollama_pack"] == {"cache": "similar", "age_seconds": 0, "similarity": 1.0}
+        assert upstream.begun == 1
+        assert two.counters.snapshot()["similar/normalised"] >= 1
+        assert isinstance(await two.lookup(question(AGAIN)), Lead)  # the tier is off
+
+    run_on(place, test)
+
+
+@pytest.mark.parametrize("gone", ["chat", "flush", "scope"])
+def test_other_words_get_no_answer_that_is_gone(place: str, gone: str) -> None:
+    """Would catch a second key that leads to a deleted, flushed or somebody else's answer."""
+
+    async def test(one: ResponseCache, two: ResponseCache) -> None:
+        await ask(one, ScriptedUpstream(), question(ASKED, similar=True))
+
+        await entered(two)
+        scope = "user:2" if gone == "scope" else "user:1"
+        if gone == "chat":
+            await two.discard("chat:1")
+        elif gone == "flush":
+            await two.flush()
+        assert isinstance(await two.lookup(question(AGAIN, similar=True, scope=scope)), Lead)
+
+    run_on(place, test)
+
+
+def test_regenerate_goes_past_other_words(place: str) -> None:
+    """Would catch a button that gives the similar answer again and again."""
+
+    async def test(one: ResponseCache, two: ResponseCache) -> None:
+        await ask(one, ScriptedUpstream(), question(ASKED, similar=True))
+        better = ScriptedUpstream(content_chunk("Better"), last_chunk())
+        assert said(await ask(two, better, question(AGAIN, similar=True, refresh=True))) == "Better"
+        assert said(await ask(one, ScriptedUpstream(), question(AGAIN, similar=True))) == "Better"
+
+    run_on(place, test)
+
+
+def test_who_follows_a_similar_question_is_answered(place: str) -> None:
+    """Would catch askers at one moment who wait for a generation that never begins."""
+
+    async def test(one: ResponseCache, two: ResponseCache) -> None:
+        upstream = ScriptedUpstream()
+        await ask(one, upstream, question(ASKED, similar=True))
+
+        await entered(two)
+        answers = await asyncio.gather(
+            *(ask(cache, upstream, question(AGAIN, similar=True)) for cache in (one, two) for _ in range(5))
+        )
+        assert {said(answer) for answer in answers} == {"Hello"}
 
     run_on(place, test)

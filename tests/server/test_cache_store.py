@@ -94,6 +94,23 @@ async def ended(store: CacheStore, slot: Slot) -> None:
     await until(absent)
 
 
+def test_finding_takes_no_lease(opener: Opener) -> None:
+    """Would catch a look that makes its asker the leader, or that finds what was flushed."""
+
+    async def test(one: CacheStore, two: CacheStore) -> None:
+        assert await two.find(ONE) is None
+        await keep(one, ONE, b"sealed")
+        found = await two.find(ONE)
+        assert isinstance(found, Kept)
+        assert found.sealed == b"sealed"
+        assert await two.find(TWO) is None
+        await one.flush()
+        assert await two.find(ONE) is None
+        assert isinstance(await two.acquire(ONE, "t1", "read"), Lease)
+
+    run(opener, test)
+
+
 def test_first_asker_leads_and_the_others_follow(opener: Opener) -> None:
     """Would catch two leaders for one answer, or one that is told to follow itself when it repeats."""
 

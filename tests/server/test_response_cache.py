@@ -336,6 +336,34 @@ def test_client_may_ask_for_a_new_answer(cached: CachedWebUI) -> None:
     assert ask(cached.student, chat("hello"))["choices"] == renewed["choices"]
 
 
+def test_question_in_other_words_is_answered_where_the_admin_wants_so(cached_file: CachedWebUI) -> None:
+    """Would catch a tier that is on by itself, that serves another user, or that a client cannot refuse."""
+    first, again = (
+        "What is the capital of France?",
+        "hi, can you tell me what the capital of France is? thanks",
+    )
+    answer = ask(cached_file.student, chat(first))
+    assert "cache" not in ask(cached_file.student, chat(f"Hey, {first}"))["ollama_pack"]
+    cached_file.set_valves(secret="s" * 32, similar="normalised")
+    answer = ask(cached_file.student, chat(first))
+    url, headers = f"{cached_file.webui.url}/api/chat/completions", {"Cache-Control": "no-similar"}
+    headers |= {"Authorization": f"Bearer {cached_file.student.key}"}
+    refused = requests.post(url, json=chat(f"Hello! {first}"), headers=headers, timeout=30).json()
+    assert "cache" not in refused["ollama_pack"]
+    given = ask(cached_file.student, chat(again))
+    assert given["choices"] == answer["choices"]
+    assert given["ollama_pack"] == {
+        "cache": "similar",
+        "similarity": 1.0,
+        "age_seconds": given["ollama_pack"]["age_seconds"],
+    }
+    assert "cache" not in ask(cached_file.other, chat(again))["ollama_pack"]
+    history = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello"}]
+    asked = {"role": "user", "content": again}
+    later = ask(cached_file.student, {"model": "gpt-4", "messages": [*history, asked]})
+    assert "cache" not in later["ollama_pack"]
+
+
 def test_nobody_chats_with_the_replay_model(user: OpenWebUI) -> None:
     """Would catch a model in everybody's picker that answers nothing, or a refusal that tells nothing."""
     offered = user.models()

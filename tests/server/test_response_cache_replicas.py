@@ -5,27 +5,16 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.client import OpenWebUI
-from harness.fixtures_cache import DIRECT, CachedWebUI, Json
-from harness.fixtures_routing import NO_BACKGROUND
+from harness.fixtures_cache import DIRECT, CachedWebUI, Json, SteppedWebUI
 from harness.ollama_node import Answer
-from local.webui import RunningWebUI, connections, open_webui
 
 WORDS = [f"word{number} " for number in range(60)]
 
 
-@pytest.fixture(scope="module")
-def replica(cached_webui: CachedWebUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningWebUI]:
-    """A second server on the first one's database."""
-    static = tmp_path_factory.mktemp("static")
-    environment = connections(ollama=(cached_webui.node.url,)) | NO_BACKGROUND | {"STATIC_DIR": str(static)}
-    with open_webui(cached_webui.webui.log.parent, environment=environment) as webui:
-        yield webui
-
-
 @pytest.fixture
-def elsewhere(cached: CachedWebUI, replica: RunningWebUI) -> Iterator[OpenWebUI]:
+def elsewhere(cached: CachedWebUI, replica: SteppedWebUI) -> Iterator[OpenWebUI]:
     """The same user on the second server."""
-    api = OpenWebUI(replica.url, cached.student.key)
+    api = OpenWebUI(replica.webui.url, cached.student.key)
     api.models(refresh=True)
     yield api
     api.close()

@@ -262,3 +262,32 @@ def test_order_is_a_permutation_and_memory_is_bounded(actions: list[tuple[str, i
         assert len(queue) == len(there)
         assert turns_hold(queue, serving)
         assert len(queue._ends) <= 2 * 50 + 65  # noqa: SLF001 - the bound is what is tested
+
+
+def over_budget(number: int, user: str) -> FleetRequest:
+    return FleetRequest(f"r{number}", user, ("m",), last=True)
+
+
+def test_who_is_over_budget_comes_behind_everybody() -> None:
+    """Would catch a chat over its budget that steps between the others, as a background call does."""
+    queue = FairQueue(100, PATIENCE)
+    queue.push(over_budget(0, "ann"), 0.0, 1.0)
+    queue.push(ask(1, "title", background=True), 1.0, 1.0)
+    for number in range(2, 5):
+        queue.push(ask(number, "bob"), 2.0, 1.0)
+    assert ids(queue) == ["r2", "r3", "r4", "r1", "r0"]
+    assert ids(queue, 10 * PATIENCE)[-1] == "r0"
+
+
+def test_who_is_over_budget_makes_room_first() -> None:
+    """Would catch a full queue of chats over their budget that locks everybody else out."""
+    queue = FairQueue(8, PATIENCE)
+    for number in range(6):  # the last places are for others
+        queue.push(over_budget(number, f"u{number}"), 0.0, 1.0)
+    with pytest.raises(QueueFullError):
+        queue.push(over_budget(20, "late"), 0.0, 1.0)
+    for number in range(30, 38):
+        queue.push(ask(number, f"p{number}"), 1.0, 1.0)
+    assert ids(queue) == [f"r{number}" for number in range(30, 38)]
+    with pytest.raises(QueueFullError):
+        queue.push(ask(40, "one too many"), 1.0, 1.0)

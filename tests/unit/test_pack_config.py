@@ -166,7 +166,14 @@ def test_sections_without_a_plugin_are_named() -> None:
 
 def test_cache_section_becomes_valves() -> None:
     """Would catch a setting that does not reach its valve, or one that overwrites what an admin set."""
-    said = {"url": "redis://r/0", "ttl": 60, "scope": "group", "when": "deterministic", "max_entry_kb": 8}
+    said = {
+        "url": "redis://r/0",
+        "ttl": 60,
+        "scope": "group",
+        "when": "deterministic",
+        "max_entry_kb": 8,
+        "similar": "normalised",
+    }
     config = PackConfig.model_validate({"cache": {**said, "secret": "a" * 16, "enabled": False}})
     assert config.cache_valves == {
         "redis_url": "redis://r/0",
@@ -174,6 +181,7 @@ def test_cache_section_becomes_valves() -> None:
         "scope": "group",
         "cache_when": "deterministic",
         "max_entry_kb": 8,
+        "similar": "normalised",
         "secret": "a" * 16,
         "enabled": False,
     }

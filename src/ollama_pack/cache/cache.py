@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
+from dataclasses import replace
 from secrets import token_hex
 from typing import Any
 
@@ -14,12 +15,13 @@ from ollama_pack.cache.counters import CacheCounters
 from ollama_pack.cache.entry import Entry, open_entry
 from ollama_pack.cache.errors import EntryUnreadableError, LeaderLostError
 from ollama_pack.cache.follow import LiveHub
-from ollama_pack.cache.generation import CacheRules, Generation, GenerationTools, Upstream
+from ollama_pack.cache.generation import LOST_RECORD, CacheRules, Generation, GenerationTools, Upstream
 from ollama_pack.cache.guard import GuardRule, StoreGuard, StoreTrouble
 from ollama_pack.cache.key import Slot
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit, Lead, Miss, Question
 from ollama_pack.cache.replay import CacheMark, entry_chunks, shared_chunks
+from ollama_pack.cache.similar import Near, Pointer, last_asked, open_pointer, seal_pointer, wording_slot
 from ollama_pack.cache.store import CacheStore, Kept, Lease, Running
 from ollama_pack.engines.ollama.stream import UsagePlace
 from ollama_pack.engines.ollama.to_openai import ReplyHead
@@ -76,6 +78,7 @@ class ResponseCache:
             wall=wall,
             lasting=self._lasting,
             detached=set(),
+            remember=self._remember,
         )
         self._hub = LiveHub(self._tools)
         self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
@@ -175,6 +178,8 @@ class ResponseCache:
                     if entry := await self._opened(question, kept):
                         return self._hit(question, entry, kept.age)
                 case Lease() as lease:
+                    if hit := await self._similar(question, lease):
+                        return hit
                     self.counters.add(f"misses/{why}")
                     return Lead(question, lease, why)
                 case Running() as running:
@@ -193,6 +198,56 @@ class ResponseCache:
             slot, lambda: self._guard.ask(lambda store: store.acquire(slot, token, "read"))
         )
         return Running(slot, found.token) if isinstance(found, Lease) and not own else found
+
+    async def _similar(self, question: Question, lease: Lease) -> Hit | None:
+        """The answer to the same question in other words; the lease goes back then."""
+        if question.basis is None or question.refresh:
+            return None
+        place = wording_slot(question.basis, self.keyring)
+        if place is None or (pointer := await self._pointer(question, place)) is None:
+            return None
+        found = await self._guard.ask(lambda store: store.find(pointer.slot))
+        if not isinstance(found, Kept):
+            return None
+        there = replace(question, slot=pointer.slot)
+        if (entry := await self._opened(there, found)) is None:
+            return None
+        await self._give_back(question, lease)
+        near = Near(pointer.slot, pointer.asked)
+        self.counters.add(f"similar/{near.tier}")
+        return replace(self._hit(question, entry, found.age), near=near)
+
+    async def _pointer(self, question: Question, place: Slot) -> Pointer | None:
+        """What is entered under the key of a wording."""
+        found = await self._guard.ask(lambda store: store.find(place))
+        if not isinstance(found, Kept):
+            return None
+        try:
+            return open_pointer(found.sealed, question.scope, place, self.keyring)
+        except EntryUnreadableError:
+            self.counters.add("unreadable")
+            return None
+
+    async def _give_back(self, question: Question, lease: Lease) -> None:
+        """Let those who have begun to follow look for themselves."""
+        cipher = self.keyring.stream_cipher(question.scope, lease.slot.name, lease.token)
+        last = (1, cipher.seal_record(1, LOST_RECORD))
+        await self._guard.ask(lambda store: store.release(lease, last))
+
+    async def _remember(self, question: Question) -> None:
+        """Enter an answer that was kept under the key of its question's wording, with the same labels."""
+        if question.basis is None or (place := wording_slot(question.basis, self.keyring)) is None:
+            return
+        pointer = Pointer(question.slot, last_asked(question.basis.body))
+        sealed = seal_pointer(pointer, question.scope, place, self.keyring)
+        ttl, quota, token = self._lasting(), self._rules.quota, token_hex(16)
+        for label in question.labels:
+            tag = self.keyring.label_tag(label)
+            if isinstance(await self._guard.ask(lambda store: store.label(tag, place, ttl)), StoreTrouble):  # noqa: B023
+                return
+        lease = await self._guard.ask(lambda store: store.acquire(place, token, "refresh"))
+        if isinstance(lease, Lease):
+            await self._guard.ask(lambda store: store.commit(lease, sealed, ttl, quota, (1, b"")))
 
     def _hit(self, question: Question, entry: Entry, age: float) -> Hit:
         self.counters.add("hits")
@@ -299,7 +354,10 @@ class ResponseCache:
 
 
 async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGenerator[dict[str, Any], None]:
-    for chunk in entry_chunks(hit.entry, head, CacheMark("hit", hit.age_seconds), place):
+    mark = CacheMark("hit", hit.age_seconds)
+    if hit.near is not None:
+        mark = CacheMark("similar", hit.age_seconds, hit.near.similarity)
+    for chunk in entry_chunks(hit.entry, head, mark, place):
         yield chunk
 
 

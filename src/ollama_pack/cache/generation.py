@@ -79,6 +79,7 @@ class GenerationTools:
         wall: Unix time in seconds.
         lasting: draws the milliseconds that an entry stays.
         detached: those that go on for others alone.
+        remember: enters an answer that was kept under the key of its question's wording.
     """
 
     guard: StoreGuard
@@ -89,6 +90,7 @@ class GenerationTools:
     wall: Callable[[], float]
     lasting: Callable[[], int]
     detached: set[object]
+    remember: Callable[[Question], Awaitable[None]]
 
 
 class Generation:
@@ -108,6 +110,7 @@ class Generation:
         """
         self.live = LiveAnswer()
         self._tools = tools
+        self._question = question
         self._scope = question.scope
         self._lease = lease
         self._labels = question.labels
@@ -297,6 +300,8 @@ class Generation:
         finally:
             late.cancel()
         self.live.close("complete")
+        if not reason:
+            await self._tools.remember(self._question)
 
     async def _keep(self, entry: Entry) -> str:
         """Commit an entry; empty, or the reason why it is not kept."""

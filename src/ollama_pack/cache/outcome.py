@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from ollama_pack.cache.entry import Entry
-from ollama_pack.cache.key import Slot
+from ollama_pack.cache.key import AnswerBasis, Slot
+from ollama_pack.cache.similar import Near
 from ollama_pack.cache.store import Lease, Running
 
 
@@ -20,6 +21,7 @@ class Question:
             is not kept there. Empty: nobody chooses between models.
         needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
             off the finish reason "stop" all the same; figures it does not invent.
+        basis: of the slot, where an answer to the same question in other words may be given; else None.
     """
 
     slot: Slot
@@ -28,6 +30,7 @@ class Question:
     refresh: bool = False
     needs_usage: bool = False
     answerer: str = ""
+    basis: AnswerBasis | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,13 @@ class Hit:
         question: that was asked.
         entry: the answer.
         age_seconds: since it was kept, on the store's clock.
+        near: the question that the answer was given to, when it had other words.
     """
 
     question: Question
     entry: Entry
     age_seconds: float
+    near: Near | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,16 @@ return {'lease', fence, epoch}
 """
 )
 
+# KEYS: m, e
+FIND = lua_script(
+    _CLOCK
+    + """
+local entry = redis.call('HMGET', KEYS[2], 'epoch', 'made', 'fence', 'sealed')
+if not entry[1] or entry[1] ~= redis.call('HGET', KEYS[1], 'epoch') then return {} end
+return {entry[4], entry[3], clock() - entry[2]}
+"""
+)
+
 # KEYS: l, g, s. ARGV: token, lease, stream times, place of the first record, records
 APPEND = lua_script(
     _PROLONG
@@ -284,7 +294,7 @@ return redis.call('ZADD', KEYS[1], now, ARGV[1])
 )
 
 ALL_SCRIPTS = (
-    *(ACQUIRE, APPEND, RENEW, LEAVE, RELEASE, COMMIT, FOLLOW),
+    *(ACQUIRE, FIND, APPEND, RENEW, LEAVE, RELEASE, COMMIT, FOLLOW),
     *(DISCARD, FLUSH, SWEEP, LABEL, DROP_SCOPE, REGISTER),
 )
 

@@ -17,16 +17,21 @@ class CacheMark:
     """What a client is told of where its answer came from.
 
     Attributes:
-        cache: `hit` for a kept answer, `follow` for one that was being generated for somebody else.
+        cache: `hit` for a kept answer, `follow` for one that was being generated for somebody else,
+            `similar` for a kept answer to the same question in other words.
         age_seconds: since it was kept; 0 for `follow`. Never negative.
+        similarity: of the questions, from 0 to 1, for `similar` alone.
     """
 
-    cache: Literal["hit", "follow"]
+    cache: Literal["hit", "follow", "similar"]
     age_seconds: float = 0.0
+    similarity: float | None = None
 
     @property
     def fields(self) -> dict[str, Any]:
-        return {MARKER: {"cache": self.cache, "age_seconds": max(0, round(self.age_seconds))}}
+        similarity = {} if self.similarity is None else {"similarity": round(self.similarity, 4)}
+        age = max(0, round(self.age_seconds))
+        return {MARKER: {"cache": self.cache, "age_seconds": age, **similarity}}
 
 
 def entry_chunks(

@@ -79,15 +79,25 @@ class SqliteCache:
         return int(self._one("PRAGMA data_version")[0]), self._link.total_changes
 
     def acquire(self, slot: Slot, token: str, mode: AcquireMode) -> Kept | Lease | Running:
-        if mode == "read" and (found := self._kept(slot)):
+        if mode == "read" and (found := self.find(slot)):
             return found
         with self._writing() as now:
             if mode == "read":
-                if found := self._kept(slot):
+                if found := self.find(slot):
                     return found
                 if running := self._running(slot, token, now):
                     return running
             return self._lease(slot, token, now, shared=mode == "read")
+
+    def find(self, slot: Slot) -> Kept | None:
+        now = self._clock()
+        row = self._one(
+            "SELECT sealed, entries.fence, made FROM entries JOIN meta USING (scope, epoch)"
+            " WHERE scope = ? AND slot = ? AND ends > ?",
+            *_columns(slot),
+            now,
+        )
+        return Kept(row[0], row[1], max(0, now - row[2]) / 1000) if row else None
 
     def append(self, lease: Lease, first: int, records: Sequence[bytes]) -> bool:
         with self._writing() as now:
@@ -216,16 +226,6 @@ class SqliteCache:
             self._link.execute("ROLLBACK")
             raise
         self._link.execute("COMMIT")
-
-    def _kept(self, slot: Slot) -> Kept | None:
-        now = self._clock()
-        row = self._one(
-            "SELECT sealed, entries.fence, made FROM entries JOIN meta USING (scope, epoch)"
-            " WHERE scope = ? AND slot = ? AND ends > ?",
-            *_columns(slot),
-            now,
-        )
-        return Kept(row[0], row[1], max(0, now - row[2]) / 1000) if row else None
 
     def _running(self, slot: Slot, token: str, now: int) -> Running | Lease | None:
         row = self._one(

@@ -130,6 +130,9 @@ class CacheStore(Protocol):
             mode: whether an entry or a running generation is wanted at all.
         """
 
+    async def find(self, slot: Slot) -> Kept | None:
+        """The entry, and no lease where there is none."""
+
     async def append(self, lease: Lease, first: int, records: Sequence[bytes]) -> bool:
         """Add to the live stream and prolong the lease; False when it is lost.
 

@@ -24,6 +24,7 @@ from ollama_pack.cache.redis_scripts import (
     COMMIT,
     DISCARD,
     DROP_SCOPE,
+    FIND,
     FLUSH,
     FOLLOW,
     LABEL,
@@ -130,6 +131,13 @@ class RedisStore:
             case [b"lease", fence, epoch]:
                 return Lease(slot, token, int(fence), int(epoch), shared=mode == "read")
         raise StoreDownError(f"Redis answered {found[:1]!r} to a lookup")
+
+    async def find(self, slot: Slot) -> Kept | None:
+        names = RedisNames(slot.scope)
+        match await self._run(FIND, [names.meta, names.entry(slot.name)]):
+            case [bytes(sealed), fence, age]:
+                return Kept(sealed, int(fence), max(0, int(age)) / 1000)
+        return None
 
     async def append(self, lease: Lease, first: int, records: Sequence[bytes]) -> bool:
         keys = [*_lease_keys(lease), _stream(lease)]

@@ -85,6 +85,9 @@ class SqliteStore:
     async def acquire(self, slot: Slot, token: str, mode: AcquireMode) -> Kept | Lease | Running:
         return await self._do(lambda cache: cache.acquire(slot, token, mode))
 
+    async def find(self, slot: Slot) -> Kept | None:
+        return await self._do(lambda cache: cache.find(slot))
+
     async def append(self, lease: Lease, first: int, records: Sequence[bytes]) -> bool:
         return await self._do(lambda cache: cache.append(lease, first, records))
 

@@ -6,14 +6,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ollama_pack.base.redis import redis_client
 from ollama_pack.budgets.period import site_zone
 from ollama_pack.budgets.store import BudgetStore
+from ollama_pack.budgets.store_redis import RedisBudgetStore
 from ollama_pack.budgets.store_sqlite import SqliteBudgetStore
 from ollama_pack.budgets.table import parse_budgets
 from ollama_pack.services.budgets import Budgets, BudgetUse, Reservation
 
 BUDGET_STATE = "ollama_pack_budget"  # the filter's key in `__metadata__`, where it leaves the ticket
 _NANO = 1e-9
+
+
+class BudgetTicket(dict[str, Any]):
+    """What `__metadata__` holds of a chat: when the last reference to it goes, the chat has ended."""
+
+    __slots__ = ("__weakref__",)
 
 
 @dataclass(slots=True)
@@ -29,6 +37,7 @@ class ChatBudget:
         first_at: when the answer began that has no figures yet; None: none has.
         pieces: chunks of that answer.
         answered: an answer came.
+        heard_at: when something was heard of it last.
     """
 
     reservation: Reservation
@@ -39,23 +48,34 @@ class ChatBudget:
     first_at: float | None = None
     pieces: int = 0
     answered: bool = False
+    heard_at: float = 0.0
 
     def take(self, chunk: Mapping[str, Any], now: float) -> None:
-        """Look at a chunk of an answer, or at a whole one."""
-        self.answered = True
+        """Look at a chunk of a streamed answer; an error or a source is no part of one."""
+        if chunk.get("error") or not (chunk.get("choices") or chunk.get("usage")):
+            return
+        self.answered, self.heard_at = True, now
         about = chunk.get("ollama_pack")
         if isinstance(about, Mapping) and about.get("cache"):
-            self.figures.append((0.0, 0.0))  # nothing was generated for it
-            self.first_at = None
+            self.take_kept()
             return
         usage, timings = chunk.get("usage"), chunk.get("timings")
         if isinstance(usage, Mapping) and usage:
-            began = self.began if self.first_at is None else self.first_at
-            self.figures.append(_figures_of(usage, timings, now - began))
-            self.first_at, self.pieces = None, 0
+            self.take_whole({**usage, **(timings if isinstance(timings, Mapping) else {})}, now)
         elif self.first_at is None:
             self.first_at = now
         self.pieces += self.first_at is not None
+
+    def take_whole(self, usage: Mapping[str, Any], now: float) -> None:
+        """An answer has ended, with these figures or none."""
+        began = self.began if self.first_at is None else self.first_at
+        self.figures.append(_figures_of(usage, now - began, self.pieces))
+        self.answered, self.first_at, self.pieces = True, None, 0
+
+    def take_kept(self) -> None:
+        """The answer comes from the response cache: nothing was generated for it."""
+        self.figures = [(0.0, 0.0)]
+        self.answered, self.first_at, self.pieces = True, None, 0
 
     def use(self, now: float, *, left: bool = False) -> BudgetUse:
         """What the chat has used.
@@ -80,16 +100,15 @@ def _sum(found: list[tuple[float, float]]) -> BudgetUse:
     return BudgetUse(sum(seconds for seconds, _ in found), sum(tokens for _, tokens in found))
 
 
-def _figures_of(usage: Mapping[str, Any], timings: object, elapsed: float) -> tuple[float, float]:
-    """Seconds of service and tokens: as Ollama or llama.cpp report them, else the time that passed."""
+def _figures_of(usage: Mapping[str, Any], elapsed: float, pieces: int) -> tuple[float, float]:
+    """Seconds of service and tokens: as Ollama or llama.cpp report them, else time that passed and chunks."""
     tokens = _figure(usage, "total_tokens") or sum(
         _figure(usage, one) or _figure(usage, other)
         for one, other in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
     )
     seconds = _NANO * (_figure(usage, "prompt_eval_duration") + _figure(usage, "eval_duration"))
-    told = timings if isinstance(timings, Mapping) else usage
-    seconds = seconds or (_figure(told, "prompt_ms") + _figure(told, "predicted_ms")) / 1000
-    return seconds or max(0.0, elapsed), tokens
+    seconds = seconds or (_figure(usage, "prompt_ms") + _figure(usage, "predicted_ms")) / 1000
+    return seconds or max(0.0, elapsed), tokens or pieces
 
 
 def _figure(figures: Mapping[str, Any], name: str) -> float:
@@ -106,11 +125,13 @@ class BudgetSettings:
     Attributes:
         rows: the table.
         time_zone: of the site; empty: the server's.
+        url: of Redis; empty: the file at `path`.
         path: of SQLite's file.
     """
 
     rows: str
     time_zone: str
+    url: str = field(repr=False)
     path: Path
 
 
@@ -141,4 +162,4 @@ class BudgetKeeper:
 
 
 def _store_of(settings: BudgetSettings) -> BudgetStore:
-    return SqliteBudgetStore(settings.path)
+    return RedisBudgetStore(redis_client(settings.url)) if settings.url else SqliteBudgetStore(settings.path)

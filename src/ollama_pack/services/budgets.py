@@ -178,14 +178,15 @@ class Budgets:
         for stored in await self._ask(self._store.all_counts(now)) or ():
             measure, period, kind, name = stored.counter.split(" ", 3)
             if stored.start >= period_at(now, period, self._zone).start:  # type: ignore[arg-type] # as written
+                scale = 1000 if measure == "gpu" else 1
                 found.append(
                     {
-                        "measure": measure,
+                        "whose": name,
+                        "shared": kind == "all",
+                        "unit": "gpu-seconds" if measure == "gpu" else measure,
                         "period": period,
-                        "kind": kind,
-                        "of": name,
-                        "used": stored.used,
-                        "under_way": stored.reserved,
+                        "used": stored.used / scale,
+                        "under_way": stored.reserved / scale,
                     }
                 )
         return found

@@ -43,6 +43,14 @@ class CacheValves(PackValves):
         default="always",
         description="deterministic: only requests with temperature 0 or a seed.",
     )
+    similar: Literal["off", "normalised"] = Field(
+        default="off",
+        description=(
+            "Whether the same question in other words gets a kept answer. off: only the same text does. "
+            "normalised: width, case, punctuation, greetings and thanks may differ; the words and their "
+            "order, numbers, units, negations, names, quotes and code may not. English and Chinese."
+        ),
+    )
     max_entry_kb: int = Field(
         default=256, ge=1, le=16_384, description="A longer answer is not kept, in KiB."
     )

@@ -32,6 +32,7 @@ class CacheRequest:
         preset: what is applied to the body after this.
         refresh: generate anew and overwrite.
         needs_usage: see `Question`.
+        similar: an answer to the same question in other words will do.
     """
 
     body: Mapping[str, Any]
@@ -43,6 +44,7 @@ class CacheRequest:
     preset: Mapping[str, Any] = field(default_factory=dict)
     refresh: bool = False
     needs_usage: bool = False
+    similar: bool = False
 
 
 def why_bypassed(body: Mapping[str, Any], metadata: Mapping[str, Any], when: CacheWhen) -> str:
@@ -71,7 +73,15 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
         return slot
-    return Question(slot, scope, tuple(_labels(asked)), asked.refresh, asked.needs_usage, asked.answerer)
+    return Question(
+        slot=slot,
+        scope=scope,
+        labels=tuple(_labels(asked)),
+        refresh=asked.refresh,
+        needs_usage=asked.needs_usage,
+        answerer=asked.answerer,
+        basis=basis if asked.similar else None,
+    )
 
 
 def scope_facts(asked: CacheRequest) -> ScopeFacts:

@@ -30,13 +30,14 @@ from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import error_code
 from ollama_pack.routing.dispatch.embedding import Embedding
-from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Tell
+from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Served, Tell
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.naming import auto_parts
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.probe.catalogue import Catalogue
 from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
+from ollama_pack.services.budget_chats import BUDGET_STATE
 from ollama_pack.services.connected import OfferedIds, connected_nodes
 from ollama_pack.services.discovery import NodeDiscovery
 from ollama_pack.services.routed import (
@@ -54,6 +55,7 @@ from ollama_pack.services.router_valves import RouterValves
 from ollama_pack.services.sharing import redis_sharing
 from ollama_pack.services.webui_tasks import is_background_task
 from ollama_pack.webui.access import usable_models
+from ollama_pack.webui.budget_contact import BudgetContact
 from ollama_pack.webui.connections import (
     ConnectionModels,
     model_lists,
@@ -115,6 +117,7 @@ class Pipe:
         self.valves = self.Valves()
         self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
         self._discovery = NodeDiscovery()
+        self._budgets = BudgetContact()
         self._connections: tuple[NodeRow, ...] = ()
         self._lists: tuple[ConnectionModels, ...] = ()
         self._ids = OfferedIds((), (), are_connections=False)
@@ -148,12 +151,16 @@ class Pipe:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
         take_over(__request__.app, ROUTER.rstrip("."), self)
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
-        chunks = self._chunks(
-            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers
+        chunks = self._counted(
+            __request__.app,
+            *(body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers),
         )
 
         def refused(error: Exception) -> Refusal:
-            refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            if isinstance(error, ModelRefusedError):
+                refusal = error.refusal
+            else:
+                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
             note_refusal(__request__, refusal, __metadata__)
             if self._host.current is not None:
                 self._host.current.counts.refuse(error_code(error))
@@ -167,6 +174,24 @@ class Pipe:
         except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
             return refused_answer(refused(error))
 
+    async def _counted(
+        self, app: Any, body: Body, user: dict[str, Any], metadata: dict[str, Any], *about: Any
+    ) -> AsyncGenerator[Body, None]:
+        """The answer, as far as the budgets of its user allow it: see `usage_budgets`."""
+        is_task = bool(metadata.get("task"))
+        budgets, begun = await self._budgets.begin(app, user, metadata, always=is_task)
+        if begun["refusal"]:
+            raise ModelRefusedError(Refusal(**begun["refusal"]))
+        served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
+        try:
+            chunks = self._chunks(body, user, metadata, *about, last=begun["last"], served=served)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            if begun["own"]:
+                budgets.budget_end(begun["ticket"])
+
     async def _chunks(
         self,
         body: Body,
@@ -176,6 +201,9 @@ class Pipe:
         task: str | None,
         emitter: Emitter | None,
         headers: NodeHeaders,
+        *,
+        last: bool,
+        served: Served | None,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
@@ -193,6 +221,8 @@ class Pipe:
             figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None, span),
             headers=headers,
+            last=last,
+            served=served,
         )
         async with aclosing(span.around(chunks)) as traced:
             async for chunk in traced:
@@ -217,6 +247,11 @@ class Pipe:
             router = await self._ready()
             models = await self._models(router, body, name, user, remembers=True)
             asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
+        counted: dict[str, Any] = {}
+        if BUDGET_STATE in metadata:  # else no budget holds
+            budgets, begun = await self._budgets.begin(request.app, user, metadata)
+            note = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
+            counted = {"last": begun["last"], "served": note}
         model = router.answering(models)
         chunks = partial(
             router.answer,
@@ -226,6 +261,7 @@ class Pipe:
             chat=str(body.get(CACHE_KEY) or ""),
             figures=admin,
             headers=partial(node_headers, request=request, user=user, metadata=metadata),
+            **counted,
         )
 
         async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:

@@ -26,6 +26,7 @@ from ollama_pack.services.transcribing import voice_counts, voice_report
 from ollama_pack.services.voice_routes import MicrophoneValves, VoiceRoutes
 from ollama_pack.webui.access import readable_names
 from ollama_pack.webui.audience import stated_audience
+from ollama_pack.webui.budget_contact import BudgetContact, usage_table
 from ollama_pack.webui.cache_contact import CacheContact
 from ollama_pack.webui.contact import RouterContact
 from ollama_pack.webui.dashboard import admins_only_page, dashboard_page, sign_in_page
@@ -33,13 +34,14 @@ from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState, function_state, shared_redis_url
 from ollama_pack.webui.load import EMPTY_LOAD, models_in, system_load, without_models
 from ollama_pack.webui.replay_row import share_replay
-from ollama_pack.webui.routes import RouteSpec, shows_key, text_answer
+from ollama_pack.webui.routes import RouteSpec, json_answer, shows_key, text_answer
 from ollama_pack.webui.server import data_folder, event_stream
 from ollama_pack.webui.service import EventService, ends
 from ollama_pack.webui.users import user_names
 
 log = logging.getLogger(__name__)
 
+NO_STORE = {"Cache-Control": "no-store"}
 MAX_SEARCH = 200  # characters
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
@@ -116,6 +118,7 @@ class Event:
         self._router = RouterContact(app)
         self._publisher = Publisher(app, self._router)
         self._cache = CacheContact(app)
+        self._budgets = BudgetContact()
         self._load = SingleFlight(self._ask_load, LOAD_SECONDS)
         self._details = SingleFlight(self._ask_details, LOAD_SECONDS)
         self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
@@ -132,6 +135,8 @@ class Event:
             RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
+            RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
+            RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
             *ollama_routes(),
         )
         self._voice_routes = VoiceRoutes(lambda: self.valves.microphone_key).specs
@@ -195,7 +200,14 @@ class Event:
         router, cache = await self._router_metrics.get(), cache_metrics(await self._cached.get())
         answers = [(("gpu_router",), int(bool(router))), (("response_cache_filter",), int(bool(cache)))]
         text = family(PLUGIN_UP, answers) + router + cache + voice_metrics(voice_counts())
-        return text_answer(text, METRICS_TYPE, {"Cache-Control": "no-store"})
+        return text_answer(text, METRICS_TYPE, NO_STORE)
+
+    async def _usage(self, request: Any, user: Any) -> Any:
+        return json_answer(await self._budgets.usage(request.app, user.model_dump()), headers=NO_STORE)
+
+    async def _usage_csv(self, request: Any, user: Any) -> Any:
+        usage = await self._budgets.usage(request.app, user.model_dump())
+        return text_answer(usage_table(usage.get("all") or ()), "text/csv; charset=utf-8", NO_STORE)
 
     async def _flush_cache(self, _request: Any, _user: Any) -> dict[str, Any]:
         return {"fault": await self._cache.flush()}

@@ -9,6 +9,7 @@ version: {version}
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from ollama_pack.base.single_flight import Remembered
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.outcome import Follow, Hit, Miss
+from ollama_pack.cache.similar import Near
 from ollama_pack.engines.body import object_at
 from ollama_pack.engines.ollama.installed import ModelDigests, TagSite
 from ollama_pack.engines.routed_names import ROUTER
@@ -48,6 +50,7 @@ from ollama_pack.webui.tracing import current_span
 log = logging.getLogger(__name__)
 
 USER_SECONDS = 5.0  # that a user's own valves are kept for the gateway
+SHOWN_CHARACTERS = 80  # of another question, in a status
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
 
 Json = dict[str, Any]
@@ -108,6 +111,7 @@ class Filter:
             log.exception("A request was not looked up in the response cache, and its model answers")
             return body
         state |= {"model": body["model"], "ticket": self._pending.hold(pending), "filter": __id__}
+        state["cached"] = isinstance(pending.outcome, Hit | Follow)
         if isinstance(body.get("metadata"), dict):
             body["metadata"][STATE] = state  # a copy of it, where the Pipelines server has seen the request
         body["model"] = REPLAY
@@ -177,6 +181,7 @@ class Filter:
             "fault": fault,
             "scope": self.valves.scope,
             "ttl_seconds": self.valves.ttl_seconds,
+            "similar": self.valves.similar,
             "worker": cache.counters.snapshot(),
             "all": {} if fault else shared,
         }
@@ -221,7 +226,9 @@ class Filter:
             outcome = await used.cache.lookup(question)
             span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
         if isinstance(outcome, Hit | Follow) and (message := asked.metadata.get("message_id")):
-            used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
+            near = outcome.near if isinstance(outcome, Hit) else None
+            given = replace(question, slot=near.slot) if near else question
+            used.note(given, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
         asked_for = object_at(asked.metadata, "model").get("id") or body["model"]
@@ -242,6 +249,7 @@ class Filter:
             preset=answering.preset,
             refresh="no-cache" in _wishes(request) or await wants_another(metadata, str(model["id"])),
             needs_usage=answering.origin == "ollama",
+            similar=self.valves.similar != "off" and "no-similar" not in _wishes(request),
         )
 
     async def _weights(
@@ -294,7 +302,10 @@ async def _uses_cache(function_id: str, user_id: str) -> bool:
 
 
 def _wishes(request: Any) -> str:
-    """What a client says of caches, as HTTP has it (RFC 9111): `no-cache` for a new answer, `no-store`."""
+    """What a client says of caches: `no-cache` for a new answer and `no-store`, as HTTP has it (RFC 9111).
+
+    `no-similar` is ours: the answer to exactly this question, or a new one.
+    """
     return str(request.headers.get("cache-control") or "").lower()
 
 
@@ -305,11 +316,19 @@ async def _tag_sites() -> list[TagSite]:
 def _status(pending: PendingAnswer) -> str:
     """What a user is told of an answer that is not generated for this question."""
     match pending.outcome:
+        case Hit(near=Near(asked=asked)):
+            return f"answered from a similar question: *{_shown(asked)}* · regenerate to ask anew"
         case Hit(age_seconds=age):
             return f"cached · {age_in_words(age)} ago · regenerate for a new answer"
         case Follow():
             return "shared · being generated for the same question · regenerate for a new answer"
     return ""
+
+
+def _shown(asked: str) -> str:
+    """A question in one line of a status, where Markdown means something."""
+    line = " ".join(asked.replace("*", "").replace("`", "'").split())
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}…"
 
 
 def age_in_words(seconds: float) -> str:

@@ -11,16 +11,26 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
+from weakref import finalize
 
 from pydantic import Field, field_validator
 
 from ollama_pack.base.process import process_wide
+from ollama_pack.base.redis import check_redis_url
 from ollama_pack.budgets.errors import BudgetSpentError
 from ollama_pack.budgets.period import site_zone
 from ollama_pack.budgets.table import BudgetUser, parse_budgets
 from ollama_pack.engines.refusals import Refusal
-from ollama_pack.services.budget_chats import BUDGET_STATE, BudgetKeeper, BudgetSettings, ChatBudget
+from ollama_pack.services.budget_chats import (
+    BUDGET_STATE,
+    BudgetKeeper,
+    BudgetSettings,
+    BudgetTicket,
+    ChatBudget,
+)
 from ollama_pack.services.budgets import Budgets
 from ollama_pack.services.cache_state import STATE
 from ollama_pack.services.pack_valves import PackValves
@@ -30,6 +40,7 @@ from ollama_pack.webui.server import data_folder, take_over
 
 log = logging.getLogger(__name__)
 
+SILENT_SECONDS = 60.0  # after which a stream whose task has ended is over
 BUDGET_DATABASE = "ollama_pack_budgets.sqlite3"  # in Open WebUI's folder of data
 
 Body = dict[str, Any]
@@ -62,6 +73,15 @@ class Filter:
             default="",
             description="In which days begin, such as Europe/Berlin. Empty: the server's own.",
         )
+        redis_url: str = Field(
+            default="",
+            description=(
+                "Where all workers and replicas count: redis://…, rediss://…, unix://…, redis+sentinel://… "
+                "or redis+cluster://…. Empty: a SQLite file next to Open WebUI's data, for the workers of "
+                "one machine."
+            ),
+            json_schema_extra={"input": {"type": "password"}},
+        )
         show_status: bool = Field(
             default=True, description="Show above an answer when less than a fifth of a budget is left."
         )
@@ -71,6 +91,11 @@ class Filter:
         def _readable_rows(cls, text: str) -> str:
             parse_budgets(text)  # a BudgetTableError reaches the admin as the valve's error, row and reason
             return text
+
+        @field_validator("redis_url")
+        @classmethod
+        def _usable_url(cls, url: str) -> str:
+            return check_redis_url(url)
 
         @field_validator("time_zone")
         @classmethod
@@ -137,11 +162,10 @@ class Filter:
         if chat is None:
             return body
         if (__metadata__.get(STATE) or {}).get("cached"):
-            chat.figures.clear()
-            chat.take({"ollama_pack": {"cache": "hit"}}, time.monotonic())
+            chat.take_kept()
         elif not chat.figures:
             last = (body.get("messages") or [{}])[-1]
-            chat.take({"usage": last.get("usage") or {}}, time.monotonic())
+            chat.take_whole(last.get("usage") or {}, time.monotonic())
         self._end(chat)
         return body
 
@@ -149,15 +173,56 @@ class Filter:
         """Other code takes over: give the store back once the chats that are under way have been counted."""
         self._keeper.retire()
 
+    # --- for the router, the gateway and the pages: plain values, as each plugin has classes of its own ---
+
+    async def budget_begin(
+        self, user: dict[str, Any], metadata: dict[str, Any], *, always: bool = False
+    ) -> dict[str, Any]:
+        """Begin to count an answer, also one that came by no filter.
+
+        Args:
+            user: who asks.
+            metadata: the request's; a chat that the filter has seen is known by it.
+            always: it is not refused, as it belongs to a chat that has begun.
+
+        Returns:
+            `ticket`: for `budget_note` and `budget_end`; empty: no budget holds. `own`: the caller ends it.
+            `last`: it comes behind all others. `refusal`: the fields of a `Refusal`; None: it may begin.
+        """
+        if (known := self._chat_of(metadata)) is not None:
+            return _begun(known, own=False)
+        chat = await self._begin(user, always=always) if self.valves.budgets else None
+        if isinstance(chat, Refusal):
+            return {"ticket": "", "own": False, "last": False, "refusal": asdict(chat)}
+        return _begun(chat, own=True)
+
+    def budget_note(self, ticket: str, seconds: float, tokens: float) -> None:
+        """An answer of a chat took so many seconds of GPU time and so many tokens."""
+        if (chat := self._chats.get(ticket)) is not None:
+            chat.served.append((seconds, tokens))
+            chat.heard_at = time.monotonic()
+
+    def budget_end(self, ticket: str) -> None:
+        """Count what `budget_begin` has begun."""
+        if (chat := self._chats.get(ticket)) is not None:
+            self._end(chat)
+
     async def budget_usage(self, user: dict[str, Any]) -> dict[str, Any]:
-        """The budgets that hold for a user and what is left of them, as plain values."""
+        """The budgets that hold for a user and what is left of them; all that is counted for an admin."""
+        if not self.valves.budgets:
+            return {"budgets": [], "fault": ""}
         budgets = self._budgets()
-        return {"budgets": await budgets.usage(await _budget_user(user, budgets)), "fault": budgets.fault}
+        found = {"budgets": await budgets.usage(await _budget_user(user, budgets))}
+        if user.get("role") == "admin":
+            found["all"] = await budgets.everybody()
+        return {**found, "fault": budgets.fault if user.get("role") == "admin" else ""}
 
     def _budgets(self) -> Budgets:
         valves = self.valves
         return self._keeper.budgets(
-            BudgetSettings(valves.budgets, valves.time_zone, data_folder() / BUDGET_DATABASE)
+            BudgetSettings(
+                valves.budgets, valves.time_zone, valves.redis_url, data_folder() / BUDGET_DATABASE
+            )
         )
 
     async def _begin(self, user: dict[str, Any], *, always: bool = False) -> ChatBudget | Refusal | None:
@@ -186,13 +251,36 @@ class Filter:
         )
 
     def _follow(self, chat: ChatBudget, body: Body, metadata: dict[str, Any]) -> None:
-        """Count the chat when it ends, however it ends: at its outlet, or with the task that answers it."""
-        state = {"ticket": chat.reservation.token}
-        metadata[BUDGET_STATE] = state
+        """Count the chat when it ends, however it ends.
+
+        That is at its outlet; or when its task is cancelled; or when nothing refers to its metadata any more,
+        as after a client has left. Garbage may be collected late: where nothing is heard of a chat for a
+        while after its task has ended, it is over, too.
+        """
+        ticket = BudgetTicket(ticket=chat.reservation.token)
+        metadata[BUDGET_STATE] = ticket
         if isinstance(body.get("metadata"), dict):
-            body["metadata"][BUDGET_STATE] = state  # a copy, where the Pipelines server has seen the request
+            body["metadata"][BUDGET_STATE] = ticket  # a copy, where the Pipelines server has seen the request
+        loop = asyncio.get_running_loop()
+        finalize(ticket, _soon, loop, self._end, chat).atexit = False
+        streams = bool(body.get("stream"))
+
+        def task_ended(task: asyncio.Task[Any]) -> None:
+            if task.cancelled() or not streams or not chat.answered:
+                self._end(chat, left=task.cancelled())
+            else:
+                self._end_when_silent(chat)
+
         if (task := asyncio.current_task()) is not None:
-            task.add_done_callback(lambda done: self._end(chat, left=done.cancelled()))
+            task.add_done_callback(task_ended)
+
+    def _end_when_silent(self, chat: ChatBudget) -> None:
+        silent = time.monotonic() - chat.heard_at
+        if silent > SILENT_SECONDS:
+            self._end(chat)
+        elif chat.reservation.token in self._chats:
+            later = SILENT_SECONDS - silent + 1
+            asyncio.get_running_loop().call_later(later, self._end_when_silent, chat)
 
     def _chat_of(self, metadata: dict[str, Any]) -> ChatBudget | None:
         return self._chats.get((metadata.get(BUDGET_STATE) or {}).get("ticket", ""))
@@ -205,6 +293,20 @@ class Filter:
         task = asyncio.get_running_loop().create_task(chat.budgets.settle(chat.reservation, use))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *values: object) -> None:
+    """Call something on the loop, from whichever thread collects garbage."""
+    with suppress(RuntimeError):  # the server has ended
+        loop.call_soon_threadsafe(call, *values)
+
+
+def _begun(chat: ChatBudget | None, *, own: bool) -> dict[str, Any]:
+    """For `budget_begin`."""
+    if chat is None:
+        return {"ticket": "", "own": False, "last": False, "refusal": None}
+    reservation = chat.reservation
+    return {"ticket": reservation.token, "own": own, "last": reservation.last, "refusal": None}
 
 
 async def _budget_user(user: dict[str, Any], budgets: Budgets) -> BudgetUser:

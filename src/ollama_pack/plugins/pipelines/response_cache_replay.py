@@ -136,6 +136,7 @@ class Pipeline:
             user_id=who.user if who.from_webui or not who.user else CLIENT + who.user,
             digest=digest,
             answerer=answerer,
+            similar=valves.similar != "off",
             refresh=self._is_regenerated(note, str(body.get("model"))),
         )
         question = (

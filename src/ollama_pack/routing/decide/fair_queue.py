@@ -1,5 +1,7 @@
 """Who comes next: users with the least in service, then start-time fair queueing; background behind people.
 
+Behind all of them come the requests of users who have used up a budget. They never step between the others.
+
 A request's turn is how many of its user's requests are in service or wait before it: a user who holds several
 slots gets no further one while somebody waits who holds fewer. Among equal turns the order is that of start
 tags, in seconds of service: the later of the queue's virtual time and the end of the user's request before
@@ -33,7 +35,7 @@ MAX_DEBT = 120.0  # seconds of service by which a user comes after others at mos
 
 # Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
 Owner = tuple[str, bool]
-Place = tuple[bool, int, float, int]
+Place = tuple[int, int, float, int]
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -80,7 +82,8 @@ class WaitingRequest:
     @property
     def place(self) -> Place:
         """What fair order goes by."""
-        return self.behind, max(0, self.turn - self.spare_turns), self.tag, self.number
+        rank = 2 if self.request.last else int(self.behind)
+        return rank, max(0, self.turn - self.spare_turns), self.tag, self.number
 
     @property
     def tag(self) -> float:
@@ -134,7 +137,8 @@ class FairQueue:
             QueueFullError: there is no place, or none for this user or for a background call.
         """
         own = self.places_of(request.user)
-        reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
+        yields = request.background or request.last
+        reserved = int(self.limit * RESERVED_SHARE) if own or yields else 0
         displaced = None
         if len(self) >= self.limit - reserved:
             displaced = self._one_to_displace(request, own)
@@ -160,7 +164,7 @@ class FairQueue:
         start = max(self._virtual, self._ends.get(request.user, 0.0))
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
-        kind = repr((models, request.background, request.context, request.options))
+        kind = repr((models, request.background, request.last, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, came, kind=kind)
         entry.pushed = self._virtual
         entry.spare_turns, entry.grace = self._leeway(entry.owner)
@@ -195,8 +199,13 @@ class FairQueue:
 
         It is the last one of the user with the most places, if that user still has as many as the newcomer
         then. Where nobody has that many, a background call makes room for a person who has no place yet.
-        A background call displaces no person.
+        A background call displaces no person. A request that comes behind all others displaces none, and is
+        the first to make room for them.
         """
+        if request.last:
+            return None
+        if self._order and self._order[-1].request.last:
+            return self._order[-1].request
         places = self._waiting_of
         if request.background:
             places = {user: len(_at_home(held)) for (user, behind), held in self._own.items() if behind}

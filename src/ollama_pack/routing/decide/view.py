@@ -44,6 +44,7 @@ class FleetRequest:
         options: the other options that a runner is loaded with (`num_gpu`, …), sorted by name.
         background: nobody looks at the answer as it is written (titles, tags): people come first.
         load_only: nobody waits: the model is loaded for those who will come.
+        last: its user has used up a budget: it comes behind all others.
     """
 
     id: str
@@ -56,6 +57,7 @@ class FleetRequest:
     options: RunnerOptions = ()
     background: bool = False
     load_only: bool = False
+    last: bool = False
 
     @property
     def tokens(self) -> int:

@@ -175,6 +175,20 @@ class Attempt:
         elapsed = Elapsed(self._first_at - self._began, self.elapsed)
         return spent_on(self._figures.get("usage"), self._figures.get("timings"), elapsed)
 
+    def service(self, pieces: int) -> tuple[float, float]:
+        """Seconds that it kept the engine at work, without a load, and tokens; as far as it has come.
+
+        Args:
+            pieces: chunks that have come: about as many tokens, where the engine has not counted them.
+        """
+        spent = self.spent()
+        if self._figures.get("usage"):
+            return spent.prompt + spent.decode, spent.prompt_count + spent.decode_count
+        tokens = self._pending_chat.request.tokens + pieces
+        if self.binding.loads:  # until the first token nobody can say when the load was over
+            return (0.0 if self.heard_at is None else spent.decode), tokens
+        return spent.total, tokens
+
 
 class Attempts:
     """All that are under way, by the request's id."""

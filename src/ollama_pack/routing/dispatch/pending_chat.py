@@ -13,6 +13,8 @@ from ollama_pack.routing.decide.view import FleetRequest
 from ollama_pack.routing.dispatch.explain import Decision
 from ollama_pack.routing.state.estimates import Durations
 
+# Called with the seconds that an answer took a node, and its tokens.
+Served = Callable[[float, float], None]
 # The headers for one user's chat at a node, besides those that every request there has.
 NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
 
@@ -83,6 +85,7 @@ class PendingChat:
         answering: its answer has begun.
         headers: for its request to a node; None: only those that every request has.
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
+        served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
         came: when it came, on the loop's clock.
         began: when its answer began, on the same clock; None: it has not.
@@ -101,6 +104,7 @@ class PendingChat:
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
     headers: NodeHeaders | None = None
+    served: Served | None = None
     place: int | None = None
     shown: float | None = None
     came: float = field(default_factory=lambda: asyncio.get_running_loop().time())

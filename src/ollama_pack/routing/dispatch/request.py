@@ -20,6 +20,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     user: str,
     chat: str = "",
     background: bool = False,
+    last: bool = False,
     key: bytes = b"",
 ) -> FleetRequest:
     """Read an OpenAI chat body.
@@ -31,6 +32,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
+        last: it comes behind all others.
         key: of the hashes that other workers see instead of the user, the conversation and the prompt.
 
     Raises:
@@ -52,6 +54,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         context=context,
         options=tuple((name, options[name]) for name in RUNNER_OPTIONS if name in options),
         background=background,
+        last=last,
     )
 
 

@@ -1,0 +1,125 @@
+"""How often a tier of the cache answers a question in other words, and how often it should not have.
+
+    .venv/bin/python bench/similar.py --tier normalised --pairs FILE [--json]
+
+`FILE` has a JSON object a line: `a`, `b`, and `same`, whether the answer to `a` is a good answer to `b`.
+Without `--pairs` it is our own pairs, `bench/data/pairs-*.jsonl`. One line of JSON comes out:
+
+- `served`: pairs of the same meaning that the tier serves, of `same` in all.
+- `wrong`: pairs of another meaning (traps) that it serves, of `traps` in all.
+- `lookup_ms`: the CPU time that the tier itself takes for a question: median, and the slowest of a hundred.
+
+Our pairs were written before the rules. The rules were tuned on the half whose digests are even
+(`--half tune`), and not on the other one (`--half held`).
+"""
+
+import argparse
+import hashlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "src")]
+
+from ollama_pack.cache.normal_form import normal_form  # noqa: E402 - the path is set above
+
+DATA = ROOT / "bench/data"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two questions, and whether one answer is good for both."""
+
+    a: str
+    b: str
+    same: bool
+
+
+def read_pairs(files: Sequence[Path]) -> list[Pair]:
+    """The pairs of some files, a JSON object a line."""
+    found = []
+    for file in files:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                found.append(Pair(str(row["a"]), str(row["b"]), bool(row["same"])))
+            except (ValueError, KeyError, TypeError) as error:
+                raise SystemExit(f"{file}:{number}: no object with a, b and same: {error}") from error
+    return found
+
+
+def in_half(pair: Pair, half: str) -> bool:
+    """Whether a pair is in the half that the rules were tuned on, or in the other one."""
+    odd = hashlib.sha256((pair.a + pair.b).encode()).digest()[0] % 2 == 1
+    return half == "all" or odd == (half == "held")
+
+
+def serves_normalised(pair: Pair) -> bool:
+    """Whether the second question gets the first one's answer."""
+    form = normal_form(pair.a)
+    return bool(form) and form == normal_form(pair.b)
+
+
+def lookup_times(pairs: Sequence[Pair], look_up: Callable[[str], object]) -> dict[str, float]:
+    """What the tier itself takes for one question, in milliseconds."""
+    for pair in pairs:
+        look_up(pair.a)
+    took = []
+    for pair in pairs:
+        began = time.thread_time()
+        look_up(pair.b)
+        took.append((time.thread_time() - began) * 1000)
+    ordered = sorted(took)
+    return {
+        "median": round(statistics.median(ordered), 3),
+        "p99": round(ordered[int(0.99 * (len(ordered) - 1))], 3),
+    }
+
+
+def report(pairs: Sequence[Pair], serves: Callable[[Pair], bool]) -> dict[str, int]:
+    """What a tier does with the pairs."""
+    served = [pair for pair in pairs if serves(pair)]
+    return {
+        "served": sum(pair.same for pair in served),
+        "wrong": sum(not pair.same for pair in served),
+        "same": sum(pair.same for pair in pairs),
+        "traps": sum(not pair.same for pair in pairs),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tier", choices=["normalised"], default="normalised")
+    parser.add_argument("--pairs", type=Path, nargs="*", help="files of pairs; ours when left out")
+    parser.add_argument("--half", choices=["all", "tune", "held"], default="all")
+    parser.add_argument("--json", action="store_true", help="one line of JSON and nothing else")
+    parser.add_argument("--show", action="store_true", help="the pairs that were not as they should be")
+    args = parser.parse_args()
+    every = read_pairs(args.pairs or sorted(DATA.glob("pairs-*.jsonl")))
+    pairs = [pair for pair in every if in_half(pair, args.half)]
+    if not pairs:
+        raise SystemExit("there are no pairs")
+    told = {
+        "tier": args.tier,
+        **report(pairs, serves_normalised),
+        "lookup_ms": lookup_times(pairs, normal_form),
+    }
+    if args.show and not args.json:
+        for pair in pairs:
+            if serves_normalised(pair) != pair.same:
+                print("WRONG " if not pair.same else "missed", pair.a, "|", pair.b)
+    print(json.dumps(told))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

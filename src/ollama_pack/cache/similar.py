@@ -1,0 +1,97 @@
+"""The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+
+Each answer that is kept is also entered under the key of its wording: the same request with the normal form
+in the place of the last message. History, system prompt, files, tools, options, model and scope are in that
+key as they are, so they match exactly. What is found there is sealed like an answer, has the same end, goes
+with the same chat, and only leads to the slot of the answer: an answer that is gone is not given.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+from ollama_pack.cache.canonical import StandIn
+from ollama_pack.cache.errors import EntryUnreadableError
+from ollama_pack.cache.key import AnswerBasis, Slot, slot_of
+from ollama_pack.cache.keyring import Keyring
+from ollama_pack.cache.normal_form import NORMAL_VERSION, normal_form
+
+SimilarRule = Literal["off", "normalised"]
+POINTER_VERSION = 1
+_PLAIN = {"role", "content", "id"}  # what a message has that is nothing but text
+
+
+class Near(NamedTuple):
+    """An answer that was given to the same question in other words.
+
+    Attributes:
+        slot: of the answer.
+        asked: the question that it was given to.
+        similarity: 1 where the normal forms are equal.
+        tier: which one found it.
+    """
+
+    slot: Slot
+    asked: str
+    similarity: float = 1.0
+    tier: Literal["normalised"] = "normalised"
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """What is kept under the key of a wording.
+
+    Attributes:
+        slot: of the answer; in the same scope.
+        asked: the last message that was answered.
+    """
+
+    slot: Slot
+    asked: str
+
+
+def last_asked(body: Mapping[str, Any]) -> str:
+    """The text of the last message, when it is a plain one of the user; else empty."""
+    messages = body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if not isinstance(last, dict) or last.get("role") != "user" or not last.keys() <= _PLAIN:
+        return ""
+    content = last.get("content")
+    return content if isinstance(content, str) else ""
+
+
+def wording_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
+    """The slot of a request's wording; None where its last message has no normal form."""
+    form = normal_form(last_asked(basis.body))
+    if not form:
+        return None
+    *before, last = basis.body["messages"]
+    stands = {**last, "content": StandIn(f"normal form {NORMAL_VERSION}: {form}")}
+    slot = slot_of(replace(basis, body={**basis.body, "messages": [*before, stands]}), keyring)
+    return slot if isinstance(slot, Slot) else None
+
+
+def seal_pointer(pointer: Pointer, scope: str, place: Slot, keyring: Keyring) -> bytes:
+    """The pointer encrypted, for this scope and place alone."""
+    plain = {"version": POINTER_VERSION, "leads_to": pointer.slot.name, "asked": pointer.asked}
+    return keyring.seal_entry(scope, place.name, orjson.dumps(plain))
+
+
+def open_pointer(sealed: bytes, scope: str, place: Slot, keyring: Keyring) -> Pointer:
+    """The pointer again.
+
+    Raises:
+        EntryUnreadableError: it was changed, belongs elsewhere, or is of another version.
+    """
+    try:
+        fields = orjson.loads(keyring.open_entry(scope, place.name, sealed))
+    except orjson.JSONDecodeError as error:
+        raise EntryUnreadableError("the pointer is not JSON") from error
+    match fields:
+        case {"version": int(version), "leads_to": str(name), "asked": str(asked)} if (
+            version == POINTER_VERSION
+        ):
+            return Pointer(Slot(place.scope, name), asked)
+    raise EntryUnreadableError("the pointer is of another version")
