@@ -16512,11 +16512,11 @@ class Pipe:
             router = await self._ready()
             models = await self._models(router, body, name, user, remembers=True)
             asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
-        counted: dict[str, Any] = {}
+        last, served = False, None
         if BUDGET_STATE in metadata:  # else no budget holds
-            budgets, begun = await self._budgets.begin(request.app, user, metadata)
-            note = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
-            counted = {"last": begun["last"], "served": note}
+            budgets, begun = await self._budgets.begin(request.app, user, metadata, always=False)
+            served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
+            last = begun["last"]
         model = router.answering(models)
         chunks = partial(
             router.answer,
@@ -16526,7 +16526,8 @@ class Pipe:
             chat=str(body.get(CACHE_KEY) or ""),
             figures=admin,
             headers=partial(node_headers, request=request, user=user, metadata=metadata),
-            **counted,
+            last=last,
+            served=served,
         )
 
         async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:
