@@ -14,7 +14,6 @@ import asyncio
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -30,22 +29,20 @@ from typing import Any
 import psutil
 import redis
 
+from bench.routing.figures import percentile
+from harness.valkey import Valkey, redis_program
+from local.processes import free_port
+from ollama_pack.base.redis import redis_client
+from ollama_pack.routing.decide.assignment import Assignment
+from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, PromptBlock
+from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.peers.redis import RedisShare
+from ollama_pack.routing.peers.share import FleetShare
+from ollama_pack.routing.state.estimates import Durations
+from ollama_pack.routing.state.node_state import ResidentModel
+from ollama_pack.routing.state.scheduler import Scheduler
+
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]
-
-from bench.routing.figures import percentile  # noqa: E402 - the path is set above
-from harness.valkey import Valkey, redis_program  # noqa: E402 - see above
-from local.processes import free_port  # noqa: E402 - see above
-from ollama_pack.base.redis import redis_client  # noqa: E402 - see above
-from ollama_pack.routing.decide.assignment import Assignment  # noqa: E402 - see above
-from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, PromptBlock  # noqa: E402 - see above
-from ollama_pack.routing.nodes import NodeRow  # noqa: E402 - see above
-from ollama_pack.routing.peers.redis import RedisShare  # noqa: E402 - see above
-from ollama_pack.routing.peers.share import FleetShare  # noqa: E402 - see above
-from ollama_pack.routing.state.estimates import Durations  # noqa: E402 - see above
-from ollama_pack.routing.state.node_state import ResidentModel  # noqa: E402 - see above
-from ollama_pack.routing.state.scheduler import Scheduler  # noqa: E402 - see above
-
 RESULTS = ROOT / "bench/results/sharing.json"
 WORKERS_A_PROCESS = 4
 MODELS = {f"m{number}": InstalledModel(f"m{number}", 1) for number in range(8)}

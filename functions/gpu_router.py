@@ -9,126 +9,130 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 16348, which the server calls.
+# Begin here: `class Pipe`, line 16961, which the server calls.
 # The modules that it uses come first:
-#    199  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    225  aliases.errors                 What goes wrong with aliases.
-#    266  engines.errors                 What goes wrong with a node.
-#    408  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    534  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    609  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    670  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    977  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1124  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1292  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1584  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1660  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1721  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1757  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2165  base.single_flight             Many who ask the same at the same time ask once.
-#   2293  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2441  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2565  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   2676  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   2851  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2923  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2929  engines.vectors                Vectors for texts, as an engine gives them.
-#   2958  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3047  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3095  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3143  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3470  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3566  routing.errors                 What goes wrong with routing.
-#   3711  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3749  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4114  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4528  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   4652  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4750  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   4871  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   4979  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5126  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5260  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5573  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   5795  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5912  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6013  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6071  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6136  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6251  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6601  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6686  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6729  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6834  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7038  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7296  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7354  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7451  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7654  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7825  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8170  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8457  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8543  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8713  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8907  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8997  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9078  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9144  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9193  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9273  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9367  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9855  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10013  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10188  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10426  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10529  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10629  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10746  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10930  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10963  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11147  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11182  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11826  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11902  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12048  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12244  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12384  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12444  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12900  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13169  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13280  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13827  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  13887  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13959  cache.errors                   What goes wrong with the cache.
-#  13979  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14007  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14141  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  14147  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  14153  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  14267  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  14314  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  14405  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  14568  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  14658  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14893  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14914  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  15025  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15050  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  15131  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  15239  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  15286  services.pack_valves           What all valves of the pack have in common.
-#  15300  services.router_valves         The valves of the router, wherever it runs.
-#  15395  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15509  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15762  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  15794  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15811  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  15862  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  15930  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16025  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  16186  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  16197  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  16256  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    205  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    231  aliases.errors                 What goes wrong with aliases.
+#    272  engines.errors                 What goes wrong with a node.
+#    414  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    540  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    615  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    676  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    983  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1130  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1298  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1590  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1666  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1727  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1763  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2171  base.single_flight             Many who ask the same at the same time ask once.
+#   2299  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2447  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2571  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   2682  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   2857  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2929  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2935  engines.vectors                Vectors for texts, as an engine gives them.
+#   2964  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3053  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3101  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3149  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3476  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3572  routing.errors                 What goes wrong with routing.
+#   3733  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3771  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4136  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4550  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4674  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4772  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   4893  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5001  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5148  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5282  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5595  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   5817  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5934  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6035  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6093  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6158  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6273  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6623  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6708  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6751  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6856  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7060  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7340  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7398  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7495  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7698  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7869  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8214  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8501  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8587  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8757  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8951  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9048  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9129  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9195  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9244  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9324  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9418  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9906  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10064  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10239  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10477  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10580  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#  10589  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#  10677  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10779  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10814  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11482  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11558  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11591  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11708  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11892  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12038  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12234  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12374  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12434  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12912  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13063  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13276  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13460  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13729  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13840  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14412  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  14472  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14545  cache.errors                   What goes wrong with the cache.
+#  14565  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14593  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14727  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  14733  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  14739  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  14853  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14900  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  14991  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15154  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15244  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15479  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15500  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  15611  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15636  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15717  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  15825  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  15872  services.pack_valves           What all valves of the pack have in common.
+#  15886  services.router_valves         The valves of the router, wherever it runs.
+#  16008  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16122  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16375  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16407  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16424  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  16475  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  16543  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16638  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  16799  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  16810  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  16869  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -153,6 +157,7 @@ from collections.abc import (
     Callable,
     Collection,
     Container,
+    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -162,7 +167,7 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b, sha256
@@ -182,6 +187,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import aiohttp
 import orjson
@@ -3573,6 +3579,22 @@ class NodeTableError(PackError, ValueError):
     Attributes:
         line: number of the row in the text, from 1.
         row: the row as it was written, but for its key.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+class WarmTableError(PackError, ValueError):
+    """A row of the `warm` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written.
         reason: what is wrong with it and what to do.
     """
 
@@ -7038,6 +7060,8 @@ def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Ent
 # --- ollama_pack.engines.ollama.client ---
 # What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
 
+PULL_SECONDS = 3600.0  # without a word, while a node checks a large file
+
 
 class NodeClient(Protocol):
     """What is asked of a node, whichever engine serves there. Chats are OpenAI's, in both directions.
@@ -7108,7 +7132,10 @@ class OllamaClient:
             limits: when left out, the defaults.
             headers: sent with every request, such as `Authorization`.
         """
-        self._node = NodeTransport(url, session, limits or NodeLimits(), headers or {})
+        limits = limits or NodeLimits()
+        self._node = NodeTransport(url, session, limits, headers or {})
+        slow = replace(limits, next_line=PULL_SECONDS)
+        self._puller = NodeTransport(url, session, slow, headers or {})
         self._ids = ModelIds()
 
     @property
@@ -7282,6 +7309,23 @@ class OllamaClient:
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
         answer = await self._node.ask("/api/embed", body, seconds)
         return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
+
+    async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
+        """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).
+
+        It ends when the model is whole. Closing the iterator stops the pull, which goes on where it was when
+        it is asked for again.
+
+        Raises:
+            NodeError: it could not be pulled.
+        """
+        asked = {"model": model, "insecure": model.startswith("http://")}  # as the name itself asks for
+        async with aclosing(self._puller.lines("/api/pull", asked, PULL_SECONDS)) as lines:
+            async for line in lines:
+                if line.get("status") == "success":
+                    return
+                done, total = line.get("completed"), line.get("total")
+                yield done if isinstance(done, int) else 0, total if isinstance(total, int) else 0
 
     async def unload(self, model: str) -> None:
         """Take a model out of memory, once it has finished what it does.
@@ -8948,6 +8992,13 @@ class ListedClient:
             for name in self._names(model.name) or [model.name]
         )
 
+    async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
+        """Have the node pull a model, by the node's own name; nothing, where it is no Ollama."""
+        if isinstance(self._client, OllamaClient):
+            async with aclosing(self._client.pull(model)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
     async def show(self, model: str) -> ShownModel:
         """What the node knows of an offered model."""
         return await self._client.show(self._own.get(model, model))
@@ -10526,6 +10577,103 @@ class RouterCounts:
         return self.models.setdefault(pair, ModelCounts())
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.routing.dispatch.record ---
 # What is written down of a chat when it has ended: figures and names, and nothing of what was said.
 
@@ -10549,7 +10697,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `asked`, `model`, `node` | the name that was asked for, the model that answered, and where |
     | `user` | its id |
     | `outcome` | `answered`, `stopped` (its user left) or `failed` |
-    | `error`, `error_text` | of a failed one: the kind, and the sentence |
+    | `error`, `error_text`, `error_texts` | of a failed one: the kind, and the sentence in each language |
     | `waited`, `first`, `took` | seconds: in the queue, to the first token, in all; from when it came |
     | `predicted` | seconds to the first token at the node, as predicted |
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
@@ -10587,6 +10735,8 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         record |= {} if spent.hit is None else {"held": spent.hit}
     if record["outcome"] == "failed" and isinstance(error, Exception):
         record |= {"error": error_code(error), "error_text": str(error)[:MAX_ERROR]}
+        others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
+        record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
         record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
     return record
@@ -10624,524 +10774,6 @@ def _considered(decision: Decision) -> list[dict[str, Any]]:
         }
         for node, model, terms in cheapest
     ]
-
-
-# --- ollama_pack.routing.state.events ---
-# What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-
-
-@dataclass(frozen=True, slots=True)
-class BoundEvent:
-    """A request goes to a node, or is still there.
-
-    Attributes:
-        request_id: the request.
-        node: key of the node, see `node_key`.
-        model: as the node lists it.
-        blob: the weights.
-        loads: it makes the node load them.
-        victims: weights that are unloaded first.
-        context: that the runner is asked for, in tokens; 0: the node's default.
-        options: what else it is asked for.
-        ready: when it is loaded.
-        left: when the request is predicted to end.
-        blocks: its prompt.
-        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
-        background: as in `FleetRequest`.
-    """
-
-    request_id: str
-    node: str
-    model: str
-    blob: str
-    loads: bool
-    victims: tuple[str, ...]
-    context: int
-    options: RunnerOptions
-    ready: float
-    left: float
-    blocks: tuple[PromptBlock, ...]
-    user: str = ""
-    background: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingEvent:
-    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
-
-    Attributes:
-        waited: seconds since it came.
-    """
-
-    request_id: str
-    user: str
-    models: tuple[str, ...]
-    blocks: tuple[PromptBlock, ...]
-    max_output: int
-    context: int
-    options: RunnerOptions
-    background: bool
-    waited: float
-
-
-@dataclass(frozen=True, slots=True)
-class BegunEvent:
-    """Its first token came; `left` is when it is predicted to end."""
-
-    request_id: str
-    left: float
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedEvent:
-    """It was answered, and this is what it teaches of the node with these weights."""
-
-    request_id: str
-    node: str
-    blob: str
-    lesson: Lesson
-
-
-@dataclass(frozen=True, slots=True)
-class EndedEvent:
-    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
-
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class BlamedEvent:
-    """A node failed a request that another one answered: the fault was the node's.
-
-    Attributes:
-        request_id: the request.
-        node: key of the node, see `node_key`.
-        model: as the node lists it.
-        hung: it said nothing for as long as it could.
-    """
-
-    request_id: str
-    node: str
-    model: str
-    hung: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FailedEvent:
-    """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
-
-    request_id: str
-    node_down: bool
-    hung: bool = False
-
-
-FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
-Listener = Callable[[FleetEvent], None]
-
-
-def tell_nobody(event: FleetEvent) -> None:
-    """For a worker that is alone."""
-
-
-# --- ollama_pack.routing.peers.messages ---
-# What workers write to each other: events as JSON, with hashes instead of prompts.
-#
-# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
-
-MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
-
-
-@dataclass(frozen=True, slots=True)
-class HelloMessage:
-    """A worker has come and asks what there is."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class AliveMessage:
-    """A worker is there, and so are these requests of its own, at nodes or waiting."""
-
-    worker: str
-    requests: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ByeMessage:
-    """A worker goes, and its requests have ended."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class EventMessage:
-    """Something happened to a request of a worker."""
-
-    worker: str
-    event: FleetEvent
-
-
-FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
-
-_EVENTS: dict[str, type[FleetEvent]] = {
-    "waiting": WaitingEvent,
-    "bound": BoundEvent,
-    "begun": BegunEvent,
-    "finished": FinishedEvent,
-    "ended": EndedEvent,
-    "failed": FailedEvent,
-    "blamed": BlamedEvent,
-}
-_NAMES = {kind: name for name, kind in _EVENTS.items()}
-
-
-def encode_message(message: FleetMessage) -> bytes:
-    """As JSON in UTF-8."""
-    match message:
-        case HelloMessage(worker):
-            written: dict[str, Any] = {"t": "hello", "w": worker}
-        case AliveMessage(worker, requests):
-            written = {"t": "alive", "w": worker, "r": requests}
-        case ByeMessage(worker):
-            written = {"t": "bye", "w": worker}
-        case EventMessage(worker, event):
-            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
-    return json.dumps(written, separators=(",", ":"), default=str).encode()
-
-
-def _event_fields(event: FleetEvent) -> dict[str, Any]:
-    fields = asdict(event)
-    if isinstance(event, BoundEvent | WaitingEvent):
-        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
-    return fields
-
-
-def decode_message(payload: bytes) -> FleetMessage | None:
-    """Read a message; None when it is none that this version knows."""
-    if len(payload) > MAX_MESSAGE:
-        return None
-    try:
-        written = json.loads(payload, parse_constant=_refuse_constant)
-        kind, worker = str(written["t"]), str(written["w"])
-        match kind:
-            case "hello":
-                return HelloMessage(worker)
-            case "alive":
-                return AliveMessage(worker, _strings(written["r"]))
-            case "bye":
-                return ByeMessage(worker)
-        return EventMessage(worker, _fleet_event(kind, written["e"]))
-    except (ValueError, TypeError, KeyError, OverflowError):
-        return None
-
-
-def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
-    request_id = str(fields["request_id"])
-    match kind:
-        case "waiting" | "bound":
-            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
-        case "begun":
-            return BegunEvent(request_id, float(fields["left"]))
-        case "finished":
-            lesson = _lesson(fields["lesson"])
-            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
-        case "ended":
-            return EndedEvent(request_id)
-        case "failed":
-            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
-        case "blamed":
-            return BlamedEvent(request_id, str(fields["node"]), str(fields["model"]), bool(fields["hung"]))
-    raise ValueError(kind)
-
-
-def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
-    return BoundEvent(
-        request_id=request_id,
-        node=str(fields["node"]),
-        model=str(fields["model"]),
-        blob=str(fields["blob"]),
-        loads=bool(fields["loads"]),
-        victims=_strings(fields["victims"]),
-        context=int(fields["context"]),
-        options=_options(fields["options"]),
-        ready=float(fields["ready"]),
-        left=float(fields["left"]),
-        blocks=_blocks(fields["blocks"]),
-        user=str(fields.get("user", "")),
-        background=bool(fields.get("background")),
-    )
-
-
-def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
-    return WaitingEvent(
-        request_id=request_id,
-        user=str(fields["user"]),
-        models=_strings(fields["models"]),
-        blocks=_blocks(fields["blocks"]),
-        max_output=int(fields["max_output"]),
-        context=int(fields["context"]),
-        options=_options(fields["options"]),
-        background=bool(fields["background"]),
-        waited=float(fields["waited"]),
-    )
-
-
-def _options(written: Collection[Any]) -> RunnerOptions:
-    return tuple((str(name), value) for name, value in written)
-
-
-def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
-    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
-
-
-def _lesson(fields: dict[str, Any]) -> Lesson:
-    spent, match = fields["spent"], fields["match"]
-    durations = Durations(
-        total=float(spent["total"]),
-        load=float(spent["load"]),
-        prompt=float(spent["prompt"]),
-        prompt_count=int(spent["prompt_count"]),
-        decode=float(spent["decode"]),
-        decode_count=int(spent["decode_count"]),
-        hit=None if spent["hit"] is None else int(spent["hit"]),
-    )
-    return Lesson(
-        spent=durations,
-        match=MatchDepth(
-            depth=int(match["depth"]),
-            tokens=int(match["tokens"]),
-            between=int(match["between"]),
-            held=bool(match["held"]),
-        ),
-        beside=int(fields["beside"]),
-        background=bool(fields["background"]),
-        loaded=bool(fields["loaded"]),
-    )
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number to reckon with")
-
-
-def _strings(values: Collection[Any]) -> tuple[str, ...]:
-    return tuple(map(str, values))
-
-
-# --- ollama_pack.routing.state.demand ---
-# How often each set of weights is asked for, over the last minutes.
-
-DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
-MAX_BLOBS = 1024
-
-
-class DemandMeter:
-    """Requests a second by blob, exponentially forgotten. Times are seconds on the caller's clock."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, tuple[float, float]] = {}  # blob → count, and when it was right
-        self._began: float | None = None
-
-    def add(self, blob: str, now: float, share: float = 1.0) -> None:
-        """A request asks for it, or, with this likelihood, for it among others of the same name."""
-        if self._began is None:
-            self._began = now
-        if blob not in self._counts and len(self._counts) >= MAX_BLOBS:
-            del self._counts[min(self._counts, key=lambda known: self._counts[known][1])]
-        self._counts[blob] = (self._faded(blob, now) + share, now)
-
-    def rates(self, now: float) -> dict[str, float]:
-        """Requests a second by blob. A meter that has not run long yet divides by the time that it has."""
-        ran = now - self._began if self._began is not None else 0.0
-        span = DEMAND_SECONDS * (1 - math.exp(-max(ran, 30.0) / DEMAND_SECONDS))
-        return {blob: self._faded(blob, now) / span for blob in self._counts}
-
-    def _faded(self, blob: str, now: float) -> float:
-        count, then = self._counts.get(blob, (0.0, now))
-        return count * math.exp(-(now - then) / DEMAND_SECONDS)
-
-
-# --- ollama_pack.routing.state.peer_requests ---
-# Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-
-MAX_REMOTE = 4096
-UNKNOWN_WORKER = ""  # of a request that is known only because it keeps one of ours out
-
-
-def node_key(row: NodeRow) -> str:
-    """What workers call a node among themselves: the same whatever its name, and not its address."""
-    return blake2b(row.url.encode(), digest_size=8).hexdigest()
-
-
-@dataclass(slots=True)
-class RemoteRequest:
-    """A request of another worker.
-
-    Attributes:
-        forgotten_at: when it is forgotten unless its worker tells of it; None: with its worker.
-    """
-
-    worker: str
-    node: NodeState
-    runner: RunnerState
-    model: str
-    loads: bool
-    blocks: tuple[PromptBlock, ...] = ()
-    answering: bool = False
-    forgotten_at: float | None = None
-
-
-class RemoteRequests:
-    """Applies what other workers tell to the nodes as this one knows them. Bounded.
-
-    Attributes:
-        nodes: by their keys.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        demand: DemandMeter,
-        prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
-    ) -> None:
-        """Begin without any.
-
-        Args:
-            clock: the scheduler's own.
-            demand: counts what is asked for.
-            prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
-        """
-        self._prompt_sent = prompt_sent
-        self.nodes: dict[str, NodeState] = {}
-        self._clock = clock
-        self._demand = demand
-        self._there: dict[str, RemoteRequest] = {}
-
-    def __len__(self) -> int:
-        return len(self._there)
-
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._there
-
-    def at(self, node: str) -> int:
-        """How many of them are at the node of this name."""
-        return sum(remote.node.row.name == node for remote in self._there.values())
-
-    def apply(self, worker: str, event: FleetEvent) -> None:
-        """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
-        match event:
-            case BoundEvent():
-                self._bound(worker, event)
-            case BegunEvent():
-                self._begun(event)
-            case FinishedEvent():
-                self._finished(event)
-            case EndedEvent():
-                if remote := self._leave(event.request_id):
-                    remote.node.gave_up(remote.model)
-            case BlamedEvent():
-                if node := self.nodes.get(event.node):
-                    node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
-            case FailedEvent():
-                if remote := self._leave(event.request_id):
-                    remote.node.failed(
-                        remote.model, self._clock(), node_down=event.node_down, hung=event.hung
-                    )
-                    remote.runner.mirror.clear()
-
-    def _bound(self, worker: str, event: BoundEvent) -> None:
-        node, now = self.nodes.get(event.node), self._clock()
-        known = self._there.get(event.request_id)
-        if known and known.worker != UNKNOWN_WORKER:
-            known.runner.ends[event.request_id] = now + event.left
-            known.node.changed()
-            return
-        if known:
-            self._leave(event.request_id)
-        if node is None or event.model not in node.models or len(self._there) >= MAX_REMOTE:
-            return
-        node.passed(event.model)
-        self._demand.add(event.blob, now)
-        runner = node.runners.get(event.blob)
-        if event.loads and event.ready > 0:
-            runner = node.load(event.model, (event.context, event.options), event.victims, now)
-            node.loading_until = runner.ready_at = now + event.ready
-        elif runner is None:
-            runner = node.adopt(event.model, (event.context, event.options), now)
-        self._there[event.request_id] = RemoteRequest(
-            worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
-        )
-        runner.ends[event.request_id] = now + event.left
-        shared, kind = self._prompt_sent(node.row.name, event.blob, event.blocks)
-        runner.mirror.started(event.blocks, now, shared=shared, kind=kind)
-        runner.touched = True
-        node.changed()
-
-    def _begun(self, event: BegunEvent) -> None:
-        if remote := self._there.get(event.request_id):
-            now = self._clock()
-            remote.answering = True
-            remote.node.loaded(remote.runner, now)
-            remote.runner.ends[event.request_id] = now + event.left
-            remote.node.changed()
-
-    def _finished(self, event: FinishedEvent) -> None:
-        now = self._clock()
-        if remote := self._leave(event.request_id):
-            remote.node.succeeded(remote.model)
-            remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
-        node = self.nodes.get(event.node)
-        if node and any(model.blob == event.blob for model in node.models.values()):
-            node.stats(event.blob).learn(event.lesson)
-            node.learned(event.blob)
-
-    def _leave(self, request_id: str) -> RemoteRequest | None:
-        remote = self._there.pop(request_id, None)
-        if remote:
-            now = self._clock()
-            remote.node.changed()
-            remote.node.left(remote.runner, request_id, now)
-            if remote.loads and not remote.answering:
-                remote.node.loaded(remote.runner, now)
-        return remote
-
-    def hold(self, node: NodeState, blob: str, request_id: str, until: float) -> bool:
-        """Believe for a moment that a request is at a runner, of which nothing else is known.
-
-        Returns:
-            Whether that is new.
-        """
-        runner = node.runners.get(blob)
-        if runner is None or request_id in self._there or len(self._there) >= MAX_REMOTE:
-            return False
-        self._there[request_id] = RemoteRequest(
-            UNKNOWN_WORKER, node, runner, runner.model, loads=False, forgotten_at=until
-        )
-        runner.ends[request_id] = max(until, self._clock() + node.known(blob).service)
-        node.changed()
-        return True
-
-    def forget(self, worker: str, but: Collection[str] = ()) -> None:
-        """A worker is gone, or tells that only these are still there."""
-        gone = [key for key, one in self._there.items() if one.worker == worker and key not in but]
-        for request_id in gone:
-            if remote := self._leave(request_id):
-                remote.node.gave_up(remote.model)
-
-    def forget_all(self) -> None:
-        """Nobody tells any more."""
-        for worker in {remote.worker for remote in self._there.values()}:
-            self.forget(worker)
-
-    def expire(self, now: float) -> None:
-        """Forget what was believed for a moment only."""
-        for request_id, remote in list(self._there.items()):
-            if remote.forgotten_at is not None and remote.forgotten_at <= now:
-                self._leave(request_id)
-
-    def expires_at(self) -> float | None:
-        """When the next is forgotten."""
-        due = [remote.forgotten_at for remote in self._there.values() if remote.forgotten_at is not None]
-        return min(due, default=None)
 
 
 # --- ollama_pack.routing.decide.rendezvous ---
@@ -11401,6 +11033,7 @@ class Timelines:
         return ((not later and at <= now, name) for later, at, name in self._loading)
 
 
+MOST_TAKEN_BY_WARMTH = 0.05  # seconds that others may lose when a model is loaded for the hours to come
 MAX_MODELS = 256  # whose nodes are remembered
 PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
 SMALL_FLEET = 16  # nodes: in so few nobody is passed over while there is time
@@ -11587,9 +11220,7 @@ class Planner:
             background=True,
             load_only=True,
         )
-        entry = WaitingRequest(load, models, 0.0, 0.0, 0, self._view.now)
-        cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
-        return Assignment(entry, assignment.asked_for, cost, (cost,), (), True, self.policy)  # noqa: FBT003 - `starts`
+        return _load_assignment(load, node, quote, self._view.now, self.policy)
 
     def _kind_of(self, name: str, entries: Sequence[WaitingRequest]) -> Kind | None:
         """The requests of a kind, with the first of their models that any node has; None: no node has any."""
@@ -11815,6 +11446,31 @@ class Planner:
                     self._timelines.nodes[name].forget_quotes()
 
 
+def warm_load(view: FleetView, node: NodeView, model: str, policy: RoutingPolicy) -> Assignment | None:
+    """The load of a model at a node, though nobody waits for it; None: not now.
+
+    It begins only where the node is free to load, and unloads nothing that anybody has asked for lately.
+    """
+    held = Counter(runner.blob for one in view.nodes for runner in one.runners)
+    virtual = VirtualNode(node, TimelineContext(policy, view.now, view.demand, view.returns, held))
+    request = FleetRequest(
+        f"warm {model} {node.name} {view.now}", "", (model,), background=True, load_only=True
+    )
+    quote = virtual.quote((model, "warm", 0), request)
+    if not quote.now_open or not quote.load or quote.evict > MOST_TAKEN_BY_WARMTH:
+        return None
+    return _load_assignment(request, virtual, quote, view.now, policy)
+
+
+def _load_assignment(
+    request: FleetRequest, node: VirtualNode, quote: Quote, now: float, policy: RoutingPolicy
+) -> Assignment:
+    """The assignment of a load that nobody waits for."""
+    entry = WaitingRequest(request, request.models, 0.0, 0.0, 0, now)
+    cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
+    return Assignment(entry, request.models[0], cost, (cost,), (), True, policy)  # noqa: FBT003 - `starts`
+
+
 def _total(cost: NodeCost) -> float:
     return cost.total
 
@@ -11897,6 +11553,340 @@ class RandomPlanner(PlainPlanner):
     def pick(self, costs: Sequence[NodeCost]) -> NodeCost | None:
         """Any."""
         return self.dice.choice(costs) if costs else None
+
+
+# --- ollama_pack.routing.state.demand ---
+# How often each set of weights is asked for, over the last minutes.
+
+DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
+MAX_BLOBS = 1024
+
+
+class DemandMeter:
+    """Requests a second by blob, exponentially forgotten. Times are seconds on the caller's clock."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[float, float]] = {}  # blob → count, and when it was right
+        self._began: float | None = None
+
+    def add(self, blob: str, now: float, share: float = 1.0) -> None:
+        """A request asks for it, or, with this likelihood, for it among others of the same name."""
+        if self._began is None:
+            self._began = now
+        if blob not in self._counts and len(self._counts) >= MAX_BLOBS:
+            del self._counts[min(self._counts, key=lambda known: self._counts[known][1])]
+        self._counts[blob] = (self._faded(blob, now) + share, now)
+
+    def rates(self, now: float) -> dict[str, float]:
+        """Requests a second by blob. A meter that has not run long yet divides by the time that it has."""
+        ran = now - self._began if self._began is not None else 0.0
+        span = DEMAND_SECONDS * (1 - math.exp(-max(ran, 30.0) / DEMAND_SECONDS))
+        return {blob: self._faded(blob, now) / span for blob in self._counts}
+
+    def _faded(self, blob: str, now: float) -> float:
+        count, then = self._counts.get(blob, (0.0, now))
+        return count * math.exp(-(now - then) / DEMAND_SECONDS)
+
+
+# --- ollama_pack.routing.state.events ---
+# What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+
+
+@dataclass(frozen=True, slots=True)
+class BoundEvent:
+    """A request goes to a node, or is still there.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        blob: the weights.
+        loads: it makes the node load them.
+        victims: weights that are unloaded first.
+        context: that the runner is asked for, in tokens; 0: the node's default.
+        options: what else it is asked for.
+        ready: when it is loaded.
+        left: when the request is predicted to end.
+        blocks: its prompt.
+        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
+        background: as in `FleetRequest`.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    blob: str
+    loads: bool
+    victims: tuple[str, ...]
+    context: int
+    options: RunnerOptions
+    ready: float
+    left: float
+    blocks: tuple[PromptBlock, ...]
+    user: str = ""
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingEvent:
+    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
+
+    Attributes:
+        waited: seconds since it came.
+    """
+
+    request_id: str
+    user: str
+    models: tuple[str, ...]
+    blocks: tuple[PromptBlock, ...]
+    max_output: int
+    context: int
+    options: RunnerOptions
+    background: bool
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class BegunEvent:
+    """Its first token came; `left` is when it is predicted to end."""
+
+    request_id: str
+    left: float
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEvent:
+    """It was answered, and this is what it teaches of the node with these weights."""
+
+    request_id: str
+    node: str
+    blob: str
+    lesson: Lesson
+
+
+@dataclass(frozen=True, slots=True)
+class EndedEvent:
+    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlamedEvent:
+    """A node failed a request that another one answered: the fault was the node's.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    hung: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEvent:
+    """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
+
+    request_id: str
+    node_down: bool
+    hung: bool = False
+
+
+FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
+Listener = Callable[[FleetEvent], None]
+
+
+def tell_nobody(event: FleetEvent) -> None:
+    """For a worker that is alone."""
+
+
+# --- ollama_pack.routing.state.peer_requests ---
+# Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+
+MAX_REMOTE = 4096
+UNKNOWN_WORKER = ""  # of a request that is known only because it keeps one of ours out
+
+
+def node_key(row: NodeRow) -> str:
+    """What workers call a node among themselves: the same whatever its name, and not its address."""
+    return blake2b(row.url.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(slots=True)
+class RemoteRequest:
+    """A request of another worker.
+
+    Attributes:
+        forgotten_at: when it is forgotten unless its worker tells of it; None: with its worker.
+    """
+
+    worker: str
+    node: NodeState
+    runner: RunnerState
+    model: str
+    loads: bool
+    blocks: tuple[PromptBlock, ...] = ()
+    answering: bool = False
+    forgotten_at: float | None = None
+
+
+class RemoteRequests:
+    """Applies what other workers tell to the nodes as this one knows them. Bounded.
+
+    Attributes:
+        nodes: by their keys.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        demand: DemandMeter,
+        prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            clock: the scheduler's own.
+            demand: counts what is asked for.
+            prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
+        """
+        self._prompt_sent = prompt_sent
+        self.nodes: dict[str, NodeState] = {}
+        self._clock = clock
+        self._demand = demand
+        self._there: dict[str, RemoteRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._there
+
+    def at(self, node: str) -> int:
+        """How many of them are at the node of this name."""
+        return sum(remote.node.row.name == node for remote in self._there.values())
+
+    def apply(self, worker: str, event: FleetEvent) -> None:
+        """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
+        match event:
+            case BoundEvent():
+                self._bound(worker, event)
+            case BegunEvent():
+                self._begun(event)
+            case FinishedEvent():
+                self._finished(event)
+            case EndedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.gave_up(remote.model)
+            case BlamedEvent():
+                if node := self.nodes.get(event.node):
+                    node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
+            case FailedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.failed(
+                        remote.model, self._clock(), node_down=event.node_down, hung=event.hung
+                    )
+                    remote.runner.mirror.clear()
+
+    def _bound(self, worker: str, event: BoundEvent) -> None:
+        node, now = self.nodes.get(event.node), self._clock()
+        known = self._there.get(event.request_id)
+        if known and known.worker != UNKNOWN_WORKER:
+            known.runner.ends[event.request_id] = now + event.left
+            known.node.changed()
+            return
+        if known:
+            self._leave(event.request_id)
+        if node is None or event.model not in node.models or len(self._there) >= MAX_REMOTE:
+            return
+        node.passed(event.model)
+        self._demand.add(event.blob, now)
+        runner = node.runners.get(event.blob)
+        if event.loads and event.ready > 0:
+            runner = node.load(event.model, (event.context, event.options), event.victims, now)
+            node.loading_until = runner.ready_at = now + event.ready
+        elif runner is None:
+            runner = node.adopt(event.model, (event.context, event.options), now)
+        self._there[event.request_id] = RemoteRequest(
+            worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
+        )
+        runner.ends[event.request_id] = now + event.left
+        shared, kind = self._prompt_sent(node.row.name, event.blob, event.blocks)
+        runner.mirror.started(event.blocks, now, shared=shared, kind=kind)
+        runner.touched = True
+        node.changed()
+
+    def _begun(self, event: BegunEvent) -> None:
+        if remote := self._there.get(event.request_id):
+            now = self._clock()
+            remote.answering = True
+            remote.node.loaded(remote.runner, now)
+            remote.runner.ends[event.request_id] = now + event.left
+            remote.node.changed()
+
+    def _finished(self, event: FinishedEvent) -> None:
+        now = self._clock()
+        if remote := self._leave(event.request_id):
+            remote.node.succeeded(remote.model)
+            remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
+        node = self.nodes.get(event.node)
+        if node and any(model.blob == event.blob for model in node.models.values()):
+            node.stats(event.blob).learn(event.lesson)
+            node.learned(event.blob)
+
+    def _leave(self, request_id: str) -> RemoteRequest | None:
+        remote = self._there.pop(request_id, None)
+        if remote:
+            now = self._clock()
+            remote.node.changed()
+            remote.node.left(remote.runner, request_id, now)
+            if remote.loads and not remote.answering:
+                remote.node.loaded(remote.runner, now)
+        return remote
+
+    def hold(self, node: NodeState, blob: str, request_id: str, until: float) -> bool:
+        """Believe for a moment that a request is at a runner, of which nothing else is known.
+
+        Returns:
+            Whether that is new.
+        """
+        runner = node.runners.get(blob)
+        if runner is None or request_id in self._there or len(self._there) >= MAX_REMOTE:
+            return False
+        self._there[request_id] = RemoteRequest(
+            UNKNOWN_WORKER, node, runner, runner.model, loads=False, forgotten_at=until
+        )
+        runner.ends[request_id] = max(until, self._clock() + node.known(blob).service)
+        node.changed()
+        return True
+
+    def forget(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these are still there."""
+        gone = [key for key, one in self._there.items() if one.worker == worker and key not in but]
+        for request_id in gone:
+            if remote := self._leave(request_id):
+                remote.node.gave_up(remote.model)
+
+    def forget_all(self) -> None:
+        """Nobody tells any more."""
+        for worker in {remote.worker for remote in self._there.values()}:
+            self.forget(worker)
+
+    def expire(self, now: float) -> None:
+        """Forget what was believed for a moment only."""
+        for request_id, remote in list(self._there.items()):
+            if remote.forgotten_at is not None and remote.forgotten_at <= now:
+                self._leave(request_id)
+
+    def expires_at(self) -> float | None:
+        """When the next is forgotten."""
+        due = [remote.forgotten_at for remote in self._there.values() if remote.forgotten_at is not None]
+        return min(due, default=None)
 
 
 # --- ollama_pack.routing.state.returns ---
@@ -12502,7 +12492,7 @@ class Scheduler:
         """
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
-        policy = policy or RoutingPolicy()
+        self.policy = policy = policy or RoutingPolicy()
         self.cluster = Cluster(rows, clock, policy, priors)
         self.wake_at: float | None = None
         self._clock = clock
@@ -12840,6 +12830,23 @@ class Scheduler:
         self._planner.ahead = []
         return [self._start(one, now) for one in loads if self._allows(one, now)]
 
+    def warm(self, model: str, copies: int) -> list[Assignment]:
+        """Begin loads after which so many nodes have a model in memory, as far as that is possible now.
+
+        Each counts as running until `finished`, `load_failed` or `cancel`.
+        """
+        now, name = self._clock(), fold_name(model)
+        view = self.cluster.view()
+        having = [node for node in view.nodes if name in node.models and node.weight > 0 and node.loads_ahead]
+        blobs = {node.name: {runner.blob for runner in node.runners} for node in having}
+        cold = [node for node in having if node.models[name].blob not in blobs[node.name]]
+        missing = copies - (len(having) - len(cold))
+        loads: list[Assignment] = []
+        for node in sorted(cold, key=lambda node: (node.tier, -_free(node), node.name)):
+            if len(loads) < missing and (load := warm_load(view, node, name, self.policy)):
+                loads.append(self._start(load, now))
+        return loads
+
     def load_failed(self, request_id: str) -> None:
         """A node has not done such a load. That shuts nothing: its options may be the reason."""
         if running := self._running.get(request_id):
@@ -12895,6 +12902,559 @@ class Scheduler:
         if (until := self._queue.ripens_at()) is not None:
             due.append(min(until, now + BACKGROUND_LOOK))
         return min([when for when in due if now < when < math.inf], default=None)
+
+
+def _free(node: NodeView) -> int:
+    """Bytes of a node's memory that no model has."""
+    return node.room - sum(runner.size for runner in node.runners)
+
+
+# --- ollama_pack.routing.warm ---
+# The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#
+# For example::
+#
+#     llama3:8b    = Mon-Fri 07:30-17:00
+#     qwen3:14b    = Mon-Fri 08:00-12:00, Sat 09:00-11:00  copies=2
+#     mixtral:8x7b = 22:00-02:00  zone=Asia/Shanghai
+
+MAX_WARM_ROWS = 200
+MAX_COPIES = 64
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_WARM_COMMENT = re.compile(r"(?:^|\s)#.*")
+_SPAN = re.compile(
+    r"(?:(?P<days>[a-z]{3}(?:-[a-z]{3})?)\s+)?(?P<begins>[0-9]{1,2}:[0-9]{2})-(?P<ends>[0-9]{1,2}:[0-9]{2})"
+)
+_MINUTES_A_DAY = 24 * 60
+_WARM_SETTINGS = "copies=N, zone=Europe/Berlin"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Hours on some days of the week. One that ends before it begins ends on the next day.
+
+    Attributes:
+        days: 0 is Monday.
+        begins, ends: minutes after midnight.
+    """
+
+    days: frozenset[int]
+    begins: int
+    ends: int
+
+    def seconds_left(self, now: datetime) -> float:
+        """How long it still lasts; 0: it does not last now."""
+        length = (self.ends - self.begins) % _MINUTES_A_DAY or _MINUTES_A_DAY
+        for back in (0, 1):
+            day = now - timedelta(days=back)
+            began = day.replace(hour=self.begins // 60, minute=self.begins % 60, second=0, microsecond=0)
+            passed = (now - began).total_seconds()
+            if day.weekday() in self.days and 0 <= passed < length * 60:
+                return length * 60 - passed
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WarmRow:
+    """A model that is kept in memory at certain hours.
+
+    Attributes:
+        model: its name; an alias is none.
+        spans: the hours.
+        copies: on so many nodes.
+        zone: the time zone that the hours are in; empty: the server's.
+        line: its number in the text, from 1.
+    """
+
+    model: str
+    spans: tuple[Span, ...]
+    copies: int = 1
+    zone: str = ""
+    line: int = 0
+
+    def seconds_left(self, now: datetime) -> float:
+        """How long the model is to stay in memory from now on; 0: it is not.
+
+        Args:
+            now: with a time zone.
+        """
+        local = now.astimezone(ZoneInfo(self.zone)) if self.zone else now.astimezone()
+        return max((span.seconds_left(local) for span in self.spans), default=0.0)
+
+
+@lru_cache(maxsize=16)  # valves are read again at every request, and nearly always hold the same text
+def parse_warm(text: str) -> tuple[WarmRow, ...]:
+    """Read the rows: `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        WarmTableError: naming the row and what is wrong with it.
+    """
+    rows: list[WarmRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _WARM_COMMENT.sub("", raw).strip():
+            try:
+                rows.append(_warm_row(line, written))
+                _refuse_more(rows)
+            except ValueError as fault:
+                raise WarmTableError(line, written, str(fault)) from None
+    return tuple(rows)
+
+
+def _refuse_more(rows: list[WarmRow]) -> None:
+    *before, row = rows
+    if any(row.model == other.model for other in before):
+        raise ValueError(f"{row.model} has a row already: put all its hours into that one, with commas")
+    if len(rows) > MAX_WARM_ROWS:
+        raise ValueError(f"at most {MAX_WARM_ROWS} models can be kept in memory")
+
+
+def _warm_row(line: int, written: str) -> WarmRow:
+    model, equals, rest = map(str.strip, written.partition("="))
+    if not equals or not model or re.search(r"[\s,]", model):
+        raise ValueError("write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours")
+    hours, copies, zone = [], 1, ""
+    for word in rest.split():
+        name, has_value, value = word.partition("=")
+        if not has_value:
+            hours.append(word)
+        elif name == "copies" and value.isdecimal() and 1 <= int(value[:6]) <= MAX_COPIES:
+            copies = int(value)
+        elif name == "zone":
+            zone = _zone(value)
+        else:
+            raise ValueError(f"unknown setting {word!r}: the known ones are {_WARM_SETTINGS}")
+    spans = tuple(_span(part.strip()) for part in " ".join(hours).split(",") if part.strip())
+    if not spans:
+        raise ValueError("hours are missing: write them as Mon-Fri 07:30-17:00, several with commas")
+    return WarmRow(model, spans, copies, zone, line)
+
+
+def _span(written: str) -> Span:
+    found = _SPAN.fullmatch(written.lower())
+    if found is None:
+        raise ValueError(f"{written!r} cannot be read: write hours as Mon-Fri 07:30-17:00, or 07:30-17:00")
+    return Span(_days(found["days"] or "mon-sun"), _minutes(found["begins"]), _minutes(found["ends"]))
+
+
+def _days(written: str) -> frozenset[int]:
+    first, _, last = written.partition("-")
+    for day in (first, last or first):
+        if day not in _DAYS:
+            raise ValueError(f"{day!r} is no day: write Mon, Tue, Wed, Thu, Fri, Sat, Sun or two with a dash")
+    begin, end = _DAYS.index(first), _DAYS.index(last or first)
+    return frozenset((begin + offset) % 7 for offset in range((end - begin) % 7 + 1))
+
+
+def _minutes(written: str) -> int:
+    hour, minute = map(int, written.split(":"))
+    if hour > 24 or minute > 59 or (hour == 24 and minute):  # noqa: PLR2004 - a clock's
+        raise ValueError(f"{written!r} is no time: write it as 07:30, at most 24:00")
+    return (60 * hour + minute) % _MINUTES_A_DAY
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"zone={name} is unknown: write it as Europe/Berlin or Asia/Shanghai") from None
+    return name
+
+
+# --- ollama_pack.routing.dispatch.upkeep ---
+# What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+
+WARM_LOOK_SECONDS = 20.0  # between two looks at what has to be in memory
+STAY_SECONDS = 300.0  # models that are kept are asked for again before their time in memory falls below this
+IDLE_LOOK_SECONDS = 0.5
+DRAIN_SECONDS = 900.0  # for a node's chats to end before a pull; then it is pulled beside them
+MAX_PULLS = 64  # that are remembered
+
+
+@dataclass(slots=True)
+class PullState:
+    """The pull of a model at one node: `waiting`, `draining`, `pulling`, `done` or `failed`."""
+
+    node: str
+    model: str
+    state: str = "waiting"
+    percent: float = 0.0
+    fault: str = ""
+
+
+class Fleet(Protocol):
+    """What upkeep needs of the router."""
+
+    @property
+    def nodes(self) -> Mapping[str, NodeWatch]:
+        """By name."""
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Its scheduler."""
+
+    async def ready(self) -> None:
+        """Have the nodes looked at."""
+
+    def in_flight(self, node: str) -> int:
+        """Requests at a node."""
+
+    def is_healthy(self, node: str) -> bool:
+        """Whether requests are given to it."""
+
+    def load_now(self, binding: Assignment, keep_alive: str | float | None) -> None:
+        """Let a node load a model that nobody waits for."""
+
+    def prolong(self, node: str, model: str, seconds: float) -> None:
+        """Let a model stay in a node's memory."""
+
+
+class Upkeep:
+    """Looks after one router's nodes. Lives on its event loop."""
+
+    def __init__(self, fleet: Fleet, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """Begin nothing yet; `now` tells the time of day, with a time zone."""
+        self._fleet = fleet
+        self._now = now
+        self._rows: tuple[WarmRow, ...] = ()
+        self._drained: frozenset[str] = frozenset()
+        self._pulling: set[str] = set()  # nodes that are drained for a pull
+        self._warming: asyncio.Task[None] | None = None
+        self._pull: asyncio.Task[None] | None = None
+        self._asked_at: dict[tuple[str, str], float] = {}
+        self.pulls: list[PullState] = []
+
+    def close(self) -> None:
+        """Stop all of it."""
+        for task in (self._warming, self._pull):
+            if task is not None:
+                task.cancel()
+
+    # --- nodes that get nothing new ---
+
+    @property
+    def drained(self) -> frozenset[str]:
+        """The nodes that get nothing new, by an admin's wish or for a pull."""
+        return self._drained | self._pulling
+
+    def drain(self, names: Collection[str]) -> None:
+        """Let these nodes finish what they have and give them nothing new; all others take part."""
+        self._drained = frozenset(names)
+        self._apply()
+
+    def _apply(self) -> None:
+        cluster = self._fleet.scheduler.cluster
+        for name, node in cluster.nodes.items():
+            if node.draining != (name in self.drained):
+                cluster.drain(name, draining=name in self.drained)
+
+    # --- models that are kept in memory ---
+
+    def keep(self, rows: tuple[WarmRow, ...]) -> None:
+        """Keep these models in memory at their hours, from now on."""
+        self._rows = rows
+        if rows and (self._warming is None or self._warming.done()):
+            self._warming = asyncio.get_running_loop().create_task(self._keep_warm(), name="keep models warm")
+
+    def stays(self, model: str) -> float:
+        """Seconds for which a model is to stay in memory; 0: as long as usual."""
+        name = fold_name(model)
+        row = next((row for row in self._rows if fold_name(row.model) == name), None)
+        return row.seconds_left(self._now()) if row else 0.0
+
+    async def _keep_warm(self) -> None:
+        while self._rows:
+            try:
+                if any(row.seconds_left(self._now()) for row in self._rows):
+                    await self._fleet.ready()
+                    self.warm_now()
+            except Exception:
+                log.exception("Models could not be kept in memory; another try follows")
+            await asyncio.sleep(WARM_LOOK_SECONDS)
+
+    def warm_now(self) -> None:
+        """Load what should be in memory and is not, and ask again for what would leave it."""
+        for row in self._rows:
+            left = row.seconds_left(self._now())
+            if left:
+                for binding in self._fleet.scheduler.warm(row.model, row.copies):
+                    self._fleet.load_now(binding, left)
+                self._prolong(row, left)
+
+    def _prolong(self, row: WarmRow, left: float) -> None:
+        """Have it stay where it would soon be unloaded: its last chat ended a while ago."""
+        now, name = asyncio.get_running_loop().time(), fold_name(row.model)
+        for node in self._fleet.scheduler.cluster.nodes.values():
+            model = node.listed.get(name)
+            runner = node.runners.get(model.blob) if model else None
+            if runner is None or runner.loading or runner.remote or not runner.expires_at:
+                continue
+            soon = runner.expires_at - self._now().timestamp() < min(left, STAY_SECONDS)
+            key = node.row.name, name
+            if soon and now - self._asked_at.get(key, -math.inf) > STAY_SECONDS / 2:
+                self._asked_at[key] = now
+                self._fleet.prolong(node.row.name, runner.model, left)
+
+    # --- pulls, one node after another ---
+
+    def pull(self, model: str, nodes: Sequence[str] = ()) -> None:
+        """Pull a model at nodes (none: all Ollamas), one after another, each without chats meanwhile.
+
+        Raises:
+            ValueError: a pull is under way, or a node is unknown.
+        """
+        if self._pull is not None and not self._pull.done():
+            raise ValueError("a pull is under way: wait until it is done")
+        watches = self._fleet.nodes
+        wanted = list(nodes) or [name for name, watch in watches.items() if watch.row.kind == "ollama"]
+        for name in wanted:
+            if name not in watches:
+                raise ValueError(f"there is no node {name!r}: the nodes are {', '.join(watches)}")
+        states = [PullState(name, model) for name in wanted]
+        self.pulls = [*self.pulls, *states][-MAX_PULLS:]
+        self._pull = asyncio.get_running_loop().create_task(self._pull_all(states), name=f"pull {model}")
+
+    async def _pull_all(self, states: Sequence[PullState]) -> None:
+        for state in states:
+            async with self._without_chats(state):
+                await self._pull_at(state)
+            self._fleet.nodes[state.node].hurry.set()
+
+    async def _pull_at(self, state: PullState) -> None:
+        client = getattr(self._fleet.nodes[state.node].client, "pull", None)
+        if client is None:
+            state.state, state.fault = "failed", "only an Ollama can pull models"
+            return
+        state.state = "pulling"
+        try:
+            async for done, total in client(state.model):
+                state.percent = round(100 * done / total, 1) if total else state.percent
+        except NodeError as error:
+            state.state, state.fault = "failed", error.plain
+            log.warning("%s could not pull %s: %s", state.node, state.model, error)
+        else:
+            state.state, state.percent = "done", 100.0
+
+    @asynccontextmanager
+    async def _without_chats(self, state: PullState) -> AsyncIterator[None]:
+        """Give the node nothing new, where the others have all its models, and wait until it is idle."""
+        node = state.node
+        if not self._can_spare(node):
+            yield
+            return
+        state.state = "draining"
+        self._pulling.add(node)
+        self._apply()
+        try:
+            loop = asyncio.get_running_loop()
+            ends = loop.time() + DRAIN_SECONDS
+            while self._fleet.in_flight(node) and loop.time() < ends:  # noqa: ASYNC110 - of other workers, too
+                await asyncio.sleep(IDLE_LOOK_SECONDS)
+            yield
+        finally:
+            self._pulling.discard(node)
+            self._apply()
+
+    def _can_spare(self, node: str) -> bool:
+        """Whether the other nodes that get chats have all of its models."""
+        others: set[str] = set()
+        for name, watch in self._fleet.nodes.items():
+            if name != node and name not in self.drained and self._fleet.is_healthy(name):
+                others |= {fold_name(model.name) for model in watch.known.models}
+        return {fold_name(model.name) for model in self._fleet.nodes[node].known.models} <= others
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """For the dashboard."""
+        kept = [
+            {"model": row.model, "seconds_left": round(left)}
+            for row in self._rows
+            if (left := row.seconds_left(self._now()))
+        ]
+        return {"drained": sorted(self.drained), "warm": kept, "pulls": [asdict(one) for one in self.pulls]}
+
+
+# --- ollama_pack.routing.peers.messages ---
+# What workers write to each other: events as JSON, with hashes instead of prompts.
+#
+# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
+
+MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
+
+
+@dataclass(frozen=True, slots=True)
+class HelloMessage:
+    """A worker has come and asks what there is."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliveMessage:
+    """A worker is there, and so are these requests of its own, at nodes or waiting."""
+
+    worker: str
+    requests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ByeMessage:
+    """A worker goes, and its requests have ended."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventMessage:
+    """Something happened to a request of a worker."""
+
+    worker: str
+    event: FleetEvent
+
+
+FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
+
+_EVENTS: dict[str, type[FleetEvent]] = {
+    "waiting": WaitingEvent,
+    "bound": BoundEvent,
+    "begun": BegunEvent,
+    "finished": FinishedEvent,
+    "ended": EndedEvent,
+    "failed": FailedEvent,
+    "blamed": BlamedEvent,
+}
+_NAMES = {kind: name for name, kind in _EVENTS.items()}
+
+
+def encode_message(message: FleetMessage) -> bytes:
+    """As JSON in UTF-8."""
+    match message:
+        case HelloMessage(worker):
+            written: dict[str, Any] = {"t": "hello", "w": worker}
+        case AliveMessage(worker, requests):
+            written = {"t": "alive", "w": worker, "r": requests}
+        case ByeMessage(worker):
+            written = {"t": "bye", "w": worker}
+        case EventMessage(worker, event):
+            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
+    return json.dumps(written, separators=(",", ":"), default=str).encode()
+
+
+def _event_fields(event: FleetEvent) -> dict[str, Any]:
+    fields = asdict(event)
+    if isinstance(event, BoundEvent | WaitingEvent):
+        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
+    return fields
+
+
+def decode_message(payload: bytes) -> FleetMessage | None:
+    """Read a message; None when it is none that this version knows."""
+    if len(payload) > MAX_MESSAGE:
+        return None
+    try:
+        written = json.loads(payload, parse_constant=_refuse_constant)
+        kind, worker = str(written["t"]), str(written["w"])
+        match kind:
+            case "hello":
+                return HelloMessage(worker)
+            case "alive":
+                return AliveMessage(worker, _strings(written["r"]))
+            case "bye":
+                return ByeMessage(worker)
+        return EventMessage(worker, _fleet_event(kind, written["e"]))
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None
+
+
+def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
+    request_id = str(fields["request_id"])
+    match kind:
+        case "waiting" | "bound":
+            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
+        case "begun":
+            return BegunEvent(request_id, float(fields["left"]))
+        case "finished":
+            lesson = _lesson(fields["lesson"])
+            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
+        case "ended":
+            return EndedEvent(request_id)
+        case "failed":
+            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
+        case "blamed":
+            return BlamedEvent(request_id, str(fields["node"]), str(fields["model"]), bool(fields["hung"]))
+    raise ValueError(kind)
+
+
+def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
+    return BoundEvent(
+        request_id=request_id,
+        node=str(fields["node"]),
+        model=str(fields["model"]),
+        blob=str(fields["blob"]),
+        loads=bool(fields["loads"]),
+        victims=_strings(fields["victims"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        ready=float(fields["ready"]),
+        left=float(fields["left"]),
+        blocks=_blocks(fields["blocks"]),
+        user=str(fields.get("user", "")),
+        background=bool(fields.get("background")),
+    )
+
+
+def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
+    return WaitingEvent(
+        request_id=request_id,
+        user=str(fields["user"]),
+        models=_strings(fields["models"]),
+        blocks=_blocks(fields["blocks"]),
+        max_output=int(fields["max_output"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        background=bool(fields["background"]),
+        waited=float(fields["waited"]),
+    )
+
+
+def _options(written: Collection[Any]) -> RunnerOptions:
+    return tuple((str(name), value) for name, value in written)
+
+
+def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
+    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
+
+
+def _lesson(fields: dict[str, Any]) -> Lesson:
+    spent, match = fields["spent"], fields["match"]
+    durations = Durations(
+        total=float(spent["total"]),
+        load=float(spent["load"]),
+        prompt=float(spent["prompt"]),
+        prompt_count=int(spent["prompt_count"]),
+        decode=float(spent["decode"]),
+        decode_count=int(spent["decode_count"]),
+        hit=None if spent["hit"] is None else int(spent["hit"]),
+    )
+    return Lesson(
+        spent=durations,
+        match=MatchDepth(
+            depth=int(match["depth"]),
+            tokens=int(match["tokens"]),
+            between=int(match["between"]),
+            held=bool(match["held"]),
+        ),
+        beside=int(fields["beside"]),
+        background=bool(fields["background"]),
+        loaded=bool(fields["loaded"]),
+    )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number to reckon with")
+
+
+def _strings(values: Collection[Any]) -> tuple[str, ...]:
+    return tuple(map(str, values))
 
 
 # --- ollama_pack.routing.peers.share ---
@@ -13288,6 +13848,7 @@ DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped an
 LOAD_TOLD_SECONDS = 10.0  # until a load is shown to go on; then each time twice as long
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
 DECISIONS_SHOWN = RUNNING_SHOWN = 64
+PROLONG_SECONDS = 60.0  # for a request that only keeps a model in memory
 
 
 async def _tell_nobody(line: str, *, done: bool) -> None:
@@ -13352,6 +13913,7 @@ class Router:
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
+        self.upkeep = Upkeep(self)
 
     # --- the nodes ---
 
@@ -13468,6 +14030,7 @@ class Router:
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
         await self._idle.wait()
+        self.upkeep.close()
         for load in self._loads:
             load.cancel()
         await asyncio.gather(*self._loads, return_exceptions=True)
@@ -13608,16 +14171,33 @@ class Router:
             self._decided[binding.request.id] = decision
             self._chats[binding.request.id].bound.set_result(binding)
         for binding in self.scheduler.load_ahead():
-            load = self._loop.create_task(self._load_ahead(binding), name="load a model ahead of need")
-            self._loads.add(load)
-            load.add_done_callback(self._loads.discard)
+            self.load_now(binding, self.settings.keep_alive or None)
         if self._wake:
             self._wake.cancel()
         due = self.scheduler.wake_at
         self._wake = self._loop.call_at(due, self._decide) if due is not None else None
 
-    async def _load_ahead(self, binding: Assignment) -> None:
+    def load_now(self, binding: Assignment, keep_alive: str | float | None) -> None:
         """Let a node load a model that nobody waits for yet."""
+        self._beside(self._load_ahead(binding, keep_alive), "load a model ahead of need")
+
+    def prolong(self, node: str, model: str, seconds: float) -> None:
+        """Let a model stay in a node's memory."""
+        self._beside(self._prolong(node, model, seconds), "keep a model in memory")
+
+    def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do something that no chat waits for."""
+        task = self._loop.create_task(work, name=name)
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+
+    async def _prolong(self, node: str, model: str, seconds: float) -> None:
+        try:
+            await self.nodes[node].client.load(model, seconds=PROLONG_SECONDS, keep_alive=seconds)
+        except NodeError as error:
+            router_log.warning("%s could not keep %s in memory: %s", node, model, error)
+
+    async def _load_ahead(self, binding: Assignment, keep_alive: str | float | None) -> None:
         identity, node, began = binding.request.id, binding.node, self._loop.time()
         if self._sharing and not await self._sharing.claim(binding):
             return
@@ -13625,7 +14205,7 @@ class Router:
             await self.nodes[node].client.load(
                 binding.model,
                 seconds=longest_load(binding, self.settings.load_seconds),
-                keep_alive=self.settings.keep_alive or None,
+                keep_alive=keep_alive,
                 options=load_options(binding.request),
             )
         except NodeError as error:
@@ -13712,7 +14292,7 @@ class Router:
         pending.waits_since = None
         pending.decision = self._decided.get(identity)
         self.counts.sent(binding)
-        attempt = Attempt(pending, binding, self.nodes[binding.node], self.settings)
+        attempt = Attempt(pending, binding, self.nodes[binding.node], self._settings_for(binding.model))
         self._attempts.begin(identity, attempt)
         telling = None if pending.request.background else await self._tell_node(pending, attempt)
         if not pending.tried:
@@ -13739,6 +14319,11 @@ class Router:
         spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
+
+    def _settings_for(self, model: str) -> RouterSettings:
+        """The settings of a chat: a model that is kept at this hour stays at least until its end."""
+        left = self.upkeep.stays(model)
+        return replace(self.settings, keep_alive=f"{left:.0f}s") if left > STAY_SECONDS else self.settings
 
     async def _tell_node(self, pending: PendingChat, attempt: Attempt) -> asyncio.Task[None] | None:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
@@ -13907,6 +14492,7 @@ def dashboard_report(router: Router) -> dict[str, Any]:
         for view in router.scheduler.cluster.view().nodes
     ]
     told = {"waiting": router.scheduler.waiting, "peers": router.peers, "running": router.running()}
+    told["upkeep"] = router.upkeep.report
     return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
 
 
@@ -15353,6 +15939,28 @@ class RouterValves(PackValves):
         description="How long models stay in memory: 30m, or -1 for ever. Empty: as the nodes have it.",
     )
 
+    warm: str = Field(
+        default="",
+        description=(
+            "Models that are kept in memory, a row a line: llama3:8b = Mon-Fri 07:30-17:00. Several spans "
+            "with commas; copies=2 for two nodes; zone=Europe/Berlin, else the server's time. "
+            "A # starts a comment."
+        ),
+    )
+    drained: str = Field(
+        default="",
+        description=(
+            "Names of nodes that finish what they have and get nothing new, with spaces between them. The "
+            "dashboard sets it."
+        ),
+    )
+
+    @field_validator("warm")
+    @classmethod
+    def _warm_readable(cls, text: str) -> str:
+        parse_warm(cls.lines(text))
+        return text
+
     @field_validator("nodes")
     @classmethod
     def _nodes_readable(cls, text: str) -> str:
@@ -15375,6 +15983,11 @@ class RouterValves(PackValves):
     @property
     def rows(self) -> tuple[NodeRow, ...]:
         return parse_nodes(self.lines(self.nodes))
+
+    def look_after(self, router: Router) -> None:
+        """Let a router do what an admin wants beside chats."""
+        router.upkeep.drain(self.drained.replace(",", " ").split())
+        router.upkeep.keep(parse_warm(self.lines(self.warm)))
 
     @property
     def table(self) -> AliasTable:
@@ -16598,6 +17211,19 @@ class Pipe:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
 
+    async def pull(self, model: str, nodes: list[str]) -> dict[str, Any]:
+        """Begin to pull a model at nodes (none: all Ollamas), one after another.
+
+        Returns:
+            What upkeep does, or a `fault`.
+        """
+        router = await self._ready()
+        try:
+            router.upkeep.pull(model, nodes)
+        except ValueError as error:
+            return {"fault": str(error)}
+        return {"fault": "", **router.upkeep.report}
+
     async def metrics(self) -> str:
         """What it did, as Prometheus reads it: its part of `GET /ollama-pack/metrics`."""
         return router_metrics(await self._ready())
@@ -16687,7 +17313,9 @@ class Pipe:
         if self._ids_for != (rows, self._lists):
             self._ids_for = rows, self._lists
             self._ids = OfferedIds(rows, self._lists, are_connections=not valves.rows)
-        return await self._host.router(rows, valves.settings, valves.redis_url)
+        router = await self._host.router(rows, valves.settings, valves.redis_url)
+        valves.look_after(router)
+        return router
 
     async def _look_at_connections(self) -> None:
         """Look Open WebUI's own connections up, once in a while."""

@@ -58,6 +58,14 @@ async def global_filters() -> dict[str, str]:
     return {str(function.id): str(function.name) for function in found if function.is_active}
 
 
+async def set_valve(function_id: str, name: str, value: Any) -> None:
+    """Set one of an installed function's valves, as an admin would, and leave the others as they are."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415 - see the top of this module
+
+    state = await function_state(function_id)
+    await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
+
+
 async def live_function(app: Any, function_id: str) -> Any:
     """The instance that this process runs, of the code and with the valves that are stored.
 

@@ -333,6 +333,19 @@ class Pipe:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
 
+    async def pull(self, model: str, nodes: list[str]) -> dict[str, Any]:
+        """Begin to pull a model at nodes (none: all Ollamas), one after another.
+
+        Returns:
+            What upkeep does, or a `fault`.
+        """
+        router = await self._ready()
+        try:
+            router.upkeep.pull(model, nodes)
+        except ValueError as error:
+            return {"fault": str(error)}
+        return {"fault": "", **router.upkeep.report}
+
     async def metrics(self) -> str:
         """What it did, as Prometheus reads it: its part of `GET /ollama-pack/metrics`."""
         return router_metrics(await self._ready())
@@ -422,7 +435,9 @@ class Pipe:
         if self._ids_for != (rows, self._lists):
             self._ids_for = rows, self._lists
             self._ids = OfferedIds(rows, self._lists, are_connections=not valves.rows)
-        return await self._host.router(rows, valves.settings, valves.redis_url)
+        router = await self._host.router(rows, valves.settings, valves.redis_url)
+        valves.look_after(router)
+        return router
 
     async def _look_at_connections(self) -> None:
         """Look Open WebUI's own connections up, once in a while."""

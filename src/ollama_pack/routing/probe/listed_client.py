@@ -1,9 +1,10 @@
 """A node of which only some models are offered, or under other names: as a connection's settings have it."""
 
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
-from ollama_pack.engines.ollama.client import NodeClient
+from ollama_pack.engines.ollama.client import NodeClient, OllamaClient
 from ollama_pack.engines.ollama.to_ollama import Thinking
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel
@@ -51,6 +52,13 @@ class ListedClient:
             for model in loaded
             for name in self._names(model.name) or [model.name]
         )
+
+    async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
+        """Have the node pull a model, by the node's own name; nothing, where it is no Ollama."""
+        if isinstance(self._client, OllamaClient):
+            async with aclosing(self._client.pull(model)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     async def show(self, model: str) -> ShownModel:
         """What the node knows of an offered model."""
