@@ -213,7 +213,8 @@ class Cache(Section):
     scope: Literal["user", "group", "global"] = "user"
     when: Literal["always", "deterministic"] = "always"
     max_entry_kb: int = Field(default=256, ge=1)
-    similar: Literal["off", "normalised"] = "off"
+    similar: Literal["off", "normalised", "semantic"] = "off"
+    similar_error: float = Field(default=0.01, ge=0.001, le=0.2)
     secret: Annotated[str, AfterValidator(check_secret)] = ""
 
 

@@ -19,6 +19,7 @@ from ollama_pack.base.single_flight import Remembered
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.outcome import Follow, Hit, Miss
+from ollama_pack.cache.semantic import Lent
 from ollama_pack.cache.similar import Near
 from ollama_pack.engines.body import object_at
 from ollama_pack.engines.ollama.installed import ModelDigests, TagSite
@@ -39,6 +40,7 @@ from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.webui.chats import wants_another
 from ollama_pack.webui.connections import prefixed_connections, trusted_certificates
 from ollama_pack.webui.functions import user_valves
+from ollama_pack.webui.meaning import embedder_of, embedding, judging
 from ollama_pack.webui.models import group_ids_of, may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.replay_model import ReplayModel
@@ -182,6 +184,7 @@ class Filter:
             "scope": self.valves.scope,
             "ttl_seconds": self.valves.ttl_seconds,
             "similar": self.valves.similar,
+            "similar_tiers": cache.calibration.report(self.valves.similar_error),
             "worker": cache.counters.snapshot(),
             "all": {} if fault else shared,
         }
@@ -239,6 +242,17 @@ class Filter:
     async def _asked(self, body: Body, user: Json, metadata: Json, model: Json, request: Any) -> CacheRequest:
         answering = await answering_model(str(body["model"]), metadata, user, request)
         digest, answerer = await self._weights(answering, body, user, request)
+        embedder = await embedder_of(request) if self.valves.similar == "semantic" else ""
+
+        def lend(scope: str) -> Lent:
+            return Lent(
+                key=f"{answering.id}|{scope.partition(':')[0]}",
+                error=self.valves.similar_error,
+                embed=embedding(request, user),
+                judge=judging(request, user, str(model["id"])),
+                embedder=embedder,
+            )
+
         return CacheRequest(
             body=body,
             metadata={**metadata, "model": model},  # of several side by side, it names the first
@@ -250,6 +264,7 @@ class Filter:
             refresh="no-cache" in _wishes(request) or await wants_another(metadata, str(model["id"])),
             needs_usage=answering.origin == "ollama",
             similar=self.valves.similar != "off" and "no-similar" not in _wishes(request),
+            lend=lend if embedder else None,
         )
 
     async def _weights(
@@ -316,6 +331,8 @@ async def _tag_sites() -> list[TagSite]:
 def _status(pending: PendingAnswer) -> str:
     """What a user is told of an answer that is not generated for this question."""
     match pending.outcome:
+        case Hit(question=question, near=Near(tier="semantic")) if not question.scope.startswith("user:"):
+            return "answered from a similar question · regenerate to ask anew"  # it was somebody else's
         case Hit(near=Near(asked=asked)):
             return f"answered from a similar question: *{_shown(asked)}* · regenerate to ask anew"
         case Hit(age_seconds=age):
