@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 5969, which the server calls.
+# Begin here: `class Pipeline`, line 5973, which the server calls.
 # The modules that it uses come first:
 #    107  base.single_flight          Many who ask the same at the same time ask once.
 #    173  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
@@ -51,9 +51,9 @@ version: 0.1.0
 #   5706  base.process                One object for all plugins of a process, which are files that share no code.
 #   5727  services.activity           What chats did in this process, until somebody writes it into the history.
 #   5752  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   5900  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   5939  services.pack_valves        What all valves of the pack have in common.
-#   5953  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#   5904  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   5943  services.pack_valves        What all valves of the pack have in common.
+#   5957  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -5773,7 +5773,11 @@ def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
         entry = outcome.entry
         note_chat(
             record
-            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {
+                "outcome": "cached",
+                "model": entry.model.removeprefix(ROUTER),
+                "saved": round(entry.seconds, 3),
+            }
             | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
         )
     elif isinstance(outcome, Follow):

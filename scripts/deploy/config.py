@@ -30,10 +30,7 @@ from ollama_pack.routing.errors import NodeTableError
 from ollama_pack.routing.nodes import DISCOVERED, parse_nodes
 from ollama_pack.routing.warm import parse_warm
 from ollama_pack.speech.language import parse_language
-
-PUBLIC = "public"
-ADMIN = "admin"
-GROUP = "group:"
+from ollama_pack.webui.audience import ADMIN, GROUP, PUBLIC
 
 MAX_BYTES = 256 * 1024
 MAX_NODES = 20_000  # values, with every `*alias` written out

@@ -249,7 +249,7 @@ class Filter:
                 key=f"{answering.id}|{scope.partition(':')[0]}",
                 error=self.valves.similar_error,
                 embed=embedding(request, user),
-                judge=judging(request, user, str(model["id"])),
+                judge=judging(request, user, str(body["model"])),
                 embedder=embedder,
             )
 
