@@ -9,130 +9,130 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 16961, which the server calls.
+# Begin here: `class Pipe`, line 16976, which the server calls.
 # The modules that it uses come first:
 #    205  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    231  aliases.errors                 What goes wrong with aliases.
-#    272  engines.errors                 What goes wrong with a node.
-#    414  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    540  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    615  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    676  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    983  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1130  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1298  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1590  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1666  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1727  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1763  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2171  base.single_flight             Many who ask the same at the same time ask once.
-#   2299  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2447  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2571  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   2682  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   2857  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2929  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2935  engines.vectors                Vectors for texts, as an engine gives them.
-#   2964  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3053  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3101  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3149  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3476  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3572  routing.errors                 What goes wrong with routing.
-#   3733  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3771  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4136  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4550  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   4674  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4772  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   4893  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5001  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5148  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5282  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5595  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   5817  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5934  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6035  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6093  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6158  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6273  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6623  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6708  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6751  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6856  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7060  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7340  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7398  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7495  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7698  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7869  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8214  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8501  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8587  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8757  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8951  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9048  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9129  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9195  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9244  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9324  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9418  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9906  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10064  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10239  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10477  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10580  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#  10589  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#  10677  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10779  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10814  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11482  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11558  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11591  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11708  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11892  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12038  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12234  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12374  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12434  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12912  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13063  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13276  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13460  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13729  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13840  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14412  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  14472  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14545  cache.errors                   What goes wrong with the cache.
-#  14565  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14593  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14727  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  14733  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  14739  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  14853  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  14900  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  14991  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15154  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15244  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15479  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15500  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  15611  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15636  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  15717  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  15825  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  15872  services.pack_valves           What all valves of the pack have in common.
-#  15886  services.router_valves         The valves of the router, wherever it runs.
-#  16008  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16122  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16375  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16407  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16424  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  16475  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  16543  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16638  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  16799  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  16810  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  16869  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    272  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    282  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    380  engines.errors                 What goes wrong with a node.
+#    522  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    648  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    723  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    784  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1091  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1238  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1406  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1698  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1774  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1835  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1871  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2279  base.single_flight             Many who ask the same at the same time ask once.
+#   2407  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2555  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2679  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   2790  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   2965  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3037  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3043  engines.vectors                Vectors for texts, as an engine gives them.
+#   3072  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3161  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3209  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3257  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3584  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3680  routing.errors                 What goes wrong with routing.
+#   3841  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3879  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4244  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4658  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4782  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4880  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5001  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5109  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5256  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5390  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5703  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   5925  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6042  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6143  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6201  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6266  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6383  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6733  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6818  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6861  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6966  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7170  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7450  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7508  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7605  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7808  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7979  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8324  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8611  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8697  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8867  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9061  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9158  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9239  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9305  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9354  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9434  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9528  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10016  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10174  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10349  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10587  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10690  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10792  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10827  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11495  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11571  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11604  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11721  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11905  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12051  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12247  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12387  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12447  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12925  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13076  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13289  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13473  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13742  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13853  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14427  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  14487  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14560  cache.errors                   What goes wrong with the cache.
+#  14580  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14608  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14742  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  14748  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  14754  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  14868  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14915  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15006  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15169  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15259  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15494  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15515  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  15626  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15651  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15732  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  15840  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  15887  services.pack_valves           What all valves of the pack have in common.
+#  15901  services.router_valves         The valves of the router, wherever it runs.
+#  16023  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16137  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16390  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16422  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16439  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  16490  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  16558  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16653  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  16814  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  16825  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  16884  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -269,6 +269,114 @@ class AliasUnavailableError(PackError):
         self.passed_over = passed_over
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "cannot be reached (does it run, is the address right?)": "无法连接（它在运行吗？地址正确吗？）",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.errors ---
 # What goes wrong with a node.
 
@@ -321,7 +429,7 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+        super().__init__(node, message("cannot be reached (does it run, is the address right?)"), said=said)
 
     @property
     def plain(self) -> str:
@@ -6232,6 +6340,7 @@ class PendingChat:
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        user: the id of its user; the scheduler knows them by a hash.
         came: when it came, on the loop's clock.
         began: when its answer began, on the same clock; None: it has not.
         decision: the last one about it.
@@ -6252,6 +6361,7 @@ class PendingChat:
     served: Served | None = None
     place: int | None = None
     shown: float | None = None
+    user: str = ""
     came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     began: float | None = None
     decision: Decision | None = None
@@ -10577,103 +10687,6 @@ class RouterCounts:
         return self.models.setdefault(pair, ModelCounts())
 
 
-# --- ollama_pack.base.translations ---
-# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-
-TRANSLATIONS: dict[str, dict[str, str]] = {
-    "zh-CN": {
-    },
-}
-
-
-# --- ollama_pack.base.messages ---
-# Sentences for people, in English and in the languages of the catalogue.
-#
-# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
-# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
-# translations; `scripts/messages.py` keeps them complete.
-
-ENGLISH = "en"
-_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
-
-
-class Message(str):
-    """A sentence in English, which knows what it was made of.
-
-    Attributes:
-        template: the English sentence with its placeholders: the key in the catalogue.
-        values: what stands in them: messages and exceptions are translated as well.
-    """
-
-    __slots__ = ("template", "values")
-
-    template: str
-    values: Mapping[str, object]
-
-    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
-        made = super().__new__(cls, text)
-        made.template = template or text
-        made.values = values or {}
-        return made
-
-    def translated(self, language: str) -> str:
-        """The sentence in a language, for code of another plugin: each has only the words of its own."""
-        return in_language(self, language)
-
-
-def in_language(thing: object, language: str) -> str:
-    """A sentence in a reader's language; in English where the catalogue lacks it.
-
-    Args:
-        thing: a message, an exception that was raised with one, or any other text.
-        language: as `known_language` reads it.
-    """
-    if isinstance(thing, BaseException):
-        if not (thing.args and isinstance(thing.args[0], Message)):
-            return str(thing)
-        thing = thing.args[0]
-    known = known_language(language)
-    table = TRANSLATIONS.get(known, {})
-    if not isinstance(thing, Message):
-        return table.get(str(thing), str(thing))
-    if known == ENGLISH:
-        return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
-
-
-def known_language(wanted: str) -> str:
-    """The best language of the catalogue for what a reader asks for; `en` where there is none.
-
-    Args:
-        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
-    """
-    for tag in _by_preference(wanted):
-        primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
-            break
-        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
-            return found
-    return ENGLISH
-
-
-def _by_preference(wanted: str) -> list[str]:
-    weighted = []
-    for part in re.split("[,:]", wanted):
-        found = _QUALITY.search(part)
-        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
-        if quality > 0 and (tag := part.partition(";")[0].strip()):
-            weighted.append((-quality, tag))
-    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
-
-
-def _filled(template: str, values: Mapping[str, object], language: str) -> str:
-    shown = {
-        name: in_language(value, language) if isinstance(value, str | BaseException) else value
-        for name, value in values.items()
-    }
-    return template.format_map(shown)
-
-
 # --- ollama_pack.routing.dispatch.record ---
 # What is written down of a chat when it has ended: figures and names, and nothing of what was said.
 
@@ -10717,7 +10730,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         "asked": pending.head.model.removeprefix(ROUTER),
         "model": decision.model if decision else "",
         "node": decision.node if decision else "",
-        "user": pending.request.user,
+        "user": pending.user,
         "outcome": _outcome(error),
         "waited": _record__seconds(decision.waited if decision else now - pending.came),
         "took": _record__seconds(now - pending.came),
@@ -14094,7 +14107,9 @@ class Router:
             key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, served=served)
+        made = PendingChat(
+            request, body, head, tell, bound, figures, headers=headers, served=served, user=user
+        )
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)

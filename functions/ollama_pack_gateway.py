@@ -9,53 +9,55 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 3823, which the server calls.
+# Begin here: `class Event`, line 3933, which the server calls.
 # The modules that it uses come first:
-#     99  base.single_flight             Many who ask the same at the same time ask once.
-#    227  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    235  engines.errors                 What goes wrong with a node.
-#    343  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    451  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    579  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    651  aliases.errors                 What goes wrong with aliases.
-#    692  cache.errors                   What goes wrong with the cache.
-#    712  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    737  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    780  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    889  routing.errors                 What goes wrong with routing.
-#   1001  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1033  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1160  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1266  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1327  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1347  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1498  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1507  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1568  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1875  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2012  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2049  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2070  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2187  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2223  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2229  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2346  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2371  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2430  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2436  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2482  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2627  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   2672  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   2845  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3047  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3086  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3217  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3237  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3354  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   3436  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3475  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   3784  services.pack_valves           What all valves of the pack have in common.
-#   3798  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    101  base.single_flight             Many who ask the same at the same time ask once.
+#    229  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    239  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    337  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    345  engines.errors                 What goes wrong with a node.
+#    453  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    561  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    689  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    761  aliases.errors                 What goes wrong with aliases.
+#    802  cache.errors                   What goes wrong with the cache.
+#    822  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    847  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    890  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    999  routing.errors                 What goes wrong with routing.
+#   1111  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1143  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1270  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1376  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1437  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1457  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1608  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1617  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1678  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1985  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2122  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2159  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2180  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2297  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2333  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2339  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2456  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2481  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2540  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2546  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2592  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2737  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   2782  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   2955  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3157  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3196  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3327  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3347  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3464  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   3546  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3585  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   3894  services.pack_valves           What all valves of the pack have in common.
+#   3908  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -90,7 +92,7 @@ from hashlib import blake2b
 from http import HTTPStatus
 from inspect import signature
 from types import SimpleNamespace
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 from uuid import uuid4
 
 import orjson
@@ -224,6 +226,114 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "cannot be reached (does it run, is the address right?)": "无法连接（它在运行吗？地址正确吗？）",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
@@ -284,7 +394,7 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+        super().__init__(node, message("cannot be reached (does it run, is the address right?)"), said=said)
 
     @property
     def plain(self) -> str:

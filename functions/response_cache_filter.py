@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 7383, which the server calls.
+# Begin here: `class Filter`, line 7387, which the server calls.
 # The modules that it uses come first:
 #    133  base.single_flight        Many who ask the same at the same time ask once.
 #    320  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
@@ -58,21 +58,21 @@ version: 0.1.0
 #   6337  webui.errors              What goes wrong between the pack and Open WebUI.
 #   6353  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 #   6364  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6605  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   6641  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   6706  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   6763  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   6821  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   6966  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7014  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7070  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7129  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7143  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7177  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7201  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7254  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   7282  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   7334  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   6609  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6645  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   6710  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   6767  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6825  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   6970  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7018  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7074  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7133  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   7147  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7181  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7205  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7258  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   7286  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   7338  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -6388,7 +6388,11 @@ def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
         entry = outcome.entry
         note_chat(
             record
-            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {
+                "outcome": "cached",
+                "model": entry.model.removeprefix(ROUTER),
+                "saved": round(entry.seconds, 3),
+            }
             | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
         )
     elif isinstance(outcome, Follow):
@@ -7569,7 +7573,7 @@ class Filter:
                 key=f"{answering.id}|{scope.partition(':')[0]}",
                 error=self.valves.similar_error,
                 embed=embedding(request, user),
-                judge=judging(request, user, str(model["id"])),
+                judge=judging(request, user, str(body["model"])),
                 embedder=embedder,
             )
 

@@ -8,120 +8,120 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 15493, which the server calls.
+# Begin here: `class Pipeline`, line 15508, which the server calls.
 # The modules that it uses come first:
 #    199  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    225  aliases.errors                 What goes wrong with aliases.
-#    266  engines.errors                 What goes wrong with a node.
-#    408  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    534  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    609  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    670  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    794  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    866  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1034  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1082  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1409  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1498  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1546  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1642  routing.errors                 What goes wrong with routing.
-#   1803  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1950  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1988  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2353  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2767  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2891  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2989  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3110  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3227  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3335  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3446  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3593  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3727  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4040  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4262  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4379  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4480  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4538  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4603  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4718  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4893  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5243  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5328  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5371  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5476  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5768  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5972  engines.vectors                Vectors for texts, as an engine gives them.
-#   6001  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6281  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6339  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6436  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6639  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6810  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7155  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7442  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7528  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7698  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7892  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7989  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8070  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8136  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8185  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8261  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8341  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8435  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8923  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9081  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9256  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9494  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9597  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   9606  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#   9694  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   9700  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#   9802  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9837  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10505  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10581  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10614  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10731  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10915  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11061  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11257  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11397  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11457  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11935  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12086  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12299  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12483  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12752  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12863  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13435  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13502  cache.errors                   What goes wrong with the cache.
-#  13522  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13538  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13672  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  13801  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  13970  base.single_flight             Many who ask the same at the same time ask once.
-#  14049  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14284  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  14692  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14713  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14779  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15133  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15234  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15269  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15345  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15463  services.pack_valves           What all valves of the pack have in common.
-#  15477  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  15549  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  15856  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  15917  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  15953  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16045  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16126  services.router_valves         The valves of the router, wherever it runs.
-#  16248  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16362  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16615  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    266  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    276  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    374  engines.errors                 What goes wrong with a node.
+#    516  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    642  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    717  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    778  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    902  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    974  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1142  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1190  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1517  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1606  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1654  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1750  routing.errors                 What goes wrong with routing.
+#   1911  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2058  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2096  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2461  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2875  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2999  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3097  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3218  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3335  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3443  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3554  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3701  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3835  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4148  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4370  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4487  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4588  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4646  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4711  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4828  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5003  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5353  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5438  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5481  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5586  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5878  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6082  engines.vectors                Vectors for texts, as an engine gives them.
+#   6111  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6391  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6449  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6546  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6749  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6920  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7265  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7552  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7638  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7808  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8002  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8099  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8180  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8246  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8295  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8371  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8451  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8545  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9033  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9191  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9366  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9604  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9707  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   9713  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#   9815  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9850  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10518  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10594  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10627  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10744  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10928  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11074  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11270  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11410  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11470  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11948  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12099  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12312  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12496  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12765  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12876  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13450  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13517  cache.errors                   What goes wrong with the cache.
+#  13537  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13553  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13687  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  13816  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  13985  base.single_flight             Many who ask the same at the same time ask once.
+#  14064  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14299  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  14707  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14728  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14794  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15148  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15249  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15284  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15360  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15478  services.pack_valves           What all valves of the pack have in common.
+#  15492  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  15564  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  15871  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  15932  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  15968  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16060  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16141  services.router_valves         The valves of the router, wherever it runs.
+#  16263  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16377  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16630  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -263,6 +263,114 @@ class AliasUnavailableError(PackError):
         self.passed_over = passed_over
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "cannot be reached (does it run, is the address right?)": "无法连接（它在运行吗？地址正确吗？）",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.errors ---
 # What goes wrong with a node.
 
@@ -315,7 +423,7 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+        super().__init__(node, message("cannot be reached (does it run, is the address right?)"), said=said)
 
     @property
     def plain(self) -> str:
@@ -4677,6 +4785,7 @@ class PendingChat:
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        user: the id of its user; the scheduler knows them by a hash.
         came: when it came, on the loop's clock.
         began: when its answer began, on the same clock; None: it has not.
         decision: the last one about it.
@@ -4697,6 +4806,7 @@ class PendingChat:
     served: Served | None = None
     place: int | None = None
     shown: float | None = None
+    user: str = ""
     came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     began: float | None = None
     decision: Decision | None = None
@@ -9594,103 +9704,6 @@ class RouterCounts:
         return self.models.setdefault(pair, ModelCounts())
 
 
-# --- ollama_pack.base.translations ---
-# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-
-TRANSLATIONS: dict[str, dict[str, str]] = {
-    "zh-CN": {
-    },
-}
-
-
-# --- ollama_pack.base.messages ---
-# Sentences for people, in English and in the languages of the catalogue.
-#
-# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
-# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
-# translations; `scripts/messages.py` keeps them complete.
-
-ENGLISH = "en"
-_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
-
-
-class Message(str):
-    """A sentence in English, which knows what it was made of.
-
-    Attributes:
-        template: the English sentence with its placeholders: the key in the catalogue.
-        values: what stands in them: messages and exceptions are translated as well.
-    """
-
-    __slots__ = ("template", "values")
-
-    template: str
-    values: Mapping[str, object]
-
-    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
-        made = super().__new__(cls, text)
-        made.template = template or text
-        made.values = values or {}
-        return made
-
-    def translated(self, language: str) -> str:
-        """The sentence in a language, for code of another plugin: each has only the words of its own."""
-        return in_language(self, language)
-
-
-def in_language(thing: object, language: str) -> str:
-    """A sentence in a reader's language; in English where the catalogue lacks it.
-
-    Args:
-        thing: a message, an exception that was raised with one, or any other text.
-        language: as `known_language` reads it.
-    """
-    if isinstance(thing, BaseException):
-        if not (thing.args and isinstance(thing.args[0], Message)):
-            return str(thing)
-        thing = thing.args[0]
-    known = known_language(language)
-    table = TRANSLATIONS.get(known, {})
-    if not isinstance(thing, Message):
-        return table.get(str(thing), str(thing))
-    if known == ENGLISH:
-        return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
-
-
-def known_language(wanted: str) -> str:
-    """The best language of the catalogue for what a reader asks for; `en` where there is none.
-
-    Args:
-        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
-    """
-    for tag in _by_preference(wanted):
-        primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
-            break
-        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
-            return found
-    return ENGLISH
-
-
-def _by_preference(wanted: str) -> list[str]:
-    weighted = []
-    for part in re.split("[,:]", wanted):
-        found = _QUALITY.search(part)
-        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
-        if quality > 0 and (tag := part.partition(";")[0].strip()):
-            weighted.append((-quality, tag))
-    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
-
-
-def _filled(template: str, values: Mapping[str, object], language: str) -> str:
-    shown = {
-        name: in_language(value, language) if isinstance(value, str | BaseException) else value
-        for name, value in values.items()
-    }
-    return template.format_map(shown)
-
-
 # --- ollama_pack.engines.routed_names ---
 # How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 
@@ -9740,7 +9753,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         "asked": pending.head.model.removeprefix(ROUTER),
         "model": decision.model if decision else "",
         "node": decision.node if decision else "",
-        "user": pending.request.user,
+        "user": pending.user,
         "outcome": _outcome(error),
         "waited": _record__seconds(decision.waited if decision else now - pending.came),
         "took": _record__seconds(now - pending.came),
@@ -13117,7 +13130,9 @@ class Router:
             key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, served=served)
+        made = PendingChat(
+            request, body, head, tell, bound, figures, headers=headers, served=served, user=user
+        )
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
