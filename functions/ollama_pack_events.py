@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11025, which the server calls.
+# Begin here: `class Event`, line 11033, which the server calls.
 # The modules that it uses come first:
 #    160  base.single_flight          Many who ask the same at the same time ask once.
 #    239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -30,70 +30,70 @@ version: 0.1.0
 #   2017  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 #   2085  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
 #   2189  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2339  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   2400  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2506  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2615  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2760  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2766  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2853  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2940  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2972  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3096  aliases.errors              What goes wrong with aliases.
-#   3118  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   3141  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3448  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3585  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3622  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3643  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3701  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3763  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3816  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3930  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4096  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4362  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4615  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4741  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4889  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4966  services.pack_valves        What all valves of the pack have in common.
-#   4989  speech.errors               What goes wrong with transcription.
-#   5351  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5428  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5519  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5555  speech.values               What recordings turn into, and what an engine is.
-#   5812  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5962  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6044  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6228  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6361  speech.sentences            Segments of about a sentence, made from words with times.
-#   6415  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6593  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6821  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6975  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7059  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7148  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7312  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7910  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7998  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8072  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8347  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8397  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8544  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8810  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8848  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8878  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8998  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9136  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9290  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9468  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9722  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9804  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9846  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10864  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10950  webui.reader                Who reads what the pack says, and in which language.
-#  10959  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10993  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11138  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2342  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2403  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2509  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2618  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2763  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2769  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2856  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2943  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2975  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3099  aliases.errors              What goes wrong with aliases.
+#   3121  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   3144  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3451  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3588  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3625  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3646  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3704  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3766  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3819  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3933  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4099  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4365  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4623  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4749  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4897  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4974  services.pack_valves        What all valves of the pack have in common.
+#   4997  speech.errors               What goes wrong with transcription.
+#   5359  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5436  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5527  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5563  speech.values               What recordings turn into, and what an engine is.
+#   5820  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5970  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6052  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6236  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6369  speech.sentences            Segments of about a sentence, made from words with times.
+#   6423  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6601  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6829  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6983  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7067  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7156  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7320  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7918  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   8006  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8080  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8355  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8405  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8552  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8818  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8856  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8886  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   9006  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9144  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9298  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9476  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9730  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9812  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9854  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10872  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10958  webui.reader                Who reads what the pack says, and in which language.
+#  10967  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11001  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11146  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -2205,6 +2205,7 @@ class RouteSpec:
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
+        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
         refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
             Open WebUI answers in its own form.
     """
@@ -2215,6 +2216,7 @@ class RouteSpec:
     answer: Callable[[Any, Any], Awaitable[Any]]
     lets_in: Callable[[Any], bool] | None = None
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    user_of: Callable[[Any], Any] | None = None
     refused: Callable[[Any, Any], Any] | None = None
 
 
@@ -2264,9 +2266,10 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
             ask = super().get_route_handler()
 
             async def handle(request: Any) -> Any:
-                if not (spec.lets_in and spec.lets_in(request)):
+                user = spec.user_of(request) if spec.user_of else None
+                if user is None and not (spec.lets_in and spec.lets_in(request)):
                     return await asked(request)
-                answer = await spec.answer(request, None)
+                answer = await spec.answer(request, user)
                 return answer if isinstance(answer, Response) else JSONResponse(answer)
 
             async def asked(request: Any) -> Any:
@@ -4380,6 +4383,11 @@ class AliasTables:
     filtered: AliasTable | None
     names: frozenset[str]
     are_known: bool
+
+    @property
+    def in_use(self) -> tuple[AliasTable, ...]:
+        """Those of functions that are on: the router's, then the alias filter's."""
+        return tuple(table for table in (self.router, self.filtered) if table is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,74 +9,74 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 7584, which the server calls.
+# Begin here: `class Filter`, line 7641, which the server calls.
 # The modules that it uses come first:
 #    137  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    161  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    278  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    359  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    379  cache.errors              What goes wrong with the cache.
-#    415  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    531  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    700  cache.key                 What makes two requests the same: the key of a cached answer.
-#    937  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1137  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1291  cache.entry               An answer as it is kept.
-#   1360  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1465  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   1713  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   1856  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   1982  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   2415  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2514  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   2606  base.single_flight        Many who ask the same at the same time ask once.
-#   2745  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   2870  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2876  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2885  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3293  base.process              One object for all plugins of a process, which are files that share no code.
-#   3314  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   3376  services.pack_valves      What all valves of the pack have in common.
-#   3399  services.cache_valves     The valves of the response cache, wherever it runs.
-#   3501  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3512  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3587  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   3703  cache.collect             From the chunks of a generation to what may be kept of it.
-#   3858  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   3910  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4014  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4340  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4443  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   4528  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4553  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4586  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4732  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5216  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5559  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   5803  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6130  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6336  services.activity         What chats did in this process, until somebody writes it into the history.
-#   6361  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   6433  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6527  webui.errors              What goes wrong between the pack and Open WebUI.
-#   6543  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   6554  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6799  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   6835  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   6900  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   6957  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   7102  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7150  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7206  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7265  webui.reader              Who reads what the pack says, and in which language.
-#   7280  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7294  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7345  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7379  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7403  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7456  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   7484  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   7536  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    162  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    279  base.single_flight        Many who ask the same at the same time ask once.
+#    466  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    547  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    567  cache.errors              What goes wrong with the cache.
+#    603  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    719  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    888  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1125  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1325  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1479  cache.entry               An answer as it is kept.
+#   1548  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1653  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   1901  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2044  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2170  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   2603  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2702  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   2794  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2805  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   2930  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2936  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2945  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3353  base.process              One object for all plugins of a process, which are files that share no code.
+#   3374  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   3436  services.pack_valves      What all valves of the pack have in common.
+#   3459  services.cache_valves     The valves of the response cache, wherever it runs.
+#   3561  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   3636  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   3752  cache.collect             From the chunks of a generation to what may be kept of it.
+#   3907  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   3959  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4063  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4389  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4492  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   4577  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4602  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4635  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4781  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5265  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5608  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   5852  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6179  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6385  services.activity         What chats did in this process, until somebody writes it into the history.
+#   6410  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   6482  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6576  webui.errors              What goes wrong between the pack and Open WebUI.
+#   6592  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   6603  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6848  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6884  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   6949  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7006  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7064  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   7209  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7257  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7313  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7372  webui.reader              Who reads what the pack says, and in which language.
+#   7387  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   7401  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7435  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7459  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7512  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   7540  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   7592  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -141,6 +141,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
         ": ": "：",
         "; ": "；",
+        "answered from a similar question · regenerate for a new answer": "来自相似问题的回答 · 点击“重新生成”可获得新回答",
         "answered from a similar question: *{question}* · regenerate for a new answer": "来自相似问题的回答：*{question}* · 点击“重新生成”可获得新回答",
         "cached · {age} ago · regenerate for a new answer": "来自缓存 · {age}前生成 · 点击“重新生成”可获得新回答",
         "must be a number": "必须是数字",
@@ -273,6 +274,193 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
         for name, value in values.items()
     }
     return template.format_map(shown)
+
+
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Key = TypeVar("_Key")
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+class Remembered(Generic[_Key, _Shared]):
+    """Answers by key, each kept for a while; of more than the limit the oldest go first. One event loop."""
+
+    def __init__(
+        self, seconds: float, limit: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Remember nothing yet.
+
+        Args:
+            seconds: how old an answer may be, counted from when it was asked for.
+            limit: answers at the most.
+            clock: monotonic seconds.
+        """
+        self._seconds, self._limit, self._clock = seconds, limit, clock
+        self._kept: dict[_Key, tuple[float, _Shared]] = {}
+
+    def find(self, key: _Key) -> _Shared | None:
+        """The answer that is kept; None: there is none, or it is too old."""
+        found = self._kept.get(key)
+        return found[1] if found is not None and self._clock() - found[0] <= self._seconds else None
+
+    def keep(self, key: _Key, answer: _Shared) -> None:
+        """Keep an answer."""
+        self._keep(key, answer, self._clock())
+
+    async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        """The kept answer, or a new one. What `ask` raises is not kept."""
+        kept = self._kept.get(key)
+        began = self._clock()
+        if kept is not None and began - kept[0] <= self._seconds:
+            return kept[1]
+        before = self._kept
+        answer = await ask()
+        if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
+            self._keep(key, answer, began)
+        return answer
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept = {}
+
+    def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
+        self._kept.pop(key, None)
+        while len(self._kept) >= self._limit:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = at, answer
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
+class _Turn:
+    """A call, or one that will be made when the call before it is over."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.answered = False
+        self.answer: Any = None
+        self.following: _Turn | None = None
+
+
+class JoinedCalls(Generic[_Key, _Shared]):
+    """For each key one call at a time. Those who come while it is under way share the next one.
+
+    So everybody gets the answer to a call that began after he came: what was changed before is seen.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[_Key, _Turn] = {}
+
+    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
+        """The answer, and whether it is this caller's own call that was made."""
+        while True:
+            current = self._turns.get(key)
+            if current is None:
+                turn = self._turns[key] = _Turn()
+                return await self._make(key, turn, make), True
+            if current.following is None:
+                turn = current.following = _Turn()
+                await self._wait_for(key, current, turn)
+                return await self._make(key, turn, make), True
+            turn = current.following
+            await turn.over.wait()
+            if turn.answered:
+                return turn.answer, False
+
+    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        try:
+            turn.answer = await make()
+            turn.answered = True
+        finally:
+            turn.over.set()
+            if turn.following is None:
+                del self._turns[key]
+        answer: _Shared = turn.answer
+        return answer
+
+    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
+        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
+        try:
+            await current.over.wait()
+        except asyncio.CancelledError:
+            turn.over.set()
+            current.following = None
+            if current.over.is_set():
+                del self._turns[key]
+            raise
+        self._turns[key] = turn
 
 
 # --- ollama_pack.base.breaker ---
@@ -2603,143 +2791,15 @@ class Miss:
 CacheOutcome = Hit | Lead | Follow | Miss
 
 
-# --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
-
-_Key = TypeVar("_Key")
-_Shared = TypeVar("_Shared")
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
 
 
-class SingleFlight(Generic[_Shared]):
-    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[_Shared]],
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Nothing is asked before `get` or `renew`.
-
-        Args:
-            ask: gives the answer; what it raises reaches those who wait, and is not kept.
-            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
-            clock: monotonic seconds.
-        """
-        self._ask = ask
-        self._seconds = seconds
-        self._clock = clock
-        self._kept: _Shared | None = None
-        self._asked_at = -math.inf
-        self._task: asyncio.Task[_Shared] | None = None
-
-    @property
-    def kept(self) -> _Shared | None:
-        """The newest answer, however old it is; None: there is none yet."""
-        return self._kept
-
-    @property
-    def age(self) -> float:
-        """Seconds since the kept answer was asked for."""
-        return self._clock() - self._asked_at
-
-    async def get(self) -> _Shared:
-        """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
-            kept: Any = self._kept
-            return kept  # type: ignore[no-any-return] # None may be an answer, too
-        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
-
-    def renew(self) -> asyncio.Task[_Shared]:
-        """The question that is under way, or a new one."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(_retrieve)
-        return self._task
-
-    def keep(self, answer: _Shared) -> None:
-        """Keep an answer that is known from elsewhere."""
-        self._kept, self._asked_at = answer, self._clock()
-
-    def forget(self) -> None:
-        """Keep nothing, nor what is being asked for now: something has changed."""
-        self._kept, self._asked_at, self._task = None, -math.inf, None
-
-    async def _renew(self) -> _Shared:
-        began, task = self._clock(), asyncio.current_task()
-        try:
-            answer = await self._ask()
-            if self._task is task:
-                self._kept, self._asked_at = answer, began
-            return answer
-        finally:
-            if self._task is task:
-                self._task = None
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Look at the error even when all who waited have left, or asyncio complains of it."""
-    if not task.cancelled():
-        task.exception()
-
-
-class _Turn:
-    """A call, or one that will be made when the call before it is over."""
-
-    def __init__(self) -> None:
-        self.over = asyncio.Event()
-        self.answered = False
-        self.answer: Any = None
-        self.following: _Turn | None = None
-
-
-class JoinedCalls(Generic[_Key, _Shared]):
-    """For each key one call at a time. Those who come while it is under way share the next one.
-
-    So everybody gets the answer to a call that began after he came: what was changed before is seen.
-    """
-
-    def __init__(self) -> None:
-        self._turns: dict[_Key, _Turn] = {}
-
-    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
-        """The answer, and whether it is this caller's own call that was made."""
-        while True:
-            current = self._turns.get(key)
-            if current is None:
-                turn = self._turns[key] = _Turn()
-                return await self._make(key, turn, make), True
-            if current.following is None:
-                turn = current.following = _Turn()
-                await self._wait_for(key, current, turn)
-                return await self._make(key, turn, make), True
-            turn = current.following
-            await turn.over.wait()
-            if turn.answered:
-                return turn.answer, False
-
-    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        try:
-            turn.answer = await make()
-            turn.answered = True
-        finally:
-            turn.over.set()
-            if turn.following is None:
-                del self._turns[key]
-        answer: _Shared = turn.answer
-        return answer
-
-    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
-        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
-        try:
-            await current.over.wait()
-        except asyncio.CancelledError:
-            turn.over.set()
-            current.following = None
-            if current.over.is_set():
-                del self._turns[key]
-            raise
-        self._turns[key] = turn
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.engines.ollama.installed ---
@@ -3496,17 +3556,6 @@ class CacheValves(PackValves):
     @classmethod
     def _long_enough(cls, secret: str) -> str:
         return check_secret(secret)
-
-
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-
-def object_at(value: object, *path: str) -> Mapping[str, Any]:
-    """The object that a path of fields leads to; an empty one where there is something else."""
-    for field in path:
-        value = value.get(field) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.cache.scope ---
@@ -6954,6 +7003,64 @@ async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
     return connections
 
 
+# --- ollama_pack.webui.functions ---
+# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionState:
+    """A function as the database has it.
+
+    Attributes:
+        installed: there is one.
+        active: it is switched on.
+        owner: id of the user who installed it.
+        valves: what an admin set; defaults are not in it.
+    """
+
+    installed: bool = False
+    active: bool = False
+    owner: str = ""
+    valves: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def function_state(function_id: str) -> FunctionState:
+    """Look a function up.
+
+    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
+    function, or no valves, and what is published would be taken away. Here the database's error is raised.
+    """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
+
+    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    async with get_async_db_context() as session:
+        found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        return FunctionState()
+    is_active, owner, stored = found
+    valves = decrypt_valves(stored) or {}
+    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+
+
+async def user_valves(function_id: str, user_id: str) -> dict[str, Any]:
+    """What a user has set for a function."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415
+
+    return await Functions.get_user_valves_by_id_and_user_id(function_id, user_id) or {}
+
+
+async def live_function(app: Any, function_id: str) -> Any:
+    """The instance that this process runs, of the code and with the valves that are stored.
+
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    """
+    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
+
+    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+
+
 # --- ollama_pack.webui.calling ---
 # Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
 
@@ -7291,57 +7398,6 @@ def grant_forms(grants: Grants) -> list[dict[str, str]]:
     return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
 
 
-# --- ollama_pack.webui.functions ---
-# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionState:
-    """A function as the database has it.
-
-    Attributes:
-        installed: there is one.
-        active: it is switched on.
-        owner: id of the user who installed it.
-        valves: what an admin set; defaults are not in it.
-    """
-
-    installed: bool = False
-    active: bool = False
-    owner: str = ""
-    valves: Mapping[str, Any] = field(default_factory=dict)
-
-
-async def function_state(function_id: str) -> FunctionState:
-    """Look a function up.
-
-    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
-    function, or no valves, and what is published would be taken away. Here the database's error is raised.
-    """
-    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
-    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
-
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
-    async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
-    if found is None:
-        return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
-
-
-async def live_function(app: Any, function_id: str) -> Any:
-    """The instance that this process runs, of the code and with the valves that are stored.
-
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
-    """
-    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
-
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-
-
 # --- ollama_pack.webui.replay_row ---
 # The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
 
@@ -7573,6 +7629,7 @@ def current_span(name: str) -> Iterator[Span]:
 
 # --- ollama_pack.plugins.functions.response_cache_filter ---
 
+USER_SECONDS = 5.0  # that a user's own valves are kept for the gateway
 SHOWN_CHARACTERS = 80  # of another question, in a status
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
 
@@ -7604,6 +7661,7 @@ class Filter:
         self._pending = PendingAnswers()
         self._replay = ReplayModel()
         self._digests = ModelDigests(_tag_sites, trusted=trusted_certificates)
+        self._wanted: Remembered[str, bool] = Remembered(USER_SECONDS)
         self._said = ""  # what was logged last of settings that cannot be used
 
     async def request(
@@ -7632,9 +7690,7 @@ class Filter:
                 text = in_language(line, reader_language(__metadata__, __request__))
                 await __event_emitter__({"type": "status", "data": {"description": text, "done": True}})
         except SettingError as error:
-            if self._said != str(error):
-                self._said = str(error)
-                log.warning("The response cache does nothing: %s", error)
+            self._warn_once(error)
             return body
         except Exception:
             log.exception("A request was not looked up in the response cache, and its model answers")
@@ -7645,6 +7701,51 @@ class Filter:
             body["metadata"][STATE] = state  # a copy of it, where the Pipelines server has seen the request
         body["model"] = REPLAY
         return body
+
+    async def direct_lookup(
+        self, body: Body, user: Json, request: Any, function_id: str, answers: tuple[str, str]
+    ) -> PendingAnswer | None:
+        """What to answer a chat of the gateway with that passes no filter; None: its model answers.
+
+        Args:
+            body: the final chat.
+            user: who asks.
+            request: FastAPI's.
+            function_id: under which the admin has saved this filter.
+            answers: the model that would answer now, and its weights.
+        """
+        take_over(request.app, function_id, self)
+        try:
+            wanted = await self._wanted.get(user["id"], partial(_uses_cache, function_id, user["id"]))
+            if not self.valves.enabled or not wanted:
+                return None
+            used = await self._keeper.cache(self._settings())
+            reason = "client's wish" if "no-store" in _wishes(request) else ""
+            if reason := reason or why_bypassed(body, {}, self.valves.cache_when):
+                used.cache.bypass(reason)
+                return None
+            model, weights = answers
+            asked = CacheRequest(
+                body=body,
+                metadata={},
+                user_id=str(user["id"]),
+                group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
+                digest=weights or None,
+                answerer=model,
+                preset={"base": body["model"], "params": {}, "system": ""},
+                refresh="no-cache" in _wishes(request),
+            )
+            return await self._pending_answer(used, asked, body)
+        except SettingError as error:
+            self._warn_once(error)
+        except Exception:
+            log.exception("A request was not looked up in the response cache, and its model answers")
+        return None
+
+    def _warn_once(self, error: SettingError) -> None:
+        if self._said != str(error):
+            self._said = str(error)
+            log.warning("The response cache does nothing: %s", error)
 
     def retire(self) -> None:
         """Other code takes over: give the cache back once its answers have ended."""
@@ -7697,6 +7798,12 @@ class Filter:
             used.cache.bypass("no access")  # Open WebUI says so
             return None
         asked = await self._asked(body, user, metadata, model, request)
+        return await self._pending_answer(used, asked, body)
+
+    async def _pending_answer(
+        self, used: CacheInUse, asked: CacheRequest, body: Body
+    ) -> PendingAnswer | None:
+        """As `_look_up`, for a request that the cache is for."""
         question = await question_of(asked, self.valves.scope, used.cache.keyring)
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
@@ -7704,13 +7811,14 @@ class Filter:
         with current_span("response cache lookup") as span:
             outcome = await used.cache.lookup(question)
             span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
-        if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
+        if isinstance(outcome, Hit | Follow) and (message := asked.metadata.get("message_id")):
             near = outcome.near if isinstance(outcome, Hit) else None
             given = replace(question, slot=near.slot) if near else question
             used.note(given, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
-        note_from_cache(outcome, str(model.get("id") or body["model"]), asked.user_id)
+        asked_for = object_at(asked.metadata, "model").get("id") or body["model"]
+        note_from_cache(outcome, str(asked_for), asked.user_id)
         routed = str(asked.preset["base"]).startswith(ROUTER)
         return PendingAnswer(used, outcome, body, str(body["model"]), routed)
 
@@ -7787,6 +7895,10 @@ def _wants_cache(user: dict[str, Any]) -> bool:
     return bool(getattr(user.get("valves"), "use_cache", True))
 
 
+async def _uses_cache(function_id: str, user_id: str) -> bool:
+    return bool((await user_valves(function_id, user_id)).get("use_cache", True))
+
+
 def _wishes(request: Any) -> str:
     """What a client says of caches: `no-cache` for a new answer and `no-store`, as HTTP has it (RFC 9111).
 
@@ -7803,7 +7915,8 @@ def _status(pending: PendingAnswer) -> Message | None:
     """What a user is told of an answer that is not generated for this question; None: it is."""
     match pending.outcome:
         case Hit(question=question, near=Near(tier="semantic")) if not question.scope.startswith("user:"):
-            return "answered from a similar question · regenerate to ask anew"  # it was somebody else's
+            # It was somebody else's.
+            return message("answered from a similar question · regenerate for a new answer")
         case Hit(near=Near(asked=asked)):
             return message(
                 "answered from a similar question: *{question}* · regenerate for a new answer",

@@ -9,28 +9,28 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1478, which the server calls.
+# Begin here: `class Pipe`, line 1487, which the server calls.
 # The modules that it uses come first:
 #     49  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    107  base.messages             Sentences for people, in English and in the languages of the catalogue.
 #    224  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    232  cache.errors              What goes wrong with the cache.
-#    252  engines.errors            What goes wrong with a node.
-#    385  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    435  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    460  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    477  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    549  aliases.errors            What goes wrong with aliases.
+#    232  engines.errors            What goes wrong with a node.
+#    365  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    415  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    440  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    457  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    529  aliases.errors            What goes wrong with aliases.
+#    567  cache.errors              What goes wrong with the cache.
 #    587  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #    696  routing.errors            What goes wrong with routing.
 #    848  webui.errors              What goes wrong between the pack and Open WebUI.
 #    876  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1021  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1030  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1175  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1270  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1431  webui.reader              Who reads what the pack says, and in which language.
-#   1446  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1030  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1039  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1184  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1279  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1440  webui.reader              Who reads what the pack says, and in which language.
+#   1455  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import logging
 import re
@@ -38,7 +38,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal, Self
@@ -227,26 +227,6 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
-
-
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache.
-#
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class LeaderLostError(PackError):
-    """The generation that an answer was copied from ended without its end, and part of it is shown already.
-
-    Attributes:
-        chunks: how many had come.
-    """
-
-    def __init__(self, chunks: int) -> None:
-        super().__init__(
-            message("the answer was shared with another request, whose generation broke off: regenerate it")
-        )
-        self.chunks = chunks
 
 
 # --- ollama_pack.engines.errors ---
@@ -582,6 +562,26 @@ class AliasUnavailableError(PackError):
         )
         self.alias = alias
         self.passed_over = passed_over
+
+
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            message("the answer was shared with another request, whose generation broke off: regenerate it")
+        )
+        self.chunks = chunks
 
 
 # --- ollama_pack.engines.sse ---
@@ -940,6 +940,15 @@ def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) ->
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
     )
+
+
+def passed_refusal(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+    """As `refusal_of`, for errors of other plugins too, which have classes of their own."""
+    if (found := getattr(error, "refusal", None)) is not None:
+        return Refusal(**{field.name: getattr(found, field.name) for field in fields(Refusal)})
+    if type(error).__name__ == LeaderLostError.__name__:
+        error = LeaderLostError(0)
+    return refusal_of(error, for_admin=for_admin, language=language)
 
 
 def _param(error: PackError) -> str | None:
@@ -1488,7 +1497,7 @@ class Pipe:
 
         def refused(error: Exception) -> Refusal:
             language = reader_language(__metadata__, __request__)
-            refusal = _refusal_of(error, for_admin=__user__.get("role") == "admin", language=language)
+            refusal = passed_refusal(error, for_admin=__user__.get("role") == "admin", language=language)
             note_refusal(__request__, refusal, __metadata__)
             return refusal
 
@@ -1506,14 +1515,6 @@ class Pipe:
             return await _completion(pending, call)
         except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
             return refused_answer(refused(error))
-
-
-def _refusal_of(error: Exception, *, for_admin: bool, language: str) -> Refusal:
-    if isinstance(error, ModelRefusedError):
-        return error.refusal
-    if type(error).__name__ == LeaderLostError.__name__:  # of the filter, which has a class of its own
-        error = LeaderLostError(0)
-    return refusal_of(error, for_admin=for_admin, language=language)
 
 
 def _claimed(state: Mapping[str, Any], request: Any) -> Any:

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5422, which the server calls.
+# Begin here: `class Event`, line 5425, which the server calls.
 # The modules that it uses come first:
 #    103  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    117  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -47,11 +47,11 @@ version: 0.1.0
 #   4391  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
 #   4529  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
 #   4683  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4826  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5006  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5260  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5311  base.single_flight       Many who ask the same at the same time ask once.
-#   5390  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   4829  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   5009  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5263  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5314  base.single_flight       Many who ask the same at the same time ask once.
+#   5393  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -4699,6 +4699,7 @@ class RouteSpec:
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
+        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
         refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
             Open WebUI answers in its own form.
     """
@@ -4709,6 +4710,7 @@ class RouteSpec:
     answer: Callable[[Any, Any], Awaitable[Any]]
     lets_in: Callable[[Any], bool] | None = None
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    user_of: Callable[[Any], Any] | None = None
     refused: Callable[[Any, Any], Any] | None = None
 
 
@@ -4758,9 +4760,10 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
             ask = super().get_route_handler()
 
             async def handle(request: Any) -> Any:
-                if not (spec.lets_in and spec.lets_in(request)):
+                user = spec.user_of(request) if spec.user_of else None
+                if user is None and not (spec.lets_in and spec.lets_in(request)):
                     return await asked(request)
-                answer = await spec.answer(request, None)
+                answer = await spec.answer(request, user)
                 return answer if isinstance(answer, Response) else JSONResponse(answer)
 
             async def asked(request: Any) -> Any:

@@ -8,120 +8,121 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 15839, which the server calls.
+# Begin here: `class Pipeline`, line 15929, which the server calls.
 # The modules that it uses come first:
-#    199  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    303  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    420  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    446  aliases.errors                 What goes wrong with aliases.
-#    502  engines.errors                 What goes wrong with a node.
-#    672  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    798  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    873  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    934  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1058  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1130  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1298  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1346  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1673  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1762  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1810  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1922  routing.errors                 What goes wrong with routing.
-#   2128  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2275  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2313  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2678  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3092  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3216  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3318  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3439  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3556  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3664  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3775  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3922  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4056  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4376  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4598  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4715  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4773  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4838  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4987  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5118  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5293  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5643  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5728  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5771  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5876  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6168  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6372  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6627  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6685  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6782  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6985  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7156  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7487  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7774  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7860  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8030  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8224  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8314  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8395  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8461  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8510  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8586  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8666  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8760  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9248  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9402  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9569  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9807  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9910  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   9916  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10018  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10053  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10721  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10797  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10830  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10947  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11131  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11277  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11473  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11613  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11673  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12169  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12320  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12533  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12717  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12986  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13097  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13694  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13761  cache.errors                   What goes wrong with the cache.
-#  13781  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13797  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13947  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14076  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14245  base.single_flight             Many who ask the same at the same time ask once.
-#  14324  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14559  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  14967  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14988  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15054  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15408  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15509  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15544  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15620  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15738  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15800  services.pack_valves           What all valves of the pack have in common.
-#  15823  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  15895  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16202  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16260  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16296  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16391  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16472  services.router_valves         The valves of the router, wherever it runs.
-#  16624  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16738  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16991  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    304  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    421  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    447  aliases.errors                 What goes wrong with aliases.
+#    503  engines.errors                 What goes wrong with a node.
+#    673  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    799  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    874  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    935  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1059  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1131  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1299  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1347  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1674  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1763  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1811  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1923  routing.errors                 What goes wrong with routing.
+#   2129  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2276  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2314  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2679  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3093  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3217  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3319  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3440  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3557  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3665  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3776  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3923  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4057  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4377  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4599  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4716  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4774  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4839  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4988  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5119  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5294  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5644  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5729  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5772  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5877  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6169  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6373  engines.vectors                Vectors for texts, as an engine gives them.
+#   6402  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6682  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6740  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6837  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7040  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7211  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7558  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7845  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7931  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8101  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8295  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8392  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8473  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8539  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8588  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8664  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8744  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8838  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9326  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9484  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9659  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9897  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10000  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10006  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10108  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10143  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10811  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10887  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10920  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11037  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11221  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11367  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11563  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11703  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11763  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12259  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12410  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12623  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12807  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13076  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13187  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13784  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13851  cache.errors                   What goes wrong with the cache.
+#  13871  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13887  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14037  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14166  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14335  base.single_flight             Many who ask the same at the same time ask once.
+#  14414  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14649  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15057  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15078  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15144  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15498  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15599  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15634  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15710  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15828  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15890  services.pack_valves           What all valves of the pack have in common.
+#  15913  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  15985  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16292  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16350  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16386  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16481  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16562  services.router_valves         The valves of the router, wherever it runs.
+#  16714  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16828  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17081  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -6369,6 +6370,35 @@ def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Ent
     return list(found.values()), unread
 
 
+# --- ollama_pack.engines.vectors ---
+# Vectors for texts, as an engine gives them.
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """What an engine has made of some texts.
+
+    Attributes:
+        vectors: one for each text, in their order.
+        tokens: of all texts; 0 where the engine does not count them.
+    """
+
+    vectors: tuple[list[float], ...]
+    tokens: int = 0
+
+
+def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors:
+    """The vectors in an answer.
+
+    Raises:
+        NodeFaultError: there is not one for each text.
+    """
+    vectors = found if isinstance(found, list) else []
+    if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
+        raise NodeFaultError(node, "gives no vector for some of the texts")
+    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)
+
+
 # --- ollama_pack.engines.ollama.client ---
 # What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
 
@@ -6408,6 +6438,11 @@ class NodeClient(Protocol):
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text."""
 
     async def load(
         self,
@@ -6596,6 +6631,26 @@ class OllamaClient:
         found = {"keep_alive": keep_alive, "options": options}
         given = {name: value for name, value in found.items() if value is not None}
         await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text.
+
+        Args:
+            model: the node's name of it.
+            texts: what to embed.
+            seconds: for all of it, a load included.
+            dimensions: of the vectors; 0: as many as the model has.
+
+        Raises:
+            ModelNotFoundError: the node does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask("/api/embed", body, seconds)
+        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
 
     async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
         """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).
@@ -7264,6 +7319,22 @@ class OpenAIClient:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         """Nothing: the engine has its models in memory, or loads them itself."""
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text: see `OllamaClient.embed`.
+
+        Raises:
+            NodeError: the engine does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask(f"{self._bases[0]}/embeddings", body, seconds)
+        entries = [entry for entry in answer.get("data") or () if isinstance(entry, Mapping)]
+        ordered = sorted(entries, key=lambda entry: entry.get("index") or 0)
+        tokens = object_at(answer, "usage").get("prompt_tokens")
+        return vectors_in(self.name, [entry.get("embedding") for entry in ordered], tokens, len(texts))
 
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.
@@ -8288,6 +8359,13 @@ class ListedClient:
         own = self._own.get(model, model)
         await self._client.load(own, seconds=seconds, keep_alive=keep_alive, options=options)
 
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text, of an offered model."""
+        own = self._own.get(model, model)
+        return await self._client.embed(own, texts, seconds=seconds, dimensions=dimensions)
+
     def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
@@ -9263,10 +9341,12 @@ class NodeLook:
     Attributes:
         models: what it can chat with.
         residents: what is in its memory; None: it does not tell.
+        others: models that do not chat, such as embedders.
     """
 
     models: tuple[NodeModel, ...]
     residents: tuple[ResidentModel, ...] | None
+    others: tuple[NodeModel, ...] = ()
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -9297,13 +9377,15 @@ class NodeProbe:
         self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
+        others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
         if loaded is None:
-            return NodeLook(models, None)
+            return NodeLook(models, None, others)
         self._seen_ahead &= {model.name for model in loaded}
         self._expiries = {
             model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
         }
-        return NodeLook(models, tuple(self._resident(model, datetime.now(UTC)) for model in loaded))
+        residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
+        return NodeLook(models, residents, others)
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -9417,11 +9499,13 @@ class WatchedNode:
         models: what it has, or had when it last answered.
         seen_at: when it last answered, on the caller's clock; None: never.
         fault: what was wrong the last time; empty: nothing.
+        others: models that do not chat, such as embedders.
     """
 
     models: tuple[NodeModel, ...] = ()
     seen_at: float | None = None
     fault: str = ""
+    others: tuple[NodeModel, ...] = ()
 
 
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
@@ -9460,12 +9544,12 @@ class NodeWatch:
             look = await self._probe.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = WatchedNode(self.known.models, self.known.seen_at, self._fault(error))
+            self.known = replace(self.known, fault=self._fault(error))
             return None
         finally:
             self.looked.set()
         self._missed = 0
-        self.known = WatchedNode(look.models, self._clock())
+        self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
         residents = look.residents
@@ -9550,6 +9634,12 @@ class NodeWatch:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
         names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
         return any(fold_name(model.name) in names for model in self.known.models)
+
+    def holds(self, model: str) -> bool:
+        """Whether a model is in its memory, by the name that the node lists."""
+        everything = (*self.known.models, *self.known.others)
+        blobs = {known.installed.blob for known in everything if known.name == model}
+        return bool(self._loaded and self._loaded & {*blobs, fold_name(model)})
 
     def names_of(self, model: str) -> frozenset[str]:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""

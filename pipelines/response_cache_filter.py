@@ -1012,9 +1012,9 @@ class Pipeline:
             title="Similar questions",
             description=(
                 "Whether the same question in other words gets a kept answer. `off`: only the same text "
-                "does. `normalised`: width, case, punctuation, greetings and thanks may differ; the words and "
-                "their order, numbers, units, negations, names, quotes and code may not. English and Chinese. "
-                "Default: `off`."
+                "does. `normalised`: width, case, punctuation, greetings and thanks may differ; the words "
+                "and their order, numbers, units, negations, names, quotes and code may not. English and "
+                "Chinese. Default: `off`."
             ),
         )
         scope: Literal["user", "global"] = Field(

@@ -18,6 +18,7 @@ from deploy.errors import DeployError, ServerError
 from deploy.plan import Plan, value_diff
 from ollama_pack.aliases.published import candidates_of, groups_behind, models_behind
 from ollama_pack.aliases.table import AliasTable
+from ollama_pack.engines.model_kinds import named_for_chat
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.access import CheckedModel, covers, kept_closed, narrowed, opened_models
 from ollama_pack.webui.audience import EVERYBODY, GROUP, NOBODY, Grants, grant_forms
@@ -80,11 +81,14 @@ def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig, *, routed: bool
 def unanswered(config: PackConfig, models: Collection[str]) -> list[str]:
     """The published names that the router does not offer, though it is installed: as problems.
 
+    Those that stand for embedders alone are the gateway's: they are no models to chat with.
+
     Args:
         config: what the deployment should look like.
         models: ids of the models that it offers.
     """
-    names = dict.fromkeys(alias.name for alias in config.aliases if "*" not in alias.name)
+    chatting = [alias for alias in config.aliases if any(map(named_for_chat, alias.local_name))]
+    names = dict.fromkeys(alias.name for alias in chatting if "*" not in alias.name)
     return [_nothing_behind(config, name) for name in names if ROUTER + name not in models]
 
 

@@ -250,6 +250,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "answered": "已回答",
         "answered by": "由谁回答",
         "answered by a model": "由模型回答",
+        "answered from a similar question · regenerate for a new answer": "来自相似问题的回答 · 点击“重新生成”可获得新回答",
         "answered from a similar question: *{question}* · regenerate for a new answer": "来自相似问题的回答：*{question}* · 点击“重新生成”可获得新回答",
         "answers in a form that is not Ollama's": "返回的格式不是 Ollama 的",
         "answers with more than {limit} bytes": "返回的内容超过 {limit} 字节",

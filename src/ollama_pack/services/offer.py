@@ -45,6 +45,11 @@ class AliasTables:
     names: frozenset[str]
     are_known: bool
 
+    @property
+    def in_use(self) -> tuple[AliasTable, ...]:
+        """Those of functions that are on: the router's, then the alias filter's."""
+        return tuple(table for table in (self.router, self.filtered) if table is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
