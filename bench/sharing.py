@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import cycle
 from multiprocessing import get_context
 from pathlib import Path
@@ -48,7 +48,7 @@ WORKERS_A_PROCESS = 4
 MODELS = {f"m{number}": InstalledModel(f"m{number}", 1) for number in range(8)}
 RESIDENT = ("m0", "m0", "m0", "m1", "m1", "m2", "m3", "m4", "m5", "m6", "m7")  # in the nodes' memory, in turn
 PROMPT_RATE, TOKEN_SECONDS, LOAD_SECONDS = 700.0, 0.02, 4.0
-MEET_SECONDS = 5.0
+MEET_SECONDS = 2.0  # after a worker has met the others; by then all have
 STREAM = "ollama_pack:{fleet}:1:events"
 
 
@@ -62,7 +62,6 @@ class Load:
     slots: int = 4
     rate: float = 60.0
     seconds: float = 30.0
-    starts_at: float = 0.0
 
 
 @dataclass
@@ -86,7 +85,7 @@ class BenchWorker:
         self.came: dict[str, float] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.timer: asyncio.TimerHandle | None = None
-        share = FleetShare(self.scheduler, f"w{self.number}", self.loop.time)
+        self.share = share = FleetShare(self.scheduler, f"w{self.number}", self.loop.time)
         clients = redis_client(self.load.url), redis_client(self.load.url)
         self.redis = RedisShare(share, *clients, self.decide)
         self.redis.start()
@@ -131,9 +130,10 @@ class BenchWorker:
         self.decide()
 
     async def play(self) -> None:
-        """Ask when it is time, until all is answered."""
-        await asyncio.sleep(self.load.starts_at - time.time())
-        began = self.loop.time()
+        """Meet the others, then ask when it is time, until all is answered."""
+        while self.share.peers < self.load.workers - 1 or not self.share.connected:  # noqa: ASYNC110 - many connections
+            await asyncio.sleep(0.05)
+        began = self.loop.time() + MEET_SECONDS
         for coming in coming_requests(self.load):
             if coming.worker == self.number:
                 await asyncio.sleep(began + coming.at - self.loop.time())
@@ -196,7 +196,6 @@ def measure(load: Load, servers: Sequence[int]) -> dict[str, Any]:
     client = redis.Redis.from_url(load.url.replace("+cluster", "")) if "+cluster" not in load.url else None
     began = time.monotonic()
     with ProcessPoolExecutor(len(groups), mp_context=get_context("spawn")) as pool:
-        load = replace(load, starts_at=time.time() + MEET_SECONDS + 2 * len(groups))
         found = list(pool.map(run_workers, [load] * len(groups), groups))
     seconds = time.monotonic() - began
     written = client.xinfo_stream(STREAM)["entries-added"] if client and client.exists(STREAM) else None

@@ -9,89 +9,89 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10818, which the server calls.
+# Begin here: `class Event`, line 10864, which the server calls.
 # The modules that it uses come first:
 #    158  base.single_flight          Many who ask the same at the same time ask once.
-#    237  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    263  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    274  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    482  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    237  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    445  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    560  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    586  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
 #    597  base.process                One object for all plugins of a process, which are files that share no code.
 #    620  services.activity           What chats did in this process, until somebody writes it into the history.
 #    681  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #   1037  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
 #   1416  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1657  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1672  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1690  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1697  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1842  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1914  webui.errors                What goes wrong between the pack and Open WebUI.
-#   1976  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2044  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2148  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2298  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   2359  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2465  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2574  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2719  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2725  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2812  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2899  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2931  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3055  aliases.errors              What goes wrong with aliases.
-#   3077  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   3100  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3407  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3544  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3581  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3602  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3660  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3722  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3775  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3889  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4055  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4279  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4546  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4672  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4820  services.pack_valves        What all valves of the pack have in common.
-#   4834  speech.errors               What goes wrong with transcription.
-#   5196  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5273  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5364  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5400  speech.values               What recordings turn into, and what an engine is.
-#   5657  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5807  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   5889  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6073  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6206  speech.sentences            Segments of about a sentence, made from words with times.
-#   6260  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6438  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6666  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6788  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   6872  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   6961  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7125  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7715  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7803  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   7877  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8152  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8202  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8349  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8615  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8653  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8683  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8803  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   8941  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9095  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9273  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9524  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9606  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9648  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10666  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10752  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10786  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10931  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1659  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1674  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1692  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1699  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1844  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1916  webui.errors                What goes wrong between the pack and Open WebUI.
+#   1978  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2046  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2150  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2303  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2364  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2470  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2579  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2724  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2730  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2817  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2904  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2936  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3060  aliases.errors              What goes wrong with aliases.
+#   3082  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   3105  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3412  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3549  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3586  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3607  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3665  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3727  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3780  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3894  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4060  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4326  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4584  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4710  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4858  services.pack_valves        What all valves of the pack have in common.
+#   4872  speech.errors               What goes wrong with transcription.
+#   5234  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5311  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5402  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5438  speech.values               What recordings turn into, and what an engine is.
+#   5695  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5845  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   5927  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6111  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6244  speech.sentences            Segments of about a sentence, made from words with times.
+#   6298  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6476  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6704  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6826  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   6910  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   6999  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7163  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7761  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7849  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   7923  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8198  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8248  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8395  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8661  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8699  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8729  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8849  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   8987  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9141  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9319  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9570  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9652  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9694  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10712  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10798  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10832  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  10977  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -232,43 +232,6 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():
         task.exception()
-
-
-# --- ollama_pack.errors ---
-# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-
-
-class PackError(Exception):
-    """Base of the family: catch this to catch whatever the pack raises on purpose."""
-
-
-class SettingError(PackError, ValueError):
-    """A setting cannot be used. It is a `ValueError` too, so that a valve can refuse it.
-
-    Attributes:
-        reason: what is wrong and what to do. Never a secret, nor the password in a URL.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-def error_code(error: Exception) -> str:
-    """What programs tell errors apart by, such as `audio_too_large`."""
-    name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-
-def object_at(value: object, *path: str) -> Mapping[str, Any]:
-    """The object that a path of fields leads to; an empty one where there is something else."""
-    for field in path:
-        value = value.get(field) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.base.translations ---
@@ -592,6 +555,43 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
         for name, value in values.items()
     }
     return template.format_map(shown)
+
+
+# --- ollama_pack.errors ---
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+
+
+class PackError(Exception):
+    """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+class SettingError(PackError, ValueError):
+    """A setting cannot be used. It is a `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never a secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.base.process ---
@@ -1521,7 +1521,9 @@ class Dashboard:
     async def _parts(self) -> Parts:
         """Everything but chats, by path."""
         told = await self.router()
-        parts = router_parts(object_at(told.get("router")), str(told.get("fault") or ""))
+        parts = router_parts(object_at(told.get("router")), told.get("fault") or "")
+        running = [dict(chat) for chat in parts["router"]["running"] or () if isinstance(chat, Mapping)]
+        parts["router"]["running"] = await self.history.named(running)
         for path, source in self.others.items():
             parts[path] = await source()
         return parts | await self._figures()
@@ -2164,6 +2166,7 @@ class RouteSpec:
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
+        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
         refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
             Open WebUI answers in its own form.
     """
@@ -2174,6 +2177,7 @@ class RouteSpec:
     answer: Callable[[Any, Any], Awaitable[Any]]
     lets_in: Callable[[Any], bool] | None = None
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    user_of: Callable[[Any], Any] | None = None
     refused: Callable[[Any, Any], Any] | None = None
 
 
@@ -2223,9 +2227,10 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
             ask = super().get_route_handler()
 
             async def handle(request: Any) -> Any:
-                if not (spec.lets_in and spec.lets_in(request)):
+                user = spec.user_of(request) if spec.user_of else None
+                if user is None and not (spec.lets_in and spec.lets_in(request)):
                     return await asked(request)
-                answer = await spec.answer(request, None)
+                answer = await spec.answer(request, user)
                 return answer if isinstance(answer, Response) else JSONResponse(answer)
 
             async def asked(request: Any) -> Any:
@@ -4083,6 +4088,8 @@ class WantedRow:
         active: it is switched on.
         opened: an admin has stated the audience: it opens the models behind it that have no row.
         tags: that the picker shows. Said once.
+        maker: who makes the row.
+        opens: the models without a row that its audience reaches through it alone.
     """
 
     id: str
@@ -4095,14 +4102,54 @@ class WantedRow:
     active: bool = True
     opened: bool = False
     tags: tuple[str, ...] = ()
+    maker: Literal["events", "upload"] = "events"
+    opens: tuple[str, ...] = ()
 
     @property
     def mark(self) -> dict[str, Any]:
         """What tells whose row it is, as `meta` holds it."""
+        if self.maker == "upload":
+            kind = (
+                "alias" if self.alias and not self.hidden else "base"
+            )  # one without a base only grants its model
+            said = {"kind": kind, "id": self.id, "grants": grant_forms(self.grants)}
+            return {MARK: said | ({"opens": list(self.opens)} if self.opens else {})}
         kind = "alias" if self.base else "base"
         said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
         given = {"grants": grant_forms(self.grants), "active": self.active, "opened": self.opened}
         return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
+
+
+def alias_row(alias: str, base: str, grants: Grants) -> WantedRow:
+    """The row by which an alias is a model that people see.
+
+    Args:
+        alias: its name.
+        base: the model under it: the router's of that name, or one that the alias filter's table names.
+        grants: who may use it.
+    """
+    by_router = base == ROUTER + alias
+    others = (
+        "the model that the router's alias table names"
+        if by_router
+        else f"{base} or what the alias table prefers"
+    )
+    return WantedRow(alias, alias, base, grants, alias, f"{answered_by(alias)}{others}.")
+
+
+def routed_model(alias: WantedRow) -> WantedRow:
+    """The row of the router's model under an alias: for the same people, and not in the picker."""
+    return replace(alias, id=ROUTER + alias.id, base=None, description="", hidden=True)
+
+
+def opened_model(model: str, grants: Grants, maker: Literal["events", "upload"] = "events") -> WantedRow:
+    """The row by which a model behind an alias is open to the alias's audience."""
+    return WantedRow(model, model, None, grants, opened=True, maker=maker)
+
+
+def answered_by(alias: str) -> str:
+    """How a description of ours begins; an admin's own does not."""
+    return f"{alias} is answered by "
 
 
 @dataclass(frozen=True, slots=True)
@@ -4298,6 +4345,11 @@ class AliasTables:
     names: frozenset[str]
     are_known: bool
 
+    @property
+    def in_use(self) -> tuple[AliasTable, ...]:
+        """Those of functions that are on: the router's, then the alias filter's."""
+        return tuple(table for table in (self.router, self.filtered) if table is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -4382,28 +4434,18 @@ def routed_rows(offer: Offer, stated: Grants | None, rows: Mapping[str, Existing
     """
     for model in offer.routed:
         name = str(model["id"])
-        routed_id = f"{ROUTER}{name}"
         if model.get("alias"):
             behind = behind_alias(offer, name)
             access = alias_access(stated, (model_access(one, rows) for one in behind))
-            told = f"{name} is answered by the model that the router's alias table names."
-            alias = WantedRow(
-                name,
-                name,
-                routed_id,
-                access.grants,
-                name,
-                told,
-                active=access.is_on,
-                opened=stated is not None,
-            )
+            row = alias_row(name, ROUTER + name, access.grants)
+            alias = replace(row, active=access.is_on, opened=stated is not None)
             yield alias
-            yield replace(alias, id=routed_id, base=None, description="", hidden=True)
+            yield routed_model(alias)
         else:
             access = model_access(named_model(name, model), rows)
             tags = tuple(str(tag) for tag in model.get("tags") or ())
             shown = str(model.get("name") or name)
-            yield WantedRow(routed_id, shown, None, access.grants, active=access.is_on, tags=tags)
+            yield WantedRow(ROUTER + name, shown, None, access.grants, active=access.is_on, tags=tags)
 
 
 def closed_to_audience(offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]) -> list[str]:
@@ -4458,16 +4500,12 @@ def filtered_rows(
         accesses = {model: model_access(_under(model), rows) for model in found}
         access = alias_access(stated, accesses.values())
         base = next(iter(found)) if stated is not None else _for_most(accesses)
-        told = f"{name} is answered by {base} or what the alias table prefers."
-        aliases.append(
-            WantedRow(
-                name, name, base, access.grants, name, told, active=access.is_on, opened=stated is not None
-            )
-        )
+        row = alias_row(name, base, access.grants)
+        aliases.append(replace(row, active=access.is_on, opened=stated is not None))
         for model, who in found.items() if stated is not None else ():
             if not (model.startswith(ROUTER) and accesses[model].has_row):
                 opened[model] = opened.get(model, NOBODY) | narrowed(stated or NOBODY, who, groups)
-    bases = (WantedRow(model, model, None, grants, opened=True) for model, grants in opened.items())
+    bases = (opened_model(model, grants) for model, grants in opened.items())
     return [*aliases, *bases], problems
 
 
@@ -7149,6 +7187,7 @@ _SMALLER_PACKETS = {"aac": 2**14, "aac_latm": 2**14}
 _RAW_CODECS = ("pcm_", "adpcm_", "dsd_")  # hold what their packets hold
 _FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance every 32 KB another is there
 _FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
+TAKES_ODD_TITLES = 19  # PyAV's first version that does by itself
 _QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
 _ENDLESS = "its structure is without end"
 _LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
@@ -7600,7 +7639,8 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
         start: where its samples begin.
     """
     try:
-        from av import open as av_open  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+        from av import __version__ as av_version  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+        from av import open as av_open  # noqa: PLC0415
     except ImportError as error:
         raise SpeechDependencyError("decoding", "av") from error
     watched = WatchedFile(file, start)
@@ -7617,7 +7657,11 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
             "max_streams": str(MAX_STREAMS),
             "max_samples": str(MAX_FRAME_VALUES // MAX_CHANNELS),
         }
-        container = av_open(watched, "r", options=allowed, metadata_errors="ignore")
+        # PyAV 19 takes titles of any bytes, and refuses the argument that says so to those before it.
+        odd_titles = (
+            {} if int(av_version.split(".")[0]) >= TAKES_ODD_TITLES else {"metadata_errors": "ignore"}
+        )
+        container = av_open(watched, "r", options=allowed, **odd_titles)
     except _decoder_errors() as error:
         if pcm is None and (found := wav_samples(file)):
             return _opened(file, found[1], found[0])
@@ -7677,7 +7721,9 @@ def _usable_tracks(container: Any) -> list[int]:
 
 def _track_name(stream: Any, number: int) -> str:
     """A track for people: its number from 1, title and language."""
-    told = [str(stream.metadata.get("title", "")), str(stream.metadata.get("language", ""))]
+    told = [
+        str(stream.metadata.get(key, "")).encode(errors="replace").decode() for key in ("title", "language")
+    ]
     found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
     return f"track {number}" + (f" ({found})" if found else "")
 

@@ -8,119 +8,120 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 15403, which the server calls.
+# Begin here: `class Pipeline`, line 15508, which the server calls.
 # The modules that it uses come first:
-#    198  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    224  aliases.errors                 What goes wrong with aliases.
-#    265  engines.errors                 What goes wrong with a node.
-#    407  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    533  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    608  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    669  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    793  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    865  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1033  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1081  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1408  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1497  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1545  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1641  routing.errors                 What goes wrong with routing.
-#   1802  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1949  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1987  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2352  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2766  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2890  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2988  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3109  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3226  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3334  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3445  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3592  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3726  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4039  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4261  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4378  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4479  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4537  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4602  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4717  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4892  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5242  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5327  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5370  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5475  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5767  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5971  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6226  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6284  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6381  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6584  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6755  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7084  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7371  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7457  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7627  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7821  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7911  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   7992  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8058  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8107  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8183  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8263  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8357  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8845  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8999  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9166  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9404  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9507  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   9516  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#   9604  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   9610  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#   9712  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9747  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10415  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10491  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10524  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10641  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10825  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10971  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11167  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11307  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11367  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11845  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  11996  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12209  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12393  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12662  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12773  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13345  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13412  cache.errors                   What goes wrong with the cache.
-#  13432  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13448  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13582  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  13711  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  13880  base.single_flight             Many who ask the same at the same time ask once.
-#  13959  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14194  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  14602  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14623  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14689  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15043  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15144  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15179  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15255  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15373  services.pack_valves           What all valves of the pack have in common.
-#  15387  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  15459  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  15766  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  15827  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  15863  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  15955  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16036  services.router_valves         The valves of the router, wherever it runs.
-#  16158  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16272  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16525  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    199  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    225  aliases.errors                 What goes wrong with aliases.
+#    266  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    276  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    374  engines.errors                 What goes wrong with a node.
+#    516  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    642  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    717  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    778  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    902  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    974  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1142  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1190  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1517  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1606  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1654  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1750  routing.errors                 What goes wrong with routing.
+#   1911  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2058  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2096  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2461  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2875  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2999  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3097  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3218  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3335  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3443  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3554  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3701  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3835  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4148  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4370  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4487  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4588  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4646  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4711  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4828  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5003  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5353  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5438  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5481  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5586  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5878  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6082  engines.vectors                Vectors for texts, as an engine gives them.
+#   6111  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6391  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6449  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6546  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6749  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6920  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7265  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7552  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7638  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7808  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8002  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8099  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8180  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8246  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8295  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8371  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8451  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8545  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9033  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9191  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9366  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9604  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9707  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   9713  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#   9815  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9850  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10518  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10594  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10627  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10744  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10928  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11074  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11270  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11410  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11470  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11948  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12099  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12312  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12496  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12765  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12876  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13450  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13517  cache.errors                   What goes wrong with the cache.
+#  13537  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13553  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13687  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  13816  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  13985  base.single_flight             Many who ask the same at the same time ask once.
+#  14064  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14299  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  14707  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14728  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14794  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15148  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15249  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15284  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15360  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15478  services.pack_valves           What all valves of the pack have in common.
+#  15492  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  15564  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  15871  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  15932  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  15968  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16060  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16141  services.router_valves         The valves of the router, wherever it runs.
+#  16263  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16377  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16630  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -262,6 +263,114 @@ class AliasUnavailableError(PackError):
         self.passed_over = passed_over
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "cannot be reached (does it run, is the address right?)": "无法连接（它在运行吗？地址正确吗？）",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.errors ---
 # What goes wrong with a node.
 
@@ -314,7 +423,7 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+        super().__init__(node, message("cannot be reached (does it run, is the address right?)"), said=said)
 
     @property
     def plain(self) -> str:
@@ -4676,6 +4785,7 @@ class PendingChat:
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        user: the id of its user; the scheduler knows them by a hash.
         came: when it came, on the loop's clock.
         began: when its answer began, on the same clock; None: it has not.
         decision: the last one about it.
@@ -4696,6 +4806,7 @@ class PendingChat:
     served: Served | None = None
     place: int | None = None
     shown: float | None = None
+    user: str = ""
     came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     began: float | None = None
     decision: Decision | None = None
@@ -5968,6 +6079,35 @@ def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Ent
     return list(found.values()), unread
 
 
+# --- ollama_pack.engines.vectors ---
+# Vectors for texts, as an engine gives them.
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """What an engine has made of some texts.
+
+    Attributes:
+        vectors: one for each text, in their order.
+        tokens: of all texts; 0 where the engine does not count them.
+    """
+
+    vectors: tuple[list[float], ...]
+    tokens: int = 0
+
+
+def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors:
+    """The vectors in an answer.
+
+    Raises:
+        NodeFaultError: there is not one for each text.
+    """
+    vectors = found if isinstance(found, list) else []
+    if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
+        raise NodeFaultError(node, "gives no vector for some of the texts")
+    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)
+
+
 # --- ollama_pack.engines.ollama.client ---
 # What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
 
@@ -6007,6 +6147,11 @@ class NodeClient(Protocol):
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text."""
 
     async def load(
         self,
@@ -6195,6 +6340,26 @@ class OllamaClient:
         found = {"keep_alive": keep_alive, "options": options}
         given = {name: value for name, value in found.items() if value is not None}
         await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text.
+
+        Args:
+            model: the node's name of it.
+            texts: what to embed.
+            seconds: for all of it, a load included.
+            dimensions: of the vectors; 0: as many as the model has.
+
+        Raises:
+            ModelNotFoundError: the node does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask("/api/embed", body, seconds)
+        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
 
     async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
         """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).
@@ -6863,6 +7028,22 @@ class OpenAIClient:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         """Nothing: the engine has its models in memory, or loads them itself."""
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text: see `OllamaClient.embed`.
+
+        Raises:
+            NodeError: the engine does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask(f"{self._bases[0]}/embeddings", body, seconds)
+        entries = [entry for entry in answer.get("data") or () if isinstance(entry, Mapping)]
+        ordered = sorted(entries, key=lambda entry: entry.get("index") or 0)
+        tokens = object_at(answer, "usage").get("prompt_tokens")
+        return vectors_in(self.name, [entry.get("embedding") for entry in ordered], tokens, len(texts))
 
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.
@@ -7885,6 +8066,13 @@ class ListedClient:
         own = self._own.get(model, model)
         await self._client.load(own, seconds=seconds, keep_alive=keep_alive, options=options)
 
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text, of an offered model."""
+        own = self._own.get(model, model)
+        return await self._client.embed(own, texts, seconds=seconds, dimensions=dimensions)
+
     def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
@@ -8860,10 +9048,12 @@ class NodeLook:
     Attributes:
         models: what it can chat with.
         residents: what is in its memory; None: it does not tell.
+        others: models that do not chat, such as embedders.
     """
 
     models: tuple[NodeModel, ...]
     residents: tuple[ResidentModel, ...] | None
+    others: tuple[NodeModel, ...] = ()
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -8894,13 +9084,15 @@ class NodeProbe:
         self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
+        others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
         if loaded is None:
-            return NodeLook(models, None)
+            return NodeLook(models, None, others)
         self._seen_ahead &= {model.name for model in loaded}
         self._expiries = {
             model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
         }
-        return NodeLook(models, tuple(self._resident(model, datetime.now(UTC)) for model in loaded))
+        residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
+        return NodeLook(models, residents, others)
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -9014,11 +9206,13 @@ class WatchedNode:
         models: what it has, or had when it last answered.
         seen_at: when it last answered, on the caller's clock; None: never.
         fault: what was wrong the last time; empty: nothing.
+        others: models that do not chat, such as embedders.
     """
 
     models: tuple[NodeModel, ...] = ()
     seen_at: float | None = None
     fault: str = ""
+    others: tuple[NodeModel, ...] = ()
 
 
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
@@ -9057,12 +9251,12 @@ class NodeWatch:
             look = await self._probe.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = WatchedNode(self.known.models, self.known.seen_at, self._fault(error))
+            self.known = replace(self.known, fault=self._fault(error))
             return None
         finally:
             self.looked.set()
         self._missed = 0
-        self.known = WatchedNode(look.models, self._clock())
+        self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
         residents = look.residents
@@ -9147,6 +9341,12 @@ class NodeWatch:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
         names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
         return any(fold_name(model.name) in names for model in self.known.models)
+
+    def holds(self, model: str) -> bool:
+        """Whether a model is in its memory, by the name that the node lists."""
+        everything = (*self.known.models, *self.known.others)
+        blobs = {known.installed.blob for known in everything if known.name == model}
+        return bool(self._loaded and self._loaded & {*blobs, fold_name(model)})
 
     def names_of(self, model: str) -> frozenset[str]:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
@@ -9504,103 +9704,6 @@ class RouterCounts:
         return self.models.setdefault(pair, ModelCounts())
 
 
-# --- ollama_pack.base.translations ---
-# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-
-TRANSLATIONS: dict[str, dict[str, str]] = {
-    "zh-CN": {
-    },
-}
-
-
-# --- ollama_pack.base.messages ---
-# Sentences for people, in English and in the languages of the catalogue.
-#
-# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
-# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
-# translations; `scripts/messages.py` keeps them complete.
-
-ENGLISH = "en"
-_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
-
-
-class Message(str):
-    """A sentence in English, which knows what it was made of.
-
-    Attributes:
-        template: the English sentence with its placeholders: the key in the catalogue.
-        values: what stands in them: messages and exceptions are translated as well.
-    """
-
-    __slots__ = ("template", "values")
-
-    template: str
-    values: Mapping[str, object]
-
-    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
-        made = super().__new__(cls, text)
-        made.template = template or text
-        made.values = values or {}
-        return made
-
-    def translated(self, language: str) -> str:
-        """The sentence in a language, for code of another plugin: each has only the words of its own."""
-        return in_language(self, language)
-
-
-def in_language(thing: object, language: str) -> str:
-    """A sentence in a reader's language; in English where the catalogue lacks it.
-
-    Args:
-        thing: a message, an exception that was raised with one, or any other text.
-        language: as `known_language` reads it.
-    """
-    if isinstance(thing, BaseException):
-        if not (thing.args and isinstance(thing.args[0], Message)):
-            return str(thing)
-        thing = thing.args[0]
-    known = known_language(language)
-    table = TRANSLATIONS.get(known, {})
-    if not isinstance(thing, Message):
-        return table.get(str(thing), str(thing))
-    if known == ENGLISH:
-        return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
-
-
-def known_language(wanted: str) -> str:
-    """The best language of the catalogue for what a reader asks for; `en` where there is none.
-
-    Args:
-        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
-    """
-    for tag in _by_preference(wanted):
-        primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
-            break
-        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
-            return found
-    return ENGLISH
-
-
-def _by_preference(wanted: str) -> list[str]:
-    weighted = []
-    for part in re.split("[,:]", wanted):
-        found = _QUALITY.search(part)
-        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
-        if quality > 0 and (tag := part.partition(";")[0].strip()):
-            weighted.append((-quality, tag))
-    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
-
-
-def _filled(template: str, values: Mapping[str, object], language: str) -> str:
-    shown = {
-        name: in_language(value, language) if isinstance(value, str | BaseException) else value
-        for name, value in values.items()
-    }
-    return template.format_map(shown)
-
-
 # --- ollama_pack.engines.routed_names ---
 # How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 
@@ -9650,7 +9753,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         "asked": pending.head.model.removeprefix(ROUTER),
         "model": decision.model if decision else "",
         "node": decision.node if decision else "",
-        "user": pending.request.user,
+        "user": pending.user,
         "outcome": _outcome(error),
         "waited": _record__seconds(decision.waited if decision else now - pending.came),
         "took": _record__seconds(now - pending.came),
@@ -13027,7 +13130,9 @@ class Router:
             key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, served=served)
+        made = PendingChat(
+            request, body, head, tell, bound, figures, headers=headers, served=served, user=user
+        )
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)

@@ -30,10 +30,7 @@ from ollama_pack.routing.errors import NodeTableError
 from ollama_pack.routing.nodes import DISCOVERED, parse_nodes
 from ollama_pack.routing.warm import parse_warm
 from ollama_pack.speech.language import parse_language
-
-PUBLIC = "public"
-ADMIN = "admin"
-GROUP = "group:"
+from ollama_pack.webui.audience import ADMIN, GROUP, PUBLIC
 
 MAX_BYTES = 256 * 1024
 MAX_NODES = 20_000  # values, with every `*alias` written out
@@ -213,7 +210,8 @@ class Cache(Section):
     scope: Literal["user", "group", "global"] = "user"
     when: Literal["always", "deterministic"] = "always"
     max_entry_kb: int = Field(default=256, ge=1)
-    similar: Literal["off", "normalised"] = "off"
+    similar: Literal["off", "normalised", "semantic"] = "off"
+    similar_error: float = Field(default=0.01, ge=0.001, le=0.2)
     secret: Annotated[str, AfterValidator(check_secret)] = ""
 
 

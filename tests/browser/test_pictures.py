@@ -24,6 +24,7 @@ import requests
 from playwright.sync_api import Browser, Page, expect
 
 from browser.conftest import close_news
+from harness.ollama_node import Answer, Model, OllamaNode
 from harness.sim_process import simulated_nodes
 from local.webui import Account, RunningWebUI, connections, open_webui
 from ollama_pack.services.activity import minutes_of
@@ -36,6 +37,13 @@ MODELS = "llama3:8b;size=5GB,llama3:70b;size=42GB,qwen2.5:32b;size=20GB"
 SHAPE = f"models={MODELS} slots=2 load_rate=20000000000 prompt_rate=900 decode_rate=60"
 LANGUAGES = {"en": "en-US", "zh": "zh-CN"}
 WIDTHS = (1440, 390)
+QUIET = {"DEFAULT_MODELS": "gpt-4"} | dict.fromkeys(
+    ("ENABLE_TITLE_GENERATION", "ENABLE_TAGS_GENERATION", "ENABLE_FOLLOW_UP_GENERATION"), "false"
+)
+ANSWERS = {
+    "en": "A rainbow is sunlight that raindrops have bent, split into colours and sent back to your eyes.",
+    "zh": "彩虹是阳光在雨滴中折射、分色并反射回你眼中的结果。",
+}
 QUESTIONS = {"en": "What is a rainbow, in one sentence?", "zh": "用一句话说明什么是彩虹。"}
 GIB = 2**30
 
@@ -46,6 +54,7 @@ class Site:
 
     webui: RunningWebUI
     users: list[Account]
+    speaker: OllamaNode
 
 
 class GpuFigures(BaseHTTPRequestHandler):
@@ -82,17 +91,19 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     Thread(target=agents.serve_forever, daemon=True).start()
     with (
         simulated_nodes(*(f"gpu{number} {SHAPE}" for number in range(4))) as nodes,
-        open_webui(folder, environment=connections() | {"DEFAULT_MODELS": "gpt-4"}) as webui,
+        open_webui(folder, environment=connections() | QUIET) as webui,
+        OllamaNode([Model("llama3.3:70b")]) as speaker,
     ):
         users = [webui.add_user(name, "a-password") for name in ("Mia Chen", "Jonas Weber", "Li Wei")]
         config = folder / "pack.yaml"
         agent = f"http://127.0.0.1:{agents.server_port}"
-        config.write_text(pack_yaml(nodes.urls, agent), encoding="utf-8")
+        config.write_text(pack_yaml(nodes.urls | {"gpu4": speaker.url}, agent), encoding="utf-8")
         env = os.environ | {"OPEN_WEBUI_URL": webui.url, "OPEN_WEBUI_TOKEN": webui.admin.token}
         subprocess.run([sys.executable, ROOT / "scripts" / "upload.py", config], env=env, check=True)
         yesterday([user.id for user in users], folder / "data" / HISTORY_FILE)
-        yield Site(webui, users)
+        yield Site(webui, users, speaker)
     agents.shutdown()
+    agents.server_close()
 
 
 def pack_yaml(urls: dict[str, str], agent: str) -> str:
@@ -100,7 +111,7 @@ def pack_yaml(urls: dict[str, str], agent: str) -> str:
         f'    - {{name: {name}, url: "{url}", slots: 2, agent: "{agent}/{name[-1]}"}}'
         for name, url in urls.items()
     ]
-    rows.append('    - {name: gpu4, url: "http://127.0.0.1:9"}')
+    rows.append('    - {name: gpu5, url: "http://127.0.0.1:9"}')
     return "\n".join(
         [
             "model_provider:",
@@ -108,7 +119,8 @@ def pack_yaml(urls: dict[str, str], agent: str) -> str:
             *rows,
             "models:",
             '  - {name: gpt-3.5-turbo, local_name: "llama3:8b"}',
-            '  - {name: gpt-4, local_name: ["mixtral:8x7b", "llama3:70b"]}',
+            '  - {name: gpt-4, local_name: ["mixtral:8x7b", "llama3.3:70b"]}',
+            '  - {name: gpt-4-turbo, local_name: "llama3:70b"}',
             '  - {name: gpt-4o, local_name: "qwen2.5:32b"}',
             "router: {probe_seconds: 1}",
         ]
@@ -116,13 +128,12 @@ def pack_yaml(urls: dict[str, str], agent: str) -> str:
 
 
 def yesterday(users: list[str], path: Path) -> None:
-    """A day's chats, more by day than by night, written into the history."""
+    """A day's chats, more in its second half, written into the history."""
     dice, now = random.Random(7), time.time()  # noqa: S311 - made-up figures
     chats: list[dict[str, Any]] = []
     for minute in range(24 * 60, 0, -1):
         at = now - 60 * minute
-        hour = time.gmtime(at).tm_hour
-        for _ in range(dice.randrange(2 + 3 * (8 <= hour <= 18))):
+        for _ in range(dice.randrange(2 + 4 * (minute < 600))):
             first, outcome = dice.lognormvariate(-1.0, 0.7), dice.choices(*OUTCOMES)[0]
             chat = {"id": str(len(chats)), "at": at, "outcome": outcome, "user": dice.choice(users)}
             chat |= {"asked": "gpt-4", "model": "llama3:70b"}
@@ -141,7 +152,7 @@ OUTCOMES = (("answered", "cached", "stopped", "failed"), (80, 16, 3, 1))
 
 def ask_much(site: Site) -> None:
     """A few people at once, as the dashboard is looked at."""
-    models = ["gpt-3.5-turbo", "gpt-4", "gpt-4o", "gpt-3.5-turbo", "gpt-4", "gpt-4o"]
+    models = ["gpt-3.5-turbo", "gpt-4-turbo", "gpt-4o"] * 2
 
     def ask(number: int) -> None:
         user = site.users[number % len(site.users)]
@@ -183,12 +194,13 @@ def keep(page: Page, name: str, height: int | None = None) -> None:
 def test_pictures(browser: Browser, site: Site, language: str) -> None:
     for width in WIDTHS:
         page = opened(browser, site, site.users[0], language, width)
+        if width == WIDTHS[0]:  # later the cache has it
+            site.speaker.enqueue(Answer([ANSWERS[language]]))
         page.goto(f"{site.webui.url}/?models=gpt-4")
         page.locator("#chat-input").click()
         page.keyboard.type(QUESTIONS[language])
         page.keyboard.press("Enter")
-        expect(page.locator(".chat-assistant").last).to_contain_text(" ", timeout=SLOW)
-        page.wait_for_function("!document.querySelector('#stop-response-button')")
+        expect(page.get_by_text(ANSWERS[language])).to_be_visible(timeout=SLOW)
         page.wait_for_timeout(1500)  # the page fades in
         keep(page, f"chat-{width}.{language}")
         page.context.close()
@@ -201,7 +213,7 @@ def test_pictures(browser: Browser, site: Site, language: str) -> None:
             page.wait_for_function("document.querySelectorAll('#chats tr').length > 5")
             page.wait_for_timeout(3000)  # chats at work
             if width == WIDTHS[0]:
-                page.locator("#chats tbody button.more").nth(6).click()
+                page.locator('#chats tr[data-key^="chat "] button.more').nth(2).click()
             page.wait_for_timeout(500)
             keep(page, f"dashboard-{width}.{language}", height)
             page.context.close()

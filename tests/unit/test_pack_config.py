@@ -172,7 +172,7 @@ def test_cache_section_becomes_valves() -> None:
         "scope": "group",
         "when": "deterministic",
         "max_entry_kb": 8,
-        "similar": "normalised",
+        "similar": "semantic",
     }
     config = PackConfig.model_validate({"cache": {**said, "secret": "a" * 16, "enabled": False}})
     assert config.cache_valves == {
@@ -181,7 +181,7 @@ def test_cache_section_becomes_valves() -> None:
         "scope": "group",
         "cache_when": "deterministic",
         "max_entry_kb": 8,
-        "similar": "normalised",
+        "similar": "semantic",
         "secret": "a" * 16,
         "enabled": False,
     }

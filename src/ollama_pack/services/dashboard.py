@@ -119,7 +119,9 @@ class Dashboard:
     async def _parts(self) -> Parts:
         """Everything but chats, by path."""
         told = await self.router()
-        parts = router_parts(object_at(told.get("router")), str(told.get("fault") or ""))
+        parts = router_parts(object_at(told.get("router")), told.get("fault") or "")
+        running = [dict(chat) for chat in parts["router"]["running"] or () if isinstance(chat, Mapping)]
+        parts["router"]["running"] = await self.history.named(running)
         for path, source in self.others.items():
             parts[path] = await source()
         return parts | await self._figures()

@@ -1,6 +1,6 @@
 """What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's."""
 
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from ollama_pack.engines.ollama.to_ollama import Thinking, request_to_ollama
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel, entries_in
 from ollama_pack.engines.transport import NO_HEADERS, NodeLimits, NodeTransport
+from ollama_pack.engines.vectors import Vectors, vectors_in
 
 PULL_SECONDS = 3600.0  # without a word, while a node checks a large file
 
@@ -58,6 +59,11 @@ class NodeClient(Protocol):
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text."""
 
     async def load(
         self,
@@ -246,6 +252,26 @@ class OllamaClient:
         found = {"keep_alive": keep_alive, "options": options}
         given = {name: value for name, value in found.items() if value is not None}
         await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text.
+
+        Args:
+            model: the node's name of it.
+            texts: what to embed.
+            seconds: for all of it, a load included.
+            dimensions: of the vectors; 0: as many as the model has.
+
+        Raises:
+            ModelNotFoundError: the node does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask("/api/embed", body, seconds)
+        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
 
     async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
         """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).

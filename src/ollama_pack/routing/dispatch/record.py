@@ -53,7 +53,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         "asked": pending.head.model.removeprefix(ROUTER),
         "model": decision.model if decision else "",
         "node": decision.node if decision else "",
-        "user": pending.request.user,
+        "user": pending.user,
         "outcome": _outcome(error),
         "waited": _seconds(decision.waited if decision else now - pending.came),
         "took": _seconds(now - pending.came),

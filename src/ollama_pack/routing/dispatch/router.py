@@ -332,7 +332,9 @@ class Router:
             key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, served=served)
+        made = PendingChat(
+            request, body, head, tell, bound, figures, headers=headers, served=served, user=user
+        )
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)

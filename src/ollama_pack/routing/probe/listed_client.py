@@ -9,6 +9,7 @@ from ollama_pack.engines.ollama.to_ollama import Thinking
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel
 from ollama_pack.engines.transport import NO_HEADERS
+from ollama_pack.engines.vectors import Vectors
 from ollama_pack.routing.nodes import Listing
 
 
@@ -74,6 +75,13 @@ class ListedClient:
         """Load an offered model into memory."""
         own = self._own.get(model, model)
         await self._client.load(own, seconds=seconds, keep_alive=keep_alive, options=options)
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text, of an offered model."""
+        own = self._own.get(model, model)
+        return await self._client.embed(own, texts, seconds=seconds, dimensions=dimensions)
 
     def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
