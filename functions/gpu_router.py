@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17498, which the server calls.
+# Begin here: `class Pipe`, line 17503, which the server calls.
 # The modules that it uses come first:
 #    207  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    312  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -79,62 +79,62 @@ version: 0.1.0
 #   9647  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
 #   9727  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
 #   9821  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10309  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10467  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10642  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10880  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10983  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11085  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11120  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11788  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11864  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11897  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12014  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12198  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12344  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12540  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12680  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12740  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13236  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13387  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13600  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13784  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14053  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14164  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14761  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  14821  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14894  cache.errors                   What goes wrong with the cache.
-#  14914  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14942  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15092  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  15098  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  15104  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15218  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15265  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15356  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15519  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15609  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15844  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15865  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15957  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16094  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16119  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16200  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16308  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16355  services.pack_valves           What all valves of the pack have in common.
-#  16378  services.router_valves         The valves of the router, wherever it runs.
-#  16530  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16644  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16897  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16929  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16946  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  16997  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17065  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17160  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17321  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17332  webui.reader                   Who reads what the pack says, and in which language.
-#  17347  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17406  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  10310  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10468  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10643  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10881  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10984  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11086  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11121  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11789  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11865  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11898  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12015  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12199  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12345  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12545  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12685  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12745  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13241  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13392  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13605  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13789  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14058  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14169  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14766  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  14826  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14899  cache.errors                   What goes wrong with the cache.
+#  14919  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14947  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15097  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  15103  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  15109  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  15223  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  15270  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15361  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15524  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15614  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15849  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15870  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15962  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16099  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16124  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16205  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16313  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16360  services.pack_valves           What all valves of the pack have in common.
+#  16383  services.router_valves         The valves of the router, wherever it runs.
+#  16535  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16649  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16902  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16934  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16951  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  17002  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  17070  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17165  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17326  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17337  webui.reader                   Who reads what the pack says, and in which language.
+#  17352  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17411  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -4086,7 +4086,7 @@ def auto_name(names: Sequence[str], context: int = 0) -> str:
 def auto_parts(name: str) -> tuple[tuple[str, ...], int]:
     """The variants of an automatic name and its context; any other name stands for itself."""
     names, _, context = name.partition(_WITH)
-    return tuple(names.split(_BETWEEN)), int(context) if context.isdecimal() else 0
+    return tuple(names.split(_BETWEEN)), int(context[:9]) if context.isdecimal() else 0
 
 
 def is_auto(name: str) -> bool:
@@ -10063,6 +10063,7 @@ class NodeState:
 
     def _list(self) -> None:
         """Put together what it may be asked for. A list that is the same stays the same object."""
+        self._autos = {auto: model for auto, model in self._autos.items() if model.name in self.models}
         named = self.memory.sized(self.models, self._sized_for)
         self.listed = named | {fold_name(name): model for name, model in named.items()} | self._autos
 
@@ -12406,6 +12407,10 @@ class Cluster:
         node, now = self.nodes[name], self._clock()
         node.changed()
         node.probed(models, residents, now)
+        for auto in self._autos:  # what waits may be answered by another variant now
+            offer = node.offer(auto)
+            if offer is not None and offer[1]:
+                node.set_auto(auto, offer[0])
         if node.breaker.state(now) == "half-open":
             node.breaker.succeeded()
 

@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 15929, which the server calls.
+# Begin here: `class Pipeline`, line 15934, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    304  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -72,57 +72,57 @@ version: 0.1.0
 #   8664  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
 #   8744  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
 #   8838  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9326  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9484  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9659  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9897  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10000  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10006  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10108  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10143  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10811  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10887  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10920  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11037  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11221  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11367  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11563  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11703  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11763  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12259  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12410  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12623  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12807  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13076  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13187  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13784  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13851  cache.errors                   What goes wrong with the cache.
-#  13871  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13887  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14037  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14166  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14335  base.single_flight             Many who ask the same at the same time ask once.
-#  14414  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14649  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15057  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15078  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15144  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15498  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15599  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15634  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15710  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15828  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15890  services.pack_valves           What all valves of the pack have in common.
-#  15913  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  15985  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16292  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16350  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16386  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16481  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16562  services.router_valves         The valves of the router, wherever it runs.
-#  16714  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16828  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17081  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   9327  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9485  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9660  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9898  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10001  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10007  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10109  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10144  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10812  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10888  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10921  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11038  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11222  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11368  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11568  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11708  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11768  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12264  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12415  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12628  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12812  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13081  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13192  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13789  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13856  cache.errors                   What goes wrong with the cache.
+#  13876  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13892  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14042  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14171  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14340  base.single_flight             Many who ask the same at the same time ask once.
+#  14419  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14654  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15062  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15083  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15149  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15503  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15604  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15639  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15715  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15833  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15895  services.pack_valves           What all valves of the pack have in common.
+#  15918  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  15990  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16297  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16355  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16391  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16486  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16567  services.router_valves         The valves of the router, wherever it runs.
+#  16719  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16833  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17086  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -2303,7 +2303,7 @@ def auto_name(names: Sequence[str], context: int = 0) -> str:
 def auto_parts(name: str) -> tuple[tuple[str, ...], int]:
     """The variants of an automatic name and its context; any other name stands for itself."""
     names, _, context = name.partition(_WITH)
-    return tuple(names.split(_BETWEEN)), int(context) if context.isdecimal() else 0
+    return tuple(names.split(_BETWEEN)), int(context[:9]) if context.isdecimal() else 0
 
 
 def is_auto(name: str) -> bool:
@@ -9080,6 +9080,7 @@ class NodeState:
 
     def _list(self) -> None:
         """Put together what it may be asked for. A list that is the same stays the same object."""
+        self._autos = {auto: model for auto, model in self._autos.items() if model.name in self.models}
         named = self.memory.sized(self.models, self._sized_for)
         self.listed = named | {fold_name(name): model for name, model in named.items()} | self._autos
 
@@ -11429,6 +11430,10 @@ class Cluster:
         node, now = self.nodes[name], self._clock()
         node.changed()
         node.probed(models, residents, now)
+        for auto in self._autos:  # what waits may be answered by another variant now
+            offer = node.offer(auto)
+            if offer is not None and offer[1]:
+                node.set_auto(auto, offer[0])
         if node.breaker.state(now) == "half-open":
             node.breaker.succeeded()
 
