@@ -209,7 +209,7 @@ def test_pictures(browser: Browser, site: Site, language: str) -> None:
         for width, height in ((WIDTHS[0], 1560), (WIDTHS[1], 1500)):
             page = opened(browser, site, site.webui.admin, language, width)
             page.goto(f"{site.webui.url}/ollama-pack")
-            expect(page.get_by_role("rowheader", name="gpu0")).to_be_visible()
+            expect(page.get_by_role("rowheader", name="gpu0")).to_be_visible(timeout=SLOW)
             page.wait_for_function("document.querySelectorAll('#chats tr').length > 5")
             page.wait_for_timeout(3000)  # chats at work
             if width == WIDTHS[0]:
