@@ -1,5 +1,6 @@
 """The gateway on a real Open WebUI, in both modes, with the clients that people use."""
 
+import gc
 import json
 import re
 import subprocess
@@ -58,6 +59,7 @@ def fresh(routed: RoutedWebUI) -> Iterator[None]:
     yield
     for node in routed.nodes:
         node._server.state.answers.clear()  # noqa: SLF001 - the node offers no way to take answers back
+    gc.collect()  # while the mark above still holds
 
 
 @pytest.fixture
@@ -80,9 +82,11 @@ def claude(root: str, keys: dict[str, str]) -> Iterator[anthropic.Anthropic]:
 
 
 @pytest.fixture
-def llama(root: str, keys: dict[str, str]) -> ollama.Client:
+def llama(root: str, keys: dict[str, str]) -> Iterator[ollama.Client]:
     """Ollama's client."""
-    return ollama.Client(root, headers={"Authorization": f"Bearer {keys['student']}"})
+    client = ollama.Client(root, headers={"Authorization": f"Bearer {keys['student']}"})
+    yield client
+    client._client.close()  # noqa: SLF001 - this version offers no other way
 
 
 def prepare(routed: RoutedWebUI, answer: Answer) -> None:
