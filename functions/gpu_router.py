@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 16046, which the server calls.
+# Begin here: `class Pipe`, line 16055, which the server calls.
 # The modules that it uses come first:
 #    196  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    222  aliases.errors                 What goes wrong with aliases.
@@ -121,11 +121,11 @@ version: 0.1.0
 #  15493  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
 #  15510  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 #  15561  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  15629  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15724  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  15885  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  15896  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  15955  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  15638  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15733  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  15894  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  15905  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  15964  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -15566,6 +15566,7 @@ async def live_function(app: Any, function_id: str) -> Any:
 BUDGETS_ID = "usage_budgets"
 _LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
 _USERS_AT_ONCE = 500
+_MOST_SHOWN = 50  # on the dashboard; the table has all
 NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
 
 
@@ -15611,6 +15612,14 @@ class BudgetContact:
         for entry in found.get("all") or ():
             entry["whose"] = names.get(entry["whose"], entry["whose"])
         return found
+
+    async def report(self, app: Any) -> dict[str, Any]:
+        """What is counted, for the dashboard: those who have used most. Empty: there are no budgets."""
+        if await self.live(app) is None:
+            return {}
+        found = await self.usage(app, {"role": "admin"})
+        entries = sorted(found.get("all") or (), key=lambda entry: (not entry["shared"], -entry["used"]))
+        return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
 
     async def _look(self) -> Any:
         if not (await function_state(BUDGETS_ID)).active:

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10716, which the server calls.
+# Begin here: `class Event`, line 10751, which the server calls.
 # The modules that it uses come first:
 #    157  base.single_flight          Many who ask the same at the same time ask once.
 #    236  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -83,14 +83,14 @@ version: 0.1.0
 #   8674  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
 #   8852  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
 #   9103  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9185  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9227  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   9435  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#   9546  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10564  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10650  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10684  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10829  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#   9194  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9236  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   9455  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#   9566  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10599  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10685  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10719  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  10864  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -9108,6 +9108,7 @@ def _status(error: PackError) -> int:
 BUDGETS_ID = "usage_budgets"
 _LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
 _USERS_AT_ONCE = 500
+_MOST_SHOWN = 50  # on the dashboard; the table has all
 NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
 
 
@@ -9153,6 +9154,14 @@ class BudgetContact:
         for entry in found.get("all") or ():
             entry["whose"] = names.get(entry["whose"], entry["whose"])
         return found
+
+    async def report(self, app: Any) -> dict[str, Any]:
+        """What is counted, for the dashboard: those who have used most. Empty: there are no budgets."""
+        if await self.live(app) is None:
+            return {}
+        found = await self.usage(app, {"role": "admin"})
+        entries = sorted(found.get("all") or (), key=lambda entry: (not entry["shared"], -entry["used"]))
+        return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
 
     async def _look(self) -> Any:
         if not (await function_state(BUDGETS_ID)).active:
@@ -9233,11 +9242,14 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "All {count} nodes are down.": "全部 {count} 个节点都不可用。",
         "Asking …": "正在查询…",
         "Back to the chats": "返回聊天",
+        "Budgets": "用量预算",
+        "Budgets are not counted: {fault}. Chats go on without.": "用量预算没有计数：{fault}。对话不受预算限制，照常进行。",
         "Chats": "对话请求",
         "Chats that wait for a node": "等待节点的请求",
         "Details": "详情",
         "Details of this chat": "此请求的详情",
         "Details of {name}": "{name} 的详情",
+        "Download all as CSV": "下载全部 CSV",
         "Ended": "结束时间",
         "Everything works.": "一切正常。",
         "Filter chats": "筛选请求",
@@ -9276,6 +9288,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Nodes up": "可用节点",
         "None yet. A chat with a model of the router, or an answer from the cache, shows here.": "还没有记录。向路由器的模型发起的对话，或来自缓存的回答，会显示在这里。",
         "Not flushed: {why}": "未能清空：{why}",
+        "Nothing has been used yet.": "还没有任何用量。",
         "Nothing is known of any node.": "没有任何节点的信息。",
         "Nothing is published: publish_aliases is off in this function's valves.": "没有发布任何模型：此函数的 publish_aliases 选项已关闭。",
         "Nothing to publish: no node has a model, and no alias an answer.": "没有可发布的内容：节点上没有模型，别名也没有可用的模型。",
@@ -9313,6 +9326,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Voice": "语音",
         "Waiting": "等待中",
         "What each node would have cost": "各节点的预计代价",
+        "Whose": "使用者",
         "Why not from the cache": "未使用缓存的原因",
         "a direct connection": "直连",
         "a new answer was wanted": "要求重新回答",
@@ -9369,6 +9383,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "not kept: the cache was flushed": "未保存：缓存已被清空",
         "not kept: too large": "未保存：过大",
         "now": "现在",
+        "of": "单位",
         "of speech": "语音时长",
         "of work": "处理用时",
         "on average": "平均",
@@ -9394,16 +9409,21 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "the store was slow": "存储响应慢",
         "the user may not use the model": "用户无权使用该模型",
         "this function": "此函数",
+        "this month": "本月",
         "this one": "本进程",
+        "this week": "本周",
         "titles, tags and the like": "标题、标签等后台任务",
+        "today": "今天",
         "tokens saved": "节省的 token",
         "transcribed": "已转写",
         "up to {bound} ms": "不超过 {bound} 毫秒",
+        "used": "已用",
         "wait": "等待",
         "waited": "等待",
         "waiting": "等待中",
         "waits": "等待",
         "what others lose": "他人的损失",
+        "when": "时间",
         "which weights answer is not known": "无法确定由哪份权重回答",
         "with files, knowledge, memory or tools": "使用了文件、知识库、记忆或工具",
         "writes, tokens/s": "生成，token/秒",
@@ -10183,6 +10203,8 @@ function problems() {
   if (down.length > 5) found.push(["bad", t("{count} more nodes are down.", {count: down.length - 5})]);
   if (cache.fault && cache.worker)
     found.push(["bad", t("The response cache does not work: {fault}. Chats go to their models.", {fault: cache.fault})]);
+  if (part("budgets").fault)
+    found.push(["bad", t("Budgets are not counted: {fault}. Chats go on without.", {fault: part("budgets").fault})]);
   const {failed = 0, answered = 0} = part("recent");
   if (failed > 0)
     found.push([failed > answered ? "bad" : "warn", t("{failed} of {all} chats failed in the last 5 minutes.",
@@ -10327,6 +10349,19 @@ function lookupTimes(counts) {
   return rows.length ? table(t("How long lookups took"), [[t("Lookup took")], [t("requests"), "number"]], rows) : null;
 }
 
+function drawBudgets() {
+  const told = part("budgets"), rows = list(told.most).map(object);
+  if (!told.most) return put(document.getElementById("budgets"));
+  const periods = {day: t("today"), week: t("this week"), month: t("this month")};
+  put(document.getElementById("budgets"),
+    head(t("Budgets"), make("a", {class: "button", href: "/ollama-pack/usage.csv"}, t("Download all as CSV"))),
+    make("div", {class: "card"}, rows.length
+      ? table(t("Budgets"), [[t("Whose")], [t("used"), "number"], [t("of"), ""], [t("when"), "medium"]],
+        rows.map(row => make("tr", {"data-key": [row.whose, row.unit, row.period].join(" ")}, cell(text(row.whose), "text"),
+          cell(number(row.used), "number"), cell(text(row.unit)), cell(periods[row.period] || text(row.period), "medium"))))
+      : make("p", {class: "soft"}, t("Nothing has been used yet."))));
+}
+
 function drawVoice() {
   const told = part("voice"), counts = object(told.counts), queue = object(told.queue);
   const failed = Object.entries(counts).filter(([name]) => /^outcome[/](?!ok$|kept$)/.test(name));
@@ -10357,11 +10392,11 @@ _MAIN = r"""
 
 const PATIENCE = 8000;  // milliseconds without a word, after which the server does not answer
 const DRAWS = {now: drawTop, charts: drawCharts, nodes: drawNodes, chats: drawChats, published: drawPublished,
-  cache: drawCache, voice: drawVoice, processes: drawProcesses};
+  cache: drawCache, budgets: drawBudgets, voice: drawVoice, processes: drawProcesses};
 // Which sections show a part, by the beginning of its path.
 const SHOWN_BY = {nodes: ["now", "nodes"], router: ["now", "nodes", "chats"], recent: ["now"], last_hour: ["now"],
   last_day: ["now"], hour: ["charts"], day: ["charts"], publishing: ["now", "published"], cache: ["now", "cache"],
-  voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"]};
+  budgets: ["now", "budgets"], voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"]};
 
 let fault = "", needsSignIn = false, source = null, seen = 0, serverAhead = 0, lastKey = "";
 const wanted = new Set();
@@ -10841,6 +10876,7 @@ async def user_names(ids: Sequence[str]) -> dict[str, str]:
 # --- ollama_pack.plugins.functions.ollama_pack_events ---
 
 NO_STORE = {"Cache-Control": "no-store"}
+BUDGET_SECONDS = 5.0  # between two looks at what everybody has used, while a dashboard is open
 MAX_SEARCH = 200  # characters
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
@@ -10923,6 +10959,7 @@ class Event:
         self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
         self._history = HistoryKeeper(shared_redis_url, data_folder() / HISTORY_FILE, self._status)
         others = {"cache": self._cached.get, "publishing": self._publishing, "voice": voice_report}
+        others["budgets"] = SingleFlight(lambda: self._budgets.report(app), BUDGET_SECONDS).get
         history = DashboardHistory(self._history, user_names)
         self._dashboard = Dashboard(self._details.get, others, history)
         self._router_metrics = SingleFlight(self._ask_metrics, LOAD_SECONDS)

@@ -13,11 +13,13 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import Any
 from weakref import finalize
 
 from pydantic import Field, field_validator
 
+from ollama_pack.base.messages import message
 from ollama_pack.base.process import process_wide
 from ollama_pack.base.redis import check_redis_url
 from ollama_pack.budgets.errors import BudgetSpentError
@@ -246,9 +248,11 @@ class Filter:
                 body["model"] = model_id
                 return chat
         self._end(chat)
-        return Refusal(
-            429, f"Your budget is used up, and the model {model} that answers then is not open to you."
+        sentence = message(
+            "Your budget is used up. The model {model} would answer then, but it is not open to you.",
+            model=model,
         )
+        return Refusal(HTTPStatus.TOO_MANY_REQUESTS, sentence, "budget_used_up")
 
     def _follow(self, chat: ChatBudget, body: Body, metadata: dict[str, Any]) -> None:
         """Count the chat when it ends, however it ends.
@@ -321,7 +325,7 @@ async def _budget_user(user: dict[str, Any], budgets: Budgets) -> BudgetUser:
 def _status_line(chat: ChatBudget) -> str:
     """What the user reads about the budget; empty: enough is left."""
     if chat.reservation.model:
-        return f"your budget is used up · {chat.reservation.model} answers"
+        return message("your budget is used up · {model} answers", model=chat.reservation.model)
     if chat.reservation.last:
-        return "your budget is used up · others come first"
+        return message("your budget is used up · others come first")
     return chat.reservation.low
