@@ -15589,14 +15589,14 @@ class BudgetContact:
         return found if found is not None and found.valves.budgets else None
 
     async def begin(
-        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], *, always: bool
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], model: str, *, always: bool
     ) -> tuple[Any, dict[str, Any]]:
         """Begin to count an answer: the function, and what its `budget_begin` says."""
         budgets = await self.live(app)
         if budgets is None:
             return None, NO_BUDGET
         try:
-            return budgets, await budgets.budget_begin(user, metadata, always=always)
+            return budgets, await budgets.budget_begin(user, metadata, model, always=always)
         except Exception:
             log.exception("An answer is not counted, and no budgets hold for it")
             return None, NO_BUDGET
@@ -16146,8 +16146,8 @@ class Pipe:
         self, app: Any, body: Body, user: dict[str, Any], metadata: dict[str, Any], *about: Any
     ) -> AsyncGenerator[Body, None]:
         """The answer, as far as the budgets of its user allow it: see `usage_budgets`."""
-        is_task = bool(metadata.get("task"))
-        budgets, begun = await self._budgets.begin(app, user, metadata, always=is_task)
+        name, is_task = str(body["model"]).removeprefix(ROUTER), bool(metadata.get("task"))
+        budgets, begun = await self._budgets.begin(app, user, metadata, name, always=is_task)
         if begun["refusal"]:
             raise ModelRefusedError(Refusal(**begun["refusal"]))
         served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None

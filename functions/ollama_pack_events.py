@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10751, which the server calls.
+# Begin here: `class Event`, line 10754, which the server calls.
 # The modules that it uses come first:
 #    157  base.single_flight          Many who ask the same at the same time ask once.
 #    236  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -31,66 +31,66 @@ version: 0.1.0
 #   1992  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 #   1998  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 #   2085  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2172  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2322  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2354  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   2478  aliases.errors              What goes wrong with aliases.
-#   2500  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   2523  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2830  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2967  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3004  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3025  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3083  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3145  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3198  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3312  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   3478  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3538  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3634  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   3858  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4125  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4251  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4399  services.pack_valves        What all valves of the pack have in common.
-#   4413  speech.errors               What goes wrong with transcription.
-#   4775  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   4852  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   4943  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4979  speech.values               What recordings turn into, and what an engine is.
-#   5236  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5386  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   5468  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   5652  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   5785  speech.sentences            Segments of about a sentence, made from words with times.
-#   5839  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6017  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6245  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6367  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   6451  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   6540  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   6704  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7294  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7382  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   7456  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   7731  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   7781  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   7928  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8194  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8232  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8262  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8382  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   8520  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   8674  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   8852  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9103  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9194  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9236  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   9455  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#   9566  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10599  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10685  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10719  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10864  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2175  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2325  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2357  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   2481  aliases.errors              What goes wrong with aliases.
+#   2503  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   2526  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2833  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2970  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3007  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3028  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3086  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3148  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3201  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3315  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   3481  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3541  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3637  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   3861  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4128  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4254  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4402  services.pack_valves        What all valves of the pack have in common.
+#   4416  speech.errors               What goes wrong with transcription.
+#   4778  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   4855  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   4946  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4982  speech.values               What recordings turn into, and what an engine is.
+#   5239  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5389  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   5471  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   5655  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   5788  speech.sentences            Segments of about a sentence, made from words with times.
+#   5842  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6020  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6248  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6370  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   6454  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   6543  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   6707  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7297  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7385  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   7459  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   7734  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   7784  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   7931  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8197  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8235  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8265  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8385  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   8523  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   8677  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   8855  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9106  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9197  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#   9458  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#   9569  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10602  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10688  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10722  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  10867  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -2113,7 +2113,10 @@ async def routed_body(form: Mapping[str, Any]) -> dict[str, Any] | None:
     params = first.params.model_dump(exclude_none=True) if first else {}
     without = {"system", "model_controls"}  # the system prompt is added on the way
     said = {key: value for key, value in params.items() if key not in without}
-    return {**form, "params": said} if said else dict(form)
+    own = {
+        key: value for key, value in form.items() if key != "metadata"
+    }  # what is in it is the server's word
+    return {**own, "params": said} if said else own
 
 
 async def routed_entries(request: Any, user: Any) -> list[dict[str, Any]]:
@@ -9131,14 +9134,14 @@ class BudgetContact:
         return found if found is not None and found.valves.budgets else None
 
     async def begin(
-        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], *, always: bool
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], model: str, *, always: bool
     ) -> tuple[Any, dict[str, Any]]:
         """Begin to count an answer: the function, and what its `budget_begin` says."""
         budgets = await self.live(app)
         if budgets is None:
             return None, NO_BUDGET
         try:
-            return budgets, await budgets.budget_begin(user, metadata, always=always)
+            return budgets, await budgets.budget_begin(user, metadata, model, always=always)
         except Exception:
             log.exception("An answer is not counted, and no budgets hold for it")
             return None, NO_BUDGET

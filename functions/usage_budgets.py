@@ -9,29 +9,29 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2439, which the server calls.
+# Begin here: `class Filter`, line 2442, which the server calls.
 # The modules that it uses come first:
 #     64  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#     87  base.messages          Sentences for people, in English and in the languages of the catalogue.
-#    194  base.process           One object for all plugins of a process, which are files that share no code.
-#    217  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    237  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    645  budgets.errors         What goes wrong with budgets.
-#    675  budgets.period         Days, weeks and months in the site's time zone.
-#    741  budgets.table          The budget table: a row a line, read once and then only looked up.
-#   1022  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
-#   1094  budgets.store          What a store of budgets does, and the values that it takes and gives.
-#   1208  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1378  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
-#   1537  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
-#   1876  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2030  services.cache_state   What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2039  services.pack_valves   What all valves of the pack have in common.
-#   2053  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2148  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2295  engines.routed_names   How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2301  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2388  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#     88  base.messages          Sentences for people, in English and in the languages of the catalogue.
+#    195  base.process           One object for all plugins of a process, which are files that share no code.
+#    218  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    238  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    646  budgets.errors         What goes wrong with budgets.
+#    676  budgets.period         Days, weeks and months in the site's time zone.
+#    742  budgets.table          The budget table: a row a line, read once and then only looked up.
+#   1023  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#   1095  budgets.store          What a store of budgets does, and the values that it takes and gives.
+#   1209  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1379  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
+#   1538  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
+#   1877  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2033  services.cache_state   What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2042  services.pack_valves   What all valves of the pack have in common.
+#   2056  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2151  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2298  engines.routed_names   How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2304  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2391  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import hashlib
@@ -69,6 +69,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Chats that are being answered may use up what is left of your budget: {amount} {period}. Try again when they are done.": "正在回答的对话可能会用完您剩余的预算：{period} {amount}。请等它们结束后再试。",
         "The budget shared by {subject} is used up: {amount} {period}. You can go on from {when}.": "{subject} 共用的预算已用完：{period} {amount}。{when} 起可以继续使用。",
         "You have used up your budget: {amount} {period}. You can go on from {when}.": "您的预算已用完：{period} {amount}。{when} 起可以继续使用。",
+        "Your budget is used up. Ask for {model}.": "您的预算已用完。请改用 {model}。",
         "Your budget is used up. The model {model} would answer then, but it is not open to you.": "您的预算已用完。此时应由模型 {model} 回答，但您无权使用它。",
         "this month": "本月",
         "this week": "本周",
@@ -1894,6 +1895,7 @@ class ChatBudget:
         reservation: what it reserved.
         budgets: where it counts.
         began: when, in seconds of the monotonic clock.
+        is_request: it counts as a request; a background call of a chat does not.
         served: seconds of GPU time and tokens of each answer, as the router knows them.
         figures: seconds and tokens of each answer, as the engine reported them.
         first_at: when the answer began that has no figures yet; None: none has.
@@ -1905,6 +1907,7 @@ class ChatBudget:
     reservation: Reservation
     budgets: Budgets
     began: float
+    is_request: bool = True
     served: list[tuple[float, float]] = field(default_factory=list)
     figures: list[tuple[float, float]] = field(default_factory=list)
     first_at: float | None = None
@@ -1947,19 +1950,19 @@ class ChatBudget:
             left: its user has left while it was answered.
         """
         if self.served:
-            return _sum(self.served)
+            return _sum(self.served, requests=int(self.is_request))
         found = list(self.figures)
         if self.first_at is not None:
             found.append((now - self.first_at, float(self.pieces)))
         elif left and not found:
             found.append((now - self.began, 0.0))
         if found:
-            return _sum(found)
+            return _sum(found, requests=int(self.is_request))
         return BudgetUse(requests=int(self.answered))
 
 
-def _sum(found: list[tuple[float, float]]) -> BudgetUse:
-    return BudgetUse(sum(seconds for seconds, _ in found), sum(tokens for _, tokens in found))
+def _sum(found: list[tuple[float, float]], *, requests: int) -> BudgetUse:
+    return BudgetUse(sum(seconds for seconds, _ in found), sum(tokens for _, tokens in found), requests)
 
 
 def _figures_of(usage: Mapping[str, Any], elapsed: float, pieces: int) -> tuple[float, float]:
@@ -2525,11 +2528,11 @@ class Filter:
         try:
             chat = await self._begin(__user__)
             if isinstance(chat, ChatBudget):
-                chat = await self._answered_by(chat, body, __user__, __request__)
-            if isinstance(chat, ChatBudget):
                 self._follow(chat, body, __metadata__)
-                if self.valves.show_status and __event_emitter__ and (line := _status_line(chat)):
-                    await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
+                chat = await self._answered_by(chat, body, __user__, __request__)
+            line = _status_line(chat) if isinstance(chat, ChatBudget) and self.valves.show_status else ""
+            if line and __event_emitter__:
+                await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
         except Exception:
             log.exception("A chat goes on without budgets")
             return body
@@ -2564,13 +2567,14 @@ class Filter:
     # --- for the router, the gateway and the pages: plain values, as each plugin has classes of its own ---
 
     async def budget_begin(
-        self, user: dict[str, Any], metadata: dict[str, Any], *, always: bool = False
+        self, user: dict[str, Any], metadata: dict[str, Any], model: str, *, always: bool = False
     ) -> dict[str, Any]:
         """Begin to count an answer, also one that came by no filter.
 
         Args:
             user: who asks.
             metadata: the request's; a chat that the filter has seen is known by it.
+            model: the name that was asked for.
             always: it is not refused, as it belongs to a chat that has begun.
 
         Returns:
@@ -2580,6 +2584,10 @@ class Filter:
         if (known := self._chat_of(metadata)) is not None:
             return _begun(known, own=False)
         chat = await self._begin(user, always=always) if self.valves.budgets else None
+        if isinstance(chat, ChatBudget) and not always and chat.reservation.model not in ("", model):
+            self._end(chat)
+            sentence = message("Your budget is used up. Ask for {model}.", model=chat.reservation.model)
+            chat = Refusal(HTTPStatus.TOO_MANY_REQUESTS, sentence, "budget_used_up")
         if isinstance(chat, Refusal):
             return {"ticket": "", "own": False, "last": False, "refusal": asdict(chat)}
         return _begun(chat, own=True)
@@ -2618,7 +2626,7 @@ class Filter:
         found = await budgets.reserve(await _budget_user(user, budgets), always=always)
         if found is None or isinstance(found, Refusal):
             return found
-        chat = ChatBudget(found, budgets, time.monotonic())
+        chat = ChatBudget(found, budgets, time.monotonic(), is_request=not always)
         self._chats[found.token] = chat
         return chat
 
@@ -2673,7 +2681,9 @@ class Filter:
             asyncio.get_running_loop().call_later(later, self._end_when_silent, chat)
 
     def _chat_of(self, metadata: dict[str, Any]) -> ChatBudget | None:
-        return self._chats.get((metadata.get(BUDGET_STATE) or {}).get("ticket", ""))
+        state = metadata.get(BUDGET_STATE)
+        ticket = state.get("ticket") if isinstance(state, dict) else None  # a client may have sent anything
+        return self._chats.get(ticket) if isinstance(ticket, str) else None
 
     def _end(self, chat: ChatBudget, *, left: bool = False) -> None:
         """Count what a chat has used, once, while its user reads on."""

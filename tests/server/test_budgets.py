@@ -91,10 +91,11 @@ def test_other_ways_in_are_no_way_around(budgeted: CachedWebUI, path: str) -> No
     body = {"model": "gpt-4", "messages": [{"role": "user", "content": f"by {path}"}], "stream": False}
     assert post(budgeted.student, path, body).status_code == 200
     wait_until_used(budgeted.student, 1)
-    forged = {**body, "metadata": {"ollama_pack_budget": {"ticket": "made up"}}}
-    refused = post(budgeted.student, path, forged)
-    assert refused.status_code == 429, refused.text
-    assert "You have used up" in refused.text
+    for state in ({"ticket": "made up"}, {"ticket": []}, "made up"):
+        forged = {**body, "metadata": {"ollama_pack_budget": state, "task": "title_generation"}}
+        refused = post(budgeted.student, path, forged)
+        assert refused.status_code == 429, refused.text
+        assert "You have used up" in refused.text
 
 
 @pytest.mark.parametrize("model", ["gpt-4", DIRECT], ids=["router", "connection"])

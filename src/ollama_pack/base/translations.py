@@ -95,6 +95,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Whose": "使用者",
         "Why not from the cache": "未使用缓存的原因",
         "You have used up your budget: {amount} {period}. You can go on from {when}.": "您的预算已用完：{period} {amount}。{when} 起可以继续使用。",
+        "Your budget is used up. Ask for {model}.": "您的预算已用完。请改用 {model}。",
         "Your budget is used up. The model {model} would answer then, but it is not open to you.": "您的预算已用完。此时应由模型 {model} 回答，但您无权使用它。",
         "a direct connection": "直连",
         "a new answer was wanted": "要求重新回答",

@@ -40,14 +40,14 @@ class BudgetContact:
         return found if found is not None and found.valves.budgets else None
 
     async def begin(
-        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], *, always: bool
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], model: str, *, always: bool
     ) -> tuple[Any, dict[str, Any]]:
         """Begin to count an answer: the function, and what its `budget_begin` says."""
         budgets = await self.live(app)
         if budgets is None:
             return None, NO_BUDGET
         try:
-            return budgets, await budgets.budget_begin(user, metadata, always=always)
+            return budgets, await budgets.budget_begin(user, metadata, model, always=always)
         except Exception:
             log.exception("An answer is not counted, and no budgets hold for it")
             return None, NO_BUDGET

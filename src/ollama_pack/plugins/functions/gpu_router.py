@@ -167,8 +167,8 @@ class Pipe:
         self, app: Any, body: Body, user: dict[str, Any], metadata: dict[str, Any], *about: Any
     ) -> AsyncGenerator[Body, None]:
         """The answer, as far as the budgets of its user allow it: see `usage_budgets`."""
-        is_task = bool(metadata.get("task"))
-        budgets, begun = await self._budgets.begin(app, user, metadata, always=is_task)
+        name, is_task = str(body["model"]).removeprefix(ROUTER), bool(metadata.get("task"))
+        budgets, begun = await self._budgets.begin(app, user, metadata, name, always=is_task)
         if begun["refusal"]:
             raise ModelRefusedError(Refusal(**begun["refusal"]))
         served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
