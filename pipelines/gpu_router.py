@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 13814, which the server calls.
+# Begin here: `class Pipeline`, line 13877, which the server calls.
 # The modules that it uses come first:
 #    190  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    216  aliases.errors                 What goes wrong with aliases.
@@ -71,50 +71,50 @@ version: 0.1.0
 #   8281  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
 #   8769  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
 #   8923  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9089  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9327  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9430  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   9436  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#   9536  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9653  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9837  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9870  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10052  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10087  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10731  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10807  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10953  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11130  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11270  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11330  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11782  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12051  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12157  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12672  cache.errors                   What goes wrong with the cache.
-#  12692  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12708  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12842  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  12971  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  13140  base.single_flight             Many who ask the same at the same time ask once.
-#  13219  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  13454  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13555  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13590  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  13666  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  13784  services.pack_valves           What all valves of the pack have in common.
-#  13798  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  13870  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  14177  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  14238  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  14274  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14295  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14387  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14412  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14481  services.router_valves         The valves of the router, wherever it runs.
-#  14576  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  14984  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15098  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15351  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   9090  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9328  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9431  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   9437  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#   9537  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9654  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9838  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9871  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10055  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10090  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10734  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10810  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10956  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11152  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11292  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11352  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11808  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12077  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12188  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12735  cache.errors                   What goes wrong with the cache.
+#  12755  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12771  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12905  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  13034  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  13203  base.single_flight             Many who ask the same at the same time ask once.
+#  13282  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  13517  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13618  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13653  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  13729  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  13847  services.pack_valves           What all valves of the pack have in common.
+#  13861  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  13933  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  14240  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  14301  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  14337  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14358  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  14450  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14475  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  14556  services.router_valves         The valves of the router, wherever it runs.
+#  14651  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15059  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15173  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15426  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -8967,6 +8967,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
         self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
@@ -9064,7 +9065,7 @@ class NodeWatch:
     def is_listed(self) -> bool:
         """Whether its models are offered: it answers, or did a short while ago."""
         seen = self.known.seen_at
-        return seen is not None and self._clock() - seen < GRACE_SECONDS
+        return not self.leaving and seen is not None and self._clock() - seen < GRACE_SECONDS
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
@@ -9898,11 +9899,14 @@ class RemoteRequest:
 
 
 class RemoteRequests:
-    """Applies what other workers tell to the nodes as this one knows them. Bounded."""
+    """Applies what other workers tell to the nodes as this one knows them. Bounded.
+
+    Attributes:
+        nodes: by their keys.
+    """
 
     def __init__(
         self,
-        nodes: Mapping[str, NodeState],
         clock: Callable[[], float],
         demand: DemandMeter,
         prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
@@ -9910,13 +9914,12 @@ class RemoteRequests:
         """Begin without any.
 
         Args:
-            nodes: the scheduler's own.
             clock: the scheduler's own.
             demand: counts what is asked for.
             prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
         """
         self._prompt_sent = prompt_sent
-        self._nodes = {node_key(node.row): node for node in nodes.values()}
+        self.nodes: dict[str, NodeState] = {}
         self._clock = clock
         self._demand = demand
         self._there: dict[str, RemoteRequest] = {}
@@ -9944,7 +9947,7 @@ class RemoteRequests:
                 if remote := self._leave(event.request_id):
                     remote.node.gave_up(remote.model)
             case BlamedEvent():
-                if node := self._nodes.get(event.node):
+                if node := self.nodes.get(event.node):
                     node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
             case FailedEvent():
                 if remote := self._leave(event.request_id):
@@ -9954,7 +9957,7 @@ class RemoteRequests:
                     remote.runner.mirror.clear()
 
     def _bound(self, worker: str, event: BoundEvent) -> None:
-        node, now = self._nodes.get(event.node), self._clock()
+        node, now = self.nodes.get(event.node), self._clock()
         known = self._there.get(event.request_id)
         if known and known.worker != UNKNOWN_WORKER:
             known.runner.ends[event.request_id] = now + event.left
@@ -9994,7 +9997,7 @@ class RemoteRequests:
         if remote := self._leave(event.request_id):
             remote.node.succeeded(remote.model)
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
-        node = self._nodes.get(event.node)
+        node = self.nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
             node.stats(event.blob).learn(event.lesson)
             node.learned(event.blob)
@@ -10973,7 +10976,8 @@ class Cluster:
     def __init__(
         self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
-        self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
+        self.nodes: dict[str, NodeState] = {}
+        self._policy, self._priors = policy, priors
         self._clock = clock
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
@@ -10981,13 +10985,31 @@ class Cluster:
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
         self._changed: set[str] = set()  # since the last decision
-        self._stale: dict[str, None] = dict.fromkeys(
-            self.nodes
-        )  # in the order of the rows, as they are shown
+        self._others = False  # other nodes than at the last decision
+        self._stale: dict[str, None] = {}  # in the order of the rows, as they are shown
         self.stale_at = -math.inf
-        for node in self.nodes.values():
-            node.on_change = self._stale.setdefault
-        self.remote = RemoteRequests(self.nodes, clock, self.demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere)
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: NodeRow) -> None:
+        """A node is there from now on; nothing is known of it before `probed`."""
+        node = self.nodes[row.name] = NodeState(row, self._policy, self._priors)
+        self.remote.nodes[node_key(row)] = node
+        self._others = True
+        self._stale[row.name] = None
+        node.on_change = self._stale.setdefault
+
+    def remove(self, name: str) -> None:
+        """A node is there no more. None of this worker's requests may be at it."""
+        node = self.nodes.pop(name)
+        node.on_change = lambda _: None
+        if self.remote.nodes[node_key(node.row)] is node:  # no newer one has its address
+            del self.remote.nodes[node_key(node.row)]
+        for known in (self._stale, self._views):
+            known.pop(name, None)
+        self._changed.discard(name)
+        self._others = True
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -11086,13 +11108,13 @@ class Cluster:
         self.refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
-        return FleetView(
-            now, nodes, self.demand.rates(now), returns, self._changed, self._views, self._holders
-        )
+        changed = None if self._others else self._changed
+        return FleetView(now, nodes, self.demand.rates(now), returns, changed, self._views, self._holders)
 
     def decided(self) -> None:
         """A decision was made on the last view: changes count from here on."""
         self._changed.clear()
+        self._others = False
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.
@@ -11501,6 +11523,10 @@ class Scheduler:
     def request_ids(self) -> tuple[str, ...]:
         """All requests of this worker, at nodes or waiting."""
         return (*self._running, *(entry.request.id for entry in self._queue if not entry.peer))
+
+    def is_idle(self, node: str) -> bool:
+        """Whether no request of this worker is at a node."""
+        return not any(running.node.row.name == node for running in self._running.values())
 
     def is_running(self, request_id: str) -> bool:
         """Whether it is at a node, as far as is known."""
@@ -12120,6 +12146,11 @@ class NodePoller:
                 for look in looks:
                     look.cancel()
 
+    def leave(self, name: str) -> None:
+        """Look at a node no more."""
+        if task := self._tasks.pop(name, None):
+            task.cancel()
+
     async def _watch(self, watch: NodeWatch) -> None:
         while self._loop.time() - self._used_at < IDLE_SECONDS:
             try:
@@ -12204,7 +12235,7 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._session = session
         dice = dice or Random()  # noqa: S311 - breaks ties
-        self.nodes = {row.name: NodeWatch(row, node_client(row, session), self._loop.time) for row in rows}
+        self.nodes = {row.name: self._watch(row) for row in rows}
         self.scheduler = Scheduler(
             [watch.row for watch in self.nodes.values()],
             self._loop.time,
@@ -12231,6 +12262,36 @@ class Router:
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
 
     # --- the nodes ---
+
+    def _watch(self, row: NodeRow) -> NodeWatch:
+        return NodeWatch(row, node_client(row, self._session), self._loop.time)
+
+    def follow(self, rows: Sequence[NodeRow]) -> None:
+        """Go on with other nodes, and keep what is known of those that stay.
+
+        A node that has gone from the rows gets no new requests. It answers those that it has, then it is
+        forgotten. A row of the same name must be the same row.
+        """
+        names = {row.name for row in rows}
+        for row in rows:
+            if row.name not in self.nodes:
+                self.nodes[row.name] = self._watch(row)
+                self.scheduler.cluster.add(row)
+        for name, watch in self.nodes.items():
+            if watch.leaving != (name not in names):
+                watch.leaving = name not in names
+                self.scheduler.cluster.drain(name, draining=watch.leaving)
+        self._drop_idle()
+        self._decide()
+
+    def _drop_idle(self) -> None:
+        """Forget the nodes that have gone and have answered all that they had."""
+        for name, watch in list(self.nodes.items()):
+            if watch.leaving and self.scheduler.is_idle(name) and not self._attempts.at(name):
+                self._poller.leave(name)
+                self.scheduler.cluster.remove(name)
+                del self.nodes[name]
+                self._failures = {key: why for key, why in self._failures.items() if key[0] != name}
 
     def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
         """Told by the poller, as are the two below."""
@@ -12427,6 +12488,7 @@ class Router:
             del self._chats[identity]
             self._attempts.end(identity)
             self._decided.pop(identity, None)
+            self._drop_idle()
             self._decide()
             if not self._chats:
                 self._idle.set()
@@ -12482,6 +12544,7 @@ class Router:
             self.scheduler.finished(identity, Durations(seconds, load=seconds))
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
+            self._drop_idle()
         self._decide()
 
     async def _wait_for_node(self, pending: PendingChat) -> Assignment:
@@ -14438,7 +14501,10 @@ class RouterHost:
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
     ) -> Router:
-        """The router for these nodes and settings, ready; another one once they change.
+        """The router for these nodes and settings, ready.
+
+        It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
+        the row of a node, or a setting, has changed.
 
         Args:
             rows: the nodes.
@@ -14446,7 +14512,9 @@ class RouterHost:
             shared_over: for `connect`.
         """
         wanted = rows, settings, shared_over
-        if self.current is None or self._made_of != wanted:
+        if self.current is not None and self._made_of != wanted and self._is_followed_by(wanted):
+            self.current.follow(rows)
+        elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
@@ -14459,10 +14527,17 @@ class RouterHost:
                 secret=self._secret(),
                 note=note_chat,
             )
-            self._made_of = wanted
+        self._made_of = wanted
         router = self.current
         await router.ready()
         return router
+
+    def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
+        """Whether only nodes have come or gone."""
+        if self.current is None or self._made_of is None or self._made_of[1:] != wanted[1:]:
+            return False
+        known = {name: watch.row for name, watch in self.current.nodes.items()}
+        return all(known.get(row.name, row) == row for row in wanted[0])
 
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""

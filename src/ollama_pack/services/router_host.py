@@ -39,7 +39,10 @@ class RouterHost:
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
     ) -> Router:
-        """The router for these nodes and settings, ready; another one once they change.
+        """The router for these nodes and settings, ready.
+
+        It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
+        the row of a node, or a setting, has changed.
 
         Args:
             rows: the nodes.
@@ -47,7 +50,9 @@ class RouterHost:
             shared_over: for `connect`.
         """
         wanted = rows, settings, shared_over
-        if self.current is None or self._made_of != wanted:
+        if self.current is not None and self._made_of != wanted and self._is_followed_by(wanted):
+            self.current.follow(rows)
+        elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
@@ -60,10 +65,17 @@ class RouterHost:
                 secret=self._secret(),
                 note=note_chat,
             )
-            self._made_of = wanted
+        self._made_of = wanted
         router = self.current
         await router.ready()
         return router
+
+    def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
+        """Whether only nodes have come or gone."""
+        if self.current is None or self._made_of is None or self._made_of[1:] != wanted[1:]:
+            return False
+        known = {name: watch.row for name, watch in self.current.nodes.items()}
+        return all(known.get(row.name, row) == row for row in wanted[0])
 
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""

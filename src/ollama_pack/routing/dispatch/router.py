@@ -123,7 +123,7 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._session = session
         dice = dice or Random()  # noqa: S311 - breaks ties
-        self.nodes = {row.name: NodeWatch(row, node_client(row, session), self._loop.time) for row in rows}
+        self.nodes = {row.name: self._watch(row) for row in rows}
         self.scheduler = Scheduler(
             [watch.row for watch in self.nodes.values()],
             self._loop.time,
@@ -150,6 +150,36 @@ class Router:
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
 
     # --- the nodes ---
+
+    def _watch(self, row: NodeRow) -> NodeWatch:
+        return NodeWatch(row, node_client(row, self._session), self._loop.time)
+
+    def follow(self, rows: Sequence[NodeRow]) -> None:
+        """Go on with other nodes, and keep what is known of those that stay.
+
+        A node that has gone from the rows gets no new requests. It answers those that it has, then it is
+        forgotten. A row of the same name must be the same row.
+        """
+        names = {row.name for row in rows}
+        for row in rows:
+            if row.name not in self.nodes:
+                self.nodes[row.name] = self._watch(row)
+                self.scheduler.cluster.add(row)
+        for name, watch in self.nodes.items():
+            if watch.leaving != (name not in names):
+                watch.leaving = name not in names
+                self.scheduler.cluster.drain(name, draining=watch.leaving)
+        self._drop_idle()
+        self._decide()
+
+    def _drop_idle(self) -> None:
+        """Forget the nodes that have gone and have answered all that they had."""
+        for name, watch in list(self.nodes.items()):
+            if watch.leaving and self.scheduler.is_idle(name) and not self._attempts.at(name):
+                self._poller.leave(name)
+                self.scheduler.cluster.remove(name)
+                del self.nodes[name]
+                self._failures = {key: why for key, why in self._failures.items() if key[0] != name}
 
     def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
         """Told by the poller, as are the two below."""
@@ -346,6 +376,7 @@ class Router:
             del self._chats[identity]
             self._attempts.end(identity)
             self._decided.pop(identity, None)
+            self._drop_idle()
             self._decide()
             if not self._chats:
                 self._idle.set()
@@ -401,6 +432,7 @@ class Router:
             self.scheduler.finished(identity, Durations(seconds, load=seconds))
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
+            self._drop_idle()
         self._decide()
 
     async def _wait_for_node(self, pending: PendingChat) -> Assignment:

@@ -65,6 +65,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
         self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
@@ -162,7 +163,7 @@ class NodeWatch:
     def is_listed(self) -> bool:
         """Whether its models are offered: it answers, or did a short while ago."""
         seen = self.known.seen_at
-        return seen is not None and self._clock() - seen < GRACE_SECONDS
+        return not self.leaving and seen is not None and self._clock() - seen < GRACE_SECONDS
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""

@@ -84,6 +84,11 @@ class NodePoller:
                 for look in looks:
                     look.cancel()
 
+    def leave(self, name: str) -> None:
+        """Look at a node no more."""
+        if task := self._tasks.pop(name, None):
+            task.cancel()
+
     async def _watch(self, watch: NodeWatch) -> None:
         while self._loop.time() - self._used_at < IDLE_SECONDS:
             try:

@@ -16,7 +16,7 @@ from ollama_pack.routing.naming import auto_parts, fold_name
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.state.demand import DemandMeter
 from ollama_pack.routing.state.node_state import NodeState, ResidentModel
-from ollama_pack.routing.state.peer_requests import RemoteRequests
+from ollama_pack.routing.state.peer_requests import RemoteRequests, node_key
 from ollama_pack.routing.state.returns import ReturnLearner
 
 MAX_FOLLOWED_BLOBS = 64  # sets of weights whose prompts are followed
@@ -39,7 +39,8 @@ class Cluster:
     def __init__(
         self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
-        self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
+        self.nodes: dict[str, NodeState] = {}
+        self._policy, self._priors = policy, priors
         self._clock = clock
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
@@ -47,13 +48,31 @@ class Cluster:
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
         self._changed: set[str] = set()  # since the last decision
-        self._stale: dict[str, None] = dict.fromkeys(
-            self.nodes
-        )  # in the order of the rows, as they are shown
+        self._others = False  # other nodes than at the last decision
+        self._stale: dict[str, None] = {}  # in the order of the rows, as they are shown
         self.stale_at = -math.inf
-        for node in self.nodes.values():
-            node.on_change = self._stale.setdefault
-        self.remote = RemoteRequests(self.nodes, clock, self.demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere)
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: NodeRow) -> None:
+        """A node is there from now on; nothing is known of it before `probed`."""
+        node = self.nodes[row.name] = NodeState(row, self._policy, self._priors)
+        self.remote.nodes[node_key(row)] = node
+        self._others = True
+        self._stale[row.name] = None
+        node.on_change = self._stale.setdefault
+
+    def remove(self, name: str) -> None:
+        """A node is there no more. None of this worker's requests may be at it."""
+        node = self.nodes.pop(name)
+        node.on_change = lambda _: None
+        if self.remote.nodes[node_key(node.row)] is node:  # no newer one has its address
+            del self.remote.nodes[node_key(node.row)]
+        for known in (self._stale, self._views):
+            known.pop(name, None)
+        self._changed.discard(name)
+        self._others = True
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -152,13 +171,13 @@ class Cluster:
         self.refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
-        return FleetView(
-            now, nodes, self.demand.rates(now), returns, self._changed, self._views, self._holders
-        )
+        changed = None if self._others else self._changed
+        return FleetView(now, nodes, self.demand.rates(now), returns, changed, self._views, self._holders)
 
     def decided(self) -> None:
         """A decision was made on the last view: changes count from here on."""
         self._changed.clear()
+        self._others = False
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.

@@ -1,6 +1,6 @@
 """Requests of other workers at the same nodes: they take slots, load models and teach, as our own do."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -46,11 +46,14 @@ class RemoteRequest:
 
 
 class RemoteRequests:
-    """Applies what other workers tell to the nodes as this one knows them. Bounded."""
+    """Applies what other workers tell to the nodes as this one knows them. Bounded.
+
+    Attributes:
+        nodes: by their keys.
+    """
 
     def __init__(
         self,
-        nodes: Mapping[str, NodeState],
         clock: Callable[[], float],
         demand: DemandMeter,
         prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
@@ -58,13 +61,12 @@ class RemoteRequests:
         """Begin without any.
 
         Args:
-            nodes: the scheduler's own.
             clock: the scheduler's own.
             demand: counts what is asked for.
             prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
         """
         self._prompt_sent = prompt_sent
-        self._nodes = {node_key(node.row): node for node in nodes.values()}
+        self.nodes: dict[str, NodeState] = {}
         self._clock = clock
         self._demand = demand
         self._there: dict[str, RemoteRequest] = {}
@@ -92,7 +94,7 @@ class RemoteRequests:
                 if remote := self._leave(event.request_id):
                     remote.node.gave_up(remote.model)
             case BlamedEvent():
-                if node := self._nodes.get(event.node):
+                if node := self.nodes.get(event.node):
                     node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
             case FailedEvent():
                 if remote := self._leave(event.request_id):
@@ -102,7 +104,7 @@ class RemoteRequests:
                     remote.runner.mirror.clear()
 
     def _bound(self, worker: str, event: BoundEvent) -> None:
-        node, now = self._nodes.get(event.node), self._clock()
+        node, now = self.nodes.get(event.node), self._clock()
         known = self._there.get(event.request_id)
         if known and known.worker != UNKNOWN_WORKER:
             known.runner.ends[event.request_id] = now + event.left
@@ -142,7 +144,7 @@ class RemoteRequests:
         if remote := self._leave(event.request_id):
             remote.node.succeeded(remote.model)
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
-        node = self._nodes.get(event.node)
+        node = self.nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
             node.stats(event.blob).learn(event.lesson)
             node.learned(event.blob)

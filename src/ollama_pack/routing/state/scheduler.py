@@ -207,6 +207,10 @@ class Scheduler:
         """All requests of this worker, at nodes or waiting."""
         return (*self._running, *(entry.request.id for entry in self._queue if not entry.peer))
 
+    def is_idle(self, node: str) -> bool:
+        """Whether no request of this worker is at a node."""
+        return not any(running.node.row.name == node for running in self._running.values())
+
     def is_running(self, request_id: str) -> bool:
         """Whether it is at a node, as far as is known."""
         return request_id in self._running
