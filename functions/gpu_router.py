@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 16055, which the server calls.
+# Begin here: `class Pipe`, line 16130, which the server calls.
 # The modules that it uses come first:
 #    196  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    222  aliases.errors                 What goes wrong with aliases.
@@ -77,55 +77,55 @@ version: 0.1.0
 #   9159  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
 #   9647  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
 #   9801  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9967  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10205  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10308  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10408  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10525  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10709  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10742  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10924  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10959  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11603  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11679  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11825  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12002  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12142  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12202  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12654  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12923  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13029  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13544  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13616  cache.errors                   What goes wrong with the cache.
-#  13636  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13664  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13798  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  13804  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  13918  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  13965  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  14056  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  14219  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  14309  base.single_flight             Many who ask the same at the same time ask once.
-#  14388  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14623  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14644  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14736  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14761  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14830  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  14938  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  14985  services.pack_valves           What all valves of the pack have in common.
-#  14999  services.router_valves         The valves of the router, wherever it runs.
-#  15094  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15208  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15461  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  15493  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15510  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  15561  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  15638  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15733  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  15894  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  15905  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  15964  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   9968  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10206  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10309  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10409  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10526  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10710  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10743  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10927  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10962  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11606  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11682  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11828  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12024  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12164  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12224  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12680  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12949  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13060  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13607  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13679  cache.errors                   What goes wrong with the cache.
+#  13699  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13727  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13861  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  13867  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  13981  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14028  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  14119  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  14282  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  14372  base.single_flight             Many who ask the same at the same time ask once.
+#  14451  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14686  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14707  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  14799  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14824  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  14905  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  15013  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  15060  services.pack_valves           What all valves of the pack have in common.
+#  15074  services.router_valves         The valves of the router, wherever it runs.
+#  15169  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  15283  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  15536  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  15568  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15585  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  15636  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  15713  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15808  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  15969  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  15980  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  16039  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -9845,6 +9845,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
         self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
@@ -9942,7 +9943,7 @@ class NodeWatch:
     def is_listed(self) -> bool:
         """Whether its models are offered: it answers, or did a short while ago."""
         seen = self.known.seen_at
-        return seen is not None and self._clock() - seen < GRACE_SECONDS
+        return not self.leaving and seen is not None and self._clock() - seen < GRACE_SECONDS
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
@@ -10770,11 +10771,14 @@ class RemoteRequest:
 
 
 class RemoteRequests:
-    """Applies what other workers tell to the nodes as this one knows them. Bounded."""
+    """Applies what other workers tell to the nodes as this one knows them. Bounded.
+
+    Attributes:
+        nodes: by their keys.
+    """
 
     def __init__(
         self,
-        nodes: Mapping[str, NodeState],
         clock: Callable[[], float],
         demand: DemandMeter,
         prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
@@ -10782,13 +10786,12 @@ class RemoteRequests:
         """Begin without any.
 
         Args:
-            nodes: the scheduler's own.
             clock: the scheduler's own.
             demand: counts what is asked for.
             prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
         """
         self._prompt_sent = prompt_sent
-        self._nodes = {node_key(node.row): node for node in nodes.values()}
+        self.nodes: dict[str, NodeState] = {}
         self._clock = clock
         self._demand = demand
         self._there: dict[str, RemoteRequest] = {}
@@ -10816,7 +10819,7 @@ class RemoteRequests:
                 if remote := self._leave(event.request_id):
                     remote.node.gave_up(remote.model)
             case BlamedEvent():
-                if node := self._nodes.get(event.node):
+                if node := self.nodes.get(event.node):
                     node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
             case FailedEvent():
                 if remote := self._leave(event.request_id):
@@ -10826,7 +10829,7 @@ class RemoteRequests:
                     remote.runner.mirror.clear()
 
     def _bound(self, worker: str, event: BoundEvent) -> None:
-        node, now = self._nodes.get(event.node), self._clock()
+        node, now = self.nodes.get(event.node), self._clock()
         known = self._there.get(event.request_id)
         if known and known.worker != UNKNOWN_WORKER:
             known.runner.ends[event.request_id] = now + event.left
@@ -10866,7 +10869,7 @@ class RemoteRequests:
         if remote := self._leave(event.request_id):
             remote.node.succeeded(remote.model)
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
-        node = self._nodes.get(event.node)
+        node = self.nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
             node.stats(event.blob).learn(event.lesson)
             node.learned(event.blob)
@@ -11845,7 +11848,8 @@ class Cluster:
     def __init__(
         self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: ModelRates
     ) -> None:
-        self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
+        self.nodes: dict[str, NodeState] = {}
+        self._policy, self._priors = policy, priors
         self._clock = clock
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
@@ -11853,13 +11857,31 @@ class Cluster:
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
         self._changed: set[str] = set()  # since the last decision
-        self._stale: dict[str, None] = dict.fromkeys(
-            self.nodes
-        )  # in the order of the rows, as they are shown
+        self._others = False  # other nodes than at the last decision
+        self._stale: dict[str, None] = {}  # in the order of the rows, as they are shown
         self.stale_at = -math.inf
-        for node in self.nodes.values():
-            node.on_change = self._stale.setdefault
-        self.remote = RemoteRequests(self.nodes, clock, self.demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere)
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: NodeRow) -> None:
+        """A node is there from now on; nothing is known of it before `probed`."""
+        node = self.nodes[row.name] = NodeState(row, self._policy, self._priors)
+        self.remote.nodes[node_key(row)] = node
+        self._others = True
+        self._stale[row.name] = None
+        node.on_change = self._stale.setdefault
+
+    def remove(self, name: str) -> None:
+        """A node is there no more. None of this worker's requests may be at it."""
+        node = self.nodes.pop(name)
+        node.on_change = lambda _: None
+        if self.remote.nodes[node_key(node.row)] is node:  # no newer one has its address
+            del self.remote.nodes[node_key(node.row)]
+        for known in (self._stale, self._views):
+            known.pop(name, None)
+        self._changed.discard(name)
+        self._others = True
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -11958,13 +11980,13 @@ class Cluster:
         self.refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
-        return FleetView(
-            now, nodes, self.demand.rates(now), returns, self._changed, self._views, self._holders
-        )
+        changed = None if self._others else self._changed
+        return FleetView(now, nodes, self.demand.rates(now), returns, changed, self._views, self._holders)
 
     def decided(self) -> None:
         """A decision was made on the last view: changes count from here on."""
         self._changed.clear()
+        self._others = False
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.
@@ -12373,6 +12395,10 @@ class Scheduler:
     def request_ids(self) -> tuple[str, ...]:
         """All requests of this worker, at nodes or waiting."""
         return (*self._running, *(entry.request.id for entry in self._queue if not entry.peer))
+
+    def is_idle(self, node: str) -> bool:
+        """Whether no request of this worker is at a node."""
+        return not any(running.node.row.name == node for running in self._running.values())
 
     def is_running(self, request_id: str) -> bool:
         """Whether it is at a node, as far as is known."""
@@ -12992,6 +13018,11 @@ class NodePoller:
                 for look in looks:
                     look.cancel()
 
+    def leave(self, name: str) -> None:
+        """Look at a node no more."""
+        if task := self._tasks.pop(name, None):
+            task.cancel()
+
     async def _watch(self, watch: NodeWatch) -> None:
         while self._loop.time() - self._used_at < IDLE_SECONDS:
             try:
@@ -13076,7 +13107,7 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._session = session
         dice = dice or Random()  # noqa: S311 - breaks ties
-        self.nodes = {row.name: NodeWatch(row, node_client(row, session), self._loop.time) for row in rows}
+        self.nodes = {row.name: self._watch(row) for row in rows}
         self.scheduler = Scheduler(
             [watch.row for watch in self.nodes.values()],
             self._loop.time,
@@ -13103,6 +13134,36 @@ class Router:
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
 
     # --- the nodes ---
+
+    def _watch(self, row: NodeRow) -> NodeWatch:
+        return NodeWatch(row, node_client(row, self._session), self._loop.time)
+
+    def follow(self, rows: Sequence[NodeRow]) -> None:
+        """Go on with other nodes, and keep what is known of those that stay.
+
+        A node that has gone from the rows gets no new requests. It answers those that it has, then it is
+        forgotten. A row of the same name must be the same row.
+        """
+        names = {row.name for row in rows}
+        for row in rows:
+            if row.name not in self.nodes:
+                self.nodes[row.name] = self._watch(row)
+                self.scheduler.cluster.add(row)
+        for name, watch in self.nodes.items():
+            if watch.leaving != (name not in names):
+                watch.leaving = name not in names
+                self.scheduler.cluster.drain(name, draining=watch.leaving)
+        self._drop_idle()
+        self._decide()
+
+    def _drop_idle(self) -> None:
+        """Forget the nodes that have gone and have answered all that they had."""
+        for name, watch in list(self.nodes.items()):
+            if watch.leaving and self.scheduler.is_idle(name) and not self._attempts.at(name):
+                self._poller.leave(name)
+                self.scheduler.cluster.remove(name)
+                del self.nodes[name]
+                self._failures = {key: why for key, why in self._failures.items() if key[0] != name}
 
     def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
         """Told by the poller, as are the two below."""
@@ -13299,6 +13360,7 @@ class Router:
             del self._chats[identity]
             self._attempts.end(identity)
             self._decided.pop(identity, None)
+            self._drop_idle()
             self._decide()
             if not self._chats:
                 self._idle.set()
@@ -13354,6 +13416,7 @@ class Router:
             self.scheduler.finished(identity, Durations(seconds, load=seconds))
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
+            self._drop_idle()
         self._decide()
 
     async def _wait_for_node(self, pending: PendingChat) -> Assignment:
@@ -14787,7 +14850,10 @@ class RouterHost:
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
     ) -> Router:
-        """The router for these nodes and settings, ready; another one once they change.
+        """The router for these nodes and settings, ready.
+
+        It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
+        the row of a node, or a setting, has changed.
 
         Args:
             rows: the nodes.
@@ -14795,7 +14861,9 @@ class RouterHost:
             shared_over: for `connect`.
         """
         wanted = rows, settings, shared_over
-        if self.current is None or self._made_of != wanted:
+        if self.current is not None and self._made_of != wanted and self._is_followed_by(wanted):
+            self.current.follow(rows)
+        elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
@@ -14808,10 +14876,17 @@ class RouterHost:
                 secret=self._secret(),
                 note=note_chat,
             )
-            self._made_of = wanted
+        self._made_of = wanted
         router = self.current
         await router.ready()
         return router
+
+    def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
+        """Whether only nodes have come or gone."""
+        if self.current is None or self._made_of is None or self._made_of[1:] != wanted[1:]:
+            return False
+        known = {name: watch.row for name, watch in self.current.nodes.items()}
+        return all(known.get(row.name, row) == row for row in wanted[0])
 
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
