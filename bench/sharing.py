@@ -14,13 +14,12 @@ import asyncio
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import cycle
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,28 +29,26 @@ from typing import Any
 import psutil
 import redis
 
+from bench.routing.figures import percentile
+from harness.valkey import Valkey, redis_program
+from local.processes import free_port
+from ollama_pack.base.redis import redis_client
+from ollama_pack.routing.decide.assignment import Assignment
+from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, PromptBlock
+from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.peers.redis import RedisShare
+from ollama_pack.routing.peers.share import FleetShare
+from ollama_pack.routing.state.estimates import Durations
+from ollama_pack.routing.state.node_state import ResidentModel
+from ollama_pack.routing.state.scheduler import Scheduler
+
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]
-
-from bench.routing.figures import percentile  # noqa: E402 - the path is set above
-from harness.valkey import Valkey, redis_program  # noqa: E402 - see above
-from local.processes import free_port  # noqa: E402 - see above
-from ollama_pack.base.redis import redis_client  # noqa: E402 - see above
-from ollama_pack.routing.decide.assignment import Assignment  # noqa: E402 - see above
-from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, PromptBlock  # noqa: E402 - see above
-from ollama_pack.routing.nodes import NodeRow  # noqa: E402 - see above
-from ollama_pack.routing.peers.redis import RedisShare  # noqa: E402 - see above
-from ollama_pack.routing.peers.share import FleetShare  # noqa: E402 - see above
-from ollama_pack.routing.state.estimates import Durations  # noqa: E402 - see above
-from ollama_pack.routing.state.node_state import ResidentModel  # noqa: E402 - see above
-from ollama_pack.routing.state.scheduler import Scheduler  # noqa: E402 - see above
-
 RESULTS = ROOT / "bench/results/sharing.json"
 WORKERS_A_PROCESS = 4
 MODELS = {f"m{number}": InstalledModel(f"m{number}", 1) for number in range(8)}
 RESIDENT = ("m0", "m0", "m0", "m1", "m1", "m2", "m3", "m4", "m5", "m6", "m7")  # in the nodes' memory, in turn
 PROMPT_RATE, TOKEN_SECONDS, LOAD_SECONDS = 700.0, 0.02, 4.0
-MEET_SECONDS = 5.0
+MEET_SECONDS = 2.0  # after a worker has met the others; by then all have
 STREAM = "ollama_pack:{fleet}:1:events"
 
 
@@ -65,7 +62,6 @@ class Load:
     slots: int = 4
     rate: float = 60.0
     seconds: float = 30.0
-    starts_at: float = 0.0
 
 
 @dataclass
@@ -89,7 +85,7 @@ class BenchWorker:
         self.came: dict[str, float] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.timer: asyncio.TimerHandle | None = None
-        share = FleetShare(self.scheduler, f"w{self.number}", self.loop.time)
+        self.share = share = FleetShare(self.scheduler, f"w{self.number}", self.loop.time)
         clients = redis_client(self.load.url), redis_client(self.load.url)
         self.redis = RedisShare(share, *clients, self.decide)
         self.redis.start()
@@ -134,9 +130,10 @@ class BenchWorker:
         self.decide()
 
     async def play(self) -> None:
-        """Ask when it is time, until all is answered."""
-        await asyncio.sleep(self.load.starts_at - time.time())
-        began = self.loop.time()
+        """Meet the others, then ask when it is time, until all is answered."""
+        while self.share.peers < self.load.workers - 1 or not self.share.connected:  # noqa: ASYNC110 - many connections
+            await asyncio.sleep(0.05)
+        began = self.loop.time() + MEET_SECONDS
         for coming in coming_requests(self.load):
             if coming.worker == self.number:
                 await asyncio.sleep(began + coming.at - self.loop.time())
@@ -199,7 +196,6 @@ def measure(load: Load, servers: Sequence[int]) -> dict[str, Any]:
     client = redis.Redis.from_url(load.url.replace("+cluster", "")) if "+cluster" not in load.url else None
     began = time.monotonic()
     with ProcessPoolExecutor(len(groups), mp_context=get_context("spawn")) as pool:
-        load = replace(load, starts_at=time.time() + MEET_SECONDS + 2 * len(groups))
         found = list(pool.map(run_workers, [load] * len(groups), groups))
     seconds = time.monotonic() - began
     written = client.xinfo_stream(STREAM)["entries-added"] if client and client.exists(STREAM) else None

@@ -1,12 +1,14 @@
 """How often a tier of the cache answers a question in other words, and how often it should not have.
 
-    .venv/bin/python bench/similar.py --tier normalised --pairs FILE [--json]
+    .venv/bin/python bench/similar.py --tier normalised|semantic --pairs FILE [--json]
 
 `FILE` has a JSON object a line: `a`, `b`, and `same`, whether the answer to `a` is a good answer to `b`.
 Without `--pairs` it is our own pairs, `bench/data/pairs-*.jsonl`. One line of JSON comes out:
 
 - `served`: pairs of the same meaning that the tier serves, of `same` in all.
 - `wrong`: pairs of another meaning (traps) that it serves, of `traps` in all.
+- `threshold`: of the semantic tier, what our own pairs allow at `--error`; null: none.
+- `by_threshold`: what it would serve at each threshold, with the guards.
 - `lookup_ms`: the CPU time that the tier itself takes for a question: median, and the slowest of a hundred.
 
 Our pairs were written before the rules. The rules were tuned on the half whose digests are even
@@ -14,6 +16,7 @@ Our pairs were written before the rules. The rules were tuned on the half whose 
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import statistics
@@ -24,9 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "src")]
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from ollama_pack.cache.normal_form import normal_form  # noqa: E402 - the path is set above
+from bench.caching.minilm import embedder  # noqa: E402 - the path is set above
+from ollama_pack.cache.bound import THRESHOLDS, Judged, class_of, usable_threshold  # noqa: E402 - see above
+from ollama_pack.cache.guards import may_be_same  # noqa: E402 - see above
+from ollama_pack.cache.normal_form import normal_form  # noqa: E402 - see above
+from ollama_pack.cache.semantic import as_bytes, similarities  # noqa: E402 - see above
 
 DATA = ROOT / "bench/data"
 
@@ -67,6 +74,30 @@ def serves_normalised(pair: Pair) -> bool:
     return bool(form) and form == normal_form(pair.b)
 
 
+def similarity(pair: Pair) -> float:
+    """The cosine of the two questions."""
+    one, two = (as_bytes(embedder()(text)) for text in (pair.a, pair.b))
+    return similarities(one, [two])[0]
+
+
+def allowed_threshold(evidence: Sequence[Pair], error: float) -> float | None:
+    """What the bound allows when these pairs are the labels."""
+    counts = {same: [0] * len(THRESHOLDS) for same in (True, False)}
+    for pair in evidence:
+        place = class_of(similarity(pair))
+        if place is not None and not serves_normalised(pair) and may_be_same(pair.a, pair.b):
+            counts[pair.same][place] += 1
+    place = usable_threshold(Judged(tuple(counts[True]), tuple(counts[False])), error)
+    return None if place is None else THRESHOLDS[place]
+
+
+def serves_semantic(pair: Pair, threshold: float | None) -> bool:
+    """Whether the second question gets the first one's answer, by its wording or its meaning."""
+    if serves_normalised(pair):
+        return True
+    return threshold is not None and may_be_same(pair.a, pair.b) and similarity(pair) >= threshold
+
+
 def lookup_times(pairs: Sequence[Pair], look_up: Callable[[str], object]) -> dict[str, float]:
     """What the tier itself takes for one question, in milliseconds."""
     for pair in pairs:
@@ -98,8 +129,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tier", choices=["normalised"], default="normalised")
+    parser.add_argument("--tier", choices=["normalised", "semantic"], default="normalised")
     parser.add_argument("--pairs", type=Path, nargs="*", help="files of pairs; ours when left out")
+    parser.add_argument("--error", type=float, default=0.01, help="the valve similar_error")
     parser.add_argument("--half", choices=["all", "tune", "held"], default="all")
     parser.add_argument("--json", action="store_true", help="one line of JSON and nothing else")
     parser.add_argument("--show", action="store_true", help="the pairs that were not as they should be")
@@ -108,11 +140,18 @@ def main() -> int:
     pairs = [pair for pair in every if in_half(pair, args.half)]
     if not pairs:
         raise SystemExit("there are no pairs")
-    told = {
-        "tier": args.tier,
-        **report(pairs, serves_normalised),
-        "lookup_ms": lookup_times(pairs, normal_form),
-    }
+    told: dict[str, object] = {"tier": args.tier}
+    if args.tier == "normalised":
+        told |= report(pairs, serves_normalised)
+    else:
+        threshold = allowed_threshold(read_pairs(sorted(DATA.glob("pairs-*.jsonl"))), args.error)
+        told |= report(pairs, functools.partial(serves_semantic, threshold=threshold))
+        told |= {"threshold": threshold, "error": args.error}
+        told["by_threshold"] = {
+            f"{least}": report(pairs, functools.partial(serves_semantic, threshold=least))
+            for least in THRESHOLDS
+        }
+    told["lookup_ms"] = lookup_times(pairs, normal_form)
     if args.show and not args.json:
         for pair in pairs:
             if serves_normalised(pair) != pair.same:

@@ -1,6 +1,6 @@
 """Routing of public traces in virtual time: the same requests over simulated nodes, for each policy.
 
-    .venv/bin/python bench/traces.py                 the rows of docs/: writes bench/results/traces.json
+    .venv/bin/python bench/traces.py --page          all rows, and the table of docs/routing-measured.md
     .venv/bin/python bench/traces.py --trace mooncake --scale 0.6 --nodes 8 --slots 8 --prefixes 64
     .venv/bin/python bench/traces.py --traces DIR    where the traces are (../shared/data/traces)
     .venv/bin/python bench/traces.py --http --trace azure --nodes 4 --prefixes 4 --first 500
@@ -32,6 +32,7 @@ from rich.table import Table
 
 from bench.routing.replay import REPLAYED, replay, table_of
 from bench.routing.simple_policies import Picking
+from bench.routing.trace_page import write_page
 from bench.routing.traces import (
     DEFAULT_FOLDER,
     TRACES,
@@ -46,6 +47,7 @@ from local.virtual_fleet import NodeShape, SimNode, Spent, Timeline, Work
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench/results/traces.json"
+PAGE = ROOT / "docs/routing-measured.md"
 OURS = "late binding"
 SIMPLE = ("random", "round robin", "least busy", "sticky", "cache-aware", "LMetric")
 POLICIES = (*SIMPLE, OURS)
@@ -89,7 +91,7 @@ class Row:
         """As the tables have it."""
         trace = self.trace if self.trace in TRACES else Path(self.trace).name.split(".")[0]
         more = ["slots not declared"] * (not self.declared) + ["exact counts"] * self.exact
-        more += [f"{self.models} models"] * (self.models > 1)
+        more += [f"{self.models} models of which {self.room} fit"] * (self.models > 1)
         return ", ".join(
             [f"{trace} x {self.scale:g}, {self.nodes} x {self.slots}, {self.prefixes} kept", *more]
         )
@@ -97,11 +99,23 @@ class Row:
 
 def rows() -> Iterator[Row]:
     """The rows of the table."""
-    yield from (
-        Row("mooncake", scale, 8, slots, kept)
-        for scale, slots, kept in ((1.0, 8, 64), (0.6, 8, 64), (1.0, 8, 16), (0.4, 16, 64))
-    )
-    yield from (Row("azure", 1.0, nodes, slots, 4, 3000) for nodes, slots in ((4, 16), (8, 8), (4, 8)))
+    for scale, nodes, slots, kept in (
+        (1.0, 8, 8, 64),
+        (0.6, 8, 8, 64),
+        (1.0, 8, 8, 16),
+        (0.4, 8, 16, 64),
+        (2.0, 8, 8, 64),
+        (1.0, 8, 8, 4),
+        (1.0, 8, 8, 1),
+        (0.5, 8, 32, 64),
+        (1.0, 4, 16, 64),
+        (0.3, 16, 8, 64),
+    ):
+        yield Row("mooncake", scale, nodes, slots, kept)
+    yield Row("mooncake", declared=False)
+    yield Row("mooncake", prefixes=16, models=3)
+    for scale, nodes, slots in ((1.0, 4, 16), (1.0, 8, 8), (1.0, 4, 8), (2.0, 4, 8), (0.5, 8, 16)):
+        yield Row("azure", scale, nodes, slots, 4, 3000)
 
 
 @dataclass(frozen=True)
@@ -254,6 +268,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 found[row.name] = compare(row, policies, map if asked.jobs == 1 else pool.map, asked.traces)
         except TraceMissingError as error:
             sys.exit(str(error))
+    if asked.page:
+        write_page(found, PAGE)
     if not asked.trace:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(found, indent=2) + "\n")
@@ -321,6 +337,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--exact", action="store_true", help="the nodes report how much they have reused")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (1)")
     parser.add_argument("--http", action="store_true", help="over real HTTP, next to real routers")
+    parser.add_argument("--page", action="store_true", help="put table and picture into docs/")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser.parse_args(argv)
 

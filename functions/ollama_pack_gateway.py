@@ -9,53 +9,64 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 3005, which the server calls.
+# Begin here: `class Event`, line 3933, which the server calls.
 # The modules that it uses come first:
-#     89  base.single_flight             Many who ask the same at the same time ask once.
-#    168  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    176  engines.errors                 What goes wrong with a node.
-#    284  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    371  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    494  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    566  aliases.errors                 What goes wrong with aliases.
-#    607  cache.errors                   What goes wrong with the cache.
-#    627  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    736  routing.errors                 What goes wrong with routing.
-#    848  webui.errors                   What goes wrong between the pack and Open WebUI.
-#    880  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#    991  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1097  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1158  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1178  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1320  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1329  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1390  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1697  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1834  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1871  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1892  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2009  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2045  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2051  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2167  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2192  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2243  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2249  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2290  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   2378  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2523  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2543  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2657  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   2736  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   2966  services.pack_valves           What all valves of the pack have in common.
-#   2980  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    101  base.single_flight             Many who ask the same at the same time ask once.
+#    229  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    239  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    337  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    345  engines.errors                 What goes wrong with a node.
+#    453  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    561  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    689  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    761  aliases.errors                 What goes wrong with aliases.
+#    802  cache.errors                   What goes wrong with the cache.
+#    822  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    847  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    890  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    999  routing.errors                 What goes wrong with routing.
+#   1111  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1143  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1270  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1376  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1437  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1457  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1608  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1617  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1678  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1985  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2122  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2159  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2180  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2297  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2333  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2339  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2456  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2481  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2540  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2546  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2592  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2737  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   2782  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   2955  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3157  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3196  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3327  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3347  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3464  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   3546  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3585  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   3894  services.pack_valves           What all valves of the pack have in common.
+#   3908  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
+import base64
 import json
 import logging
 import math
 import random
 import re
+import struct
 import sys
 import time
 from collections import defaultdict
@@ -72,15 +83,16 @@ from collections.abc import (
     Sequence,
 )
 from collections.abc import Set as AbstractSet
-from contextlib import aclosing, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
+from hashlib import blake2b
 from http import HTTPStatus
 from inspect import signature
 from types import SimpleNamespace
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 from uuid import uuid4
 
 import orjson
@@ -89,6 +101,7 @@ from pydantic import BaseModel, ConfigDict, Field
 # --- ollama_pack.base.single_flight ---
 # Many who ask the same at the same time ask once.
 
+_Key = TypeVar("_Key")
 _Shared = TypeVar("_Shared")
 
 
@@ -159,10 +172,166 @@ class SingleFlight(Generic[_Shared]):
                 self._task = None
 
 
+class Remembered(Generic[_Key, _Shared]):
+    """Answers by key, each kept for a while; of more than the limit the oldest go first. One event loop."""
+
+    def __init__(
+        self, seconds: float, limit: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Remember nothing yet.
+
+        Args:
+            seconds: how old an answer may be, counted from when it was asked for.
+            limit: answers at the most.
+            clock: monotonic seconds.
+        """
+        self._seconds, self._limit, self._clock = seconds, limit, clock
+        self._kept: dict[_Key, tuple[float, _Shared]] = {}
+
+    def find(self, key: _Key) -> _Shared | None:
+        """The answer that is kept; None: there is none, or it is too old."""
+        found = self._kept.get(key)
+        return found[1] if found is not None and self._clock() - found[0] <= self._seconds else None
+
+    def keep(self, key: _Key, answer: _Shared) -> None:
+        """Keep an answer."""
+        self._keep(key, answer, self._clock())
+
+    async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        """The kept answer, or a new one. What `ask` raises is not kept."""
+        kept = self._kept.get(key)
+        began = self._clock()
+        if kept is not None and began - kept[0] <= self._seconds:
+            return kept[1]
+        before = self._kept
+        answer = await ask()
+        if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
+            self._keep(key, answer, began)
+        return answer
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept = {}
+
+    def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
+        self._kept.pop(key, None)
+        while len(self._kept) >= self._limit:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = at, answer
+
+
 def _retrieve(task: asyncio.Task[Any]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():
         task.exception()
+
+
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "cannot be reached (does it run, is the address right?)": "无法连接（它在运行吗？地址正确吗？）",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
 
 
 # --- ollama_pack.errors ---
@@ -225,7 +394,7 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+        super().__init__(node, message("cannot be reached (does it run, is the address right?)"), said=said)
 
     @property
     def plain(self) -> str:
@@ -344,6 +513,16 @@ def text_in(value: object, field: str) -> str:
     raise _unfit(value, field, "text")
 
 
+def whole_in(value: object, field: str) -> int:
+    """The value as a whole number, cut off at the point as Ollama does it.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    number = _finite(value, field, "a whole number")
+    return value if isinstance(value, int) else int(number)
+
+
 def switch_in(value: object, field: str) -> bool:
     """The value as true or false, which may be written out.
 
@@ -355,6 +534,17 @@ def switch_in(value: object, field: str) -> bool:
     if isinstance(meant, bool):
         return meant
     raise _unfit(value, field, "true or false")
+
+
+def _finite(value: object, field: str, kind: str) -> float:
+    try:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
+        pass
+    raise _unfit(value, field, kind)
 
 
 def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
@@ -410,6 +600,11 @@ def chat_from_generate(body: Mapping[str, Any]) -> dict[str, Any]:
     system = body.get("system")
     before = [{"role": "system", "content": text_in(system, "system")}] if system else []
     return {**_common(body), "messages": [*before, _message(asked, "prompt", {})]}
+
+
+def asks_nothing(body: Mapping[str, Any]) -> bool:
+    """Whether a client only wants its model in memory, or out of it."""
+    return not body.get("messages") and not body.get("prompt") and not body.get("images")
 
 
 def fitted_settings(body: Mapping[str, Any], owner: str) -> dict[str, Any]:
@@ -622,6 +817,74 @@ class LeaderLostError(PackError):
             "the answer was shared with another request, whose generation was lost half-way: regenerate it"
         )
         self.chunks = chunks
+
+
+# --- ollama_pack.engines.ollama.to_openai ---
+# What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#
+# Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """What all parts of one answer have in common.
+
+    Attributes:
+        id: of the answer, such as chatcmpl-….
+        created: Unix time, in seconds.
+        model: the name that the client knows the model by.
+    """
+
+    id: str
+    created: int
+    model: str
+
+    def tagged(self, kind: str) -> dict[str, Any]:
+        """The first fields of an object of this answer."""
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+# --- ollama_pack.engines.ollama.stream ---
+# A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+
+# Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
+UsagePlace = Literal["apart", "last"]
+
+
+def usage_place(body: Mapping[str, Any]) -> UsagePlace:
+    """Where the client that sent this OpenAI chat body wants the figures.
+
+    Raises:
+        ChatBodyError: `stream_options` is not of its form.
+    """
+    asked = object_in(body.get("stream_options"), "stream_options").get("include_usage")
+    return "apart" if asked and switch_in(asked, "stream_options.include_usage") else "last"
+
+
+def completion_of(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The `chat.completion` that all chunks of an answer make up, for a client that wants no stream."""
+    taken = list(chunks)
+    choices = [chunk["choices"][0] for chunk in taken if chunk["choices"]]
+    logprobs = [token for choice in choices for token in (choice["logprobs"] or {}).get("content", ())]
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "", **_joined(choice["delta"] for choice in choices)},
+        "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
+        "finish_reason": choices[-1]["finish_reason"],
+    }
+    head = {name: taken[0][name] for name in ("id", "created", "model")}
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": taken[-1].get("usage")}
+
+
+def _joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    message: dict[str, Any] = {}
+    for delta in deltas:
+        for name in ("content", "reasoning_content"):
+            if name in delta:
+                message[name] = message.get(name, "") + delta[name]
+        if "tool_calls" in delta:
+            message["tool_calls"] = message.get("tool_calls", []) + delta["tool_calls"]
+    return message
 
 
 # --- ollama_pack.engines.sse ---
@@ -921,6 +1184,15 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
     )
 
 
+def passed_refusal(error: Exception, *, for_admin: bool) -> Refusal:
+    """As `refusal_of`, for errors of other plugins too, which have classes of their own."""
+    if (found := getattr(error, "refusal", None)) is not None:
+        return Refusal(**{field.name: getattr(found, field.name) for field in fields(Refusal)})
+    if type(error).__name__ == LeaderLostError.__name__:
+        error = LeaderLostError(0)
+    return refusal_of(error, for_admin=for_admin)
+
+
 def _param(error: PackError) -> str | None:
     if isinstance(error, ChatBodyError):
         return error.field
@@ -986,6 +1258,13 @@ def _client_status(error: RequestRefusedError) -> int:
     status = error.status or HTTPStatus.BAD_REQUEST
     client_errors = range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
     return status if status in client_errors else HTTPStatus.BAD_REQUEST
+
+
+def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The completion that all chunks make up, with what they say of the node that answered."""
+    made = completion_of(chunks)
+    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
+    return made | ({"ollama_pack": routed} if routed else {})
 
 
 # --- ollama_pack.engines.ollama.from_openai ---
@@ -1298,6 +1577,15 @@ def _generated(line: Body) -> Body:
     message = line.pop("message", {})
     thinking = {"thinking": message["thinking"]} if message.get("thinking") else {}
     return {**line, "response": message.get("content", ""), **thinking}
+
+
+def loaded_answer(form: ClientForm, body: Mapping[str, Any]) -> Body:
+    """What a client gets that sent no prompt: nothing is generated. The router decides what is in memory."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    is_chat = form is OLLAMA_CHAT
+    said: Body = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
+    reason = "unload" if body.get("keep_alive") in {0, "0", "0s"} else "load"
+    return {"model": body["model"], "created_at": now, **said, "done": True, "done_reason": reason}
 
 
 async def _one(completion: Body) -> AsyncIterator[Body]:
@@ -2144,11 +2432,12 @@ def _is_hidden(model: Mapping[str, Any]) -> bool:
     return bool(((model.get("info") or {}).get("meta") or {}).get("hidden"))
 
 
-async def has_row(model_id: str) -> bool:
-    """Whether an admin or the pack has said something about a model of this id."""
+async def model_row(model_id: str) -> dict[str, Any] | None:
+    """What an admin or the pack has said about a model of this id; None: nothing."""
     from open_webui.models.models import Models  # noqa: PLC0415
 
-    return await Models.get_model_by_id(model_id) is not None
+    row = await Models.get_model_by_id(model_id)
+    return None if row is None else dict(row.model_dump(exclude_none=True))
 
 
 async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
@@ -2230,6 +2519,14 @@ async def function_state(function_id: str) -> FunctionState:
     return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
 
 
+async def global_filters() -> dict[str, str]:
+    """The filters that apply to all models and are switched on: id → name."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415
+
+    found = await Functions.get_global_filter_functions()
+    return {str(function.id): str(function.name) for function in found if function.is_active}
+
+
 async def live_function(app: Any, function_id: str) -> Any:
     """The instance that this process runs, of the code and with the valves that are stored.
 
@@ -2268,6 +2565,11 @@ class AliasTables:
     names: frozenset[str]
     are_known: bool
 
+    @property
+    def in_use(self) -> tuple[AliasTable, ...]:
+        """Those of functions that are on: the router's, then the alias filter's."""
+        return tuple(table for table in (self.router, self.filtered) if table is not None)
+
 
 def alias_tables(router: FunctionState, alias_filter: FunctionState) -> AliasTables:
     """The tables as two functions have them stored."""
@@ -2285,94 +2587,6 @@ def _stored_table(state: FunctionState) -> AliasTable | None:
         return parse_table(str(state.valves.get("aliases") or ""))
     except AliasTableError:
         return None
-
-
-# --- ollama_pack.services.gateway_names ---
-# Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#
-# A name with a row of its own, or that a connection offers, is Open WebUI's: its grants hold. Every other name
-# of the alias tables, wildcards among them, is for those who may use a model that answers for it.
-
-
-@dataclass(frozen=True, slots=True)
-class OfferedName:
-    """A name in the list of models.
-
-    Attributes:
-        name: what clients ask for.
-        stands_for: models that may answer, the preferred first; empty: the name is a model itself.
-        about: what Open WebUI has of it; empty for a name that is only in a table.
-    """
-
-    name: str
-    stands_for: tuple[str, ...] = ()
-    about: Mapping[str, Any] = field(default_factory=dict)
-
-
-async def stored_tables() -> tuple[AliasTable, ...]:
-    """The alias tables that are in use: the router's, then the alias filter's."""
-    tables = alias_tables(await function_state(ROUTER_ID), await function_state(ALIAS_FILTER))
-    return tuple(table for table in (tables.router, tables.filtered) if table is not None)
-
-
-async def model_for(
-    request: Any, tables: tuple[AliasTable, ...], body: Mapping[str, Any], user: Mapping[str, Any]
-) -> str:
-    """The id of the model that answers a request in Open WebUI.
-
-    Raises:
-        ModelClosedError: there is none of this name, or the user may not use it.
-        AliasUnavailableError: the name is an alias, and none of its models can be used.
-    """
-    name = str(body["model"])
-    offered = await offered_models(request, user)
-    for model_id in (name, ROUTER + name):
-        if model_id in offered:
-            if await may_use(user, model_id, request):
-                return model_id
-            if model_id == name or await has_row(model_id):
-                raise ModelClosedError(name)
-        elif model_id == name and await has_row(name):
-            raise ModelClosedError(name)  # an admin has switched it off
-    for table in tables:
-        chosen = await choose_model(table, body, name, user, request)
-        if chosen is not None:
-            return chosen[1]
-    raise ModelClosedError(name)
-
-
-async def offered_names(request: Any, tables: tuple[AliasTable, ...], user: Any) -> list[OfferedName]:
-    """The names that a user may ask for, each once, in order. Wildcards are not among them."""
-    models = ModelCatalogue(await offered_models(request, user))
-    shown = await visible_models(request, user)
-    found: dict[str, OfferedName] = {}
-    for model in shown:
-        name = str(model["id"])
-        base = str((model.get("info") or {}).get("base_model_id") or "")
-        aliased = _behind(tables, name.removeprefix(ROUTER), models)
-        found[name] = OfferedName(name, aliased or ((base,) if base else ()), model)
-    usable = {str(model["id"]) for model in shown} | {
-        str(model["id"]).removeprefix(ROUTER) for model in shown
-    }
-    for table in tables:
-        for name in concrete_names(table):
-            behind = [model for model in _behind((table,), name, models) if model in usable]
-            is_open = name not in found and name not in models and not await has_row(name)
-            if behind and is_open:
-                found[name] = OfferedName(name, tuple(behind))
-    return sorted(found.values(), key=lambda offered: offered.name)
-
-
-def wildcards(tables: tuple[AliasTable, ...]) -> dict[str, list[str]]:
-    """Names with a star, each with what it stands for."""
-    rows = [row for table in tables for row in table.rows if row.is_wildcard]
-    return {row.alias: list(row.candidates) for row in reversed(rows)}
-
-
-def _behind(tables: tuple[AliasTable, ...], name: str, models: Mapping[str, str]) -> tuple[str, ...]:
-    levels = models if tables else {}
-    found = (models_behind(table, name, levels) for table in tables)
-    return next((behind for behind in found if behind), ())
 
 
 # --- ollama_pack.webui.calling ---
@@ -2520,6 +2734,596 @@ def _header(headers: Mapping[str, str] | None, name: str) -> str:
     return next((value for given, value in (headers or {}).items() if given.lower() == name), "")
 
 
+# --- ollama_pack.webui.embedding ---
+# Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+
+UNKNOWN_MODEL: dict[str, Any] = {"details": {}, "model_info": {}, "capabilities": ["completion"]}
+
+
+async def embedded(
+    request: Any, model: str, texts: Sequence[str], dimensions: int, user: Any
+) -> tuple[list[list[float]], int]:
+    """A vector for each text, and the tokens of all: Open WebUI checks access and asks its connection.
+
+    Raises:
+        ModelRefusedError: there are none.
+    """
+    from fastapi import HTTPException  # noqa: PLC0415 - it comes with Open WebUI
+    from open_webui.utils.embeddings import generate_embeddings  # noqa: PLC0415 - see the top of this module
+
+    wanted = {"dimensions": dimensions} if dimensions else {}
+    body = {"model": model, "input": list(texts), **wanted}
+    try:
+        answer = await generate_embeddings(request, body, user)
+    except HTTPException as error:
+        raise ModelRefusedError(refusal_in(error.detail, error.status_code, error.headers)) from error
+    except Exception as error:  # Open WebUI's own way to say that it will not
+        raise ModelRefusedError(Refusal(BAD_REQUEST, str(error))) from error
+    entries = object_at(answer).get("data")
+    vectors = [object_at(entry).get("embedding") for entry in entries or ()]
+    if len(vectors) != len(texts) or not all(isinstance(vector, list) for vector in vectors):
+        raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model gave no vector for some of the texts."))
+    tokens = object_at(answer, "usage").get("prompt_tokens")
+    return vectors, tokens if isinstance(tokens, int) else 0  # type: ignore[return-value] # checked above
+
+
+async def shown_by_connection(request: Any, model: str, user: Any) -> dict[str, Any]:
+    """What Open WebUI's Ollama connection knows of a model; of others only that they chat."""
+    from fastapi import HTTPException  # noqa: PLC0415 - it comes with Open WebUI
+    from open_webui.routers import ollama  # noqa: PLC0415
+
+    try:
+        told = await ollama.show_model_info(request, ollama.ModelNameForm(model=model), user)
+    except HTTPException:
+        return UNKNOWN_MODEL
+    return {name: value for name, value in object_at(told).items() if name not in {"modelfile", "tensors"}}
+
+
+# --- ollama_pack.services.gateway_names ---
+# Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#
+# A name with a row of its own, or that a connection offers, is Open WebUI's: its grants hold. Every other name
+# of the alias tables, wildcards among them, is for those who may use a model that answers for it.
+
+# What a row may add to a chat that only Open WebUI's own path brings.
+_MORE_THAN_A_NAME = ("knowledge", "toolIds", "filterIds", "skillIds", "defaultFeatureIds", "terminalId")
+
+
+@dataclass(frozen=True, slots=True)
+class DirectName:
+    """A name that the router alone can answer.
+
+    Attributes:
+        id: the router's.
+        params: the settings of its row.
+    """
+
+    id: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedName:
+    """A name in the list of models.
+
+    Attributes:
+        name: what clients ask for.
+        stands_for: models that may answer, the preferred first; empty: the name is a model itself.
+        about: what Open WebUI has of it; empty for a name that is only in a table.
+    """
+
+    name: str
+    stands_for: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def stored_tables() -> AliasTables:
+    """The alias tables that admins have stored."""
+    return alias_tables(await function_state(ROUTER_ID), await function_state(ALIAS_FILTER))
+
+
+async def model_for(
+    request: Any, tables: tuple[AliasTable, ...], body: Mapping[str, Any], user: Mapping[str, Any]
+) -> str:
+    """The id of the model that answers a request in Open WebUI.
+
+    Raises:
+        ModelClosedError: there is none of this name, or the user may not use it.
+        AliasUnavailableError: the name is an alias, and none of its models can be used.
+    """
+    name = str(body["model"])
+    offered = await offered_models(request, user)
+    for model_id in (name, ROUTER + name):
+        if model_id in offered:
+            if await may_use(user, model_id, request):
+                return model_id
+            if model_id == name or await model_row(model_id) is not None:
+                raise ModelClosedError(name)
+        elif model_id == name and await model_row(name) is not None:
+            raise ModelClosedError(name)  # an admin has switched it off
+    for table in tables:
+        chosen = await choose_model(table, body, name, user, request)
+        if chosen is not None:
+            return chosen[1]
+    raise ModelClosedError(name)
+
+
+async def offered_names(request: Any, tables: tuple[AliasTable, ...], user: Any) -> list[OfferedName]:
+    """The names that a user may ask for, each once, in order. Wildcards are not among them."""
+    models = ModelCatalogue(await offered_models(request, user))
+    shown = await visible_models(request, user)
+    found: dict[str, OfferedName] = {}
+    for model in shown:
+        name = str(model["id"])
+        base = str((model.get("info") or {}).get("base_model_id") or "")
+        aliased = _behind(tables, name.removeprefix(ROUTER), models)
+        found[name] = OfferedName(name, aliased or ((base,) if base else ()), model)
+    usable = {str(model["id"]) for model in shown} | {
+        str(model["id"]).removeprefix(ROUTER) for model in shown
+    }
+    for table in tables:
+        for name in concrete_names(table):
+            behind = [model for model in _behind((table,), name, models) if model in usable]
+            is_open = name not in found and name not in models and await model_row(name) is None
+            if behind and is_open:
+                found[name] = OfferedName(name, tuple(behind))
+    return sorted(found.values(), key=lambda offered: offered.name)
+
+
+async def direct_name(
+    request: Any, table: AliasTable | None, name: str, user: Mapping[str, Any]
+) -> DirectName | None:
+    """The router's name for a name, where the router alone can answer it; None: Open WebUI has to.
+
+    A row with a system prompt, knowledge, tools or filters of its own is more than a name.
+
+    Args:
+        request: FastAPI's.
+        table: the router's aliases; None: it has none.
+        name: what the client asks for.
+        user: who asks.
+
+    Raises:
+        ModelClosedError: the user may not use it.
+    """
+    offered = await offered_models(request, user)
+    for model_id in (name, ROUTER + name):
+        if model_id in offered:
+            if await may_use(user, model_id, request):
+                return _direct(model_id, await model_row(model_id) or {})
+            if model_id == name or await model_row(model_id) is not None:
+                raise ModelClosedError(name)
+        elif model_id == name and await model_row(name) is not None:
+            raise ModelClosedError(name)
+    is_routed = table is not None and next(table.matching(name), None) is not None
+    return DirectName(ROUTER + name) if is_routed else None
+
+
+async def is_unknown(request: Any, name: str, user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI has never heard of a name: no admin can have said who may use it."""
+    offered = await offered_models(request, user)
+    for model_id in (name, ROUTER + name):
+        if model_id in offered or await model_row(model_id) is not None:
+            return False
+    return True
+
+
+def _direct(model_id: str, row: Mapping[str, Any]) -> DirectName | None:
+    target = str(row.get("base_model_id") or model_id)
+    params = {key: value for key, value in (row.get("params") or {}).items() if value is not None}
+    meta = row.get("meta") or {}
+    has_more = params.get("system") or any(meta.get(part) for part in _MORE_THAN_A_NAME)
+    if not target.startswith(ROUTER) or has_more:
+        return None
+    return DirectName(target, {key: value for key, value in params.items() if key != "model_controls"})
+
+
+async def shown(request: Any, user: Any, name: str, tables: AliasTables, router: Any) -> Body:
+    """What is known of the model that answers for a name, as `/api/show` has it.
+
+    Raises:
+        ModelClosedError: the user may not use the name, or there is none.
+        Exception: the router's own: no node knows the model.
+    """
+    who = user.model_dump()
+    found = await direct_name(request, tables.router, name, who)
+    if found is not None and router is not None:
+        told: Body = await router.shown(found.id.removeprefix(ROUTER), who)
+        return told
+    model = await model_for(request, tables.in_use, {"model": name}, who)
+    row = await model_row(model) or {}
+    base = str(row.get("base_model_id") or model)
+    if base.startswith(ROUTER) and router is not None:
+        told = await router.shown(base.removeprefix(ROUTER), who)
+    else:
+        told = await shown_by_connection(request, base, user)
+    return told
+
+
+def wildcards(tables: tuple[AliasTable, ...]) -> dict[str, list[str]]:
+    """Names with a star, each with what it stands for."""
+    rows = [row for table in tables for row in table.rows if row.is_wildcard]
+    return {row.alias: list(row.candidates) for row in reversed(rows)}
+
+
+def _behind(tables: tuple[AliasTable, ...], name: str, models: Mapping[str, str]) -> tuple[str, ...]:
+    levels = models if tables else {}
+    found = (models_behind(table, name, levels) for table in tables)
+    return next((behind for behind in found if behind), ())
+
+
+# --- ollama_pack.services.gateway_direct ---
+# The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#
+# What a user may use is looked up once in a few seconds. The router, the cache and the budgets are other
+# plugins, which share no code with this one. Without the router Open WebUI's own path answers.
+
+ACCESS_SECONDS = 5.0  # that access and keys are remembered, where no event says that they have changed
+LIVE_SECONDS = 2.0  # after which a plugin is looked up again: its valves may have changed
+CACHE_ID, BUDGETS_ID = "response_cache_filter", "usage_budgets"
+MOST_REMEMBERED = 10_000
+
+_gateway_direct__Chunks = AsyncGenerator[Body, None]
+
+
+class Routed(Protocol):
+    """`DirectChat` of the router."""
+
+    model: str
+    weights: str
+    body: Mapping[str, Any]
+    chunks: Callable[[ReplyHead], _gateway_direct__Chunks]
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """The filter of budgets for one chat, called as Open WebUI would.
+
+    Attributes:
+        budgets: the live filter.
+        metadata: of the chat, where the filter keeps what it knows.
+    """
+
+    budgets: Any
+    metadata: Body
+
+    async def around(self, chunks: _gateway_direct__Chunks) -> _gateway_direct__Chunks:
+        """The chunks, each shown to the filter. It counts a chat that breaks off when its request ends."""
+        look = self.budgets.stream
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield await look(chunk, self.metadata) if look else chunk
+        if (end := self.budgets.outlet) is not None:
+            await end({"messages": []}, self.metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectCall:
+    """One chat that the router answers.
+
+    Attributes:
+        name: that was asked for.
+        routed: what the router will do.
+        pending: what the cache has found; None: it is not in it.
+        meter: counts it against budgets; None: there are none.
+    """
+
+    name: str
+    routed: Routed
+    pending: Any = None
+    meter: Meter | None = None
+
+    def chunks(self) -> _gateway_direct__Chunks:
+        """The answer as it comes. Every direct chat goes through here."""
+        return self._chunks() if self.meter is None else self.meter.around(self._chunks())
+
+    def _chunks(self) -> _gateway_direct__Chunks:
+        head = self._head
+        if self.pending is None:
+            return self.routed.chunks(head)
+        chunks: _gateway_direct__Chunks = self.pending.chunks(
+            head, partial(self.routed.chunks, head), usage_place(self.routed.body)
+        )
+        return chunks
+
+    async def completion(self) -> Body:
+        """The whole answer."""
+        async with aclosing(self.chunks()) as chunks:
+            return whole_answer([chunk async for chunk in chunks])
+
+    @property
+    def _head(self) -> ReplyHead:
+        return ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), self.name)
+
+
+class DirectChain:
+    """Answers what the router alone can answer. One for each process."""
+
+    def __init__(self, app: Any) -> None:
+        """Ask nothing yet; `app` is Open WebUI's."""
+        self._router = SingleFlight(partial(_live_router, app), LIVE_SECONDS)
+        self._cache = SingleFlight(partial(_live_cache, app), LIVE_SECONDS)
+        self._budgets = SingleFlight(partial(_live_budgets, app), LIVE_SECONDS)
+        self._names: Remembered[tuple[str, str, str], DirectName | None] = Remembered(
+            ACCESS_SECONDS, MOST_REMEMBERED
+        )
+        self._users: Remembered[bytes, Any] = Remembered(ACCESS_SECONDS, MOST_REMEMBERED)
+
+    def forget(self) -> None:
+        """Somebody may use more or less than before."""
+        router = self._router.kept
+        for remembered in (self._names, self._users, self._router, self._cache, self._budgets):
+            remembered.forget()
+        if router is not None:
+            router.forget_access()
+
+    def user_of(self, request: Any) -> Any:
+        """The user of an API key that was checked a moment ago for the same path; None: check it."""
+        key = _key_of(request)
+        return None if key is None else self._users.find(key)
+
+    def remember(self, request: Any, user: Any) -> None:
+        """Open WebUI has just checked the request's key."""
+        key = _key_of(request)
+        if key is not None and self._users.find(key) is None:  # what is remembered is not remembered longer
+            self._users.keep(key, user)
+
+    async def router(self) -> Any:
+        """The live `gpu_router`; None: there is none."""
+        return await self._router.get()
+
+    async def budgets_of(self, user: Any) -> list[Mapping[str, Any]]:
+        """The budgets that hold for a user, as their filter reports them; none where there is no table."""
+        budgets = await self._budgets.get()
+        if budgets is None:
+            return []
+        return list((await budgets.budget_usage(user.model_dump())).get("budgets") or ())
+
+    async def call(
+        self, request: Any, user: Body, chat: Mapping[str, Any], table: AliasTable | None
+    ) -> DirectCall | None:
+        """The call that answers a chat; None: only Open WebUI's own path can.
+
+        Args:
+            request: FastAPI's.
+            user: who asks.
+            chat: OpenAI's body, with the name that the client asked for.
+            table: the router's aliases; None: it has none.
+
+        Raises:
+            ModelClosedError: the user may not use the name.
+            Exception: the router's own, with a `refusal`: nothing answers.
+        """
+        router = await self._router.get()
+        if router is None:
+            return None
+        asked_for = str(chat["model"])
+        found = await self._name(request, table, asked_for, user)
+        if found is None:
+            return None
+        metadata: Body = {}
+        budgets = await self._budgets.get()
+        if budgets is not None:
+            named = str((await budgets.inlet({**chat}, user, metadata, request, BUDGETS_ID))["model"])
+            if named != asked_for:  # a budget that is used up may have another model answer
+                found = await self._name(request, table, named, user)
+                if found is None:
+                    return None
+        body = {**chat, "model": found.id}
+        metadata["model"] = {"info": {"params": dict(found.params)}}
+        routed: Routed = await router.direct_chat(body, user, request, metadata)
+        cache = await self._cache.get()
+        answers = routed.model, routed.weights
+        pending = cache and await cache.direct_lookup(routed.body, user, request, CACHE_ID, answers)
+        return DirectCall(asked_for, routed, pending, Meter(budgets, metadata) if budgets else None)
+
+    async def _name(self, request: Any, table: AliasTable | None, name: str, user: Body) -> DirectName | None:
+        ask = partial(direct_name, request, table, name, user)
+        return await self._names.get((user["id"], user["role"], name), ask)
+
+
+def _key_of(request: Any) -> bytes | None:
+    """What an API key and the path that it was shown for are remembered by; None: it is a session."""
+    token = getattr(getattr(request.state, "token", None), "credentials", None)
+    if not isinstance(token, str) or not token.startswith("sk-"):
+        return None
+    return blake2b(f"{token}\0{request.scope['path']}".encode()).digest()
+
+
+async def _live_router(app: Any) -> Any:
+    """The router, where it is on and knows the gateway."""
+    if not (await function_state(ROUTER_ID)).active:
+        return None
+    router = await live_function(app, ROUTER_ID)
+    return router if hasattr(router, "direct_chat") else None
+
+
+async def _live_cache(app: Any) -> Any:
+    """The response cache, where it is on for all models and knows the gateway."""
+    if CACHE_ID not in await global_filters():
+        return None
+    cache = await live_function(app, CACHE_ID)
+    return cache if hasattr(cache, "direct_lookup") else None
+
+
+async def _live_budgets(app: Any) -> Any:
+    """The filter of budgets, where it is on for all models and has a table."""
+    if BUDGETS_ID not in await global_filters():
+        return None
+    budgets = await live_function(app, BUDGETS_ID)
+    return budgets if getattr(budgets.valves, "budgets", "") else None
+
+
+# --- ollama_pack.services.gateway_limits ---
+# Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+
+_UNITS = ("requests", "tokens")  # GPU time has no header
+
+
+def limit_headers(budgets: Iterable[Mapping[str, Any]], api: ApiForm, now: datetime) -> dict[str, str]:
+    """The headers for what is left; of several budgets in one unit, of which the least is left.
+
+    Args:
+        budgets: as the filter of budgets reports them.
+        api: the client's; Ollama's has no such headers.
+        now: with a time zone.
+    """
+    if api == "ollama":
+        return {}
+    headers: dict[str, str] = {}
+    told = list(budgets)
+    for unit in _UNITS:
+        of_unit = [budget for budget in told if budget.get("unit") == unit]
+        if of_unit:
+            headers |= _of_budget(min(of_unit, key=lambda budget: float(budget["left"])), unit, api, now)
+    return headers
+
+
+def _of_budget(budget: Mapping[str, Any], unit: str, api: ApiForm, now: datetime) -> dict[str, str]:
+    limit, left = str(int(budget["amount"])), str(max(0, int(budget["left"])))
+    ends = datetime.fromisoformat(str(budget["ends"]))
+    if api == "anthropic":
+        name = f"anthropic-ratelimit-{unit}"
+        return {f"{name}-limit": limit, f"{name}-remaining": left, f"{name}-reset": ends.isoformat()}
+    seconds = max(0, round((ends - now).total_seconds()))
+    return {
+        f"x-ratelimit-limit-{unit}": limit,
+        f"x-ratelimit-remaining-{unit}": left,
+        f"x-ratelimit-reset-{unit}": f"{seconds}s",
+    }
+
+
+# --- ollama_pack.services.gateway_vectors ---
+# Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#
+# Open WebUI's filters see no embeddings, so both modes go the same way: to the router where its nodes have the
+# model, else over Open WebUI's own connections.
+
+MOST_TEXTS = 2048  # as OpenAI has it
+
+
+@dataclass(frozen=True, slots=True)
+class TextsAsked:
+    """A request for vectors.
+
+    Attributes:
+        name: what the client asks for.
+        texts: what to embed.
+        dimensions: of the vectors; 0: as many as the model has.
+        is_base64: OpenAI's own client wants the numbers packed.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    dimensions: int = 0
+    is_base64: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The answer to one.
+
+    Attributes:
+        vectors: one for each text.
+        tokens: of all texts.
+        routed: model and node, where the router chose them.
+    """
+
+    vectors: list[list[float]]
+    tokens: int
+    routed: Mapping[str, str]
+
+
+def texts_asked(body: Mapping[str, Any], field: str = "input") -> TextsAsked:
+    """Read a request.
+
+    Raises:
+        ChatBodyError: something in it is not of its form.
+    """
+    given = body.get(field)
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        reason = "must be text or a list of texts (LangChain: check_embedding_ctx_length=False)"
+        raise ChatBodyError(field, reason)
+    if len(texts) > MOST_TEXTS:
+        raise ChatBodyError(field, f"has {len(texts)} texts: send at most {MOST_TEXTS} at once")
+    dimensions = body.get("dimensions")
+    if not isinstance(body.get("model"), str) or not body["model"]:
+        raise ChatBodyError("model", "is missing: name one of GET /ollama-pack/v1/models")
+    return TextsAsked(
+        name=body["model"],
+        texts=tuple(texts),
+        dimensions=0 if dimensions is None else max(0, whole_in(dimensions, "dimensions")),
+        is_base64=body.get("encoding_format") == "base64",
+    )
+
+
+async def vectors_for(
+    request: Any, user: Any, asked: TextsAsked, tables: AliasTables, router: Any
+) -> Embedded:
+    """The vectors.
+
+    Args:
+        request: FastAPI's.
+        user: Open WebUI's.
+        asked: the request.
+        tables: the alias tables.
+        router: the live router; None: there is none.
+
+    Raises:
+        ModelClosedError: the user may not use the name, or there is none.
+        Exception: another of the pack's, or of the router's: there are none.
+    """
+    who = user.model_dump()
+    routed = await _routed_name(request, asked.name, tables, router, who)
+    if routed is not None:
+        body = {"model": routed, "input": list(asked.texts), "dimensions": asked.dimensions}
+        made = await router.embed(body, who)
+        told = {"model": str(made["model"]), "node": str(made["node"])}
+        return Embedded([list(vector) for vector in made["vectors"]], int(made["tokens"]), told)
+    model = await model_for(request, tables.in_use, {"model": asked.name}, who)
+    vectors, tokens = await embedded(request, model, asked.texts, asked.dimensions, user)
+    return Embedded(vectors, tokens, {})
+
+
+async def _routed_name(
+    request: Any, name: str, tables: AliasTables, router: Any, user: Mapping[str, Any]
+) -> str | None:
+    """The router's name, where its nodes are to be asked; None: they are not."""
+    if router is None:
+        return None
+    found = await direct_name(request, tables.router, name, user)
+    if found is not None:
+        return found.id
+    if not await is_unknown(request, name, user):
+        return None
+    try:
+        model = await model_for(request, tables.in_use, {"model": name}, user)
+    except ModelClosedError:
+        return ROUTER + name  # a node may have it: Open WebUI lists only models that chat
+    return model if model.startswith(ROUTER) else None
+
+
+def openai_vectors(asked: TextsAsked, made: Embedded) -> Body:
+    """The answer of `/v1/embeddings`."""
+    data = [
+        {"object": "embedding", "index": at, "embedding": _packed(vector) if asked.is_base64 else vector}
+        for at, vector in enumerate(made.vectors)
+    ]
+    usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
+    routed = {"ollama_pack": dict(made.routed)} if made.routed else {}
+    return {"object": "list", "data": data, "model": asked.name, "usage": usage, **routed}
+
+
+def ollama_vectors(asked: TextsAsked, made: Embedded) -> Body:
+    """The answer of `/api/embed`."""
+    return {"model": asked.name, "embeddings": made.vectors, "prompt_eval_count": made.tokens}
+
+
+def _packed(vector: list[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
 # --- ollama_pack.webui.early_errors ---
 # The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #
@@ -2556,6 +3360,7 @@ class RouteSpec:
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
+        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
         refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
             Open WebUI answers in its own form.
     """
@@ -2566,6 +3371,7 @@ class RouteSpec:
     answer: Callable[[Any, Any], Awaitable[Any]]
     lets_in: Callable[[Any], bool] | None = None
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    user_of: Callable[[Any], Any] | None = None
     refused: Callable[[Any, Any], Any] | None = None
 
 
@@ -2615,9 +3421,10 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
             ask = super().get_route_handler()
 
             async def handle(request: Any) -> Any:
-                if not (spec.lets_in and spec.lets_in(request)):
+                user = spec.user_of(request) if spec.user_of else None
+                if user is None and not (spec.lets_in and spec.lets_in(request)):
                     return await asked(request)
-                answer = await spec.answer(request, None)
+                answer = await spec.answer(request, user)
                 return answer if isinstance(answer, Response) else JSONResponse(answer)
 
             async def asked(request: Any) -> Any:
@@ -2664,8 +3471,6 @@ _TOO_LARGE = Refusal(
     413, f"The request has more than {MAX_BODY // 2**20} MiB: send fewer or smaller pictures.", "too_large"
 )
 
-T = TypeVar("T")
-
 
 async def body_of(request: Any) -> dict[str, Any]:
     """The JSON object that a client has sent.
@@ -2708,29 +3513,73 @@ def refused_by_server(request: Any, api: ApiForm, error: Any) -> Any:
     return refused_response(request, api, refusal)
 
 
-async def while_connected(request: Any, work: Awaitable[T]) -> T:
-    """Do some work, and stop it once the client has left: then nobody wants the answer.
+@asynccontextmanager
+async def while_connected(request: Any) -> AsyncIterator[None]:
+    """Stop what is done inside once the client has left: then nobody wants the answer.
+
+    All of it stays in the request's own task, by whose end other plugins know that a chat is over.
 
     Raises:
         ClientLeftError: the client has left.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_until_gone(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientLeftError
-        return await task
-    finally:
-        gone.cancel()
-        if not task.done():
+    task = asyncio.current_task()
+    gone = asyncio.Event()
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+        if task is not None:
             task.cancel()
-            await asyncio.wait({task})
+
+    watching = asyncio.get_running_loop().create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone.is_set() and task is not None and not task.uncancel():
+            raise ClientLeftError from None
+        raise
+    finally:
+        watching.cancel()
 
 
-async def _until_gone(request: Any) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+# --- ollama_pack.webui.ollama_models ---
+# Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+
+UNKNOWN = {
+    "parent_model": "",
+    "format": "",
+    "family": "",
+    "families": None,
+    "parameter_size": "",
+    "quantization_level": "",
+}
+
+
+def own_ollama_models(request: Any) -> Mapping[str, Mapping[str, Any]]:
+    """The models of Open WebUI's own Ollama connections, as these list them."""
+    return getattr(request.app.state, "OLLAMA_MODELS", None) or {}
+
+
+def tags_entry(name: str, model: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """An entry of `/api/tags`. Of what an Ollama connection offers, too, the figures are known.
+
+    Args:
+        name: what clients ask for.
+        model: as Open WebUI lists it.
+        own: those of its Ollama connections.
+    """
+    base = str((model.get("info") or {}).get("base_model_id") or name)
+    known = own.get(base.removeprefix(ROUTER)) or {}
+    created = datetime.fromtimestamp(int(model.get("created") or 0), UTC).isoformat()
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": known.get("modified_at") or created,
+        "size": known.get("size") or 0,
+        "digest": known.get("digest") or "",
+        "details": known.get("details") or UNKNOWN,
+    }
 
 
 # --- ollama_pack.services.gateway ---
@@ -2741,7 +3590,9 @@ async def _until_gone(request: Any) -> None:
 # alone (`direct`); the answer takes the form that the client speaks.
 
 TABLE_SECONDS = 5.0  # that alias tables are kept, where no event says that they have changed
+OLLAMA_API = "0.17.4"  # the version of Ollama whose API the gateway speaks
 PREFIX = "/ollama-pack"
+MODE_HEADER = "x-ollama-pack-mode"  # which way an answer went
 CLIENT_LEFT = 499  # nginx's status for it; nobody reads it
 NOT_FOUND = "Model not found"  # Open WebUI's words for a model that is not there or not granted
 # Of Open WebUI's own page: a client of the gateway has no chat there, and names no model of a browser's own.
@@ -2790,8 +3641,15 @@ class ClientRequest:
 class Gateway:
     """The routes. One for each process."""
 
-    def __init__(self) -> None:
-        """Ask nothing yet."""
+    def __init__(self, app: Any, mode: Callable[[], str]) -> None:
+        """Ask nothing yet.
+
+        Args:
+            app: Open WebUI's.
+            mode: gives `full` or `direct`, as an admin has it now.
+        """
+        self._mode = mode
+        self._chain = DirectChain(app)
         self._tables = SingleFlight(stored_tables, TABLE_SECONDS)
         self.specs = (
             self._chat_route("/v1/chat/completions", OPENAI_CHAT),
@@ -2801,52 +3659,57 @@ class Gateway:
             self._chat_route("/api/generate", OLLAMA_GENERATE),
             _route("GET", "/v1/models", "openai", self._models),
             _route("GET", "/v1/models/{model:path}", "openai", self._model),
+            _route("POST", "/v1/embeddings", "openai", self._embeddings),
+            _route("POST", "/api/embed", "ollama", self._embed),
+            _route("POST", "/api/show", "ollama", self._show),
+            _route("GET", "/api/tags", "ollama", self._tags),
+            _route("GET", "/api/version", "ollama", self._version),
         )
 
     def forget(self) -> None:
         """Something has changed that answers depend on: nothing is remembered."""
         self._tables.forget()
+        self._chain.forget()
 
     def _chat_route(self, path: str, form: ClientForm) -> RouteSpec:
-        return _route("POST", path, form.api, partial(self._chat, form))
+        spec = _route("POST", path, form.api, partial(self._chat, form))
+        return replace(spec, user_of=self._user_of)
+
+    def _user_of(self, request: Any) -> Any:
+        return self._chain.user_of(request) if self._mode() == "direct" else None
 
     async def _chat(self, form: ClientForm, request: Any, user: Any) -> Any:
-        refused = partial(_refusal, request, user)
-        try:
-            chat = _named(form.asked(await body_of(request)))
-            asked = ClientRequest(request, user, form, chat, answer_headers(request, form.api))
+        self._chain.remember(request, user)
+
+        async def answer() -> Any:
+            body = await body_of(request)
+            chat = _named(form.asked(body))
+            headers = answer_headers(request, form.api)
+            asked = ClientRequest(request, user, form, chat, headers)
+            call = await self._call(asked)
+            headers |= limit_headers(await self._chain.budgets_of(user), form.api, datetime.now(UTC))
+            headers[MODE_HEADER] = "direct" if isinstance(call, DirectCall) else "full"
+            if form.api == "ollama" and asks_nothing(body):
+                return json_answer(loaded_answer(form, body), headers=headers)
             if chat["stream"]:
-                chunks = await self._begun(asked)
-                return event_stream(_written(asked, chunks, refused), form.media_type, asked.headers)
-            completion = await while_connected(request, self._completion(asked))
-            return json_answer(await form.whole(completion, asked.name), headers=asked.headers)
-        except ClientLeftError:
-            return json_answer({}, CLIENT_LEFT)
-        except Exception as error:  # noqa: BLE001 - the boundary to the client, which is promised its form
-            return refused_response(request, form.api, refused(error))
+                texts = _written(asked, await _begun(request, call))
+                return event_stream(texts, form.media_type, headers)
+            async with while_connected(request):
+                completion = await call.completion()
+            return json_answer(await form.whole(completion, asked.name), headers=headers)
 
-    async def _completion(self, asked: ClientRequest) -> Body:
-        return await (await self._full(asked)).completion()
+        return await _answered(request, user, form.api, answer)
 
-    async def _begun(self, asked: ClientRequest) -> _gateway__Chunks:
-        """The chunks of an answer that has begun: an error before the first still has a status.
-
-        Raises:
-            ModelRefusedError: there is none.
-        """
-        chunks = _answer_alone((await self._full(asked)).chunks())
-        try:
-            first = await while_connected(asked.request, anext(chunks))
-        except StopAsyncIteration:
-            raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing. Try again.")) from None
-        return _with_first(first, chunks)
-
-    async def _full(self, asked: ClientRequest) -> ModelCall:
-        """The call that goes through Open WebUI's own route, with every filter and tool of the site."""
+    async def _call(self, asked: ClientRequest) -> ModelCall | DirectCall:
+        """What answers: the pack's chain alone where it can and shall, else Open WebUI's own route."""
         user = asked.user.model_dump()
         tables = await self._tables.get()
-        model = await model_for(asked.request, tables, asked.chat, user)
         body = {name: value for name, value in asked.chat.items() if name not in _PAGE_FIELDS}
+        if self._mode() == "direct":
+            direct = await self._chain.call(asked.request, user, body, tables.router)
+            if direct is not None:
+                return direct
+        model = await model_for(asked.request, tables.in_use, body, user)
         owner = _owner(asked.request.app.state.MODELS[model])
         if owner is not None:
             body = fitted_settings(body, owner)
@@ -2854,15 +3717,59 @@ class Gateway:
 
     async def _models(self, request: Any, user: Any) -> Any:
         tables = await self._tables.get()
-        entries = [_model_entry(offered) for offered in await offered_names(request, tables, user)]
+        entries = [_model_entry(offered) for offered in await offered_names(request, tables.in_use, user)]
         ids = [entry["id"] for entry in entries]
         ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": False}
-        answer = {"object": "list", "data": entries, **ends, "ollama_pack": {"wildcards": wildcards(tables)}}
+        answer = {
+            "object": "list",
+            "data": entries,
+            **ends,
+            "ollama_pack": {"wildcards": wildcards(tables.in_use)},
+        }
         return json_answer(answer, headers=answer_headers(request, "openai"))
+
+    async def _embeddings(self, request: Any, user: Any) -> Any:
+        return await self._vectors(request, user, "openai", openai_vectors)
+
+    async def _embed(self, request: Any, user: Any) -> Any:
+        return await self._vectors(request, user, "ollama", ollama_vectors)
+
+    async def _vectors(
+        self, request: Any, user: Any, api: ApiForm, form: Callable[[TextsAsked, Embedded], Body]
+    ) -> Any:
+        async def answer() -> Any:
+            asked = texts_asked(await body_of(request))
+            tables, router = await self._tables.get(), await self._chain.router()
+            async with while_connected(request):
+                made = await vectors_for(request, user, asked, tables, router)
+            return json_answer(form(asked, made), headers=answer_headers(request, api))
+
+        return await _answered(request, user, api, answer)
+
+    async def _show(self, request: Any, user: Any) -> Any:
+        async def answer() -> Any:
+            body = await body_of(request)
+            name = body.get("model") or body.get("name")
+            if not isinstance(name, str) or not name:
+                raise ChatBodyError("model", "is missing: name one of GET /ollama-pack/api/tags")
+            tables, router = await self._tables.get(), await self._chain.router()
+            told = await shown(request, user, name, tables, router)
+            return json_answer(told, headers=answer_headers(request, "ollama"))
+
+        return await _answered(request, user, "ollama", answer)
+
+    async def _tags(self, request: Any, user: Any) -> Any:
+        own = own_ollama_models(request)
+        offered = await offered_names(request, (await self._tables.get()).in_use, user)
+        models = [tags_entry(one.name, one.about, own) for one in offered]
+        return json_answer({"models": models}, headers=answer_headers(request, "ollama"))
+
+    async def _version(self, request: Any, _user: Any) -> Any:
+        return json_answer({"version": OLLAMA_API}, headers=answer_headers(request, "ollama"))
 
     async def _model(self, request: Any, user: Any) -> Any:
         name = request.path_params["model"]
-        names = await offered_names(request, await self._tables.get(), user)
+        names = await offered_names(request, (await self._tables.get()).in_use, user)
         found = next((offered for offered in names if offered.name == name), None)
         if found is None:
             return refused_response(request, "openai", _not_found(name))
@@ -2872,6 +3779,16 @@ class Gateway:
 def _route(method: str, path: str, api: ApiForm, answer: Callable[[Any, Any], Any]) -> RouteSpec:
     refused = partial(_refused_route, api)
     return RouteSpec(method, PREFIX + path, "user", answer, refused=refused)
+
+
+async def _answered(request: Any, user: Any, api: ApiForm, answer: Callable[[], Awaitable[Any]]) -> Any:
+    """The answer, or the error in the form that the client's API has for it."""
+    try:
+        return await answer()
+    except ClientLeftError:
+        return json_answer({}, CLIENT_LEFT)
+    except Exception as error:  # noqa: BLE001 - the boundary to the client, which is promised its form
+        return refused_response(request, api, _refusal(request, user, error))
 
 
 def _named(chat: Body) -> Body:
@@ -2912,6 +3829,21 @@ def _owner(model: Mapping[str, Any]) -> str | None:
     return "ollama" if model.get("owned_by") == "ollama" else "openai"
 
 
+async def _begun(request: Any, call: ModelCall | DirectCall) -> _gateway__Chunks:
+    """The chunks of an answer that has begun: an error before the first still has a status.
+
+    Raises:
+        ModelRefusedError: there is none.
+    """
+    chunks = _answer_alone(call.chunks())
+    try:
+        async with while_connected(request):
+            first = await anext(chunks)
+    except StopAsyncIteration:
+        raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing. Try again.")) from None
+    return _with_first(first, chunks)
+
+
 async def _answer_alone(chunks: _gateway__Chunks) -> _gateway__Chunks:
     """The chunks of the answer, without what Open WebUI sends besides for its own page.
 
@@ -2933,16 +3865,14 @@ async def _with_first(first: Body, chunks: _gateway__Chunks) -> _gateway__Chunks
             yield chunk
 
 
-async def _written(
-    asked: ClientRequest, chunks: _gateway__Chunks, refused: Callable[[Exception], Refusal]
-) -> AsyncGenerator[str, None]:
+async def _written(asked: ClientRequest, chunks: _gateway__Chunks) -> AsyncGenerator[str, None]:
     """A stream as the client reads it. An error is its last word."""
     async with aclosing(chunks), aclosing(asked.form.streamed(chunks, asked.name)) as texts:
         try:
             async for text in texts:
                 yield text
-        except Exception as error:  # noqa: BLE001 - as in `_chat`
-            yield asked.form.broken(refused(error))
+        except Exception as error:  # noqa: BLE001 - as in `_answered`
+            yield asked.form.broken(_refusal(asked.request, asked.user, error))
 
 
 def _refusal(request: Any, user: Any, error: Exception) -> Refusal:
@@ -2951,10 +3881,8 @@ def _refusal(request: Any, user: Any, error: Exception) -> Refusal:
         return noted
     if isinstance(error, ModelClosedError):
         return _not_found(error.model)
-    if isinstance(error, ModelRefusedError):
-        is_absent = error.refusal.message == NOT_FOUND
-        return _not_found("") if is_absent else error.refusal
-    return refusal_of(error, for_admin=user.role == "admin")
+    refusal = passed_refusal(error, for_admin=user.role == "admin")
+    return _not_found("") if refusal.message == NOT_FOUND else refusal
 
 
 def _not_found(name: str) -> Refusal:
@@ -3147,7 +4075,7 @@ class Event:
                     self._service.stop()
                 return
             if self._service is None:
-                self._gateway = Gateway()
+                self._gateway = Gateway(__app__, lambda: self.valves.mode)
                 self._service = EventService(__app__, __id__, self, self._look)
             self._service.start(self._gateway.specs)
             if __event_name__.startswith(CHANGES):

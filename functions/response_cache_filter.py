@@ -9,62 +9,70 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 6328, which the server calls.
+# Begin here: `class Filter`, line 7387, which the server calls.
 # The modules that it uses come first:
-#    124  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    205  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    225  cache.errors              What goes wrong with the cache.
-#    261  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    377  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    546  cache.key                 What makes two requests the same: the key of a cached answer.
-#    783  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    983  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1137  cache.entry               An answer as it is kept.
-#   1206  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   1349  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   1475  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   1908  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   1994  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   2084  base.single_flight        Many who ask the same at the same time ask once.
-#   2223  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   2348  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2354  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2363  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2771  services.pack_valves      What all valves of the pack have in common.
-#   2785  services.cache_valves     The valves of the response cache, wherever it runs.
-#   2854  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2865  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2940  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   3053  cache.collect             From the chunks of a generation to what may be kept of it.
-#   3208  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   3259  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   3363  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3689  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   3787  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3812  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3845  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3991  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   4333  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   4676  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4920  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   5247  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   5453  base.process              One object for all plugins of a process, which are files that share no code.
-#   5474  services.activity         What chats did in this process, until somebody writes it into the history.
-#   5499  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   5510  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   5751  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5787  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   5852  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   5909  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5965  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   6024  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   6038  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   6089  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   6123  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6147  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   6200  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   6228  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   6280  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    133  base.single_flight        Many who ask the same at the same time ask once.
+#    320  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    401  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    421  cache.errors              What goes wrong with the cache.
+#    457  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    573  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    742  cache.key                 What makes two requests the same: the key of a cached answer.
+#    979  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1179  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1333  cache.entry               An answer as it is kept.
+#   1402  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1507  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   1755  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   1898  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2024  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   2457  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2556  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   2648  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2659  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   2784  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2790  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2799  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3207  services.pack_valves      What all valves of the pack have in common.
+#   3221  services.cache_valves     The valves of the response cache, wherever it runs.
+#   3301  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   3376  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   3492  cache.collect             From the chunks of a generation to what may be kept of it.
+#   3647  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   3699  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   3803  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4129  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4232  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   4317  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4342  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4375  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4521  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5005  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5348  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   5592  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   5919  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6125  base.process              One object for all plugins of a process, which are files that share no code.
+#   6146  services.activity         What chats did in this process, until somebody writes it into the history.
+#   6171  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   6243  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6337  webui.errors              What goes wrong between the pack and Open WebUI.
+#   6353  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   6364  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6609  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6645  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   6710  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   6767  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6825  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   6970  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7018  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7074  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7133  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   7147  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7181  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7205  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7258  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   7286  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   7338  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -81,7 +89,7 @@ import sys
 import time
 import unicodedata
 from bisect import bisect_left
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -98,6 +106,7 @@ from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from hashlib import sha256
+from http import HTTPStatus
 from inspect import signature
 from math import isfinite
 from os import urandom
@@ -120,6 +129,193 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError
+
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Key = TypeVar("_Key")
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+class Remembered(Generic[_Key, _Shared]):
+    """Answers by key, each kept for a while; of more than the limit the oldest go first. One event loop."""
+
+    def __init__(
+        self, seconds: float, limit: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Remember nothing yet.
+
+        Args:
+            seconds: how old an answer may be, counted from when it was asked for.
+            limit: answers at the most.
+            clock: monotonic seconds.
+        """
+        self._seconds, self._limit, self._clock = seconds, limit, clock
+        self._kept: dict[_Key, tuple[float, _Shared]] = {}
+
+    def find(self, key: _Key) -> _Shared | None:
+        """The answer that is kept; None: there is none, or it is too old."""
+        found = self._kept.get(key)
+        return found[1] if found is not None and self._clock() - found[0] <= self._seconds else None
+
+    def keep(self, key: _Key, answer: _Shared) -> None:
+        """Keep an answer."""
+        self._keep(key, answer, self._clock())
+
+    async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        """The kept answer, or a new one. What `ask` raises is not kept."""
+        kept = self._kept.get(key)
+        began = self._clock()
+        if kept is not None and began - kept[0] <= self._seconds:
+            return kept[1]
+        before = self._kept
+        answer = await ask()
+        if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
+            self._keep(key, answer, began)
+        return answer
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept = {}
+
+    def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
+        self._kept.pop(key, None)
+        while len(self._kept) >= self._limit:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = at, answer
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
+class _Turn:
+    """A call, or one that will be made when the call before it is over."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.answered = False
+        self.answer: Any = None
+        self.following: _Turn | None = None
+
+
+class JoinedCalls(Generic[_Key, _Shared]):
+    """For each key one call at a time. Those who come while it is under way share the next one.
+
+    So everybody gets the answer to a call that began after he came: what was changed before is seen.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[_Key, _Turn] = {}
+
+    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
+        """The answer, and whether it is this caller's own call that was made."""
+        while True:
+            current = self._turns.get(key)
+            if current is None:
+                turn = self._turns[key] = _Turn()
+                return await self._make(key, turn, make), True
+            if current.following is None:
+                turn = current.following = _Turn()
+                await self._wait_for(key, current, turn)
+                return await self._make(key, turn, make), True
+            turn = current.following
+            await turn.over.wait()
+            if turn.answered:
+                return turn.answer, False
+
+    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        try:
+            turn.answer = await make()
+            turn.answered = True
+        finally:
+            turn.over.set()
+            if turn.following is None:
+                del self._turns[key]
+        answer: _Shared = turn.answer
+        return answer
+
+    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
+        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
+        try:
+            await current.over.wait()
+        except asyncio.CancelledError:
+            turn.over.set()
+            current.following = None
+            if current.over.is_set():
+                del self._turns[key]
+            raise
+        self._turns[key] = turn
+
 
 # --- ollama_pack.base.breaker ---
 # A breaker: after failures nothing is sent for a while, then one request tries.
@@ -1203,6 +1399,359 @@ def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry
     return Entry(**fields)
 
 
+# --- ollama_pack.cache.bound ---
+# How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#
+# Labels are counted by similarity. A threshold's answers are all those at or above it. Its bound is an upper
+# confidence bound on the share of wrong ones, the larger of two:
+#
+# - Clopper and Pearson's, which is exact for one look;
+# - one that holds at every look, however often it is looked at: for a rate p, the likelihood of what was seen
+#   under a mixture of rates, over its likelihood under p, ever exceeds 1/a with a chance of at most a
+#   (Ville's inequality).
+#
+# The chance a is 5 %, shared among the thresholds. So the chance that any threshold is ever used whose true
+# rate is above the allowed error is at most 5 %, as long as the rate does not change. A change is what
+# `has_drifted` looks for.
+
+THRESHOLDS = (0.98, 0.96, 0.94, 0.92, 0.89, 0.85)
+CONFIDENCE = 0.95
+_ALPHA = (1 - CONFIDENCE) / len(THRESHOLDS)
+_STEPS = 50  # of halving an interval
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Labels by the class of their similarity: from each threshold up to the one before.
+
+    Attributes:
+        right: how many were right, for each of `THRESHOLDS`.
+        wrong: how many were wrong.
+    """
+
+    right: tuple[int, ...] = (0,) * len(THRESHOLDS)
+    wrong: tuple[int, ...] = (0,) * len(THRESHOLDS)
+
+    def above(self, place: int) -> tuple[int, int]:
+        """Wrong ones and all at or above a threshold."""
+        wrong = sum(self.wrong[: place + 1])
+        return wrong, wrong + sum(self.right[: place + 1])
+
+
+def class_of(similarity: float) -> int | None:
+    """The place of the first threshold that a similarity reaches; None: it is below all of them."""
+    return next((place for place, least in enumerate(THRESHOLDS) if similarity >= least), None)
+
+
+def upper_bound(wrong: int, judged: int, error: float) -> float:
+    """The rate of wrong ones is below it, with the confidence of a threshold, at whichever look."""
+    if not judged:
+        return 1.0
+    return max(_clopper_pearson(wrong, judged, _ALPHA), _at_any_look(wrong, judged, error))
+
+
+def usable_threshold(judged: Judged, error: float) -> int | None:
+    """The place of the lowest threshold whose bound is below the error; None: there is none yet."""
+    usable = [place for place in range(len(THRESHOLDS)) if upper_bound(*judged.above(place), error) <= error]
+    return max(usable, default=None)
+
+
+def has_drifted(wrong: int, judged: int, error: float) -> bool:
+    """Whether the newest labels are more often wrong than is allowed: the chance of so many is below 5 %."""
+    return judged > 0 and wrong > 0 and 1 - _binomial(wrong - 1, judged, error) < 1 - CONFIDENCE
+
+
+def _clopper_pearson(wrong: int, judged: int, alpha: float) -> float:
+    if wrong >= judged:
+        return 1.0
+    low, high = wrong / judged, 1.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _binomial(wrong, judged, middle) > alpha else (low, middle)
+    return high
+
+
+def _at_any_look(wrong: int, judged: int, error: float) -> float:
+    one, other = 1.0, 10 / error  # the mixture: most of it below the error, as that is what is hoped for
+    mixed = _log_beta(one + wrong, other + judged - wrong) - _log_beta(one, other)
+    low, high = max(wrong / judged, 1e-9), 1 - 1e-9
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        against = mixed - wrong * math.log(middle) - (judged - wrong) * math.log1p(-middle)
+        low, high = (middle, high) if against < -math.log(_ALPHA) else (low, middle)
+    return high
+
+
+def _binomial(most: int, tries: int, rate: float) -> float:
+    """The chance of at most so many."""
+    if not 0 < rate < 1:
+        return 1.0 if rate <= 0 or most >= tries else 0.0
+    ways = math.lgamma(tries + 1)
+    terms: Sequence[float] = [
+        math.exp(
+            ways
+            - math.lgamma(count + 1)
+            - math.lgamma(tries - count + 1)
+            + count * math.log(rate)
+            + (tries - count) * math.log1p(-rate)
+        )
+        for count in range(most + 1)
+    ]
+    return min(1.0, sum(terms))
+
+
+def _log_beta(one: float, other: float) -> float:
+    return math.lgamma(one) + math.lgamma(other) - math.lgamma(one + other)
+
+
+# --- ollama_pack.cache.semantic ---
+# The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#
+# Beside the answers, a list of neighbours is kept for each scope and exact context: a vector for each question,
+# and the slot of its wording. Lists are sealed, end and are flushed as answers are. In a miss with other words:
+#
+# 1. The question's vector is compared with those of the list. A neighbour counts only when it passes the guards
+#    (`may_be_same`), and its answer is still there.
+# 2. If its similarity reaches the threshold that is in use for the model and the kind of scope, its answer is
+#    given. One in ten goes to the model all the same.
+# 3. Where the model has answered, a judge compares its answer with the neighbour's, when nothing else is going
+#    on. That is a label; `bound` says which threshold the labels allow. Without enough labels, none.
+
+NEIGHBOURS = 256  # of one context; the oldest go first
+MOST_KEYS = 64  # models and kinds of scopes that labels are kept for
+ASKED_ANYWAY = 0.1  # of those that could be served, so that labels go on coming
+RECENT = 100  # labels of a half of the window in which a change is looked for
+_VERSION = 1
+_SHOWN = 1500  # characters of an answer that the judge reads
+_BEGIN = "judged/"
+_JUDGE = """Two people asked a question each. Would the answer to the first serve the second person as \
+well as their own answer: is it correct and complete for the second question? Say yes or no, nothing else.
+
+First question: {first}
+
+Answer to the first question: {answer}
+
+Second question: {second}
+
+Answer to the second question: {own}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What a request lends the semantic tier.
+
+    Attributes:
+        key: what labels are counted by: the model, and the kind of the scope.
+        error: the share of wrong answers that the admin allows.
+        embed: the vector of a text.
+        judge: asks the same model, behind people; its answer.
+        embedder: the name of what makes the vectors: those of another one cannot be compared.
+    """
+
+    key: str
+    error: float
+    embed: Callable[[str], Awaitable[Sequence[float]]]
+    judge: Callable[[str], Awaitable[str]]
+    embedder: str = ""
+
+
+class Neighbour(NamedTuple):
+    """A question in a list.
+
+    Attributes:
+        place: name of the slot of its wording.
+        vector: in bytes, each a number from -127 to 127.
+    """
+
+    place: str
+    vector: bytes
+
+
+def as_bytes(vector: Sequence[float]) -> bytes:
+    """A vector at unit length, each of its numbers in one byte."""
+    import numpy as np  # noqa: PLC0415 - Open WebUI has it; whoever leaves the tier off need not
+
+    found = np.asarray(vector, dtype=np.float32)
+    largest = float(np.abs(found).max()) if found.size else 0.0
+    return bytes(np.rint(found / (largest or 1.0) * 127).astype(np.int8).tobytes())
+
+
+def similarities(vector: bytes, others: Sequence[bytes]) -> list[float]:
+    """The cosine of a vector with each of some others; -1 where the model of the vectors has changed."""
+    import numpy as np  # noqa: PLC0415 - see above
+
+    one = np.frombuffer(vector, dtype=np.int8).astype(np.float32)
+    alike = [other if len(other) == len(vector) else bytes(len(vector)) for other in others]
+    if not alike:
+        return []
+    table = np.frombuffer(b"".join(alike), dtype=np.int8).reshape(len(alike), -1).astype(np.float32)
+    sizes = np.linalg.norm(table, axis=1) * np.linalg.norm(one)
+    found = np.where(sizes > 0, table @ one / np.maximum(sizes, 1e-9), -1.0)
+    return [float(each) for each in found]
+
+
+def seal_neighbours(neighbours: Sequence[Neighbour], scope: str, place: str, keyring: Keyring) -> bytes:
+    rows = [[each.place, base64.b64encode(each.vector).decode()] for each in neighbours[-NEIGHBOURS:]]
+    return keyring.seal_entry(scope, place, orjson.dumps({"version": _VERSION, "neighbours": rows}))
+
+
+def open_neighbours(sealed: bytes, scope: str, place: str, keyring: Keyring) -> list[Neighbour]:
+    """The list again; an empty one where it cannot be read."""
+    try:
+        fields = orjson.loads(keyring.open_entry(scope, place, sealed))
+    except (EntryUnreadableError, orjson.JSONDecodeError):
+        return []
+    if not isinstance(fields, dict) or fields.get("version") != _VERSION:
+        return []
+    return [Neighbour(name, base64.b64decode(vector)) for name, vector in fields["neighbours"]]
+
+
+def question_for_judge(first: str, answer: str, second: str, own: str) -> str:
+    """What the judge is asked: always the same, but for the two questions and answers."""
+    return _JUDGE.format(first=first, answer=answer[:_SHOWN], second=second, own=own[:_SHOWN])
+
+
+def judged_right(said: str) -> bool:
+    """Whether the judge said yes. What is not understood counts as a no."""
+    words = [word.strip(".,!*\"'").lower() for word in said.split()]
+    return bool(words) and (words[-1] == "yes" or words[0] == "yes") and "no" not in words
+
+
+class Calibration:
+    """The labels of all processes, and the thresholds that they allow.
+
+    They are kept as plain counts, so that neither a flush nor a new secret takes them, and nothing of a
+    conversation is in them.
+    """
+
+    def __init__(self, dice: random.Random | None = None) -> None:
+        self._dice = dice or random.Random()  # noqa: S311 - draws a share of requests, no secret
+        self._counts: dict[str, float] = {}
+
+    def learn(self, counts: Mapping[str, float]) -> None:
+        """Take the counts of all processes."""
+        self._counts = {name: value for name, value in counts.items() if name.startswith(_BEGIN)}
+
+    def judged(self, key: str) -> Judged:
+        def of(verdict: str) -> tuple[int, ...]:
+            return tuple(
+                max(0, round(self._counts.get(f"{_BEGIN}{key}/{place}/{verdict}", 0)))
+                for place in range(len(THRESHOLDS))
+            )
+
+        return Judged(of("right"), of("wrong"))
+
+    def threshold(self, key: str, error: float) -> float | None:
+        """From which similarity on answers may be given; None: from none."""
+        place = usable_threshold(self.judged(key), error)
+        return None if place is None else THRESHOLDS[place]
+
+    def asks_anyway(self) -> bool:
+        """Whether the model is to answer one that could be served."""
+        return self._dice.random() < ASKED_ANYWAY
+
+    def label(self, key: str, similarity: float, *, right: bool, error: float) -> dict[str, float]:
+        """A label, as what is to be added to the counts of all processes.
+
+        Where the newest labels in use say that things have changed, all of the key's are taken back, and
+        evidence is gathered from the beginning.
+        """
+        place = class_of(similarity)
+        if place is None or (key not in self.keys() and len(self.keys()) >= MOST_KEYS):
+            return {}
+        added = {f"{_BEGIN}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
+        used = usable_threshold(self.judged(key), error)
+        if used is not None and place <= used:
+            added |= self._recent(key, right=right)
+        self._add(added)
+        seen = [self._counts.get(f"{_BEGIN}{key}/recent {half}/judged", 0) for half in (0, 1)]
+        bad = [self._counts.get(f"{_BEGIN}{key}/recent {half}/wrong", 0) for half in (0, 1)]
+        if has_drifted(round(sum(bad)), round(sum(seen)), error):
+            gone = {
+                name: -value for name, value in self._counts.items() if name.startswith(f"{_BEGIN}{key}/")
+            }
+            self._add(gone)
+            added = {name: added.get(name, 0) + gone.get(name, 0) for name in added.keys() | gone.keys()}
+        return added
+
+    def keys(self) -> set[str]:
+        return {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name in self._counts}
+
+    def report(self, error: float) -> list[dict[str, Any]]:
+        """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound."""
+        rows = []
+        for key in sorted(self.keys()):
+            judged = self.judged(key)
+            place = usable_threshold(judged, error)
+            shown = len(THRESHOLDS) - 1 if place is None else place
+            wrong, every = judged.above(shown)
+            model, _, kind = key.rpartition("|")
+            rows.append(
+                {
+                    "model": model,
+                    "scope": kind,
+                    "judged": every,
+                    "wrong": wrong,
+                    "threshold": None if place is None else THRESHOLDS[place],
+                    "bound": round(upper_bound(wrong, every, error), 4),
+                    "error": error,
+                }
+            )
+        return rows
+
+    def _recent(self, key: str, *, right: bool) -> dict[str, float]:
+        """The same label in the moving window, which has two halves: the older one makes room."""
+        of = [f"{_BEGIN}{key}/recent {half}/" for half in (0, 1)]
+        seen = [self._counts.get(f"{name}judged", 0) for name in of]
+        half = 0 if seen[0] < RECENT else 1
+        added: dict[str, float] = {}
+        if seen[half] >= RECENT:  # both are full: the newer one stays, and takes the older one's place
+            for what in ("judged", "wrong"):
+                first, second = (self._counts.get(f"{name}{what}", 0) for name in of)
+                added |= {f"{of[0]}{what}": second - first, f"{of[1]}{what}": -second}
+        added[f"{of[half]}judged"] = added.get(f"{of[half]}judged", 0) + 1
+        if not right:
+            added[f"{of[half]}wrong"] = added.get(f"{of[half]}wrong", 0) + 1
+        return added
+
+    def _add(self, counts: Mapping[str, float]) -> None:
+        for name, value in counts.items():
+            self._counts[name] = self._counts.get(name, 0) + value
+
+
+class IdleQueue:
+    """Work that waits until nothing else goes on: one piece at a time; what is too much is dropped."""
+
+    def __init__(self, is_idle: Callable[[], bool], *, most: int = 16, pause: float = 1.0) -> None:
+        self._is_idle = is_idle
+        self._most = most
+        self._pause = pause
+        self._work: list[Callable[[], Awaitable[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Whether it will be done."""
+        if len(self._work) >= self._most:
+            return False
+        self._work.append(work)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        return True
+
+    async def close(self) -> None:
+        self._work.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while self._work:
+            began = time.monotonic()
+            while not self._is_idle() and time.monotonic() - began < 60 * self._pause:  # noqa: ASYNC110 - it looks now and then
+                await asyncio.sleep(self._pause)  # nothing is held up
+            await self._work.pop(0)()
+
+
 # --- ollama_pack.cache.normal_words ---
 # The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
 #
@@ -1930,7 +2479,7 @@ class Near(NamedTuple):
     slot: Slot
     asked: str
     similarity: float = 1.0
-    tier: Literal["normalised"] = "normalised"
+    tier: Literal["normalised", "semantic"] = "normalised"
 
 
 @dataclass(frozen=True, slots=True)
@@ -1959,10 +2508,23 @@ def last_asked(body: Mapping[str, Any]) -> str:
 def wording_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
     """The slot of a request's wording; None where its last message has no normal form."""
     form = normal_form(last_asked(basis.body))
-    if not form:
-        return None
+    return _slot_with(basis, f"normal form {NORMAL_VERSION}: {form}", keyring) if form else None
+
+
+def text_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
+    """The slot of a question that has no normal form, for its neighbours."""
+    return _slot_with(basis, f"text: {last_asked(basis.body)}", keyring)
+
+
+def context_slot(basis: AnswerBasis, embedder: str, keyring: Keyring) -> Slot | None:
+    """The slot of all questions that are asked in one exact context, for one model of vectors."""
+    return _slot_with(basis, f"any question, as seen by {embedder}", keyring)
+
+
+def _slot_with(basis: AnswerBasis, stands_in: str, keyring: Keyring) -> Slot | None:
+    """The slot of a request with something else in the place of its last message's text."""
     *before, last = basis.body["messages"]
-    stands = {**last, "content": StandIn(f"normal form {NORMAL_VERSION}: {form}")}
+    stands = {**last, "content": StandIn(stands_in)}
     slot = slot_of(replace(basis, body={**basis.body, "messages": [*before, stands]}), keyring)
     return slot if isinstance(slot, Slot) else None
 
@@ -2009,6 +2571,7 @@ class Question:
         needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
             off the finish reason "stop" all the same; figures it does not invent.
         basis: of the slot, where an answer to the same question in other words may be given; else None.
+        lent: what the semantic tier needs of the request; None: it is off.
     """
 
     slot: Slot
@@ -2018,6 +2581,7 @@ class Question:
     needs_usage: bool = False
     answerer: str = ""
     basis: AnswerBasis | None = None
+    lent: Lent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -2081,143 +2645,15 @@ class Miss:
 CacheOutcome = Hit | Lead | Follow | Miss
 
 
-# --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
-
-_Key = TypeVar("_Key")
-_Shared = TypeVar("_Shared")
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
 
 
-class SingleFlight(Generic[_Shared]):
-    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[_Shared]],
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Nothing is asked before `get` or `renew`.
-
-        Args:
-            ask: gives the answer; what it raises reaches those who wait, and is not kept.
-            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
-            clock: monotonic seconds.
-        """
-        self._ask = ask
-        self._seconds = seconds
-        self._clock = clock
-        self._kept: _Shared | None = None
-        self._asked_at = -math.inf
-        self._task: asyncio.Task[_Shared] | None = None
-
-    @property
-    def kept(self) -> _Shared | None:
-        """The newest answer, however old it is; None: there is none yet."""
-        return self._kept
-
-    @property
-    def age(self) -> float:
-        """Seconds since the kept answer was asked for."""
-        return self._clock() - self._asked_at
-
-    async def get(self) -> _Shared:
-        """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
-            kept: Any = self._kept
-            return kept  # type: ignore[no-any-return] # None may be an answer, too
-        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
-
-    def renew(self) -> asyncio.Task[_Shared]:
-        """The question that is under way, or a new one."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(_retrieve)
-        return self._task
-
-    def keep(self, answer: _Shared) -> None:
-        """Keep an answer that is known from elsewhere."""
-        self._kept, self._asked_at = answer, self._clock()
-
-    def forget(self) -> None:
-        """Keep nothing, nor what is being asked for now: something has changed."""
-        self._kept, self._asked_at, self._task = None, -math.inf, None
-
-    async def _renew(self) -> _Shared:
-        began, task = self._clock(), asyncio.current_task()
-        try:
-            answer = await self._ask()
-            if self._task is task:
-                self._kept, self._asked_at = answer, began
-            return answer
-        finally:
-            if self._task is task:
-                self._task = None
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Look at the error even when all who waited have left, or asyncio complains of it."""
-    if not task.cancelled():
-        task.exception()
-
-
-class _Turn:
-    """A call, or one that will be made when the call before it is over."""
-
-    def __init__(self) -> None:
-        self.over = asyncio.Event()
-        self.answered = False
-        self.answer: Any = None
-        self.following: _Turn | None = None
-
-
-class JoinedCalls(Generic[_Key, _Shared]):
-    """For each key one call at a time. Those who come while it is under way share the next one.
-
-    So everybody gets the answer to a call that began after he came: what was changed before is seen.
-    """
-
-    def __init__(self) -> None:
-        self._turns: dict[_Key, _Turn] = {}
-
-    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
-        """The answer, and whether it is this caller's own call that was made."""
-        while True:
-            current = self._turns.get(key)
-            if current is None:
-                turn = self._turns[key] = _Turn()
-                return await self._make(key, turn, make), True
-            if current.following is None:
-                turn = current.following = _Turn()
-                await self._wait_for(key, current, turn)
-                return await self._make(key, turn, make), True
-            turn = current.following
-            await turn.over.wait()
-            if turn.answered:
-                return turn.answer, False
-
-    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        try:
-            turn.answer = await make()
-            turn.answered = True
-        finally:
-            turn.over.set()
-            if turn.following is None:
-                del self._turns[key]
-        answer: _Shared = turn.answer
-        return answer
-
-    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
-        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
-        try:
-            await current.over.wait()
-        except asyncio.CancelledError:
-            turn.over.set()
-            current.following = None
-            if current.over.is_set():
-                del self._turns[key]
-            raise
-        self._turns[key] = turn
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.engines.ollama.installed ---
@@ -2820,12 +3256,23 @@ class CacheValves(PackValves):
         default="always",
         description="deterministic: only requests with temperature 0 or a seed.",
     )
-    similar: Literal["off", "normalised"] = Field(
+    similar: Literal["off", "normalised", "semantic"] = Field(
         default="off",
         description=(
             "Whether the same question in other words gets a kept answer. off: only the same text does. "
             "normalised: width, case, punctuation, greetings and thanks may differ; the words and their "
-            "order, numbers, units, negations, names, quotes and code may not. English and Chinese."
+            "order, numbers, units, negations, names, quotes and code may not. English and Chinese. "
+            "semantic: also a question that means the same, by Open WebUI's own embeddings, once enough "
+            "answers were compared to know that at most similar_error of them are wrong."
+        ),
+    )
+    similar_error: float = Field(
+        default=0.01,
+        ge=0.001,
+        le=0.2,
+        description=(
+            "semantic: the share of wrong answers among those given to similar questions that is allowed. "
+            "0.01 takes at least 520 compared answers of a model."
         ),
     )
     max_entry_kb: int = Field(
@@ -2849,17 +3296,6 @@ class CacheValves(PackValves):
     @classmethod
     def _long_enough(cls, secret: str) -> str:
         return check_secret(secret)
-
-
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-
-def object_at(value: object, *path: str) -> Mapping[str, Any]:
-    """The object that a path of fields leads to; an empty one where there is something else."""
-    for field in path:
-        value = value.get(field) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.cache.scope ---
@@ -2961,6 +3397,7 @@ class CacheRequest:
         refresh: generate anew and overwrite.
         needs_usage: see `Question`.
         similar: an answer to the same question in other words will do.
+        lend: for a scope, what the semantic tier needs of the request; None: it is off.
     """
 
     body: Mapping[str, Any]
@@ -2973,6 +3410,7 @@ class CacheRequest:
     refresh: bool = False
     needs_usage: bool = False
     similar: bool = False
+    lend: Callable[[str], Lent | None] | None = None
 
 
 def why_bypassed(body: Mapping[str, Any], metadata: Mapping[str, Any], when: CacheWhen) -> str:
@@ -3009,6 +3447,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
         needs_usage=asked.needs_usage,
         answerer=asked.answerer,
         basis=basis if asked.similar else None,
+        lent=asked.lend(scope) if asked.lend and asked.similar else None,
     )
 
 
@@ -3220,6 +3659,7 @@ class CacheCounters:
     |---|---|
     | `hits`, `follows` | answers that nobody had to generate again |
     | `similar/<tier>` | hits on an answer to the same question in other words; they are in `hits`, too |
+    | `similar/would have served`, `similar/judged` | what the semantic tier learns from |
     | `misses/<reason>`, `bypasses/<reason>` | asked in vain; not asked |
     | `stored`, `not_stored/<reason>` | what became of generations |
     | `unreadable` | entries and streams that had been changed |
@@ -3705,6 +4145,11 @@ class LiveHub:
         self._lives: dict[str, LiveAnswer] = {}
         self._tails: dict[LiveAnswer, asyncio.Task[None]] = {}
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is being generated, or read along."""
+        return bool(self._lives)
+
     def add(self, token: str, live: LiveAnswer) -> None:
         """Let others of this process listen to a generation of its own."""
         self._lives[token] = live
@@ -3782,6 +4227,91 @@ class LiveHub:
             return True
         live.close("complete" if plain == END_RECORD else "lost")
         return False
+
+
+# --- ollama_pack.cache.guards ---
+# What two questions must have in common before the similarity of their meanings counts at all.
+#
+# Embeddings hardly see numbers, negations and names. Two questions with the same meaning have the same numbers,
+# as many negations, the same names, quotes and code, and no word whose opposite the other one has.
+
+_WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
+_PARTS = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_KEPT = re.compile(r"`[^`]*`|\"[^\"]*\"|“[^”]*”|《[^》]*》|\S*[/\\@_={}\[\]^~<>$*+]\S*|\S*\(\)\S*")
+_SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:,]\s*)$")
+_guards__HAN = re.compile(r"[\u3400-\u9fff]")
+_NOT = frozenset(
+    ("not", "no", "never", "none", "nobody", "nothing", "neither", "nor", "without", "hardly", "cannot")
+)
+_NOT_ZH = re.compile("不|没|無|无|非|未|勿|别|禁止")
+_NUMBER_ZH = re.compile("[一二三四五六七八九十百千万亿两半]")
+_KINDS = frozenset(("who", "whom", "whose", "where", "when", "why", "how"))
+_OPPOSITES = """
+before/after with/without enable/disable open/close start/stop start/end begin/end increase/decrease
+first/last best/worst largest/smallest highest/lowest longest/shortest oldest/youngest more/less
+most/least all/some all/any buy/sell import/export upload/download install/uninstall encrypt/decrypt
+advantages/disadvantages pros/cons cause/effect causes/effects legal/illegal safe/unsafe win/lose
+won/lost must/may can/should is/was are/were will/did left/right up/down in/out on/off push/pull
+read/write ascending/descending male/female he/she my/your singular/plural from/to i/you morning/evening
+gain/lose formal/informal accept/decline possible/impossible north/south east/west minimum/maximum
+"""
+_OPPOSED = [tuple(pair.split("/")) for pair in _OPPOSITES.split()]
+_OPPOSITES_ZH = (
+    "前后 上下 左右 开关 大小 多少 高低 长短 增减 买卖 男女 早晚 新旧 升降 进出 加减 优缺 冷热 胜负 始终"
+)
+_OPPOSED_ZH = [tuple(pair) for pair in _OPPOSITES_ZH.split()]
+
+
+def may_be_same(one: str, two: str) -> bool:
+    """Whether nothing that an embedding overlooks tells two questions apart."""
+    if bool(_guards__HAN.search(one)) != bool(_guards__HAN.search(two)):
+        return False
+    if not (_names(one) <= set(_guards__words(two)) and _names(two) <= set(_guards__words(one))):
+        return False
+    checks = (_numbers, _kept, _negations, _kind)
+    return all(check(one) == check(two) for check in checks) and not _opposed(one, two)
+
+
+def _numbers(text: str) -> tuple[list[str], list[str]]:
+    """In their order: 15 % of 80 is not 80 % of 15."""
+    digits = "".join(f" {''.join(CONTRACTIONS.get(word.lower(), (word,)))} " for word in _PARTS.findall(text))
+    return _NUMBER.findall(digits), _NUMBER_ZH.findall(text)
+
+
+def _kept(text: str) -> Counter[str]:
+    return Counter(_KEPT.findall(text))
+
+
+def _negations(text: str) -> int:
+    said = (part for word in _guards__words(text) for part in CONTRACTIONS.get(word, (word,)))
+    return sum(part in _NOT for part in said) + len(_NOT_ZH.findall(text))
+
+
+def _names(text: str) -> frozenset[str]:
+    """Words in capitals that do not begin a sentence, and Latin words among Chinese ones."""
+    if _guards__HAN.search(text):
+        return frozenset(_guards__words(text))
+    found = (match for match in _WORD.finditer(text) if match[0][0].isupper())
+    inside = (match for match in found if not _SENTENCE_BEGINS.search(text[: match.start()]))
+    return frozenset(match[0].lower() for match in inside) - {"i", "i'm", "i'd", "i've", "i'll"}
+
+
+def _kind(text: str) -> frozenset[str]:
+    return frozenset(_guards__words(text)) & _KINDS
+
+
+def _opposed(one: str, two: str) -> bool:
+    here, there = set(_guards__words(one)), set(_guards__words(two))
+    pairs = [(a, b, here, there) for a, b in _OPPOSED] + [(a, b, set(one), set(two)) for a, b in _OPPOSED_ZH]
+    return any(
+        (a in first - second and b in second - first) or (b in first - second and a in second - first)
+        for a, b, first, second in pairs
+    )
+
+
+def _guards__words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text.replace("’", "'"))]  # noqa: RUF001
 
 
 # --- ollama_pack.engines.ollama.to_openai ---
@@ -3992,6 +4522,9 @@ def _joined_calls(pieces: list[Any]) -> list[dict[str, Any]]:
 # The response cache: look an answer up, follow one that is being generated, or lead.
 
 _FLUSH_SECONDS = 60.0  # of thousands of scopes, for an admin
+_EMBED_SECONDS = 1.0  # that a chat waits for the vector of its question
+_JUDGE_SECONDS = 120.0
+_LOOKED_AT = 3  # of the most similar questions
 _ROUNDS = 2  # that a request follows in vain before it generates by itself
 
 
@@ -4003,6 +4536,7 @@ class ResponseCache:
     Attributes:
         counters: what it did.
         keyring: of the admin's secret, which the slots of questions are made with.
+        calibration: what is known of the semantic tier's errors.
     """
 
     def __init__(  # noqa: PLR0913 - everything that it depends on is given to it
@@ -4049,6 +4583,9 @@ class ResponseCache:
         self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
         self._tasks: set[asyncio.Task[None]] = set()
         self._published = clock()
+        self.calibration = Calibration()
+        self._calibrate_at = 0.0
+        self._idle = IdleQueue(lambda: not self._hub.is_busy)
 
     async def lookup(self, question: Question) -> CacheOutcome:
         """Find out what to do for a request. What it says is then done by `chunks`, within seconds."""
@@ -4131,6 +4668,7 @@ class ResponseCache:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._idle.close()
         await self._hub.close()
         await self._publish()
         await self._guard.close()
@@ -4166,21 +4704,143 @@ class ResponseCache:
 
     async def _similar(self, question: Question, lease: Lease) -> Hit | None:
         """The answer to the same question in other words; the lease goes back then."""
-        if question.basis is None or question.refresh:
+        if question.basis is None or question.refresh or not last_asked(question.basis.body):
             return None
-        place = wording_slot(question.basis, self.keyring)
-        if place is None or (pointer := await self._pointer(question, place)) is None:
+        hit = await self._by_wording(question, question.basis) or await self._by_meaning(question)
+        if hit is not None:
+            await self._give_back(question, lease)
+        return hit
+
+    async def _by_wording(self, question: Question, basis: AnswerBasis) -> Hit | None:
+        place = wording_slot(basis, self.keyring)
+        pointer = await self._pointer(question, place) if place else None
+        return await self._led_to(question, Near(pointer.slot, pointer.asked)) if pointer else None
+
+    async def _by_meaning(self, question: Question) -> Hit | None:
+        """An answer to a question that means the same, as far as the labels allow it."""
+        if (lent := question.lent) is None:
             return None
-        found = await self._guard.ask(lambda store: store.find(pointer.slot))
+        self._refresh_calibration()
+        threshold = self.calibration.threshold(lent.key, lent.error)
+        if threshold is None or (vector := await self._vector(question)) is None:
+            return None
+        near = self._nearest(question, vector, await self._neighbours(question))
+        if (found := await near) is None or found.similarity < threshold or self.calibration.asks_anyway():
+            return None
+        return await self._led_to(question, found)
+
+    async def _led_to(self, question: Question, near: Near) -> Hit | None:
+        """The answer in another slot, if it is still there."""
+        found = await self._guard.ask(lambda store: store.find(near.slot))
         if not isinstance(found, Kept):
             return None
-        there = replace(question, slot=pointer.slot)
-        if (entry := await self._opened(there, found)) is None:
+        entry = await self._opened(replace(question, slot=near.slot), found)
+        if entry is None:
             return None
-        await self._give_back(question, lease)
-        near = Near(pointer.slot, pointer.asked)
         self.counters.add(f"similar/{near.tier}")
         return replace(self._hit(question, entry, found.age), near=near)
+
+    async def _vector(self, question: Question) -> bytes | None:
+        """The vector of a question; None where nobody makes it in time."""
+        if question.lent is None or question.basis is None:
+            return None
+        try:
+            async with asyncio.timeout(_EMBED_SECONDS):
+                return as_bytes(await question.lent.embed(last_asked(question.basis.body)))
+        except Exception:  # noqa: BLE001 - whatever embeds, the chat goes on without
+            self.counters.add("similar/no vector")
+            return None
+
+    async def _neighbours(self, question: Question) -> list[Neighbour]:
+        place = self._context(question)
+        found = await self._guard.ask(lambda store: store.find(place)) if place else None
+        if place is None or not isinstance(found, Kept):
+            return []
+        return open_neighbours(found.sealed, question.scope, place.name, self.keyring)
+
+    def _context(self, question: Question) -> Slot | None:
+        if question.basis is None or question.lent is None:
+            return None
+        return context_slot(question.basis, question.lent.embedder, self.keyring)
+
+    async def _nearest(self, question: Question, vector: bytes, among: list[Neighbour]) -> Near | None:
+        """The most similar question whose answer is there, and which nothing tells apart from this one."""
+        if question.basis is None:
+            return None
+        asked = last_asked(question.basis.body)
+        alike = zip(similarities(vector, [each.vector for each in among]), among, strict=True)
+        for similarity, each in sorted(alike, key=lambda pair: -pair[0])[:_LOOKED_AT]:
+            if class_of(similarity) is None:
+                return None
+            pointer = await self._pointer(question, Slot(question.slot.scope, each.place))
+            if pointer is None or pointer.asked == asked or not may_be_same(pointer.asked, asked):
+                continue
+            if isinstance(await self._guard.ask(partial(_find, slot=pointer.slot)), Kept):
+                return Near(pointer.slot, pointer.asked, min(similarity, 1.0), "semantic")
+        return None
+
+    async def _learn(self, question: Question, place: Slot) -> None:
+        """Enter a question among its neighbours, and have the nearest answer judged beside its own."""
+        context, vector = self._context(question), await self._vector(question)
+        if context is None or vector is None:
+            return
+        among = [each for each in await self._neighbours(question) if each.place != place.name]
+        near = await self._nearest(question, vector, among)
+        among.append(Neighbour(place.name, vector))
+        sealed = seal_neighbours(among, question.scope, context.name, self.keyring)
+        await self._put(context, sealed)
+        if near is not None:
+            self.counters.add("similar/would have served")
+            self._idle.add(lambda: self._judge(question, near))
+
+    async def _judge(self, question: Question, near: Near) -> None:
+        """Ask whether the nearest answer would have done, and count what is said."""
+        lent, basis = question.lent, question.basis
+        if lent is None or basis is None:
+            return
+        kept = [await self._guard.ask(partial(_find, slot=slot)) for slot in (near.slot, question.slot)]
+        entries = [
+            await self._opened(replace(question, slot=slot), found)
+            for slot, found in zip((near.slot, question.slot), kept, strict=True)
+            if isinstance(found, Kept)
+        ]
+        match entries:
+            case [Entry() as other, Entry() as own]:
+                text = question_for_judge(near.asked, other.content, last_asked(basis.body), own.content)
+            case _:
+                return
+        try:
+            async with asyncio.timeout(_JUDGE_SECONDS):
+                right = judged_right(await lent.judge(text))
+        except Exception:  # noqa: BLE001 - whatever the judge does, no chat waits for it
+            self.counters.add("similar/not judged")
+            return
+        await self.label(lent, near.similarity, right=right)
+
+    async def label(self, lent: Lent, similarity: float, *, right: bool) -> None:
+        """Count whether an answer to a similar question was right, for all processes."""
+        self.counters.add("similar/judged")
+        if added := self.calibration.label(lent.key, similarity, right=right, error=lent.error):
+            await self._ask_patiently(lambda store: store.add_counts(added))
+
+    def _refresh_calibration(self) -> None:
+        """Read the labels of all processes, from time to time."""
+        now = self._clock()
+        if now >= self._calibrate_at:
+            self._calibrate_at = now + self._rules.publish_seconds
+            self._begun(self._calibrate())
+
+    async def _calibrate(self) -> None:
+        counts = await self._ask_patiently(lambda store: store.counts())
+        if not isinstance(counts, StoreTrouble):
+            self.calibration.learn(counts)
+
+    async def _put(self, place: Slot, sealed: bytes) -> None:
+        """Keep something that is no answer: it has a place, an end and an epoch as answers have."""
+        token, quota, ttl = token_hex(16), self._rules.quota, self._lasting()
+        lease = await self._guard.ask(lambda store: store.acquire(place, token, "refresh"))
+        if isinstance(lease, Lease):
+            await self._guard.ask(lambda store: store.commit(lease, sealed, ttl, quota, (1, b"")))
 
     async def _pointer(self, question: Question, place: Slot) -> Pointer | None:
         """What is entered under the key of a wording."""
@@ -4201,18 +4861,22 @@ class ResponseCache:
 
     async def _remember(self, question: Question) -> None:
         """Enter an answer that was kept under the key of its question's wording, with the same labels."""
-        if question.basis is None or (place := wording_slot(question.basis, self.keyring)) is None:
+        if (basis := question.basis) is None or not (asked := last_asked(basis.body)):
             return
-        pointer = Pointer(question.slot, last_asked(question.basis.body))
-        sealed = seal_pointer(pointer, question.scope, place, self.keyring)
-        ttl, quota, token = self._lasting(), self._rules.quota, token_hex(16)
+        place = wording_slot(basis, self.keyring)
+        if place is None and question.lent is not None and len(asked) <= LONGEST:
+            place = text_slot(basis, self.keyring)
+        if place is None:
+            return
+        sealed = seal_pointer(Pointer(question.slot, asked), question.scope, place, self.keyring)
         for label in question.labels:
-            tag = self.keyring.label_tag(label)
-            if isinstance(await self._guard.ask(lambda store: store.label(tag, place, ttl)), StoreTrouble):  # noqa: B023
+            step = partial(_label, label=self.keyring.label_tag(label), slot=place, ttl=self._lasting())
+            if isinstance(await self._guard.ask(step), StoreTrouble):
                 return
-        lease = await self._guard.ask(lambda store: store.acquire(place, token, "refresh"))
-        if isinstance(lease, Lease):
-            await self._guard.ask(lambda store: store.commit(lease, sealed, ttl, quota, (1, b"")))
+        await self._put(place, sealed)
+        if question.lent is not None:
+            self._refresh_calibration()
+            await self._learn(question, place)
 
     def _hit(self, question: Question, entry: Entry, age: float) -> Hit:
         self.counters.add("hits")
@@ -4324,6 +4988,14 @@ async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGen
         mark = CacheMark("similar", hit.age_seconds, hit.near.similarity)
     for chunk in entry_chunks(hit.entry, head, mark, place):
         yield chunk
+
+
+async def _find(store: CacheStore, slot: Slot) -> Kept | None:
+    return await store.find(slot)
+
+
+async def _label(store: CacheStore, label: str, slot: Slot, ttl: int) -> None:
+    await store.label(label, slot, ttl)
 
 
 class _NothingShownError(Exception):
@@ -5496,6 +6168,188 @@ def _notes() -> "deque[dict[str, Any]]":
     return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=MAX_NOTES))
 
 
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
+
+
+# --- ollama_pack.engines.sse ---
+# Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#
+# Both are of bounded length. Lenient where engines are: an event without an empty line after it counts when the
+# stream ends.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+DONE = b"[DONE]"  # OpenAI's last event
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event.
+
+    Attributes:
+        data: its lines, joined by line feeds.
+        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
+    """
+
+    data: bytes
+    is_error: bool = False
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing that matters comes after it."""
+        return self.data.strip() == DONE
+
+
+class SseBuffer:
+    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line and the longest event, in bytes."""
+        self._limit = limit
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._size = 0  # of the lines in `_data`, their ends included
+        self._is_error = False
+        self._begun = False
+        self._after_return = False  # a line feed that comes now belongs to the end of the line before
+
+    def feed(self, data: bytes) -> list[ServerEvent]:
+        """The events that are complete now. Comments, such as pings, give none.
+
+        Raises:
+            LineTooLongError: a line or an event is.
+        """
+        if self._after_return and data:
+            data = data.removeprefix(b"\n")
+            self._after_return = False
+        self._after_return = data.endswith(b"\r")
+        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, self._rest = whole.split(b"\n")
+        events = [event for line in lines if (event := self._take(line))]
+        if len(self._rest) > self._limit:
+            raise LineTooLongError
+        return events
+
+    def end(self) -> list[ServerEvent]:
+        """What came after the last end of an event, as an event of its own."""
+        rest, self._rest = self._rest, b""
+        ended = [self._take(rest), self._take(b"")]
+        return [event for event in ended if event]
+
+    def _take(self, line: bytes) -> ServerEvent | None:
+        """Take in a line; an empty one ends the event."""
+        if not self._begun:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+            self._begun = True
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            self._is_error = value == b"error"
+        elif field in {b"data", b"error"}:
+            self._is_error = self._is_error or field == b"error"
+            self._data.append(value)
+            self._size += len(value) + 1
+        if len(line) > self._limit or self._size > self._limit:
+            raise LineTooLongError
+        return None
+
+    def _dispatch(self) -> ServerEvent | None:
+        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
+        self._data, self._size, self._is_error = [], 0, False
+        return event
+
+
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI.
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        refusal: what the client gets.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
+
+
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
@@ -5534,7 +6388,11 @@ def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
         entry = outcome.entry
         note_chat(
             record
-            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {
+                "outcome": "cached",
+                "model": entry.model.removeprefix(ROUTER),
+                "saved": round(entry.seconds, 3),
+            }
             | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
         )
     elif isinstance(outcome, Follow):
@@ -5906,6 +6764,257 @@ async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
     return connections
 
 
+# --- ollama_pack.webui.functions ---
+# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionState:
+    """A function as the database has it.
+
+    Attributes:
+        installed: there is one.
+        active: it is switched on.
+        owner: id of the user who installed it.
+        valves: what an admin set; defaults are not in it.
+    """
+
+    installed: bool = False
+    active: bool = False
+    owner: str = ""
+    valves: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def function_state(function_id: str) -> FunctionState:
+    """Look a function up.
+
+    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
+    function, or no valves, and what is published would be taken away. Here the database's error is raised.
+    """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
+
+    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    async with get_async_db_context() as session:
+        found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        return FunctionState()
+    is_active, owner, stored = found
+    valves = decrypt_valves(stored) or {}
+    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+
+
+async def user_valves(function_id: str, user_id: str) -> dict[str, Any]:
+    """What a user has set for a function."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415
+
+    return await Functions.get_user_valves_by_id_and_user_id(function_id, user_id) or {}
+
+
+async def live_function(app: Any, function_id: str) -> Any:
+    """The instance that this process runs, of the code and with the valves that are stored.
+
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    """
+    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
+
+    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+
+
+# --- ollama_pack.webui.calling ---
+# Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+
+EVENT_OCTETS = 64 * 2**20  # of the longest event: an answer may hold pictures
+BAD_REQUEST, BAD_GATEWAY, ERROR_STATUS = 400, 502, 400
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """A chat request as Open WebUI would have sent it.
+
+    Attributes:
+        request: FastAPI's, which the chat came with.
+        body: OpenAI's chat body, with Open WebUI's metadata.
+        user: who asks.
+        has_system: the system prompt of the model's row is in it already.
+        is_new: it is a client's, so filters, tools and knowledge are still to come: Open WebUI's own route
+            takes it. Else it is on its way already, and goes to its model alone.
+    """
+
+    request: Any
+    body: Mapping[str, Any]
+    user: Mapping[str, Any]
+    has_system: bool = False
+    is_new: bool = False
+
+    async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer, as it comes. Where the model does not stream, it is one whole body.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        answer = await self._answer()
+        if isinstance(answer, dict):
+            yield answer
+            return
+        buffer = SseBuffer(EVENT_OCTETS)
+        try:
+            async for data in answer.body_iterator:
+                for event in buffer.feed(data.encode() if isinstance(data, str) else bytes(data)):
+                    if (chunk := _chunk_of(event)) is not None:
+                        yield chunk
+            for event in buffer.end():
+                if (chunk := _chunk_of(event)) is not None:
+                    yield chunk
+        finally:
+            if answer.background is not None:
+                await answer.background()  # gives Open WebUI's connection to the model back
+
+    async def streamed(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer as it comes, to a request that wants no stream.
+
+        Raises:
+            ModelRefusedError: there is none, or it broke off.
+        """
+        streaming = replace(self, body={**self.body, "stream": True})
+        async with aclosing(streaming.chunks()) as chunks:
+            async for chunk in chunks:
+                if chunk.get("error"):
+                    raise ModelRefusedError(refusal_in(chunk, BAD_GATEWAY))
+                yield chunk
+
+    async def completion(self) -> dict[str, Any]:
+        """The answer to a request that wants no stream.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        answer = await self._answer()
+        if not isinstance(answer, dict):
+            sentence = "The model sends a stream, though none was asked for."
+            raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
+        return answer
+
+    async def _answer(self) -> Any:
+        """A whole body, or a response that streams."""
+        from fastapi import HTTPException  # noqa: PLC0415 - see the top of this module
+        from open_webui.models.users import UserModel  # noqa: PLC0415
+
+        try:
+            answer = await self._asked(UserModel.model_validate(self.user))
+        except HTTPException as error:
+            raise ModelRefusedError(refusal_in(error.detail, error.status_code, error.headers)) from error
+        except Exception as error:  # Open WebUI's own way to say that it will not
+            raise ModelRefusedError(Refusal(BAD_REQUEST, str(error))) from error
+        if isinstance(answer, dict):
+            if answer.get("error"):
+                raise ModelRefusedError(refusal_in(answer, BAD_GATEWAY))
+            return answer
+        if answer.status_code >= ERROR_STATUS or not hasattr(answer, "body_iterator"):
+            raise ModelRefusedError(refusal_in(_body_of(answer), answer.status_code, answer.headers))
+        return answer
+
+    async def _asked(self, user: Any) -> Any:
+        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
+
+        if self.is_new:
+            return await sys.modules["open_webui.main"].chat_completion(self.request, dict(self.body), user)
+        return await generate_chat_completion(
+            self.request, dict(self.body), user, bypass_system_prompt=self.has_system
+        )
+
+
+def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:
+    """The object in an event; None for the mark of the end, and for what is none."""
+    with suppress(orjson.JSONDecodeError):
+        found = orjson.loads(event.data)
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _body_of(answer: Any) -> object:
+    body = bytes(getattr(answer, "body", b""))
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(body)
+    return body.decode(errors="replace")
+
+
+def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = None) -> Refusal:
+    """The error in an answer of Open WebUI's, whose forms are those of the engines behind it.
+
+    Args:
+        body: OpenAI's `{"error": {"message": …}}`, `{"detail": …}`, a text, or else.
+        status: of HTTP, unless the error tells its own.
+        headers: of the answer.
+    """
+    found = object_at(body)
+    error = found.get("error") or found.get("detail") or body
+    fields = object_at(error)
+    sentence = fields.get("message") or fields.get("detail") or error
+    own = fields.get("status")
+    wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
+    return Refusal(
+        status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
+        message=sentence if isinstance(sentence, str) and sentence else f"The model gave the error {status}.",
+        code=str(fields["code"]) if fields.get("code") else None,
+        param=fields["param"] if isinstance(fields.get("param"), str) else None,
+        retry_after=int(wait) if wait.isdigit() else None,
+    )
+
+
+def _header(headers: Mapping[str, str] | None, name: str) -> str:
+    return next((value for given, value in (headers or {}).items() if given.lower() == name), "")
+
+
+# --- ollama_pack.webui.meaning ---
+# What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+
+_BACKGROUND = "tags_generation"  # one of Open WebUI's own tasks that nobody waits for
+
+
+async def embedder_of(request: Any) -> str:
+    """The name of what makes vectors here; empty where nothing does."""
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    if getattr(request.app.state, "EMBEDDING_FUNCTION", None) is None:
+        return ""
+    found = await Config.get_many("rag.embedding_engine", "rag.embedding_model")
+    return f"{found.get('rag.embedding_engine')}/{found.get('rag.embedding_model')}"
+
+
+def embedding(request: Any, user: Mapping[str, Any]) -> Callable[[str], Awaitable[Sequence[float]]]:
+    """Makes vectors as Open WebUI does for its own knowledge."""
+
+    async def embed(text: str) -> Sequence[float]:
+        from open_webui.models.users import UserModel  # noqa: PLC0415 - see the top of this module
+
+        asking = UserModel.model_validate({name: value for name, value in user.items() if name != "valves"})
+        vector: Sequence[float] = await request.app.state.EMBEDDING_FUNCTION(text, user=asking)
+        return vector
+
+    return embed
+
+
+def judging(request: Any, user: Mapping[str, Any], model: str) -> Callable[[str], Awaitable[str]]:
+    """Asks a model as nobody waits for it, on behalf of the user whose question it is about."""
+
+    async def judge(text: str) -> str:
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": text}],
+            "stream": False,
+            "temperature": 0,
+            "metadata": {"task": _BACKGROUND, "user_id": user.get("id")},
+        }
+        asking = {name: value for name, value in user.items() if name != "valves"}
+        answer = await ModelCall(request, body, asking, has_system=True).completion()
+        said = answer["choices"][0]["message"].get("content")
+        return said if isinstance(said, str) else ""
+
+    return judge
+
+
 # --- ollama_pack.webui.models ---
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
@@ -6033,57 +7142,6 @@ def grant_forms(grants: Grants) -> list[dict[str, str]]:
     """Grants as Open WebUI's forms have them, in a fixed order."""
     keys = ("principal_type", "principal_id", "permission")
     return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
-
-
-# --- ollama_pack.webui.functions ---
-# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionState:
-    """A function as the database has it.
-
-    Attributes:
-        installed: there is one.
-        active: it is switched on.
-        owner: id of the user who installed it.
-        valves: what an admin set; defaults are not in it.
-    """
-
-    installed: bool = False
-    active: bool = False
-    owner: str = ""
-    valves: Mapping[str, Any] = field(default_factory=dict)
-
-
-async def function_state(function_id: str) -> FunctionState:
-    """Look a function up.
-
-    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
-    function, or no valves, and what is published would be taken away. Here the database's error is raised.
-    """
-    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
-    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
-
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
-    async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
-    if found is None:
-        return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
-
-
-async def live_function(app: Any, function_id: str) -> Any:
-    """The instance that this process runs, of the code and with the valves that are stored.
-
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
-    """
-    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
-
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
 
 
 # --- ollama_pack.webui.replay_row ---
@@ -6317,6 +7375,7 @@ def current_span(name: str) -> Iterator[Span]:
 
 # --- ollama_pack.plugins.functions.response_cache_filter ---
 
+USER_SECONDS = 5.0  # that a user's own valves are kept for the gateway
 SHOWN_CHARACTERS = 80  # of another question, in a status
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
 
@@ -6344,6 +7403,7 @@ class Filter:
         self._pending = PendingAnswers()
         self._replay = ReplayModel()
         self._digests = ModelDigests(_tag_sites, trusted=trusted_certificates)
+        self._wanted: Remembered[str, bool] = Remembered(USER_SECONDS)
         self._said = ""  # what was logged last of settings that cannot be used
 
     async def request(
@@ -6371,9 +7431,7 @@ class Filter:
             if self.valves.show_status and __event_emitter__ and (line := _status(pending)):
                 await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
         except SettingError as error:
-            if self._said != str(error):
-                self._said = str(error)
-                log.warning("The response cache does nothing: %s", error)
+            self._warn_once(error)
             return body
         except Exception:
             log.exception("A request was not looked up in the response cache, and its model answers")
@@ -6384,6 +7442,51 @@ class Filter:
             body["metadata"][STATE] = state  # a copy of it, where the Pipelines server has seen the request
         body["model"] = REPLAY
         return body
+
+    async def direct_lookup(
+        self, body: Body, user: Json, request: Any, function_id: str, answers: tuple[str, str]
+    ) -> PendingAnswer | None:
+        """What to answer a chat of the gateway with that passes no filter; None: its model answers.
+
+        Args:
+            body: the final chat.
+            user: who asks.
+            request: FastAPI's.
+            function_id: under which the admin has saved this filter.
+            answers: the model that would answer now, and its weights.
+        """
+        take_over(request.app, function_id, self)
+        try:
+            wanted = await self._wanted.get(user["id"], partial(_uses_cache, function_id, user["id"]))
+            if not self.valves.enabled or not wanted:
+                return None
+            used = await self._keeper.cache(self._settings())
+            reason = "client's wish" if "no-store" in _wishes(request) else ""
+            if reason := reason or why_bypassed(body, {}, self.valves.cache_when):
+                used.cache.bypass(reason)
+                return None
+            model, weights = answers
+            asked = CacheRequest(
+                body=body,
+                metadata={},
+                user_id=str(user["id"]),
+                group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
+                digest=weights or None,
+                answerer=model,
+                preset={"base": body["model"], "params": {}, "system": ""},
+                refresh="no-cache" in _wishes(request),
+            )
+            return await self._pending_answer(used, asked, body)
+        except SettingError as error:
+            self._warn_once(error)
+        except Exception:
+            log.exception("A request was not looked up in the response cache, and its model answers")
+        return None
+
+    def _warn_once(self, error: SettingError) -> None:
+        if self._said != str(error):
+            self._said = str(error)
+            log.warning("The response cache does nothing: %s", error)
 
     def retire(self) -> None:
         """Other code takes over: give the cache back once its answers have ended."""
@@ -6405,6 +7508,7 @@ class Filter:
             "scope": self.valves.scope,
             "ttl_seconds": self.valves.ttl_seconds,
             "similar": self.valves.similar,
+            "similar_tiers": cache.calibration.report(self.valves.similar_error),
             "worker": cache.counters.snapshot(),
             "all": {} if fault else shared,
         }
@@ -6435,6 +7539,12 @@ class Filter:
             used.cache.bypass("no access")  # Open WebUI says so
             return None
         asked = await self._asked(body, user, metadata, model, request)
+        return await self._pending_answer(used, asked, body)
+
+    async def _pending_answer(
+        self, used: CacheInUse, asked: CacheRequest, body: Body
+    ) -> PendingAnswer | None:
+        """As `_look_up`, for a request that the cache is for."""
         question = await question_of(asked, self.valves.scope, used.cache.keyring)
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
@@ -6442,19 +7552,31 @@ class Filter:
         with current_span("response cache lookup") as span:
             outcome = await used.cache.lookup(question)
             span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
-        if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
+        if isinstance(outcome, Hit | Follow) and (message := asked.metadata.get("message_id")):
             near = outcome.near if isinstance(outcome, Hit) else None
             given = replace(question, slot=near.slot) if near else question
             used.note(given, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
-        note_from_cache(outcome, str(model.get("id") or body["model"]), asked.user_id)
+        asked_for = object_at(asked.metadata, "model").get("id") or body["model"]
+        note_from_cache(outcome, str(asked_for), asked.user_id)
         routed = str(asked.preset["base"]).startswith(ROUTER)
         return PendingAnswer(used, outcome, body, str(body["model"]), routed)
 
     async def _asked(self, body: Body, user: Json, metadata: Json, model: Json, request: Any) -> CacheRequest:
         answering = await answering_model(str(body["model"]), metadata, user, request)
         digest, answerer = await self._weights(answering, body, user, request)
+        embedder = await embedder_of(request) if self.valves.similar == "semantic" else ""
+
+        def lend(scope: str) -> Lent:
+            return Lent(
+                key=f"{answering.id}|{scope.partition(':')[0]}",
+                error=self.valves.similar_error,
+                embed=embedding(request, user),
+                judge=judging(request, user, str(body["model"])),
+                embedder=embedder,
+            )
+
         return CacheRequest(
             body=body,
             metadata={**metadata, "model": model},  # of several side by side, it names the first
@@ -6466,6 +7588,7 @@ class Filter:
             refresh="no-cache" in _wishes(request) or await wants_another(metadata, str(model["id"])),
             needs_usage=answering.origin == "ollama",
             similar=self.valves.similar != "off" and "no-similar" not in _wishes(request),
+            lend=lend if embedder else None,
         )
 
     async def _weights(
@@ -6513,6 +7636,10 @@ def _wants_cache(user: dict[str, Any]) -> bool:
     return bool(getattr(user.get("valves"), "use_cache", True))
 
 
+async def _uses_cache(function_id: str, user_id: str) -> bool:
+    return bool((await user_valves(function_id, user_id)).get("use_cache", True))
+
+
 def _wishes(request: Any) -> str:
     """What a client says of caches: `no-cache` for a new answer and `no-store`, as HTTP has it (RFC 9111).
 
@@ -6528,6 +7655,8 @@ async def _tag_sites() -> list[TagSite]:
 def _status(pending: PendingAnswer) -> str:
     """What a user is told of an answer that is not generated for this question."""
     match pending.outcome:
+        case Hit(question=question, near=Near(tier="semantic")) if not question.scope.startswith("user:"):
+            return "answered from a similar question · regenerate to ask anew"  # it was somebody else's
         case Hit(near=Near(asked=asked)):
             return f"answered from a similar question: *{_shown(asked)}* · regenerate to ask anew"
         case Hit(age_seconds=age):

@@ -9,25 +9,27 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1189, which the server calls.
+# Begin here: `class Pipe`, line 1308, which the server calls.
 # The modules that it uses come first:
-#     46  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     54  cache.errors              What goes wrong with the cache.
-#     74  engines.errors            What goes wrong with a node.
-#    182  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    232  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    257  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    274  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    346  aliases.errors            What goes wrong with aliases.
-#    369  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    478  routing.errors            What goes wrong with routing.
-#    590  webui.errors              What goes wrong between the pack and Open WebUI.
-#    618  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#    747  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#    756  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    901  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#    996  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1157  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#     48  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#     58  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    156  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    164  engines.errors            What goes wrong with a node.
+#    272  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    322  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    347  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    364  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    436  aliases.errors            What goes wrong with aliases.
+#    459  cache.errors              What goes wrong with the cache.
+#    479  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    588  routing.errors            What goes wrong with routing.
+#    700  webui.errors              What goes wrong between the pack and Open WebUI.
+#    728  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#    866  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#    875  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1020  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1115  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1276  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import logging
 import re
@@ -35,13 +37,121 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import uuid4
 
 import orjson
+
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "cannot be reached (does it run, is the address right?)": "无法连接（它在运行吗？地址正确吗？）",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
 
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -49,26 +159,6 @@ import orjson
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
-
-
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache.
-#
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class LeaderLostError(PackError):
-    """The generation that an answer was copied from ended without its end, and part of it is shown already.
-
-    Attributes:
-        chunks: how many had come.
-    """
-
-    def __init__(self, chunks: int) -> None:
-        super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
-        )
-        self.chunks = chunks
 
 
 # --- ollama_pack.engines.errors ---
@@ -123,7 +213,7 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+        super().__init__(node, message("cannot be reached (does it run, is the address right?)"), said=said)
 
     @property
     def plain(self) -> str:
@@ -364,6 +454,26 @@ class AliasUnavailableError(PackError):
         )
         self.alias = alias
         self.passed_over = passed_over
+
+
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks
 
 
 # --- ollama_pack.engines.sse ---
@@ -675,6 +785,15 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
     )
+
+
+def passed_refusal(error: Exception, *, for_admin: bool) -> Refusal:
+    """As `refusal_of`, for errors of other plugins too, which have classes of their own."""
+    if (found := getattr(error, "refusal", None)) is not None:
+        return Refusal(**{field.name: getattr(found, field.name) for field in fields(Refusal)})
+    if type(error).__name__ == LeaderLostError.__name__:
+        error = LeaderLostError(0)
+    return refusal_of(error, for_admin=for_admin)
 
 
 def _param(error: PackError) -> str | None:
@@ -1198,7 +1317,7 @@ class Pipe:
         """Answer a chat that the filter has sent. An error here becomes the answer's error."""
 
         def refused(error: Exception) -> Refusal:
-            refusal = _refusal_of(error, for_admin=__user__.get("role") == "admin")
+            refusal = passed_refusal(error, for_admin=__user__.get("role") == "admin")
             note_refusal(__request__, refusal, __metadata__)
             return refusal
 
@@ -1216,14 +1335,6 @@ class Pipe:
             return await _completion(pending, call)
         except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
             return refused_answer(refused(error))
-
-
-def _refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
-    if isinstance(error, ModelRefusedError):
-        return error.refusal
-    if type(error).__name__ == LeaderLostError.__name__:  # of the filter, which has a class of its own
-        error = LeaderLostError(0)
-    return refusal_of(error, for_admin=for_admin)
 
 
 def _claimed(state: Mapping[str, Any], request: Any) -> Any:

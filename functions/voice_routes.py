@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5166, which the server calls.
+# Begin here: `class Event`, line 5177, which the server calls.
 # The modules that it uses come first:
 #    100  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    114  services.pack_valves     What all valves of the pack have in common.
@@ -31,24 +31,24 @@ version: 0.1.0
 #   2190  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
 #   2279  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
 #   2443  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3033  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3121  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3195  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3463  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3513  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3660  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   3926  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   3964  webui.errors             What goes wrong between the pack and Open WebUI.
-#   3993  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4023  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4138  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4276  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4430  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4573  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   4753  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5004  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5055  base.single_flight       Many who ask the same at the same time ask once.
-#   5134  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   3041  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3129  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3203  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3471  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3521  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3668  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   3934  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   3972  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4001  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4031  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4146  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4284  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4438  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4584  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   4764  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5015  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5066  base.single_flight       Many who ask the same at the same time ask once.
+#   5145  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -2467,6 +2467,7 @@ _SMALLER_PACKETS = {"aac": 2**14, "aac_latm": 2**14}
 _RAW_CODECS = ("pcm_", "adpcm_", "dsd_")  # hold what their packets hold
 _FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance every 32 KB another is there
 _FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
+TAKES_ODD_TITLES = 19  # PyAV's first version that does by itself
 _QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
 _ENDLESS = "its structure is without end"
 _LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
@@ -2918,7 +2919,8 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
         start: where its samples begin.
     """
     try:
-        from av import open as av_open  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+        from av import __version__ as av_version  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+        from av import open as av_open  # noqa: PLC0415
     except ImportError as error:
         raise SpeechDependencyError("decoding", "av") from error
     watched = WatchedFile(file, start)
@@ -2935,7 +2937,11 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
             "max_streams": str(MAX_STREAMS),
             "max_samples": str(MAX_FRAME_VALUES // MAX_CHANNELS),
         }
-        container = av_open(watched, "r", options=allowed, metadata_errors="ignore")
+        # PyAV 19 takes titles of any bytes, and refuses the argument that says so to those before it.
+        odd_titles = (
+            {} if int(av_version.split(".")[0]) >= TAKES_ODD_TITLES else {"metadata_errors": "ignore"}
+        )
+        container = av_open(watched, "r", options=allowed, **odd_titles)
     except _decoder_errors() as error:
         if pcm is None and (found := wav_samples(file)):
             return _opened(file, found[1], found[0])
@@ -2995,7 +3001,9 @@ def _usable_tracks(container: Any) -> list[int]:
 
 def _track_name(stream: Any, number: int) -> str:
     """A track for people: its number from 1, title and language."""
-    told = [str(stream.metadata.get("title", "")), str(stream.metadata.get("language", ""))]
+    told = [
+        str(stream.metadata.get(key, "")).encode(errors="replace").decode() for key in ("title", "language")
+    ]
     found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
     return f"track {number}" + (f" ({found})" if found else "")
 
@@ -4446,6 +4454,7 @@ class RouteSpec:
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
+        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
         refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
             Open WebUI answers in its own form.
     """
@@ -4456,6 +4465,7 @@ class RouteSpec:
     answer: Callable[[Any, Any], Awaitable[Any]]
     lets_in: Callable[[Any], bool] | None = None
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    user_of: Callable[[Any], Any] | None = None
     refused: Callable[[Any, Any], Any] | None = None
 
 
@@ -4505,9 +4515,10 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
             ask = super().get_route_handler()
 
             async def handle(request: Any) -> Any:
-                if not (spec.lets_in and spec.lets_in(request)):
+                user = spec.user_of(request) if spec.user_of else None
+                if user is None and not (spec.lets_in and spec.lets_in(request)):
                     return await asked(request)
-                answer = await spec.answer(request, None)
+                answer = await spec.answer(request, user)
                 return answer if isinstance(answer, Response) else JSONResponse(answer)
 
             async def asked(request: Any) -> Any:

@@ -8,113 +8,120 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 13877, which the server calls.
+# Begin here: `class Pipeline`, line 15508, which the server calls.
 # The modules that it uses come first:
-#    190  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    216  aliases.errors                 What goes wrong with aliases.
-#    257  engines.errors                 What goes wrong with a node.
-#    399  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    525  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    600  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    661  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    785  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    857  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#    946  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#    994  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1042  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1210  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1537  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1633  routing.errors                 What goes wrong with routing.
-#   1778  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1925  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1963  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2328  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2742  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2866  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2964  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3085  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3202  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3310  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3421  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3568  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3702  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4015  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4237  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4354  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4455  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4513  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4578  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4693  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4868  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5218  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5303  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5346  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5451  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5743  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5947  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6180  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6238  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6335  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6538  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6709  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7038  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7325  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7411  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7558  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7752  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7835  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   7916  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7982  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8031  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8107  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8187  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8281  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8769  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8923  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9090  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9328  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9431  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   9437  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#   9537  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9654  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9838  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9871  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10055  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10090  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10734  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10810  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10956  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11152  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11292  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11352  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11808  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12077  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12188  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12735  cache.errors                   What goes wrong with the cache.
-#  12755  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12771  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12905  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  13034  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  13203  base.single_flight             Many who ask the same at the same time ask once.
-#  13282  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  13517  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13618  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13653  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  13729  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  13847  services.pack_valves           What all valves of the pack have in common.
-#  13861  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  13933  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  14240  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  14301  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  14337  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14358  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14450  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14475  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14556  services.router_valves         The valves of the router, wherever it runs.
-#  14651  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15059  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15173  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15426  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    199  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    225  aliases.errors                 What goes wrong with aliases.
+#    266  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    276  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    374  engines.errors                 What goes wrong with a node.
+#    516  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    642  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    717  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    778  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    902  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    974  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1142  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1190  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1517  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1606  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1654  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1750  routing.errors                 What goes wrong with routing.
+#   1911  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2058  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2096  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2461  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2875  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2999  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3097  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3218  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3335  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3443  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3554  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3701  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3835  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4148  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4370  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4487  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4588  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4646  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4711  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4828  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5003  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5353  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5438  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5481  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5586  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5878  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6082  engines.vectors                Vectors for texts, as an engine gives them.
+#   6111  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6391  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6449  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6546  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6749  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6920  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7265  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7552  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7638  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7808  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8002  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8099  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8180  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8246  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8295  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8371  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8451  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8545  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9033  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9191  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9366  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9604  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9707  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   9713  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#   9815  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9850  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10518  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10594  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10627  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10744  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10928  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11074  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11270  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11410  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11470  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11948  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12099  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12312  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12496  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12765  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12876  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13450  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13517  cache.errors                   What goes wrong with the cache.
+#  13537  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13553  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13687  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  13816  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  13985  base.single_flight             Many who ask the same at the same time ask once.
+#  14064  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14299  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  14707  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14728  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14794  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15148  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15249  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15284  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15360  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15478  services.pack_valves           What all valves of the pack have in common.
+#  15492  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  15564  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  15871  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  15932  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  15968  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16060  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16141  services.router_valves         The valves of the router, wherever it runs.
+#  16263  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16377  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16630  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -126,6 +133,7 @@ import math
 import os
 import re
 import socket
+import sqlite3
 import ssl
 import sys
 import threading
@@ -148,10 +156,10 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, closing, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b, sha256
@@ -173,6 +181,7 @@ from types import ModuleType
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import aiohttp
 import orjson
@@ -254,6 +263,114 @@ class AliasUnavailableError(PackError):
         self.passed_over = passed_over
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "cannot be reached (does it run, is the address right?)": "无法连接（它在运行吗？地址正确吗？）",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.errors ---
 # What goes wrong with a node.
 
@@ -306,7 +423,7 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+        super().__init__(node, message("cannot be reached (does it run, is the address right?)"), said=said)
 
     @property
     def plain(self) -> str:
@@ -854,191 +971,6 @@ class Refusal:
         }
 
 
-# --- ollama_pack.engines.openai.metrics ---
-# How busy an engine is, by the Prometheus metrics that it serves.
-#
-# The names are those of vLLM, SGLang and llama.cpp's server, the text is Prometheus' exposition format 0.0.4.
-
-_SAMPLE = re.compile(
-    r"""([a-zA-Z_:][\w:]*)\s*(?:\{((?:[^"}]|"(?:\\.|[^"\\])*")*)\})?\s+(\S+)(?:\s+-?\d+)?\s*""", re.ASCII
-)
-_LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
-# Processes that share one request; each may report it.
-_RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
-
-# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
-_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
-_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
-_CACHE_USE = (
-    "vllm:kv_cache_usage_perc",
-    "vllm:gpu_cache_usage_perc",
-    "sglang:token_usage",
-    "llamacpp:kv_cache_usage_ratio",
-)
-_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
-
-# Labels but for ranks → value.
-_Series = dict[tuple[tuple[str, str], ...], float]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineActivity:
-    """What an engine does at one moment, whoever asked for it.
-
-    Attributes:
-        running: requests that it generates for.
-        waiting: requests in its own queue.
-        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
-    """
-
-    running: int
-    waiting: int
-    cache_use: float | None
-
-
-def engine_activity(text: str) -> EngineActivity | None:
-    """Read an exposition; None where none of the engines that are known speaks.
-
-    Numbers of requests are added up over all series, as several engines behind one address are told apart by
-    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
-    counts once, and so does what SGLang also reports by priority.
-
-    Args:
-        text: the answer of `/metrics`. Lines that cannot be read are left out.
-    """
-    found: dict[str, _Series] = {}
-    for name, labels, value in _samples(text):
-        kept = tuple(sorted(label for label in labels.items() if label[0] not in _RANKS))
-        series = found.setdefault(name, {})
-        series[kept] = max(value, series.get(kept, 0.0))
-    running = _first_of(_RUNNING, found)
-    if running is None:
-        return None
-    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
-    return EngineActivity(
-        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
-    )
-
-
-def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
-    """Name, labels and value of each sample that matters."""
-    for line in text.splitlines():
-        match = _SAMPLE.fullmatch(line) if line.startswith(("vllm:", "sglang:", "llamacpp:")) else None
-        if match is None or match[1] not in _KNOWN:
-            continue
-        labels = dict(_LABEL.findall(match[2] or ""))
-        value = _sample_value(match[3])
-        if math.isfinite(value) and value >= 0 and not labels.get("priority"):
-            yield match[1], labels, value
-
-
-def _sample_value(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
-    return next((list(found[name].values()) for name in names if name in found), None)
-
-
-# --- ollama_pack.routing.decide.policy ---
-# The numbers that routing goes by and that nobody has to set.
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingPolicy:
-    """Weights and bounds of the decision. Times are in seconds.
-
-    Attributes:
-        decode_weight: what a second of decoding counts beside a second until the first token, and
-        decode_seconds: how many of them count at most.
-        demand_horizon: how far ahead the demand for an evicted model is looked at.
-        hysteresis_seconds: a chat leaves the node that holds its prefix to save more than this, and
-        hysteresis_share: more than this share of what it costs to stay.
-        tie_share: costs that differ by less are equal.
-        tier_seconds: what a tier further away counts.
-        background_wait: how long background calls wait behind people.
-        background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
-        prewarm_share: of a model's slots that are busy before a node with room loads it, too.
-        overtake_limit: how often a request may be overtaken by ones behind it.
-        overdue_share: what is left of a request that runs longer than predicted, in usual services.
-        most_costs: of a node for a request that are computed in one decision.
-        candidates: nodes that are asked for one request at most, besides those that hold its prefix.
-        probe_requests: requests between two tries whether a runner has one more slot.
-        unsynced_peers: other workers use the same nodes and are not heard of: they agree by hashing on where
-            a chat goes, which costs a little where chats have one turn only.
-        busy_percent: a GPU that is this busy, without a request of ours, works for somebody else.
-    """
-
-    decode_weight: float = 0.3
-    decode_seconds: float = 2.0
-    demand_horizon: float = 60.0
-    hysteresis_seconds: float = 0.5
-    hysteresis_share: float = 0.15
-    tie_share: float = 0.05
-    tier_seconds: float = 10.0
-    background_wait: float = 10.0
-    background_cost_rate: float = 0.1
-    prewarm_share: float = 0.5
-    overtake_limit: int = 16
-    overdue_share: float = 0.25
-    most_costs: int = 40
-    candidates: int = 8
-    probe_requests: int = 64
-    unsynced_peers: bool = False
-    busy_percent: float = 50.0
-
-
-# --- ollama_pack.routing.decide.returns ---
-# How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#
-# A curve is a life table: for each span of ages, of those prompts that were as old and had not been gone on
-# with, the share that was, each counted by the share of its own tokens that came again.
-
-SPANS = 13  # of ages: 0 to 1 s, 1 to 3 s, 3 to 7 s, …, to more than an hour
-
-
-def span_of(age: float) -> int:
-    """The span of ages, each twice as long as the one before."""
-    return min(SPANS - 1, int(math.log2(max(0.0, age) + 1)))
-
-
-def begins_at(span: int) -> float:
-    """The age at which a span begins, in seconds."""
-    return float(2**span - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class ReturnCurve:
-    """Of each span, the share that comes again in it of what has not come again before."""
-
-    shares: tuple[float, ...] = ()
-
-    def remaining(self, age: float) -> float:
-        """The share of a prompt's own tokens that is still to be asked for again, at this age."""
-        if not self.shares:
-            return 0.0
-        span = span_of(age)
-        left = 1.0 - (age - begins_at(span)) / (begins_at(span + 1) - begins_at(span))
-        after = self._after(span + 1)
-        now = self.shares[span] * min(1.0, max(0.0, left))
-        return now + (1 - now) * after
-
-    def _after(self, span: int) -> float:
-        return _returning(self.shares)[span]
-
-
-@lru_cache(maxsize=1024)
-def _returning(shares: Sequence[float]) -> tuple[float, ...]:
-    """For each span, the share that comes again in it or later."""
-    found = [0.0]
-    for share in reversed(shares):
-        found.append(share + (1 - share) * found[-1])
-    return tuple(reversed(found))
-
-
 # --- ollama_pack.fit.memory ---
 # How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
 #
@@ -1205,6 +1137,54 @@ def _buffers(shape: ModelShape, options: RunOptions, engine: str, context: int, 
     row = 4 * batch * shape.embedding
     gap = row if engine == "ollama" and masks > 2 * row else 0  # as seen: a mask too large for a hole
     return 4 * batch * max(feeding, attention + scores) + masks + gap
+
+
+# --- ollama_pack.routing.decide.returns ---
+# How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#
+# A curve is a life table: for each span of ages, of those prompts that were as old and had not been gone on
+# with, the share that was, each counted by the share of its own tokens that came again.
+
+SPANS = 13  # of ages: 0 to 1 s, 1 to 3 s, 3 to 7 s, …, to more than an hour
+
+
+def span_of(age: float) -> int:
+    """The span of ages, each twice as long as the one before."""
+    return min(SPANS - 1, int(math.log2(max(0.0, age) + 1)))
+
+
+def begins_at(span: int) -> float:
+    """The age at which a span begins, in seconds."""
+    return float(2**span - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnCurve:
+    """Of each span, the share that comes again in it of what has not come again before."""
+
+    shares: tuple[float, ...] = ()
+
+    def remaining(self, age: float) -> float:
+        """The share of a prompt's own tokens that is still to be asked for again, at this age."""
+        if not self.shares:
+            return 0.0
+        span = span_of(age)
+        left = 1.0 - (age - begins_at(span)) / (begins_at(span + 1) - begins_at(span))
+        after = self._after(span + 1)
+        now = self.shares[span] * min(1.0, max(0.0, left))
+        return now + (1 - now) * after
+
+    def _after(self, span: int) -> float:
+        return _returning(self.shares)[span]
+
+
+@lru_cache(maxsize=1024)
+def _returning(shares: Sequence[float]) -> tuple[float, ...]:
+    """For each span, the share that comes again in it or later."""
+    found = [0.0]
+    for share in reversed(shares):
+        found.append(share + (1 - share) * found[-1])
+    return tuple(reversed(found))
 
 
 # --- ollama_pack.routing.decide.view ---
@@ -1534,6 +1514,143 @@ class FleetView:
         return ()
 
 
+# --- ollama_pack.engines.openai.metrics ---
+# How busy an engine is, by the Prometheus metrics that it serves.
+#
+# The names are those of vLLM, SGLang and llama.cpp's server, the text is Prometheus' exposition format 0.0.4.
+
+_SAMPLE = re.compile(
+    r"""([a-zA-Z_:][\w:]*)\s*(?:\{((?:[^"}]|"(?:\\.|[^"\\])*")*)\})?\s+(\S+)(?:\s+-?\d+)?\s*""", re.ASCII
+)
+_LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
+# Processes that share one request; each may report it.
+_RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
+
+# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
+_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
+_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
+_CACHE_USE = (
+    "vllm:kv_cache_usage_perc",
+    "vllm:gpu_cache_usage_perc",
+    "sglang:token_usage",
+    "llamacpp:kv_cache_usage_ratio",
+)
+_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
+
+# Labels but for ranks → value.
+_Series = dict[tuple[tuple[str, str], ...], float]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineActivity:
+    """What an engine does at one moment, whoever asked for it.
+
+    Attributes:
+        running: requests that it generates for.
+        waiting: requests in its own queue.
+        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
+    """
+
+    running: int
+    waiting: int
+    cache_use: float | None
+
+
+def engine_activity(text: str) -> EngineActivity | None:
+    """Read an exposition; None where none of the engines that are known speaks.
+
+    Numbers of requests are added up over all series, as several engines behind one address are told apart by
+    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
+    counts once, and so does what SGLang also reports by priority.
+
+    Args:
+        text: the answer of `/metrics`. Lines that cannot be read are left out.
+    """
+    found: dict[str, _Series] = {}
+    for name, labels, value in _samples(text):
+        kept = tuple(sorted(label for label in labels.items() if label[0] not in _RANKS))
+        series = found.setdefault(name, {})
+        series[kept] = max(value, series.get(kept, 0.0))
+    running = _first_of(_RUNNING, found)
+    if running is None:
+        return None
+    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
+    return EngineActivity(
+        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
+    )
+
+
+def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
+    """Name, labels and value of each sample that matters."""
+    for line in text.splitlines():
+        match = _SAMPLE.fullmatch(line) if line.startswith(("vllm:", "sglang:", "llamacpp:")) else None
+        if match is None or match[1] not in _KNOWN:
+            continue
+        labels = dict(_LABEL.findall(match[2] or ""))
+        value = _sample_value(match[3])
+        if math.isfinite(value) and value >= 0 and not labels.get("priority"):
+            yield match[1], labels, value
+
+
+def _sample_value(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
+    return next((list(found[name].values()) for name in names if name in found), None)
+
+
+# --- ollama_pack.routing.decide.policy ---
+# The numbers that routing goes by and that nobody has to set.
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingPolicy:
+    """Weights and bounds of the decision. Times are in seconds.
+
+    Attributes:
+        decode_weight: what a second of decoding counts beside a second until the first token, and
+        decode_seconds: how many of them count at most.
+        demand_horizon: how far ahead the demand for an evicted model is looked at.
+        hysteresis_seconds: a chat leaves the node that holds its prefix to save more than this, and
+        hysteresis_share: more than this share of what it costs to stay.
+        tie_share: costs that differ by less are equal.
+        tier_seconds: what a tier further away counts.
+        background_wait: how long background calls wait behind people.
+        background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
+        prewarm_share: of a model's slots that are busy before a node with room loads it, too.
+        overtake_limit: how often a request may be overtaken by ones behind it.
+        overdue_share: what is left of a request that runs longer than predicted, in usual services.
+        most_costs: of a node for a request that are computed in one decision.
+        candidates: nodes that are asked for one request at most, besides those that hold its prefix.
+        probe_requests: requests between two tries whether a runner has one more slot.
+        unsynced_peers: other workers use the same nodes and are not heard of: they agree by hashing on where
+            a chat goes, which costs a little where chats have one turn only.
+        busy_percent: a GPU that is this busy, without a request of ours, works for somebody else.
+    """
+
+    decode_weight: float = 0.3
+    decode_seconds: float = 2.0
+    demand_horizon: float = 60.0
+    hysteresis_seconds: float = 0.5
+    hysteresis_share: float = 0.15
+    tie_share: float = 0.05
+    tier_seconds: float = 10.0
+    background_wait: float = 10.0
+    background_cost_rate: float = 0.1
+    prewarm_share: float = 0.5
+    overtake_limit: int = 16
+    overdue_share: float = 0.25
+    most_costs: int = 40
+    candidates: int = 8
+    probe_requests: int = 64
+    unsynced_peers: bool = False
+    busy_percent: float = 50.0
+
+
 # --- ollama_pack.routing.decide.cost ---
 # What sending a request to a node costs, term by term.
 #
@@ -1640,6 +1757,22 @@ class NodeTableError(PackError, ValueError):
     Attributes:
         line: number of the row in the text, from 1.
         row: the row as it was written, but for its key.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+class WarmTableError(PackError, ValueError):
+    """A row of the `warm` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written.
         reason: what is wrong with it and what to do.
     """
 
@@ -4652,6 +4785,7 @@ class PendingChat:
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        user: the id of its user; the scheduler knows them by a hash.
         came: when it came, on the loop's clock.
         began: when its answer began, on the same clock; None: it has not.
         decision: the last one about it.
@@ -4672,6 +4806,7 @@ class PendingChat:
     served: Served | None = None
     place: int | None = None
     shown: float | None = None
+    user: str = ""
     came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     began: float | None = None
     decision: Decision | None = None
@@ -5944,8 +6079,39 @@ def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Ent
     return list(found.values()), unread
 
 
+# --- ollama_pack.engines.vectors ---
+# Vectors for texts, as an engine gives them.
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """What an engine has made of some texts.
+
+    Attributes:
+        vectors: one for each text, in their order.
+        tokens: of all texts; 0 where the engine does not count them.
+    """
+
+    vectors: tuple[list[float], ...]
+    tokens: int = 0
+
+
+def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors:
+    """The vectors in an answer.
+
+    Raises:
+        NodeFaultError: there is not one for each text.
+    """
+    vectors = found if isinstance(found, list) else []
+    if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
+        raise NodeFaultError(node, "gives no vector for some of the texts")
+    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)
+
+
 # --- ollama_pack.engines.ollama.client ---
 # What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+
+PULL_SECONDS = 3600.0  # without a word, while a node checks a large file
 
 
 class NodeClient(Protocol):
@@ -5982,6 +6148,11 @@ class NodeClient(Protocol):
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
 
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text."""
+
     async def load(
         self,
         model: str,
@@ -6012,7 +6183,10 @@ class OllamaClient:
             limits: when left out, the defaults.
             headers: sent with every request, such as `Authorization`.
         """
-        self._node = NodeTransport(url, session, limits or NodeLimits(), headers or {})
+        limits = limits or NodeLimits()
+        self._node = NodeTransport(url, session, limits, headers or {})
+        slow = replace(limits, next_line=PULL_SECONDS)
+        self._puller = NodeTransport(url, session, slow, headers or {})
         self._ids = ModelIds()
 
     @property
@@ -6166,6 +6340,43 @@ class OllamaClient:
         found = {"keep_alive": keep_alive, "options": options}
         given = {name: value for name, value in found.items() if value is not None}
         await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text.
+
+        Args:
+            model: the node's name of it.
+            texts: what to embed.
+            seconds: for all of it, a load included.
+            dimensions: of the vectors; 0: as many as the model has.
+
+        Raises:
+            ModelNotFoundError: the node does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask("/api/embed", body, seconds)
+        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
+
+    async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
+        """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).
+
+        It ends when the model is whole. Closing the iterator stops the pull, which goes on where it was when
+        it is asked for again.
+
+        Raises:
+            NodeError: it could not be pulled.
+        """
+        asked = {"model": model, "insecure": model.startswith("http://")}  # as the name itself asks for
+        async with aclosing(self._puller.lines("/api/pull", asked, PULL_SECONDS)) as lines:
+            async for line in lines:
+                if line.get("status") == "success":
+                    return
+                done, total = line.get("completed"), line.get("total")
+                yield done if isinstance(done, int) else 0, total if isinstance(total, int) else 0
 
     async def unload(self, model: str) -> None:
         """Take a model out of memory, once it has finished what it does.
@@ -6818,6 +7029,22 @@ class OpenAIClient:
     ) -> None:
         """Nothing: the engine has its models in memory, or loads them itself."""
 
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text: see `OllamaClient.embed`.
+
+        Raises:
+            NodeError: the engine does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask(f"{self._bases[0]}/embeddings", body, seconds)
+        entries = [entry for entry in answer.get("data") or () if isinstance(entry, Mapping)]
+        ordered = sorted(entries, key=lambda entry: entry.get("index") or 0)
+        tokens = object_at(answer, "usage").get("prompt_tokens")
+        return vectors_in(self.name, [entry.get("embedding") for entry in ordered], tokens, len(texts))
+
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.
 
@@ -7464,6 +7691,29 @@ class GpuReport:
     reason: str = ""
 
 
+def gpu_usage(gpus_of_nodes: Iterable[Sequence[Gpu]]) -> dict[str, float | None]:
+    """Percent of each GPU as `gpu0_usage`, `gpu1_usage` and so on, numbered through over all nodes.
+
+    Args:
+        gpus_of_nodes: the GPUs of each node, in the order of the nodes.
+    """
+    gpus = chain.from_iterable(gpus_of_nodes)
+    return {f"gpu{number}_usage": gpu.utilization for number, gpu in enumerate(gpus)}
+
+
+def gpu_values(gpu: Gpu) -> dict[str, Any]:
+    """A GPU in its JSON form: five fields always, the others where there is something to tell."""
+    told = {"temperature": gpu.temperature, "power": gpu.power, "fault": gpu.fault or None}
+    return {
+        "index": gpu.index,
+        "name": gpu.name,
+        "utilization": gpu.utilization,
+        "memory_used": gpu.memory_used,
+        "memory_total": gpu.memory_total,
+        **{field: value for field, value in told.items() if value is not None},
+    }
+
+
 def gpu_in(value: Mapping[str, Any], index: int) -> Gpu:
     """A GPU from its JSON form, whatever is in it.
 
@@ -7793,6 +8043,13 @@ class ListedClient:
             for name in self._names(model.name) or [model.name]
         )
 
+    async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
+        """Have the node pull a model, by the node's own name; nothing, where it is no Ollama."""
+        if isinstance(self._client, OllamaClient):
+            async with aclosing(self._client.pull(model)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
     async def show(self, model: str) -> ShownModel:
         """What the node knows of an offered model."""
         return await self._client.show(self._own.get(model, model))
@@ -7808,6 +8065,13 @@ class ListedClient:
         """Load an offered model into memory."""
         own = self._own.get(model, model)
         await self._client.load(own, seconds=seconds, keep_alive=keep_alive, options=options)
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text, of an offered model."""
+        own = self._own.get(model, model)
+        return await self._client.embed(own, texts, seconds=seconds, dimensions=dimensions)
 
     def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
@@ -8784,10 +9048,12 @@ class NodeLook:
     Attributes:
         models: what it can chat with.
         residents: what is in its memory; None: it does not tell.
+        others: models that do not chat, such as embedders.
     """
 
     models: tuple[NodeModel, ...]
     residents: tuple[ResidentModel, ...] | None
+    others: tuple[NodeModel, ...] = ()
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -8818,13 +9084,15 @@ class NodeProbe:
         self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
+        others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
         if loaded is None:
-            return NodeLook(models, None)
+            return NodeLook(models, None, others)
         self._seen_ahead &= {model.name for model in loaded}
         self._expiries = {
             model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
         }
-        return NodeLook(models, tuple(self._resident(model, datetime.now(UTC)) for model in loaded))
+        residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
+        return NodeLook(models, residents, others)
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -8938,11 +9206,13 @@ class WatchedNode:
         models: what it has, or had when it last answered.
         seen_at: when it last answered, on the caller's clock; None: never.
         fault: what was wrong the last time; empty: nothing.
+        others: models that do not chat, such as embedders.
     """
 
     models: tuple[NodeModel, ...] = ()
     seen_at: float | None = None
     fault: str = ""
+    others: tuple[NodeModel, ...] = ()
 
 
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
@@ -8981,12 +9251,12 @@ class NodeWatch:
             look = await self._probe.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = WatchedNode(self.known.models, self.known.seen_at, self._fault(error))
+            self.known = replace(self.known, fault=self._fault(error))
             return None
         finally:
             self.looked.set()
         self._missed = 0
-        self.known = WatchedNode(look.models, self._clock())
+        self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
         residents = look.residents
@@ -9071,6 +9341,12 @@ class NodeWatch:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
         names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
         return any(fold_name(model.name) in names for model in self.known.models)
+
+    def holds(self, model: str) -> bool:
+        """Whether a model is in its memory, by the name that the node lists."""
+        everything = (*self.known.models, *self.known.others)
+        blobs = {known.installed.blob for known in everything if known.name == model}
+        return bool(self._loaded and self._loaded & {*blobs, fold_name(model)})
 
     def names_of(self, model: str) -> frozenset[str]:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
@@ -9457,7 +9733,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `asked`, `model`, `node` | the name that was asked for, the model that answered, and where |
     | `user` | its id |
     | `outcome` | `answered`, `stopped` (its user left) or `failed` |
-    | `error`, `error_text` | of a failed one: the kind, and the sentence |
+    | `error`, `error_text`, `error_texts` | of a failed one: the kind, and the sentence in each language |
     | `waited`, `first`, `took` | seconds: in the queue, to the first token, in all; from when it came |
     | `predicted` | seconds to the first token at the node, as predicted |
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
@@ -9477,7 +9753,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         "asked": pending.head.model.removeprefix(ROUTER),
         "model": decision.model if decision else "",
         "node": decision.node if decision else "",
-        "user": pending.request.user,
+        "user": pending.user,
         "outcome": _outcome(error),
         "waited": _record__seconds(decision.waited if decision else now - pending.came),
         "took": _record__seconds(now - pending.came),
@@ -9495,6 +9771,8 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         record |= {} if spent.hit is None else {"held": spent.hit}
     if record["outcome"] == "failed" and isinstance(error, Exception):
         record |= {"error": error_code(error), "error_text": str(error)[:MAX_ERROR]}
+        others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
+        record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
         record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
     return record
@@ -9532,524 +9810,6 @@ def _considered(decision: Decision) -> list[dict[str, Any]]:
         }
         for node, model, terms in cheapest
     ]
-
-
-# --- ollama_pack.routing.state.events ---
-# What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-
-
-@dataclass(frozen=True, slots=True)
-class BoundEvent:
-    """A request goes to a node, or is still there.
-
-    Attributes:
-        request_id: the request.
-        node: key of the node, see `node_key`.
-        model: as the node lists it.
-        blob: the weights.
-        loads: it makes the node load them.
-        victims: weights that are unloaded first.
-        context: that the runner is asked for, in tokens; 0: the node's default.
-        options: what else it is asked for.
-        ready: when it is loaded.
-        left: when the request is predicted to end.
-        blocks: its prompt.
-        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
-        background: as in `FleetRequest`.
-    """
-
-    request_id: str
-    node: str
-    model: str
-    blob: str
-    loads: bool
-    victims: tuple[str, ...]
-    context: int
-    options: RunnerOptions
-    ready: float
-    left: float
-    blocks: tuple[PromptBlock, ...]
-    user: str = ""
-    background: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingEvent:
-    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
-
-    Attributes:
-        waited: seconds since it came.
-    """
-
-    request_id: str
-    user: str
-    models: tuple[str, ...]
-    blocks: tuple[PromptBlock, ...]
-    max_output: int
-    context: int
-    options: RunnerOptions
-    background: bool
-    waited: float
-
-
-@dataclass(frozen=True, slots=True)
-class BegunEvent:
-    """Its first token came; `left` is when it is predicted to end."""
-
-    request_id: str
-    left: float
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedEvent:
-    """It was answered, and this is what it teaches of the node with these weights."""
-
-    request_id: str
-    node: str
-    blob: str
-    lesson: Lesson
-
-
-@dataclass(frozen=True, slots=True)
-class EndedEvent:
-    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
-
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class BlamedEvent:
-    """A node failed a request that another one answered: the fault was the node's.
-
-    Attributes:
-        request_id: the request.
-        node: key of the node, see `node_key`.
-        model: as the node lists it.
-        hung: it said nothing for as long as it could.
-    """
-
-    request_id: str
-    node: str
-    model: str
-    hung: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FailedEvent:
-    """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
-
-    request_id: str
-    node_down: bool
-    hung: bool = False
-
-
-FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
-Listener = Callable[[FleetEvent], None]
-
-
-def tell_nobody(event: FleetEvent) -> None:
-    """For a worker that is alone."""
-
-
-# --- ollama_pack.routing.peers.messages ---
-# What workers write to each other: events as JSON, with hashes instead of prompts.
-#
-# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
-
-MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
-
-
-@dataclass(frozen=True, slots=True)
-class HelloMessage:
-    """A worker has come and asks what there is."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class AliveMessage:
-    """A worker is there, and so are these requests of its own, at nodes or waiting."""
-
-    worker: str
-    requests: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ByeMessage:
-    """A worker goes, and its requests have ended."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class EventMessage:
-    """Something happened to a request of a worker."""
-
-    worker: str
-    event: FleetEvent
-
-
-FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
-
-_EVENTS: dict[str, type[FleetEvent]] = {
-    "waiting": WaitingEvent,
-    "bound": BoundEvent,
-    "begun": BegunEvent,
-    "finished": FinishedEvent,
-    "ended": EndedEvent,
-    "failed": FailedEvent,
-    "blamed": BlamedEvent,
-}
-_NAMES = {kind: name for name, kind in _EVENTS.items()}
-
-
-def encode_message(message: FleetMessage) -> bytes:
-    """As JSON in UTF-8."""
-    match message:
-        case HelloMessage(worker):
-            written: dict[str, Any] = {"t": "hello", "w": worker}
-        case AliveMessage(worker, requests):
-            written = {"t": "alive", "w": worker, "r": requests}
-        case ByeMessage(worker):
-            written = {"t": "bye", "w": worker}
-        case EventMessage(worker, event):
-            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
-    return json.dumps(written, separators=(",", ":"), default=str).encode()
-
-
-def _event_fields(event: FleetEvent) -> dict[str, Any]:
-    fields = asdict(event)
-    if isinstance(event, BoundEvent | WaitingEvent):
-        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
-    return fields
-
-
-def decode_message(payload: bytes) -> FleetMessage | None:
-    """Read a message; None when it is none that this version knows."""
-    if len(payload) > MAX_MESSAGE:
-        return None
-    try:
-        written = json.loads(payload, parse_constant=_refuse_constant)
-        kind, worker = str(written["t"]), str(written["w"])
-        match kind:
-            case "hello":
-                return HelloMessage(worker)
-            case "alive":
-                return AliveMessage(worker, _strings(written["r"]))
-            case "bye":
-                return ByeMessage(worker)
-        return EventMessage(worker, _fleet_event(kind, written["e"]))
-    except (ValueError, TypeError, KeyError, OverflowError):
-        return None
-
-
-def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
-    request_id = str(fields["request_id"])
-    match kind:
-        case "waiting" | "bound":
-            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
-        case "begun":
-            return BegunEvent(request_id, float(fields["left"]))
-        case "finished":
-            lesson = _lesson(fields["lesson"])
-            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
-        case "ended":
-            return EndedEvent(request_id)
-        case "failed":
-            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
-        case "blamed":
-            return BlamedEvent(request_id, str(fields["node"]), str(fields["model"]), bool(fields["hung"]))
-    raise ValueError(kind)
-
-
-def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
-    return BoundEvent(
-        request_id=request_id,
-        node=str(fields["node"]),
-        model=str(fields["model"]),
-        blob=str(fields["blob"]),
-        loads=bool(fields["loads"]),
-        victims=_strings(fields["victims"]),
-        context=int(fields["context"]),
-        options=_options(fields["options"]),
-        ready=float(fields["ready"]),
-        left=float(fields["left"]),
-        blocks=_blocks(fields["blocks"]),
-        user=str(fields.get("user", "")),
-        background=bool(fields.get("background")),
-    )
-
-
-def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
-    return WaitingEvent(
-        request_id=request_id,
-        user=str(fields["user"]),
-        models=_strings(fields["models"]),
-        blocks=_blocks(fields["blocks"]),
-        max_output=int(fields["max_output"]),
-        context=int(fields["context"]),
-        options=_options(fields["options"]),
-        background=bool(fields["background"]),
-        waited=float(fields["waited"]),
-    )
-
-
-def _options(written: Collection[Any]) -> RunnerOptions:
-    return tuple((str(name), value) for name, value in written)
-
-
-def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
-    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
-
-
-def _lesson(fields: dict[str, Any]) -> Lesson:
-    spent, match = fields["spent"], fields["match"]
-    durations = Durations(
-        total=float(spent["total"]),
-        load=float(spent["load"]),
-        prompt=float(spent["prompt"]),
-        prompt_count=int(spent["prompt_count"]),
-        decode=float(spent["decode"]),
-        decode_count=int(spent["decode_count"]),
-        hit=None if spent["hit"] is None else int(spent["hit"]),
-    )
-    return Lesson(
-        spent=durations,
-        match=MatchDepth(
-            depth=int(match["depth"]),
-            tokens=int(match["tokens"]),
-            between=int(match["between"]),
-            held=bool(match["held"]),
-        ),
-        beside=int(fields["beside"]),
-        background=bool(fields["background"]),
-        loaded=bool(fields["loaded"]),
-    )
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number to reckon with")
-
-
-def _strings(values: Collection[Any]) -> tuple[str, ...]:
-    return tuple(map(str, values))
-
-
-# --- ollama_pack.routing.state.demand ---
-# How often each set of weights is asked for, over the last minutes.
-
-DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
-MAX_BLOBS = 1024
-
-
-class DemandMeter:
-    """Requests a second by blob, exponentially forgotten. Times are seconds on the caller's clock."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, tuple[float, float]] = {}  # blob → count, and when it was right
-        self._began: float | None = None
-
-    def add(self, blob: str, now: float, share: float = 1.0) -> None:
-        """A request asks for it, or, with this likelihood, for it among others of the same name."""
-        if self._began is None:
-            self._began = now
-        if blob not in self._counts and len(self._counts) >= MAX_BLOBS:
-            del self._counts[min(self._counts, key=lambda known: self._counts[known][1])]
-        self._counts[blob] = (self._faded(blob, now) + share, now)
-
-    def rates(self, now: float) -> dict[str, float]:
-        """Requests a second by blob. A meter that has not run long yet divides by the time that it has."""
-        ran = now - self._began if self._began is not None else 0.0
-        span = DEMAND_SECONDS * (1 - math.exp(-max(ran, 30.0) / DEMAND_SECONDS))
-        return {blob: self._faded(blob, now) / span for blob in self._counts}
-
-    def _faded(self, blob: str, now: float) -> float:
-        count, then = self._counts.get(blob, (0.0, now))
-        return count * math.exp(-(now - then) / DEMAND_SECONDS)
-
-
-# --- ollama_pack.routing.state.peer_requests ---
-# Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-
-MAX_REMOTE = 4096
-UNKNOWN_WORKER = ""  # of a request that is known only because it keeps one of ours out
-
-
-def node_key(row: NodeRow) -> str:
-    """What workers call a node among themselves: the same whatever its name, and not its address."""
-    return blake2b(row.url.encode(), digest_size=8).hexdigest()
-
-
-@dataclass(slots=True)
-class RemoteRequest:
-    """A request of another worker.
-
-    Attributes:
-        forgotten_at: when it is forgotten unless its worker tells of it; None: with its worker.
-    """
-
-    worker: str
-    node: NodeState
-    runner: RunnerState
-    model: str
-    loads: bool
-    blocks: tuple[PromptBlock, ...] = ()
-    answering: bool = False
-    forgotten_at: float | None = None
-
-
-class RemoteRequests:
-    """Applies what other workers tell to the nodes as this one knows them. Bounded.
-
-    Attributes:
-        nodes: by their keys.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        demand: DemandMeter,
-        prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
-    ) -> None:
-        """Begin without any.
-
-        Args:
-            clock: the scheduler's own.
-            demand: counts what is asked for.
-            prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
-        """
-        self._prompt_sent = prompt_sent
-        self.nodes: dict[str, NodeState] = {}
-        self._clock = clock
-        self._demand = demand
-        self._there: dict[str, RemoteRequest] = {}
-
-    def __len__(self) -> int:
-        return len(self._there)
-
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._there
-
-    def at(self, node: str) -> int:
-        """How many of them are at the node of this name."""
-        return sum(remote.node.row.name == node for remote in self._there.values())
-
-    def apply(self, worker: str, event: FleetEvent) -> None:
-        """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
-        match event:
-            case BoundEvent():
-                self._bound(worker, event)
-            case BegunEvent():
-                self._begun(event)
-            case FinishedEvent():
-                self._finished(event)
-            case EndedEvent():
-                if remote := self._leave(event.request_id):
-                    remote.node.gave_up(remote.model)
-            case BlamedEvent():
-                if node := self.nodes.get(event.node):
-                    node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
-            case FailedEvent():
-                if remote := self._leave(event.request_id):
-                    remote.node.failed(
-                        remote.model, self._clock(), node_down=event.node_down, hung=event.hung
-                    )
-                    remote.runner.mirror.clear()
-
-    def _bound(self, worker: str, event: BoundEvent) -> None:
-        node, now = self.nodes.get(event.node), self._clock()
-        known = self._there.get(event.request_id)
-        if known and known.worker != UNKNOWN_WORKER:
-            known.runner.ends[event.request_id] = now + event.left
-            known.node.changed()
-            return
-        if known:
-            self._leave(event.request_id)
-        if node is None or event.model not in node.models or len(self._there) >= MAX_REMOTE:
-            return
-        node.passed(event.model)
-        self._demand.add(event.blob, now)
-        runner = node.runners.get(event.blob)
-        if event.loads and event.ready > 0:
-            runner = node.load(event.model, (event.context, event.options), event.victims, now)
-            node.loading_until = runner.ready_at = now + event.ready
-        elif runner is None:
-            runner = node.adopt(event.model, (event.context, event.options), now)
-        self._there[event.request_id] = RemoteRequest(
-            worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
-        )
-        runner.ends[event.request_id] = now + event.left
-        shared, kind = self._prompt_sent(node.row.name, event.blob, event.blocks)
-        runner.mirror.started(event.blocks, now, shared=shared, kind=kind)
-        runner.touched = True
-        node.changed()
-
-    def _begun(self, event: BegunEvent) -> None:
-        if remote := self._there.get(event.request_id):
-            now = self._clock()
-            remote.answering = True
-            remote.node.loaded(remote.runner, now)
-            remote.runner.ends[event.request_id] = now + event.left
-            remote.node.changed()
-
-    def _finished(self, event: FinishedEvent) -> None:
-        now = self._clock()
-        if remote := self._leave(event.request_id):
-            remote.node.succeeded(remote.model)
-            remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
-        node = self.nodes.get(event.node)
-        if node and any(model.blob == event.blob for model in node.models.values()):
-            node.stats(event.blob).learn(event.lesson)
-            node.learned(event.blob)
-
-    def _leave(self, request_id: str) -> RemoteRequest | None:
-        remote = self._there.pop(request_id, None)
-        if remote:
-            now = self._clock()
-            remote.node.changed()
-            remote.node.left(remote.runner, request_id, now)
-            if remote.loads and not remote.answering:
-                remote.node.loaded(remote.runner, now)
-        return remote
-
-    def hold(self, node: NodeState, blob: str, request_id: str, until: float) -> bool:
-        """Believe for a moment that a request is at a runner, of which nothing else is known.
-
-        Returns:
-            Whether that is new.
-        """
-        runner = node.runners.get(blob)
-        if runner is None or request_id in self._there or len(self._there) >= MAX_REMOTE:
-            return False
-        self._there[request_id] = RemoteRequest(
-            UNKNOWN_WORKER, node, runner, runner.model, loads=False, forgotten_at=until
-        )
-        runner.ends[request_id] = max(until, self._clock() + node.known(blob).service)
-        node.changed()
-        return True
-
-    def forget(self, worker: str, but: Collection[str] = ()) -> None:
-        """A worker is gone, or tells that only these are still there."""
-        gone = [key for key, one in self._there.items() if one.worker == worker and key not in but]
-        for request_id in gone:
-            if remote := self._leave(request_id):
-                remote.node.gave_up(remote.model)
-
-    def forget_all(self) -> None:
-        """Nobody tells any more."""
-        for worker in {remote.worker for remote in self._there.values()}:
-            self.forget(worker)
-
-    def expire(self, now: float) -> None:
-        """Forget what was believed for a moment only."""
-        for request_id, remote in list(self._there.items()):
-            if remote.forgotten_at is not None and remote.forgotten_at <= now:
-                self._leave(request_id)
-
-    def expires_at(self) -> float | None:
-        """When the next is forgotten."""
-        due = [remote.forgotten_at for remote in self._there.values() if remote.forgotten_at is not None]
-        return min(due, default=None)
 
 
 # --- ollama_pack.routing.decide.rendezvous ---
@@ -10309,6 +10069,7 @@ class Timelines:
         return ((not later and at <= now, name) for later, at, name in self._loading)
 
 
+MOST_TAKEN_BY_WARMTH = 0.05  # seconds that others may lose when a model is loaded for the hours to come
 MAX_MODELS = 256  # whose nodes are remembered
 PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
 SMALL_FLEET = 16  # nodes: in so few nobody is passed over while there is time
@@ -10495,9 +10256,7 @@ class Planner:
             background=True,
             load_only=True,
         )
-        entry = WaitingRequest(load, models, 0.0, 0.0, 0, self._view.now)
-        cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
-        return Assignment(entry, assignment.asked_for, cost, (cost,), (), True, self.policy)  # noqa: FBT003 - `starts`
+        return _load_assignment(load, node, quote, self._view.now, self.policy)
 
     def _kind_of(self, name: str, entries: Sequence[WaitingRequest]) -> Kind | None:
         """The requests of a kind, with the first of their models that any node has; None: no node has any."""
@@ -10723,6 +10482,31 @@ class Planner:
                     self._timelines.nodes[name].forget_quotes()
 
 
+def warm_load(view: FleetView, node: NodeView, model: str, policy: RoutingPolicy) -> Assignment | None:
+    """The load of a model at a node, though nobody waits for it; None: not now.
+
+    It begins only where the node is free to load, and unloads nothing that anybody has asked for lately.
+    """
+    held = Counter(runner.blob for one in view.nodes for runner in one.runners)
+    virtual = VirtualNode(node, TimelineContext(policy, view.now, view.demand, view.returns, held))
+    request = FleetRequest(
+        f"warm {model} {node.name} {view.now}", "", (model,), background=True, load_only=True
+    )
+    quote = virtual.quote((model, "warm", 0), request)
+    if not quote.now_open or not quote.load or quote.evict > MOST_TAKEN_BY_WARMTH:
+        return None
+    return _load_assignment(request, virtual, quote, view.now, policy)
+
+
+def _load_assignment(
+    request: FleetRequest, node: VirtualNode, quote: Quote, now: float, policy: RoutingPolicy
+) -> Assignment:
+    """The assignment of a load that nobody waits for."""
+    entry = WaitingRequest(request, request.models, 0.0, 0.0, 0, now)
+    cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
+    return Assignment(entry, request.models[0], cost, (cost,), (), True, policy)  # noqa: FBT003 - `starts`
+
+
 def _total(cost: NodeCost) -> float:
     return cost.total
 
@@ -10805,6 +10589,340 @@ class RandomPlanner(PlainPlanner):
     def pick(self, costs: Sequence[NodeCost]) -> NodeCost | None:
         """Any."""
         return self.dice.choice(costs) if costs else None
+
+
+# --- ollama_pack.routing.state.demand ---
+# How often each set of weights is asked for, over the last minutes.
+
+DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
+MAX_BLOBS = 1024
+
+
+class DemandMeter:
+    """Requests a second by blob, exponentially forgotten. Times are seconds on the caller's clock."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[float, float]] = {}  # blob → count, and when it was right
+        self._began: float | None = None
+
+    def add(self, blob: str, now: float, share: float = 1.0) -> None:
+        """A request asks for it, or, with this likelihood, for it among others of the same name."""
+        if self._began is None:
+            self._began = now
+        if blob not in self._counts and len(self._counts) >= MAX_BLOBS:
+            del self._counts[min(self._counts, key=lambda known: self._counts[known][1])]
+        self._counts[blob] = (self._faded(blob, now) + share, now)
+
+    def rates(self, now: float) -> dict[str, float]:
+        """Requests a second by blob. A meter that has not run long yet divides by the time that it has."""
+        ran = now - self._began if self._began is not None else 0.0
+        span = DEMAND_SECONDS * (1 - math.exp(-max(ran, 30.0) / DEMAND_SECONDS))
+        return {blob: self._faded(blob, now) / span for blob in self._counts}
+
+    def _faded(self, blob: str, now: float) -> float:
+        count, then = self._counts.get(blob, (0.0, now))
+        return count * math.exp(-(now - then) / DEMAND_SECONDS)
+
+
+# --- ollama_pack.routing.state.events ---
+# What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+
+
+@dataclass(frozen=True, slots=True)
+class BoundEvent:
+    """A request goes to a node, or is still there.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        blob: the weights.
+        loads: it makes the node load them.
+        victims: weights that are unloaded first.
+        context: that the runner is asked for, in tokens; 0: the node's default.
+        options: what else it is asked for.
+        ready: when it is loaded.
+        left: when the request is predicted to end.
+        blocks: its prompt.
+        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
+        background: as in `FleetRequest`.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    blob: str
+    loads: bool
+    victims: tuple[str, ...]
+    context: int
+    options: RunnerOptions
+    ready: float
+    left: float
+    blocks: tuple[PromptBlock, ...]
+    user: str = ""
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingEvent:
+    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
+
+    Attributes:
+        waited: seconds since it came.
+    """
+
+    request_id: str
+    user: str
+    models: tuple[str, ...]
+    blocks: tuple[PromptBlock, ...]
+    max_output: int
+    context: int
+    options: RunnerOptions
+    background: bool
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class BegunEvent:
+    """Its first token came; `left` is when it is predicted to end."""
+
+    request_id: str
+    left: float
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEvent:
+    """It was answered, and this is what it teaches of the node with these weights."""
+
+    request_id: str
+    node: str
+    blob: str
+    lesson: Lesson
+
+
+@dataclass(frozen=True, slots=True)
+class EndedEvent:
+    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlamedEvent:
+    """A node failed a request that another one answered: the fault was the node's.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    hung: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEvent:
+    """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
+
+    request_id: str
+    node_down: bool
+    hung: bool = False
+
+
+FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
+Listener = Callable[[FleetEvent], None]
+
+
+def tell_nobody(event: FleetEvent) -> None:
+    """For a worker that is alone."""
+
+
+# --- ollama_pack.routing.state.peer_requests ---
+# Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+
+MAX_REMOTE = 4096
+UNKNOWN_WORKER = ""  # of a request that is known only because it keeps one of ours out
+
+
+def node_key(row: NodeRow) -> str:
+    """What workers call a node among themselves: the same whatever its name, and not its address."""
+    return blake2b(row.url.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(slots=True)
+class RemoteRequest:
+    """A request of another worker.
+
+    Attributes:
+        forgotten_at: when it is forgotten unless its worker tells of it; None: with its worker.
+    """
+
+    worker: str
+    node: NodeState
+    runner: RunnerState
+    model: str
+    loads: bool
+    blocks: tuple[PromptBlock, ...] = ()
+    answering: bool = False
+    forgotten_at: float | None = None
+
+
+class RemoteRequests:
+    """Applies what other workers tell to the nodes as this one knows them. Bounded.
+
+    Attributes:
+        nodes: by their keys.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        demand: DemandMeter,
+        prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            clock: the scheduler's own.
+            demand: counts what is asked for.
+            prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
+        """
+        self._prompt_sent = prompt_sent
+        self.nodes: dict[str, NodeState] = {}
+        self._clock = clock
+        self._demand = demand
+        self._there: dict[str, RemoteRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._there
+
+    def at(self, node: str) -> int:
+        """How many of them are at the node of this name."""
+        return sum(remote.node.row.name == node for remote in self._there.values())
+
+    def apply(self, worker: str, event: FleetEvent) -> None:
+        """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
+        match event:
+            case BoundEvent():
+                self._bound(worker, event)
+            case BegunEvent():
+                self._begun(event)
+            case FinishedEvent():
+                self._finished(event)
+            case EndedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.gave_up(remote.model)
+            case BlamedEvent():
+                if node := self.nodes.get(event.node):
+                    node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
+            case FailedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.failed(
+                        remote.model, self._clock(), node_down=event.node_down, hung=event.hung
+                    )
+                    remote.runner.mirror.clear()
+
+    def _bound(self, worker: str, event: BoundEvent) -> None:
+        node, now = self.nodes.get(event.node), self._clock()
+        known = self._there.get(event.request_id)
+        if known and known.worker != UNKNOWN_WORKER:
+            known.runner.ends[event.request_id] = now + event.left
+            known.node.changed()
+            return
+        if known:
+            self._leave(event.request_id)
+        if node is None or event.model not in node.models or len(self._there) >= MAX_REMOTE:
+            return
+        node.passed(event.model)
+        self._demand.add(event.blob, now)
+        runner = node.runners.get(event.blob)
+        if event.loads and event.ready > 0:
+            runner = node.load(event.model, (event.context, event.options), event.victims, now)
+            node.loading_until = runner.ready_at = now + event.ready
+        elif runner is None:
+            runner = node.adopt(event.model, (event.context, event.options), now)
+        self._there[event.request_id] = RemoteRequest(
+            worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
+        )
+        runner.ends[event.request_id] = now + event.left
+        shared, kind = self._prompt_sent(node.row.name, event.blob, event.blocks)
+        runner.mirror.started(event.blocks, now, shared=shared, kind=kind)
+        runner.touched = True
+        node.changed()
+
+    def _begun(self, event: BegunEvent) -> None:
+        if remote := self._there.get(event.request_id):
+            now = self._clock()
+            remote.answering = True
+            remote.node.loaded(remote.runner, now)
+            remote.runner.ends[event.request_id] = now + event.left
+            remote.node.changed()
+
+    def _finished(self, event: FinishedEvent) -> None:
+        now = self._clock()
+        if remote := self._leave(event.request_id):
+            remote.node.succeeded(remote.model)
+            remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
+        node = self.nodes.get(event.node)
+        if node and any(model.blob == event.blob for model in node.models.values()):
+            node.stats(event.blob).learn(event.lesson)
+            node.learned(event.blob)
+
+    def _leave(self, request_id: str) -> RemoteRequest | None:
+        remote = self._there.pop(request_id, None)
+        if remote:
+            now = self._clock()
+            remote.node.changed()
+            remote.node.left(remote.runner, request_id, now)
+            if remote.loads and not remote.answering:
+                remote.node.loaded(remote.runner, now)
+        return remote
+
+    def hold(self, node: NodeState, blob: str, request_id: str, until: float) -> bool:
+        """Believe for a moment that a request is at a runner, of which nothing else is known.
+
+        Returns:
+            Whether that is new.
+        """
+        runner = node.runners.get(blob)
+        if runner is None or request_id in self._there or len(self._there) >= MAX_REMOTE:
+            return False
+        self._there[request_id] = RemoteRequest(
+            UNKNOWN_WORKER, node, runner, runner.model, loads=False, forgotten_at=until
+        )
+        runner.ends[request_id] = max(until, self._clock() + node.known(blob).service)
+        node.changed()
+        return True
+
+    def forget(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these are still there."""
+        gone = [key for key, one in self._there.items() if one.worker == worker and key not in but]
+        for request_id in gone:
+            if remote := self._leave(request_id):
+                remote.node.gave_up(remote.model)
+
+    def forget_all(self) -> None:
+        """Nobody tells any more."""
+        for worker in {remote.worker for remote in self._there.values()}:
+            self.forget(worker)
+
+    def expire(self, now: float) -> None:
+        """Forget what was believed for a moment only."""
+        for request_id, remote in list(self._there.items()):
+            if remote.forgotten_at is not None and remote.forgotten_at <= now:
+                self._leave(request_id)
+
+    def expires_at(self) -> float | None:
+        """When the next is forgotten."""
+        due = [remote.forgotten_at for remote in self._there.values() if remote.forgotten_at is not None]
+        return min(due, default=None)
 
 
 # --- ollama_pack.routing.state.returns ---
@@ -11410,7 +11528,7 @@ class Scheduler:
         """
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
-        policy = policy or RoutingPolicy()
+        self.policy = policy = policy or RoutingPolicy()
         self.cluster = Cluster(rows, clock, policy, priors)
         self.wake_at: float | None = None
         self._clock = clock
@@ -11748,6 +11866,23 @@ class Scheduler:
         self._planner.ahead = []
         return [self._start(one, now) for one in loads if self._allows(one, now)]
 
+    def warm(self, model: str, copies: int) -> list[Assignment]:
+        """Begin loads after which so many nodes have a model in memory, as far as that is possible now.
+
+        Each counts as running until `finished`, `load_failed` or `cancel`.
+        """
+        now, name = self._clock(), fold_name(model)
+        view = self.cluster.view()
+        having = [node for node in view.nodes if name in node.models and node.weight > 0 and node.loads_ahead]
+        blobs = {node.name: {runner.blob for runner in node.runners} for node in having}
+        cold = [node for node in having if node.models[name].blob not in blobs[node.name]]
+        missing = copies - (len(having) - len(cold))
+        loads: list[Assignment] = []
+        for node in sorted(cold, key=lambda node: (node.tier, -_free(node), node.name)):
+            if len(loads) < missing and (load := warm_load(view, node, name, self.policy)):
+                loads.append(self._start(load, now))
+        return loads
+
     def load_failed(self, request_id: str) -> None:
         """A node has not done such a load. That shuts nothing: its options may be the reason."""
         if running := self._running.get(request_id):
@@ -11803,6 +11938,559 @@ class Scheduler:
         if (until := self._queue.ripens_at()) is not None:
             due.append(min(until, now + BACKGROUND_LOOK))
         return min([when for when in due if now < when < math.inf], default=None)
+
+
+def _free(node: NodeView) -> int:
+    """Bytes of a node's memory that no model has."""
+    return node.room - sum(runner.size for runner in node.runners)
+
+
+# --- ollama_pack.routing.warm ---
+# The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#
+# For example::
+#
+#     llama3:8b    = Mon-Fri 07:30-17:00
+#     qwen3:14b    = Mon-Fri 08:00-12:00, Sat 09:00-11:00  copies=2
+#     mixtral:8x7b = 22:00-02:00  zone=Asia/Shanghai
+
+MAX_WARM_ROWS = 200
+MAX_COPIES = 64
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_WARM_COMMENT = re.compile(r"(?:^|\s)#.*")
+_SPAN = re.compile(
+    r"(?:(?P<days>[a-z]{3}(?:-[a-z]{3})?)\s+)?(?P<begins>[0-9]{1,2}:[0-9]{2})-(?P<ends>[0-9]{1,2}:[0-9]{2})"
+)
+_MINUTES_A_DAY = 24 * 60
+_WARM_SETTINGS = "copies=N, zone=Europe/Berlin"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Hours on some days of the week. One that ends before it begins ends on the next day.
+
+    Attributes:
+        days: 0 is Monday.
+        begins, ends: minutes after midnight.
+    """
+
+    days: frozenset[int]
+    begins: int
+    ends: int
+
+    def seconds_left(self, now: datetime) -> float:
+        """How long it still lasts; 0: it does not last now."""
+        length = (self.ends - self.begins) % _MINUTES_A_DAY or _MINUTES_A_DAY
+        for back in (0, 1):
+            day = now - timedelta(days=back)
+            began = day.replace(hour=self.begins // 60, minute=self.begins % 60, second=0, microsecond=0)
+            passed = (now - began).total_seconds()
+            if day.weekday() in self.days and 0 <= passed < length * 60:
+                return length * 60 - passed
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WarmRow:
+    """A model that is kept in memory at certain hours.
+
+    Attributes:
+        model: its name; an alias is none.
+        spans: the hours.
+        copies: on so many nodes.
+        zone: the time zone that the hours are in; empty: the server's.
+        line: its number in the text, from 1.
+    """
+
+    model: str
+    spans: tuple[Span, ...]
+    copies: int = 1
+    zone: str = ""
+    line: int = 0
+
+    def seconds_left(self, now: datetime) -> float:
+        """How long the model is to stay in memory from now on; 0: it is not.
+
+        Args:
+            now: with a time zone.
+        """
+        local = now.astimezone(ZoneInfo(self.zone)) if self.zone else now.astimezone()
+        return max((span.seconds_left(local) for span in self.spans), default=0.0)
+
+
+@lru_cache(maxsize=16)  # valves are read again at every request, and nearly always hold the same text
+def parse_warm(text: str) -> tuple[WarmRow, ...]:
+    """Read the rows: `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        WarmTableError: naming the row and what is wrong with it.
+    """
+    rows: list[WarmRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _WARM_COMMENT.sub("", raw).strip():
+            try:
+                rows.append(_warm_row(line, written))
+                _refuse_more(rows)
+            except ValueError as fault:
+                raise WarmTableError(line, written, str(fault)) from None
+    return tuple(rows)
+
+
+def _refuse_more(rows: list[WarmRow]) -> None:
+    *before, row = rows
+    if any(row.model == other.model for other in before):
+        raise ValueError(f"{row.model} has a row already: put all its hours into that one, with commas")
+    if len(rows) > MAX_WARM_ROWS:
+        raise ValueError(f"at most {MAX_WARM_ROWS} models can be kept in memory")
+
+
+def _warm_row(line: int, written: str) -> WarmRow:
+    model, equals, rest = map(str.strip, written.partition("="))
+    if not equals or not model or re.search(r"[\s,]", model):
+        raise ValueError("write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours")
+    hours, copies, zone = [], 1, ""
+    for word in rest.split():
+        name, has_value, value = word.partition("=")
+        if not has_value:
+            hours.append(word)
+        elif name == "copies" and value.isdecimal() and 1 <= int(value[:6]) <= MAX_COPIES:
+            copies = int(value)
+        elif name == "zone":
+            zone = _zone(value)
+        else:
+            raise ValueError(f"unknown setting {word!r}: the known ones are {_WARM_SETTINGS}")
+    spans = tuple(_span(part.strip()) for part in " ".join(hours).split(",") if part.strip())
+    if not spans:
+        raise ValueError("hours are missing: write them as Mon-Fri 07:30-17:00, several with commas")
+    return WarmRow(model, spans, copies, zone, line)
+
+
+def _span(written: str) -> Span:
+    found = _SPAN.fullmatch(written.lower())
+    if found is None:
+        raise ValueError(f"{written!r} cannot be read: write hours as Mon-Fri 07:30-17:00, or 07:30-17:00")
+    return Span(_days(found["days"] or "mon-sun"), _minutes(found["begins"]), _minutes(found["ends"]))
+
+
+def _days(written: str) -> frozenset[int]:
+    first, _, last = written.partition("-")
+    for day in (first, last or first):
+        if day not in _DAYS:
+            raise ValueError(f"{day!r} is no day: write Mon, Tue, Wed, Thu, Fri, Sat, Sun or two with a dash")
+    begin, end = _DAYS.index(first), _DAYS.index(last or first)
+    return frozenset((begin + offset) % 7 for offset in range((end - begin) % 7 + 1))
+
+
+def _minutes(written: str) -> int:
+    hour, minute = map(int, written.split(":"))
+    if hour > 24 or minute > 59 or (hour == 24 and minute):  # noqa: PLR2004 - a clock's
+        raise ValueError(f"{written!r} is no time: write it as 07:30, at most 24:00")
+    return (60 * hour + minute) % _MINUTES_A_DAY
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"zone={name} is unknown: write it as Europe/Berlin or Asia/Shanghai") from None
+    return name
+
+
+# --- ollama_pack.routing.dispatch.upkeep ---
+# What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+
+WARM_LOOK_SECONDS = 20.0  # between two looks at what has to be in memory
+STAY_SECONDS = 300.0  # models that are kept are asked for again before their time in memory falls below this
+IDLE_LOOK_SECONDS = 0.5
+DRAIN_SECONDS = 900.0  # for a node's chats to end before a pull; then it is pulled beside them
+MAX_PULLS = 64  # that are remembered
+
+
+@dataclass(slots=True)
+class PullState:
+    """The pull of a model at one node: `waiting`, `draining`, `pulling`, `done` or `failed`."""
+
+    node: str
+    model: str
+    state: str = "waiting"
+    percent: float = 0.0
+    fault: str = ""
+
+
+class Fleet(Protocol):
+    """What upkeep needs of the router."""
+
+    @property
+    def nodes(self) -> Mapping[str, NodeWatch]:
+        """By name."""
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Its scheduler."""
+
+    async def ready(self) -> None:
+        """Have the nodes looked at."""
+
+    def in_flight(self, node: str) -> int:
+        """Requests at a node."""
+
+    def is_healthy(self, node: str) -> bool:
+        """Whether requests are given to it."""
+
+    def load_now(self, binding: Assignment, keep_alive: str | float | None) -> None:
+        """Let a node load a model that nobody waits for."""
+
+    def prolong(self, node: str, model: str, seconds: float) -> None:
+        """Let a model stay in a node's memory."""
+
+
+class Upkeep:
+    """Looks after one router's nodes. Lives on its event loop."""
+
+    def __init__(self, fleet: Fleet, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """Begin nothing yet; `now` tells the time of day, with a time zone."""
+        self._fleet = fleet
+        self._now = now
+        self._rows: tuple[WarmRow, ...] = ()
+        self._drained: frozenset[str] = frozenset()
+        self._pulling: set[str] = set()  # nodes that are drained for a pull
+        self._warming: asyncio.Task[None] | None = None
+        self._pull: asyncio.Task[None] | None = None
+        self._asked_at: dict[tuple[str, str], float] = {}
+        self.pulls: list[PullState] = []
+
+    def close(self) -> None:
+        """Stop all of it."""
+        for task in (self._warming, self._pull):
+            if task is not None:
+                task.cancel()
+
+    # --- nodes that get nothing new ---
+
+    @property
+    def drained(self) -> frozenset[str]:
+        """The nodes that get nothing new, by an admin's wish or for a pull."""
+        return self._drained | self._pulling
+
+    def drain(self, names: Collection[str]) -> None:
+        """Let these nodes finish what they have and give them nothing new; all others take part."""
+        self._drained = frozenset(names)
+        self._apply()
+
+    def _apply(self) -> None:
+        cluster = self._fleet.scheduler.cluster
+        for name, node in cluster.nodes.items():
+            if node.draining != (name in self.drained):
+                cluster.drain(name, draining=name in self.drained)
+
+    # --- models that are kept in memory ---
+
+    def keep(self, rows: tuple[WarmRow, ...]) -> None:
+        """Keep these models in memory at their hours, from now on."""
+        self._rows = rows
+        if rows and (self._warming is None or self._warming.done()):
+            self._warming = asyncio.get_running_loop().create_task(self._keep_warm(), name="keep models warm")
+
+    def stays(self, model: str) -> float:
+        """Seconds for which a model is to stay in memory; 0: as long as usual."""
+        name = fold_name(model)
+        row = next((row for row in self._rows if fold_name(row.model) == name), None)
+        return row.seconds_left(self._now()) if row else 0.0
+
+    async def _keep_warm(self) -> None:
+        while self._rows:
+            try:
+                if any(row.seconds_left(self._now()) for row in self._rows):
+                    await self._fleet.ready()
+                    self.warm_now()
+            except Exception:
+                log.exception("Models could not be kept in memory; another try follows")
+            await asyncio.sleep(WARM_LOOK_SECONDS)
+
+    def warm_now(self) -> None:
+        """Load what should be in memory and is not, and ask again for what would leave it."""
+        for row in self._rows:
+            left = row.seconds_left(self._now())
+            if left:
+                for binding in self._fleet.scheduler.warm(row.model, row.copies):
+                    self._fleet.load_now(binding, left)
+                self._prolong(row, left)
+
+    def _prolong(self, row: WarmRow, left: float) -> None:
+        """Have it stay where it would soon be unloaded: its last chat ended a while ago."""
+        now, name = asyncio.get_running_loop().time(), fold_name(row.model)
+        for node in self._fleet.scheduler.cluster.nodes.values():
+            model = node.listed.get(name)
+            runner = node.runners.get(model.blob) if model else None
+            if runner is None or runner.loading or runner.remote or not runner.expires_at:
+                continue
+            soon = runner.expires_at - self._now().timestamp() < min(left, STAY_SECONDS)
+            key = node.row.name, name
+            if soon and now - self._asked_at.get(key, -math.inf) > STAY_SECONDS / 2:
+                self._asked_at[key] = now
+                self._fleet.prolong(node.row.name, runner.model, left)
+
+    # --- pulls, one node after another ---
+
+    def pull(self, model: str, nodes: Sequence[str] = ()) -> None:
+        """Pull a model at nodes (none: all Ollamas), one after another, each without chats meanwhile.
+
+        Raises:
+            ValueError: a pull is under way, or a node is unknown.
+        """
+        if self._pull is not None and not self._pull.done():
+            raise ValueError("a pull is under way: wait until it is done")
+        watches = self._fleet.nodes
+        wanted = list(nodes) or [name for name, watch in watches.items() if watch.row.kind == "ollama"]
+        for name in wanted:
+            if name not in watches:
+                raise ValueError(f"there is no node {name!r}: the nodes are {', '.join(watches)}")
+        states = [PullState(name, model) for name in wanted]
+        self.pulls = [*self.pulls, *states][-MAX_PULLS:]
+        self._pull = asyncio.get_running_loop().create_task(self._pull_all(states), name=f"pull {model}")
+
+    async def _pull_all(self, states: Sequence[PullState]) -> None:
+        for state in states:
+            async with self._without_chats(state):
+                await self._pull_at(state)
+            self._fleet.nodes[state.node].hurry.set()
+
+    async def _pull_at(self, state: PullState) -> None:
+        client = getattr(self._fleet.nodes[state.node].client, "pull", None)
+        if client is None:
+            state.state, state.fault = "failed", "only an Ollama can pull models"
+            return
+        state.state = "pulling"
+        try:
+            async for done, total in client(state.model):
+                state.percent = round(100 * done / total, 1) if total else state.percent
+        except NodeError as error:
+            state.state, state.fault = "failed", error.plain
+            log.warning("%s could not pull %s: %s", state.node, state.model, error)
+        else:
+            state.state, state.percent = "done", 100.0
+
+    @asynccontextmanager
+    async def _without_chats(self, state: PullState) -> AsyncIterator[None]:
+        """Give the node nothing new, where the others have all its models, and wait until it is idle."""
+        node = state.node
+        if not self._can_spare(node):
+            yield
+            return
+        state.state = "draining"
+        self._pulling.add(node)
+        self._apply()
+        try:
+            loop = asyncio.get_running_loop()
+            ends = loop.time() + DRAIN_SECONDS
+            while self._fleet.in_flight(node) and loop.time() < ends:  # noqa: ASYNC110 - of other workers, too
+                await asyncio.sleep(IDLE_LOOK_SECONDS)
+            yield
+        finally:
+            self._pulling.discard(node)
+            self._apply()
+
+    def _can_spare(self, node: str) -> bool:
+        """Whether the other nodes that get chats have all of its models."""
+        others: set[str] = set()
+        for name, watch in self._fleet.nodes.items():
+            if name != node and name not in self.drained and self._fleet.is_healthy(name):
+                others |= {fold_name(model.name) for model in watch.known.models}
+        return {fold_name(model.name) for model in self._fleet.nodes[node].known.models} <= others
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """For the dashboard."""
+        kept = [
+            {"model": row.model, "seconds_left": round(left)}
+            for row in self._rows
+            if (left := row.seconds_left(self._now()))
+        ]
+        return {"drained": sorted(self.drained), "warm": kept, "pulls": [asdict(one) for one in self.pulls]}
+
+
+# --- ollama_pack.routing.peers.messages ---
+# What workers write to each other: events as JSON, with hashes instead of prompts.
+#
+# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
+
+MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
+
+
+@dataclass(frozen=True, slots=True)
+class HelloMessage:
+    """A worker has come and asks what there is."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliveMessage:
+    """A worker is there, and so are these requests of its own, at nodes or waiting."""
+
+    worker: str
+    requests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ByeMessage:
+    """A worker goes, and its requests have ended."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventMessage:
+    """Something happened to a request of a worker."""
+
+    worker: str
+    event: FleetEvent
+
+
+FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
+
+_EVENTS: dict[str, type[FleetEvent]] = {
+    "waiting": WaitingEvent,
+    "bound": BoundEvent,
+    "begun": BegunEvent,
+    "finished": FinishedEvent,
+    "ended": EndedEvent,
+    "failed": FailedEvent,
+    "blamed": BlamedEvent,
+}
+_NAMES = {kind: name for name, kind in _EVENTS.items()}
+
+
+def encode_message(message: FleetMessage) -> bytes:
+    """As JSON in UTF-8."""
+    match message:
+        case HelloMessage(worker):
+            written: dict[str, Any] = {"t": "hello", "w": worker}
+        case AliveMessage(worker, requests):
+            written = {"t": "alive", "w": worker, "r": requests}
+        case ByeMessage(worker):
+            written = {"t": "bye", "w": worker}
+        case EventMessage(worker, event):
+            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
+    return json.dumps(written, separators=(",", ":"), default=str).encode()
+
+
+def _event_fields(event: FleetEvent) -> dict[str, Any]:
+    fields = asdict(event)
+    if isinstance(event, BoundEvent | WaitingEvent):
+        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
+    return fields
+
+
+def decode_message(payload: bytes) -> FleetMessage | None:
+    """Read a message; None when it is none that this version knows."""
+    if len(payload) > MAX_MESSAGE:
+        return None
+    try:
+        written = json.loads(payload, parse_constant=_refuse_constant)
+        kind, worker = str(written["t"]), str(written["w"])
+        match kind:
+            case "hello":
+                return HelloMessage(worker)
+            case "alive":
+                return AliveMessage(worker, _strings(written["r"]))
+            case "bye":
+                return ByeMessage(worker)
+        return EventMessage(worker, _fleet_event(kind, written["e"]))
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None
+
+
+def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
+    request_id = str(fields["request_id"])
+    match kind:
+        case "waiting" | "bound":
+            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
+        case "begun":
+            return BegunEvent(request_id, float(fields["left"]))
+        case "finished":
+            lesson = _lesson(fields["lesson"])
+            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
+        case "ended":
+            return EndedEvent(request_id)
+        case "failed":
+            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
+        case "blamed":
+            return BlamedEvent(request_id, str(fields["node"]), str(fields["model"]), bool(fields["hung"]))
+    raise ValueError(kind)
+
+
+def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
+    return BoundEvent(
+        request_id=request_id,
+        node=str(fields["node"]),
+        model=str(fields["model"]),
+        blob=str(fields["blob"]),
+        loads=bool(fields["loads"]),
+        victims=_strings(fields["victims"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        ready=float(fields["ready"]),
+        left=float(fields["left"]),
+        blocks=_blocks(fields["blocks"]),
+        user=str(fields.get("user", "")),
+        background=bool(fields.get("background")),
+    )
+
+
+def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
+    return WaitingEvent(
+        request_id=request_id,
+        user=str(fields["user"]),
+        models=_strings(fields["models"]),
+        blocks=_blocks(fields["blocks"]),
+        max_output=int(fields["max_output"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        background=bool(fields["background"]),
+        waited=float(fields["waited"]),
+    )
+
+
+def _options(written: Collection[Any]) -> RunnerOptions:
+    return tuple((str(name), value) for name, value in written)
+
+
+def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
+    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
+
+
+def _lesson(fields: dict[str, Any]) -> Lesson:
+    spent, match = fields["spent"], fields["match"]
+    durations = Durations(
+        total=float(spent["total"]),
+        load=float(spent["load"]),
+        prompt=float(spent["prompt"]),
+        prompt_count=int(spent["prompt_count"]),
+        decode=float(spent["decode"]),
+        decode_count=int(spent["decode_count"]),
+        hit=None if spent["hit"] is None else int(spent["hit"]),
+    )
+    return Lesson(
+        spent=durations,
+        match=MatchDepth(
+            depth=int(match["depth"]),
+            tokens=int(match["tokens"]),
+            between=int(match["between"]),
+            held=bool(match["held"]),
+        ),
+        beside=int(fields["beside"]),
+        background=bool(fields["background"]),
+        loaded=bool(fields["loaded"]),
+    )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number to reckon with")
+
+
+def _strings(values: Collection[Any]) -> tuple[str, ...]:
+    return tuple(map(str, values))
 
 
 # --- ollama_pack.routing.peers.share ---
@@ -12196,6 +12884,7 @@ DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped an
 LOAD_TOLD_SECONDS = 10.0  # until a load is shown to go on; then each time twice as long
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
 DECISIONS_SHOWN = RUNNING_SHOWN = 64
+PROLONG_SECONDS = 60.0  # for a request that only keeps a model in memory
 
 
 async def _tell_nobody(line: str, *, done: bool) -> None:
@@ -12260,6 +12949,7 @@ class Router:
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
+        self.upkeep = Upkeep(self)
 
     # --- the nodes ---
 
@@ -12376,6 +13066,7 @@ class Router:
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
         await self._idle.wait()
+        self.upkeep.close()
         for load in self._loads:
             load.cancel()
         await asyncio.gather(*self._loads, return_exceptions=True)
@@ -12439,7 +13130,9 @@ class Router:
             key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, served=served)
+        made = PendingChat(
+            request, body, head, tell, bound, figures, headers=headers, served=served, user=user
+        )
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
@@ -12516,16 +13209,33 @@ class Router:
             self._decided[binding.request.id] = decision
             self._chats[binding.request.id].bound.set_result(binding)
         for binding in self.scheduler.load_ahead():
-            load = self._loop.create_task(self._load_ahead(binding), name="load a model ahead of need")
-            self._loads.add(load)
-            load.add_done_callback(self._loads.discard)
+            self.load_now(binding, self.settings.keep_alive or None)
         if self._wake:
             self._wake.cancel()
         due = self.scheduler.wake_at
         self._wake = self._loop.call_at(due, self._decide) if due is not None else None
 
-    async def _load_ahead(self, binding: Assignment) -> None:
+    def load_now(self, binding: Assignment, keep_alive: str | float | None) -> None:
         """Let a node load a model that nobody waits for yet."""
+        self._beside(self._load_ahead(binding, keep_alive), "load a model ahead of need")
+
+    def prolong(self, node: str, model: str, seconds: float) -> None:
+        """Let a model stay in a node's memory."""
+        self._beside(self._prolong(node, model, seconds), "keep a model in memory")
+
+    def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do something that no chat waits for."""
+        task = self._loop.create_task(work, name=name)
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+
+    async def _prolong(self, node: str, model: str, seconds: float) -> None:
+        try:
+            await self.nodes[node].client.load(model, seconds=PROLONG_SECONDS, keep_alive=seconds)
+        except NodeError as error:
+            router_log.warning("%s could not keep %s in memory: %s", node, model, error)
+
+    async def _load_ahead(self, binding: Assignment, keep_alive: str | float | None) -> None:
         identity, node, began = binding.request.id, binding.node, self._loop.time()
         if self._sharing and not await self._sharing.claim(binding):
             return
@@ -12533,7 +13243,7 @@ class Router:
             await self.nodes[node].client.load(
                 binding.model,
                 seconds=longest_load(binding, self.settings.load_seconds),
-                keep_alive=self.settings.keep_alive or None,
+                keep_alive=keep_alive,
                 options=load_options(binding.request),
             )
         except NodeError as error:
@@ -12620,7 +13330,7 @@ class Router:
         pending.waits_since = None
         pending.decision = self._decided.get(identity)
         self.counts.sent(binding)
-        attempt = Attempt(pending, binding, self.nodes[binding.node], self.settings)
+        attempt = Attempt(pending, binding, self.nodes[binding.node], self._settings_for(binding.model))
         self._attempts.begin(identity, attempt)
         telling = None if pending.request.background else await self._tell_node(pending, attempt)
         if not pending.tried:
@@ -12647,6 +13357,11 @@ class Router:
         spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
+
+    def _settings_for(self, model: str) -> RouterSettings:
+        """The settings of a chat: a model that is kept at this hour stays at least until its end."""
+        left = self.upkeep.stays(model)
+        return replace(self.settings, keep_alive=f"{left:.0f}s") if left > STAY_SECONDS else self.settings
 
     async def _tell_node(self, pending: PendingChat, attempt: Attempt) -> asyncio.Task[None] | None:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
@@ -12730,6 +13445,73 @@ async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
         await asyncio.sleep(pause)
         await pending.say(loading_line(attempt.binding, attempt.elapsed), done=False)
         pause = attempt.elapsed
+
+
+# --- ollama_pack.routing.dispatch.report ---
+# What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+
+
+def _usage(router: Router) -> dict[str, float | None]:
+    """Percent of each GPU; those that several nodes share count once."""
+    sources = {watch.gpu_source: watch.gpus.gpus for watch in router.nodes.values()}
+    return gpu_usage(sources.values())
+
+
+def dashboard_report(router: Router) -> dict[str, Any]:
+    """The same, with what is in memory, what was learned, and the chats at work, the newest first."""
+    nodes = [
+        _node_load(router, view) | _node_details(router, view)
+        for view in router.scheduler.cluster.view().nodes
+    ]
+    told = {"waiting": router.scheduler.waiting, "peers": router.peers, "running": router.running()}
+    told["upkeep"] = router.upkeep.report
+    return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
+
+
+def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "url": router.nodes[view.name].client.name,
+        "healthy": router.is_healthy(view.name),
+        "in_flight": router.in_flight(view.name),
+        "queued": router.queued(view.name),
+        "breakers": router.scheduler.cluster.nodes[view.name].shut(router.scheduler.cluster.view().now),
+        "models": [runner.model for runner in view.runners] if router.is_healthy(view.name) else [],
+        "gpus": [gpu_values(gpu) for gpu in router.nodes[view.name].gpus.gpus],
+    }
+
+
+def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
+    now = router.scheduler.cluster.view().now
+    return {
+        "own": router.own_in_flight(view.name),
+        "gpu_reason": router.nodes[view.name].gpus.reason,
+        "fault": router.nodes[view.name].known.fault,
+        "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
+        "runners": [_runner_details(runner) for runner in view.runners],
+        "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
+    }
+
+
+def _runner_details(runner: RunnerView) -> dict[str, Any]:
+    return {
+        "model": runner.model,
+        "context": runner.context,
+        "slots": runner.slots,
+        "running": len(runner.ends),
+        "prefixes": len(runner.prefixes),
+    }
+
+
+def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
+    rates = view.rates[blob]
+    return {
+        "model": next((name for name, model in view.models.items() if model.blob == blob), ""),
+        "load": rates.load,
+        "prompt": rates.prompt,
+        "token": rates.token,
+        "learned": rates.learned,
+    }
 
 
 # --- ollama_pack.cache.errors ---
@@ -12907,7 +13689,7 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
 #
 # anyio is imported where it is used: upload.py loads a pipeline where the server's packages are not.
 
-LOOK_SECONDS = 0.2  # between two looks at whether the client is still there, while there is nothing to send
+_line_stream__LOOK_SECONDS = 0.2  # between two looks at whether the client is still there, while there is nothing to send
 LINES_AHEAD = 512  # that are kept for a client who is slow to take them
 SLOW_CLIENT_SECONDS = 0.05  # between two looks at whether he has taken some
 FORGOTTEN_SECONDS = 2.0  # that lines lie there before somebody looks whether their stream is rubbish
@@ -12941,7 +13723,7 @@ class LineStream(Iterator[str]):
         """Everything that has come, as soon as there is something."""
         while not self._ended:
             try:
-                text = self._joined(self._lines.get(timeout=LOOK_SECONDS))
+                text = self._joined(self._lines.get(timeout=_line_stream__LOOK_SECONDS))
             except Empty:
                 text = ""
             if _client_has_left():
@@ -13512,6 +14294,855 @@ def _is_ip(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+# --- ollama_pack.base.redis ---
+# A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#
+# Making a client connects nothing.
+#
+# redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
+# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
+# redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
+#
+# Options follow after `?`, with `&` between them. Each has its effect or is refused by name. A refusal holds no
+# part of a URL that might be a password's.
+#
+# redis-py is imported where it is used: the minimal image of the Pipelines server lacks it, and the router runs
+# there without.
+
+_SENTINEL_PORT, _REDIS_PORT = 26379, 6379
+# Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
+_NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+_REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
+_OWN_LIMITS = "the pack has time limits and connections of its own"
+
+
+class RedisClient(Protocol):
+    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
+
+    response_callbacks: Any  # by command: what turns its answers into other values
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a command and return its answer, with bytes for strings."""
+
+    def script_load(self, script: str) -> Awaitable[Any]:
+        """Leave a script there; in a cluster on every server of it."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+def connection_pool_of(client: RedisClient) -> Any:
+    """Where the connections to its one server come from; a cluster has none such."""
+    return getattr(client, "connection_pool", None)
+
+
+@dataclass(frozen=True, slots=True)
+class LuaScript:
+    """A script, and the name that the server knows it by once it has seen it."""
+
+    text: str
+    sha: str
+
+
+def lua_script(text: str) -> LuaScript:
+    # SHA-1 is what Redis names scripts by
+    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+async def run_script(
+    send: Callable[..., Awaitable[Any]], script: LuaScript, keys: Sequence[str], *values: Any
+) -> Any:
+    """Run a script by its name, and by its text where the server has not seen it, or has restarted.
+
+    Args:
+        send: sends one command, as `RedisClient.execute_command`.
+        script: to run.
+        keys: that it uses.
+        values: its other arguments.
+    """
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
+
+    try:
+        return await send("EVALSHA", script.sha, len(keys), *keys, *values)
+    except NoScriptError:
+        return await send("EVAL", script.text, len(keys), *keys, *values)
+
+
+def redis_faults() -> tuple[type[Exception], ...]:
+    """What is raised when Redis does not answer, or not as it should."""
+    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
+
+    return RedisError, RedisClusterException, OSError, EOFError  # a cluster's is no `RedisError`
+
+
+class _UrlError(ValueError):
+    """What is wrong with a URL, in words that may be shown."""
+
+
+class _WatchedMaster:
+    """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
+
+    def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
+        self.execute_command = master.execute_command
+        self.script_load = master.script_load
+        self.response_callbacks = master.response_callbacks
+        self.connection_pool = connection_pool_of(master)
+        self.clients = master, *sentinels
+
+    async def aclose(self) -> None:
+        """Close the connections to the master and to the Sentinels."""
+        for client in self.clients:
+            await client.aclose()
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def check_redis_url(url: str) -> str:
+    """The URL, which is none or can be used.
+
+    Raises:
+        SettingError: it is none of the forms.
+        ModuleNotFoundError: there is no redis-py.
+    """
+    if url:
+        redis_client(url)
+    return url
+
+
+def redis_client(url: str) -> RedisClient:
+    """A client for a URL.
+
+    Raises:
+        SettingError: the URL is none of the forms, or has an option that would have no effect.
+        ModuleNotFoundError: there is no redis-py.
+    """
+    scheme = url.partition("://")[0] if "://" in url else ""
+    make = _REDIS_CLIENTS.get(scheme)
+    if make is None:
+        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+    try:
+        return make(_read_url(url))
+    except _UrlError as error:
+        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+    except (ValueError, TypeError):  # their words may have a piece of the password in them
+        raise SettingError(
+            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
+            + _HOW_WRITTEN
+        ) from None
+
+
+def redis_fault(error: BaseException) -> str:
+    """What redis-py says of a failure, without what was sent: an old server repeats an unknown AUTH whole."""
+    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
+
+
+def _shown_beginning(url: str) -> str:
+    """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
+    beginning = url.partition("://")[0]
+    is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
+    return repr(beginning) if is_shown else "no scheme that is known"
+
+
+# --- reading ---
+
+
+@dataclass(frozen=True, slots=True)
+class _RedisUrl:
+    """A URL in its parts.
+
+    Attributes:
+        tls: its scheme asks for TLS.
+        hosts: names and ports, 0 where none is given.
+        path: what follows the hosts, decoded.
+        login: `username` and `password`, where there are.
+        options: what each connection is made with.
+        sentinel: the same for the Sentinels themselves.
+        db: the number given as an option.
+    """
+
+    tls: bool
+    hosts: Sequence[tuple[str, int]]
+    path: str
+    login: Mapping[str, str]
+    options: Mapping[str, Any]
+    sentinel: Mapping[str, Any]
+    db: int | None
+
+
+def _read_url(url: str) -> _RedisUrl:
+    if not url.isprintable() or " " in url:
+        raise _UrlError("it holds a space or a character that cannot be printed")
+    rest = url.partition("://")[2]
+    # A raw character in a password moves what follows it to where a host, a path or an option is expected.
+    if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
+        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    tls = scheme == "rediss"
+    given = _options_in(parts.query)
+    sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    if kind != "sentinel" and any(sentinel.values()):
+        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
+    login = {
+        "username": unquote(parts.username or "") or given.pop("username", None),
+        "password": unquote(parts.password or "") or given.pop("password", None),
+    }
+    if given.keys() & login.keys():
+        raise _UrlError("it has a user or a password twice: before the host and as an option")
+    if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
+        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
+    hosts = [] if scheme == "unix" else _hosts(parts.netloc)
+    db = given.pop("db", None)
+    return _RedisUrl(
+        tls,
+        hosts,
+        unquote(parts.path),
+        {name: value for name, value in login.items() if value},
+        given,
+        {name: value for name, value in sentinel.items() if value},
+        db,
+    )
+
+
+def _options_in(query: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for option in filter(None, query.split("&")):
+        name, _, value = option.partition("=")
+        if name in _REFUSED_OPTIONS:
+            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
+        if name not in _URL_OPTIONS:
+            raise _UrlError(
+                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
+            )
+        if name in found:
+            raise _UrlError(f"{name} is set twice")
+        found[name] = _URL_OPTIONS[name](name, unquote(value))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _url_text(name: str, value: str) -> str:
+    if not value:
+        raise _UrlError(f"{name} is empty: leave it out")
+    return value
+
+
+def _url_number(name: str, value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", value):
+        raise _UrlError(f"{name} needs a whole number")
+    return int(value)
+
+
+def _url_switch(name: str, value: str) -> bool:
+    said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if value.lower() not in said:
+        raise _UrlError(f"{name} needs true or false")
+    return said[value.lower()]
+
+
+def _url_checks(name: str, value: str) -> str:
+    if value not in ("none", "optional", "required"):
+        raise _UrlError(f"{name} needs none, optional or required")
+    return value
+
+
+def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
+    versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+    found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
+    if found is None:
+        raise _UrlError(f"{name} needs 1.2 or 1.3")
+    return found
+
+
+def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
+    """An option that may be written as it is here anyway."""
+
+    def read(name: str, value: str) -> None:
+        if value.lower() not in fixed:
+            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
+
+    return read
+
+
+_URL_OPTIONS: Mapping[str, Callable[[str, str], Any]] = {
+    "db": _url_number,
+    "username": _url_text,
+    "password": _url_text,
+    "sentinel_username": _url_text,
+    "sentinel_password": _url_text,
+    "client_name": _url_text,
+    "socket_keepalive": _url_switch,
+    "ssl_cert_reqs": _url_checks,
+    "ssl_check_hostname": _url_switch,
+    "ssl_ca_certs": _url_text,
+    "ssl_ca_path": _url_text,
+    "ssl_ca_data": _url_text,
+    "ssl_certfile": _url_text,
+    "ssl_keyfile": _url_text,
+    "ssl_password": _url_text,
+    "ssl_min_version": _url_tls_version,
+    "ssl_ciphers": _url_text,
+    "decode_responses": _fixed_as("false", "0", "no"),
+    "protocol": _fixed_as("2"),
+    "encoding": _fixed_as("utf-8", "utf8"),
+    "encoding_errors": _fixed_as("strict"),
+}
+_REFUSED_OPTIONS: Mapping[str, str] = {
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
+    **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
+    **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
+    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
+    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
+    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
+    **dict.fromkeys(
+        ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
+        "redis-py checks OCSP only where nothing is awaited",
+    ),
+    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
+    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
+    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
+    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
+}
+
+
+def _hosts(netloc: str) -> list[tuple[str, int]]:
+    """The hosts of a URL and their ports, 0 where none is given."""
+    found = []
+    for place in netloc.rpartition("@")[2].split(","):
+        parts = urlsplit(f"//{place}")
+        if not parts.hostname:
+            raise _UrlError("it names no host")
+        found.append((parts.hostname, parts.port or 0))
+    return found
+
+
+# --- making ---
+
+
+def _once_more() -> Any:
+    """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
+    from redis.asyncio.retry import Retry  # noqa: PLC0415 - see the top
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - see the top
+    from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: PLC0415 - see the top
+
+    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+
+
+def _server_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import Redis  # noqa: PLC0415 - see the top
+
+    place: dict[str, Any] = {"unix_socket_path": url.path}
+    path = ""
+    if url.hosts:
+        (host, port), *others = url.hosts
+        if others:
+            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
+        place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
+    elif not url.path:
+        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
+    client = Redis(
+        **place,
+        db=_database(url, path.strip("/")),
+        protocol=2,
+        retry=_once_more(),
+        **{**url.login, **url.options, **_NO_LIMIT},
+    )
+    return _checked_client(client)
+
+
+def _sentinel_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
+
+    service, _, db = url.path.strip("/").partition("/")
+    if not service:
+        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+    hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
+    secured: dict[str, Any] = {"ssl": url.tls, **url.options}
+    sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
+    master: RedisClient = sentinel.master_for(
+        service, db=_database(url, db), protocol=2, retry=_once_more(), **{**secured, **url.login}
+    )
+    return _WatchedMaster(_checked_client(master), sentinel.sentinels)
+
+
+def _cluster_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import RedisCluster  # noqa: PLC0415 - see the top
+    from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
+
+    if _database(url, url.path.strip("/")):
+        raise _UrlError("a cluster has no db but 0: leave the number out")
+    for name in url.options:
+        if name not in signature(RedisCluster.__init__).parameters:
+            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
+    given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
+    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
+    return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
+
+
+def _database(url: _RedisUrl, written: str) -> int:
+    if written and url.db is not None:
+        raise _UrlError("it has the database twice: in the path and as an option")
+    return _url_number("the database", written) if written else url.db or 0
+
+
+def _checked_client(client: RedisClient) -> RedisClient:
+    """The client, whose connections take the options: this version of redis-py may not know one of them."""
+    from redis.exceptions import RedisError  # noqa: PLC0415 - see the top
+
+    try:
+        connection_pool_of(client).make_connection()
+    except (TypeError, RedisError) as error:
+        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
+    return client
+
+
+_REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
+    **dict.fromkeys(("redis", "rediss", "unix"), _server_client),
+    **dict.fromkeys(("redis+sentinel", "rediss+sentinel"), _sentinel_client),
+    **dict.fromkeys(("redis+cluster", "rediss+cluster"), _cluster_client),
+}
+
+
+# --- ollama_pack.base.process ---
+# One object for all plugins of a process, which are files that share no code.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.services.activity ---
+# What chats did in this process, until somebody writes it into the history.
+#
+# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
+# is in one. Minutes are figures by name, which can be added up over processes:
+#
+# | name | what |
+# |---|---|
+# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
+# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
+# | `prompt`, `held`, `written` | tokens |
+# | `first/<class>` | chats by the time to the first token, see `first_class` |
+
+_activity__MAX_NOTES = 10_000
+CLASS_RATIO = 1.1  # of the upper bounds of two classes; so exact is a percentile
+CLASS_FIRST = 0.01  # seconds: the upper bound of class 0
+MAX_CLASS = 120  # 900 s
+_ADDED = ("waited", "saved", "prompt", "held", "written")
+
+
+def note_chat(record: Mapping[str, Any]) -> None:
+    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
+    _notes().append(dict(record))
+
+
+def take_notes() -> list[dict[str, Any]]:
+    """What was noted since the last time, the oldest first."""
+    notes, taken = _notes(), []
+    while notes:
+        taken.append(notes.popleft())
+    return taken
+
+
+def give_notes_back(taken: Iterable[dict[str, Any]]) -> None:
+    """What could not be written, to be taken again."""
+    notes = _notes()
+    for record in list(taken)[::-1]:
+        if len(notes) < _activity__MAX_NOTES:
+            notes.appendleft(record)
+
+
+def _notes() -> "deque[dict[str, Any]]":
+    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=_activity__MAX_NOTES))
+
+
+def minutes_of(records: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """What these records add to the figures of minutes. Background calls are left out of waiting times."""
+    found: dict[int, Counter[str]] = {}
+    for record in records:
+        figures = found.setdefault(int(record["at"] // 60), Counter())
+        figures[str(record["outcome"])] += 1
+        for name in _ADDED:
+            if value := record.get(name):
+                figures[name] += value
+        if (first := record.get("first")) is not None and not record.get("background"):
+            figures[f"first/{first_class(first)}"] += 1
+    return {minute: dict(figures) for minute, figures in found.items()}
+
+
+def first_class(seconds: float) -> int:
+    """The class of a time to the first token: its upper bound is `CLASS_FIRST * CLASS_RATIO ** class`."""
+    if seconds <= CLASS_FIRST:
+        return 0
+    return min(MAX_CLASS, math.ceil(math.log(seconds / CLASS_FIRST, CLASS_RATIO) - 1e-9))
+
+
+# --- ollama_pack.services.history ---
+# The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#
+# Both are bounded: 10,000 chats, and figures of each minute for a little more than a day. Without an answer
+# from either chats go on, and nothing is lost that fits into `activity.MAX_NOTES`.
+
+MAX_CHATS = 10_000
+KEPT_MINUTES = 25 * 60
+ANSWER_SECONDS = 2.0
+WRITE_SECONDS, REPORT_SECONDS, LOOK_SECONDS = 1.0, 5.0, 30.0
+PROCESS_SECONDS = 20.0  # after which a process that says nothing is gone
+HISTORY_PREFIX = "ollama_pack:{history}:1:"
+
+Chat = dict[str, Any]  # as `chat_record`, and its `key` in the history
+MinuteFigures = dict[int, dict[str, float]]
+
+
+class HistoryStore(Protocol):
+    """Where the history is."""
+
+    kind: str
+
+    async def add(
+        self, chats: Iterable[Mapping[str, Any]], minutes: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        """Write chats, the oldest first, and add to the figures of minutes."""
+
+    async def older(self, before: str, count: int) -> list[Chat]:
+        """Chats before a key, the newest first; before none: the last ones."""
+
+    async def newer(self, after: str, count: int) -> list[Chat]:
+        """Chats after a key, the oldest first."""
+
+    async def minutes(self, since: int) -> MinuteFigures:
+        """The figures from a minute on."""
+
+    async def forget(self, keys: Iterable[str]) -> None:
+        """Remove chats."""
+
+    async def report(self, name: str, status: Mapping[str, Any]) -> None:
+        """Say how a process is, for the others' dashboards."""
+
+    async def processes(self) -> dict[str, dict[str, Any]]:
+        """What processes have said of themselves a short while ago."""
+
+    async def close(self) -> None:
+        """Give everything back."""
+
+
+class SqliteHistory:
+    """A file next to Open WebUI's data, which the workers of one host share."""
+
+    kind = "SQLite"
+
+    def __init__(self, path: Path) -> None:
+        """Open nothing yet."""
+        self._path = path
+        self._lock = asyncio.Lock()
+
+    async def add(
+        self, chats: Iterable[Mapping[str, Any]], minutes: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        rows = [(json.dumps(chat, separators=(",", ":")),) for chat in chats]
+        figures = [
+            (minute, name, value) for minute, named in minutes.items() for name, value in named.items()
+        ]
+
+        def write(database: sqlite3.Connection) -> None:
+            database.executemany("INSERT INTO chats (record) VALUES (?)", rows)
+            database.executemany(
+                "INSERT INTO minutes VALUES (?, ?, ?) "
+                "ON CONFLICT (minute, name) DO UPDATE SET value = value + excluded.value",
+                figures,
+            )
+            database.execute("DELETE FROM chats WHERE key <= (SELECT max(key) FROM chats) - ?", (MAX_CHATS,))
+            database.execute("DELETE FROM minutes WHERE minute < ?", (_oldest_minute(),))
+
+        await self._with(write)
+
+    async def older(self, before: str, count: int) -> list[Chat]:
+        bound = int(before) if before else 2**62
+        wanted = "SELECT key, record FROM chats WHERE key < ? ORDER BY key DESC LIMIT ?"
+        return await self._with(lambda database: _chats(database.execute(wanted, (bound, count))))
+
+    async def newer(self, after: str, count: int) -> list[Chat]:
+        wanted = "SELECT key, record FROM chats WHERE key > ? ORDER BY key LIMIT ?"
+        return await self._with(lambda database: _chats(database.execute(wanted, (int(after or 0), count))))
+
+    async def minutes(self, since: int) -> MinuteFigures:
+        wanted = "SELECT minute, name, value FROM minutes WHERE minute >= ?"
+        rows = await self._with(lambda database: database.execute(wanted, (since,)).fetchall())
+        found: MinuteFigures = {}
+        for minute, name, value in rows:
+            found.setdefault(minute, {})[name] = value
+        return found
+
+    async def forget(self, keys: Iterable[str]) -> None:
+        wanted = [(int(key),) for key in keys]
+        await self._with(lambda database: database.executemany("DELETE FROM chats WHERE key = ?", wanted))
+
+    async def report(self, name: str, status: Mapping[str, Any]) -> None:
+        now = time.time()
+
+        def write(database: sqlite3.Connection) -> None:
+            row = (name, now, json.dumps(status))
+            database.execute("INSERT OR REPLACE INTO processes VALUES (?, ?, ?)", row)
+            database.execute("DELETE FROM processes WHERE at < ?", (now - 86_400,))
+
+        await self._with(write)
+
+    async def processes(self) -> dict[str, dict[str, Any]]:
+        wanted, seen = "SELECT name, status FROM processes WHERE at >= ?", (time.time() - PROCESS_SECONDS,)
+        rows = await self._with(lambda database: database.execute(wanted, seen).fetchall())
+        return {name: json.loads(status) for name, status in rows}
+
+    async def close(self) -> None:
+        """Nothing is held between two calls."""
+
+    async def _with(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Work in a thread, in one transaction. A file that is damaged is begun anew."""
+        async with self._lock:
+            return await asyncio.to_thread(self._work, work)
+
+    def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return self._work_once(work)
+        except sqlite3.DatabaseError as error:
+            if "no such table" not in str(error):
+                if not any(word in str(error) for word in ("not a database", "malformed")):
+                    raise
+                for suffix in ("", "-wal", "-shm"):
+                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._work_once(_make_tables)
+            return self._work_once(work)
+
+    def _work_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with closing(sqlite3.connect(self._path, timeout=ANSWER_SECONDS)) as database, database:
+            return work(database)
+
+
+def _make_tables(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA journal_mode = WAL")
+    database.executescript(
+        "CREATE TABLE IF NOT EXISTS chats (key INTEGER PRIMARY KEY AUTOINCREMENT, record TEXT NOT NULL);"
+        "CREATE TABLE IF NOT EXISTS minutes "
+        "(minute INTEGER, name TEXT, value REAL, PRIMARY KEY (minute, name)) WITHOUT ROWID;"
+        "CREATE TABLE IF NOT EXISTS processes (name TEXT PRIMARY KEY, at REAL, status TEXT);"
+    )
+
+
+def _chats(rows: Iterable[tuple[int, str]]) -> list[Chat]:
+    return [{**json.loads(record), "key": str(key)} for key, record in rows]
+
+
+class RedisHistory:
+    """A stream of chats and a hash for each hour, all with one hash tag, so that a cluster takes them."""
+
+    kind = "Redis"
+
+    def __init__(self, client: Any, prefix: str = HISTORY_PREFIX) -> None:
+        """Connect nothing yet; `client` is redis-py's, with bytes for strings."""
+        self._client = client
+        self._stream, self._hours, self._processes = (
+            f"{prefix}{name}" for name in ("chats", "hour:", "processes")
+        )
+
+    async def add(
+        self, chats: Iterable[Mapping[str, Any]], minutes: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        for chat in chats:
+            record = json.dumps(chat, separators=(",", ":"))
+            await self._do("XADD", self._stream, "MAXLEN", "~", MAX_CHATS, "*", "r", record)
+        for minute, figures in minutes.items():
+            hour = f"{self._hours}{minute // 60}"
+            for name, value in figures.items():
+                await self._do("HINCRBYFLOAT", hour, f"{minute}/{name}", value)
+            await self._do("EXPIRE", hour, (KEPT_MINUTES + 60) * 60)
+
+    async def older(self, before: str, count: int) -> list[Chat]:
+        found = await self._do(
+            "XREVRANGE", self._stream, f"({before}" if before else "+", "-", "COUNT", count
+        )
+        return _stream_chats(found)
+
+    async def newer(self, after: str, count: int) -> list[Chat]:
+        found = await self._do("XRANGE", self._stream, f"({after}" if after else "-", "+", "COUNT", count)
+        return _stream_chats(found)
+
+    async def minutes(self, since: int) -> MinuteFigures:
+        found: MinuteFigures = {}
+        for hour in range(since // 60, int(time.time() // 3600) + 1):
+            fields = await self._do("HGETALL", f"{self._hours}{hour}")
+            for name, value in _pairs(fields):
+                minute, _, figure = name.decode().partition("/")
+                if int(minute) >= since:
+                    found.setdefault(int(minute), {})[figure] = float(value)
+        return found
+
+    async def forget(self, keys: Iterable[str]) -> None:
+        if wanted := list(keys):
+            await self._do("XDEL", self._stream, *wanted)
+
+    async def report(self, name: str, status: Mapping[str, Any]) -> None:
+        said = json.dumps({"at": time.time(), "status": status})
+        await self._do("HSET", self._processes, name, said)
+        await self._do("EXPIRE", self._processes, 86_400)
+
+    async def processes(self) -> dict[str, dict[str, Any]]:
+        found, gone = {}, []
+        for name, said in _pairs(await self._do("HGETALL", self._processes)):
+            told = json.loads(said)
+            if time.time() - told["at"] < PROCESS_SECONDS:
+                found[name.decode()] = told["status"]
+            else:
+                gone.append(name)
+        if gone:
+            await self._do("HDEL", self._processes, *gone)
+        return found
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _do(self, *command: Any) -> Any:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await self._client.execute_command(*command)
+
+
+def _stream_chats(found: Any) -> list[Chat]:
+    entries = [(key.decode(), dict(_pairs(fields))) for key, fields in found or () if fields]
+    return [{**json.loads(fields[b"r"]), "key": key} for key, fields in entries if b"r" in fields]
+
+
+def _pairs(found: Any) -> Iterable[tuple[bytes, bytes]]:
+    """Fields and values, whether redis-py gives them as a dictionary or in a row."""
+    if isinstance(found, Mapping):
+        return found.items()
+    return zip(found[::2], found[1::2], strict=True) if found else ()
+
+
+def _oldest_minute() -> int:
+    return int(time.time() // 60) - KEPT_MINUTES
+
+
+class HistoryKeeper:
+    """Writes down what chats of this process did, and says how it is. Lives on one event loop."""
+
+    def __init__(
+        self,
+        redis_url: Callable[[], Awaitable[str]],
+        path: Path | None,
+        status: Callable[[], Awaitable[Mapping[str, Any]]],
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            redis_url: of the Redis that joins the replicas; empty: none does.
+            path: of the file that is used without; None: nothing is kept then.
+            status: how this process is, for the dashboards of the others.
+        """
+        self._redis_url, self._path, self._status = redis_url, path, status
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._store: HistoryStore | None = None
+        self._made_of = ""
+        self._looked_at = -math.inf
+        self._reported_at = -math.inf
+        self.fault = ""
+
+    @property
+    def name(self) -> str:
+        """The name of this process among the others."""
+        return self._name
+
+    async def store(self) -> HistoryStore | None:
+        """Where the history is now."""
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            url = await self._redis_url()
+            if self._store is None or url != self._made_of:
+                await self.close()
+                self._store, self._made_of = self._opened(url), url
+        return self._store
+
+    def _opened(self, url: str) -> HistoryStore | None:
+        if url:
+            try:
+                return RedisHistory(redis_client(url))
+            except ModuleNotFoundError:  # the minimal image of the Pipelines server lacks redis-py
+                return None
+        return SqliteHistory(self._path) if self._path else None
+
+    async def run(self, is_wanted: Callable[[], bool]) -> None:
+        """Write every second, until it is not wanted any more. A fault is kept for the dashboard."""
+        while is_wanted():
+            await self.write()
+            await asyncio.sleep(WRITE_SECONDS)
+        await self.write()
+        await self.close()
+
+    async def write(self) -> None:
+        """Write what was noted, and now and then how this process is."""
+        taken: list[Chat] = []
+        try:
+            store = await self.store()
+            if store is None:
+                return
+            if taken := take_notes():
+                await store.add(taken, minutes_of(taken))
+                taken = []
+            if self._is_joined and time.monotonic() - self._reported_at >= REPORT_SECONDS:
+                self._reported_at = time.monotonic()
+                await store.report(self._name, await self._status())
+        except Exception as error:  # noqa: BLE001 - chats go on whatever the history does
+            give_notes_back(taken)
+            fault = redis_fault(error)
+            if fault != self.fault:
+                log.warning(
+                    "The history of chats cannot be written (%s): it is written once it can be", fault
+                )
+            self.fault = fault
+        else:
+            self.fault = ""
+
+    @property
+    def _is_joined(self) -> bool:
+        """Whether other processes may write into the same history."""
+        return bool(self._made_of) or os.environ.get("UVICORN_WORKERS", "1") not in {"", "1"}
+
+    async def close(self) -> None:
+        """Give back what is open; the next use opens it again."""
+        store, self._store = self._store, None
+        if store is not None:
+            with suppress(Exception):
+                await store.close()
+
+
+def process_status(kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """How a process is, for the dashboards of all.
+
+    Args:
+        kind: the server that it belongs to.
+        told: its router's report; empty where it has none.
+    """
+    nodes = [node for node in told.get("nodes") or () if isinstance(node, Mapping)]
+    return {
+        "kind": kind,
+        "waiting": told.get("waiting") or 0,
+        "in_flight": sum(node.get("own") or 0 for node in nodes),
+        "nodes": len(nodes),
+        "nodes_up": sum(bool(node.get("healthy")) for node in nodes),
+        "fault": told.get("sharing_fault") or "",
+    }
 
 
 # --- ollama_pack.engines.front_route ---
@@ -14334,27 +15965,6 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
-
-
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
 
@@ -14445,31 +16055,6 @@ def weights_behind(model: str, catalogue: Catalogue) -> str:
     """A model's weights, as against others of its name, for the response cache; empty: no node has it."""
     found = [one for name in auto_parts(model)[0] if (one := catalogue.find(name))]
     return "+".join(part for one in found for part in (one.name, *one.digests))
-
-
-# --- ollama_pack.services.activity ---
-# What chats did in this process, until somebody writes it into the history.
-#
-# Every plugin of a process puts its records into one line, whatever code they are of; `chat_record` says what
-# is in one. Minutes are figures by name, which can be added up over processes:
-#
-# | name | what |
-# |---|---|
-# | `answered`, `cached`, `shared`, `stopped`, `failed` | chats by outcome; `cached` and `shared` by the cache |
-# | `waited`, `saved` | seconds that chats waited for a node; seconds of generation that the cache saved |
-# | `prompt`, `held`, `written` | tokens |
-# | `first/<class>` | chats by the time to the first token, see `first_class` |
-
-_activity__MAX_NOTES = 10_000
-
-
-def note_chat(record: Mapping[str, Any]) -> None:
-    """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
-    _notes().append(dict(record))
-
-
-def _notes() -> "deque[dict[str, Any]]":
-    return process_wide("chats", lambda: deque[dict[str, Any]](maxlen=_activity__MAX_NOTES))
 
 
 # --- ollama_pack.services.router_host ---
@@ -14609,6 +16194,28 @@ class RouterValves(PackValves):
         description="How long models stay in memory: 30m, or -1 for ever. Empty: as the nodes have it.",
     )
 
+    warm: str = Field(
+        default="",
+        description=(
+            "Models that are kept in memory, a row a line: llama3:8b = Mon-Fri 07:30-17:00. Several spans "
+            "with commas; copies=2 for two nodes; zone=Europe/Berlin, else the server's time. "
+            "A # starts a comment."
+        ),
+    )
+    drained: str = Field(
+        default="",
+        description=(
+            "Names of nodes that finish what they have and get nothing new, with spaces between them. The "
+            "dashboard sets it."
+        ),
+    )
+
+    @field_validator("warm")
+    @classmethod
+    def _warm_readable(cls, text: str) -> str:
+        parse_warm(cls.lines(text))
+        return text
+
     @field_validator("nodes")
     @classmethod
     def _nodes_readable(cls, text: str) -> str:
@@ -14632,6 +16239,11 @@ class RouterValves(PackValves):
     def rows(self) -> tuple[NodeRow, ...]:
         return parse_nodes(self.lines(self.nodes))
 
+    def look_after(self, router: Router) -> None:
+        """Let a router do what an admin wants beside chats."""
+        router.upkeep.drain(self.drained.replace(",", " ").split())
+        router.upkeep.keep(parse_warm(self.lines(self.warm)))
+
     @property
     def table(self) -> AliasTable:
         return parse_table(self.lines(self.aliases))
@@ -14646,414 +16258,6 @@ class RouterValves(PackValves):
             self.keep_alive,
             load_seconds=self.load_timeout_seconds,
         )
-
-
-# --- ollama_pack.base.redis ---
-# A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#
-# Making a client connects nothing.
-#
-# redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
-# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
-# redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
-#
-# Options follow after `?`, with `&` between them. Each has its effect or is refused by name. A refusal holds no
-# part of a URL that might be a password's.
-#
-# redis-py is imported where it is used: the minimal image of the Pipelines server lacks it, and the router runs
-# there without.
-
-_SENTINEL_PORT, _REDIS_PORT = 26379, 6379
-# Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
-_NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
-_REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
-_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
-_OWN_LIMITS = "the pack has time limits and connections of its own"
-
-
-class RedisClient(Protocol):
-    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
-
-    response_callbacks: Any  # by command: what turns its answers into other values
-
-    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """Send a command and return its answer, with bytes for strings."""
-
-    def script_load(self, script: str) -> Awaitable[Any]:
-        """Leave a script there; in a cluster on every server of it."""
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-
-
-def connection_pool_of(client: RedisClient) -> Any:
-    """Where the connections to its one server come from; a cluster has none such."""
-    return getattr(client, "connection_pool", None)
-
-
-@dataclass(frozen=True, slots=True)
-class LuaScript:
-    """A script, and the name that the server knows it by once it has seen it."""
-
-    text: str
-    sha: str
-
-
-def lua_script(text: str) -> LuaScript:
-    # SHA-1 is what Redis names scripts by
-    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-async def run_script(
-    send: Callable[..., Awaitable[Any]], script: LuaScript, keys: Sequence[str], *values: Any
-) -> Any:
-    """Run a script by its name, and by its text where the server has not seen it, or has restarted.
-
-    Args:
-        send: sends one command, as `RedisClient.execute_command`.
-        script: to run.
-        keys: that it uses.
-        values: its other arguments.
-    """
-    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
-
-    try:
-        return await send("EVALSHA", script.sha, len(keys), *keys, *values)
-    except NoScriptError:
-        return await send("EVAL", script.text, len(keys), *keys, *values)
-
-
-def redis_faults() -> tuple[type[Exception], ...]:
-    """What is raised when Redis does not answer, or not as it should."""
-    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
-
-    return RedisError, RedisClusterException, OSError, EOFError  # a cluster's is no `RedisError`
-
-
-class _UrlError(ValueError):
-    """What is wrong with a URL, in words that may be shown."""
-
-
-class _WatchedMaster:
-    """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
-
-    def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
-        self.execute_command = master.execute_command
-        self.script_load = master.script_load
-        self.response_callbacks = master.response_callbacks
-        self.connection_pool = connection_pool_of(master)
-        self.clients = master, *sentinels
-
-    async def aclose(self) -> None:
-        """Close the connections to the master and to the Sentinels."""
-        for client in self.clients:
-            await client.aclose()
-
-
-@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
-def check_redis_url(url: str) -> str:
-    """The URL, which is none or can be used.
-
-    Raises:
-        SettingError: it is none of the forms.
-        ModuleNotFoundError: there is no redis-py.
-    """
-    if url:
-        redis_client(url)
-    return url
-
-
-def redis_client(url: str) -> RedisClient:
-    """A client for a URL.
-
-    Raises:
-        SettingError: the URL is none of the forms, or has an option that would have no effect.
-        ModuleNotFoundError: there is no redis-py.
-    """
-    scheme = url.partition("://")[0] if "://" in url else ""
-    make = _REDIS_CLIENTS.get(scheme)
-    if make is None:
-        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
-    try:
-        return make(_read_url(url))
-    except _UrlError as error:
-        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
-    except (ValueError, TypeError):  # their words may have a piece of the password in them
-        raise SettingError(
-            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
-            + _HOW_WRITTEN
-        ) from None
-
-
-def redis_fault(error: BaseException) -> str:
-    """What redis-py says of a failure, without what was sent: an old server repeats an unknown AUTH whole."""
-    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
-
-
-def _shown_beginning(url: str) -> str:
-    """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
-    beginning = url.partition("://")[0]
-    is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
-    return repr(beginning) if is_shown else "no scheme that is known"
-
-
-# --- reading ---
-
-
-@dataclass(frozen=True, slots=True)
-class _RedisUrl:
-    """A URL in its parts.
-
-    Attributes:
-        tls: its scheme asks for TLS.
-        hosts: names and ports, 0 where none is given.
-        path: what follows the hosts, decoded.
-        login: `username` and `password`, where there are.
-        options: what each connection is made with.
-        sentinel: the same for the Sentinels themselves.
-        db: the number given as an option.
-    """
-
-    tls: bool
-    hosts: Sequence[tuple[str, int]]
-    path: str
-    login: Mapping[str, str]
-    options: Mapping[str, Any]
-    sentinel: Mapping[str, Any]
-    db: int | None
-
-
-def _read_url(url: str) -> _RedisUrl:
-    if not url.isprintable() or " " in url:
-        raise _UrlError("it holds a space or a character that cannot be printed")
-    rest = url.partition("://")[2]
-    # A raw character in a password moves what follows it to where a host, a path or an option is expected.
-    if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
-        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
-    parts = urlsplit(url)
-    scheme, _, kind = parts.scheme.partition("+")
-    tls = scheme == "rediss"
-    given = _options_in(parts.query)
-    sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
-    if kind != "sentinel" and any(sentinel.values()):
-        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
-    login = {
-        "username": unquote(parts.username or "") or given.pop("username", None),
-        "password": unquote(parts.password or "") or given.pop("password", None),
-    }
-    if given.keys() & login.keys():
-        raise _UrlError("it has a user or a password twice: before the host and as an option")
-    if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
-        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
-    hosts = [] if scheme == "unix" else _hosts(parts.netloc)
-    db = given.pop("db", None)
-    return _RedisUrl(
-        tls,
-        hosts,
-        unquote(parts.path),
-        {name: value for name, value in login.items() if value},
-        given,
-        {name: value for name, value in sentinel.items() if value},
-        db,
-    )
-
-
-def _options_in(query: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for option in filter(None, query.split("&")):
-        name, _, value = option.partition("=")
-        if name in _REFUSED_OPTIONS:
-            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
-        if name not in _URL_OPTIONS:
-            raise _UrlError(
-                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
-            )
-        if name in found:
-            raise _UrlError(f"{name} is set twice")
-        found[name] = _URL_OPTIONS[name](name, unquote(value))
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _url_text(name: str, value: str) -> str:
-    if not value:
-        raise _UrlError(f"{name} is empty: leave it out")
-    return value
-
-
-def _url_number(name: str, value: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise _UrlError(f"{name} needs a whole number")
-    return int(value)
-
-
-def _url_switch(name: str, value: str) -> bool:
-    said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if value.lower() not in said:
-        raise _UrlError(f"{name} needs true or false")
-    return said[value.lower()]
-
-
-def _url_checks(name: str, value: str) -> str:
-    if value not in ("none", "optional", "required"):
-        raise _UrlError(f"{name} needs none, optional or required")
-    return value
-
-
-def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
-    versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-    found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
-    if found is None:
-        raise _UrlError(f"{name} needs 1.2 or 1.3")
-    return found
-
-
-def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
-    """An option that may be written as it is here anyway."""
-
-    def read(name: str, value: str) -> None:
-        if value.lower() not in fixed:
-            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
-
-    return read
-
-
-_URL_OPTIONS: Mapping[str, Callable[[str, str], Any]] = {
-    "db": _url_number,
-    "username": _url_text,
-    "password": _url_text,
-    "sentinel_username": _url_text,
-    "sentinel_password": _url_text,
-    "client_name": _url_text,
-    "socket_keepalive": _url_switch,
-    "ssl_cert_reqs": _url_checks,
-    "ssl_check_hostname": _url_switch,
-    "ssl_ca_certs": _url_text,
-    "ssl_ca_path": _url_text,
-    "ssl_ca_data": _url_text,
-    "ssl_certfile": _url_text,
-    "ssl_keyfile": _url_text,
-    "ssl_password": _url_text,
-    "ssl_min_version": _url_tls_version,
-    "ssl_ciphers": _url_text,
-    "decode_responses": _fixed_as("false", "0", "no"),
-    "protocol": _fixed_as("2"),
-    "encoding": _fixed_as("utf-8", "utf8"),
-    "encoding_errors": _fixed_as("strict"),
-}
-_REFUSED_OPTIONS: Mapping[str, str] = {
-    **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
-    **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
-    **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
-    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
-    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
-    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
-    **dict.fromkeys(
-        ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
-        "redis-py checks OCSP only where nothing is awaited",
-    ),
-    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
-    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
-    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
-    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
-}
-
-
-def _hosts(netloc: str) -> list[tuple[str, int]]:
-    """The hosts of a URL and their ports, 0 where none is given."""
-    found = []
-    for place in netloc.rpartition("@")[2].split(","):
-        parts = urlsplit(f"//{place}")
-        if not parts.hostname:
-            raise _UrlError("it names no host")
-        found.append((parts.hostname, parts.port or 0))
-    return found
-
-
-# --- making ---
-
-
-def _once_more() -> Any:
-    """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
-    from redis.asyncio.retry import Retry  # noqa: PLC0415 - see the top
-    from redis.backoff import NoBackoff  # noqa: PLC0415 - see the top
-    from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: PLC0415 - see the top
-
-    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-
-
-def _server_client(url: _RedisUrl) -> RedisClient:
-    from redis.asyncio import Redis  # noqa: PLC0415 - see the top
-
-    place: dict[str, Any] = {"unix_socket_path": url.path}
-    path = ""
-    if url.hosts:
-        (host, port), *others = url.hosts
-        if others:
-            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
-        place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
-    elif not url.path:
-        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
-    client = Redis(
-        **place,
-        db=_database(url, path.strip("/")),
-        protocol=2,
-        retry=_once_more(),
-        **{**url.login, **url.options, **_NO_LIMIT},
-    )
-    return _checked_client(client)
-
-
-def _sentinel_client(url: _RedisUrl) -> RedisClient:
-    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
-
-    service, _, db = url.path.strip("/").partition("/")
-    if not service:
-        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
-    hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
-    secured: dict[str, Any] = {"ssl": url.tls, **url.options}
-    sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
-    master: RedisClient = sentinel.master_for(
-        service, db=_database(url, db), protocol=2, retry=_once_more(), **{**secured, **url.login}
-    )
-    return _WatchedMaster(_checked_client(master), sentinel.sentinels)
-
-
-def _cluster_client(url: _RedisUrl) -> RedisClient:
-    from redis.asyncio import RedisCluster  # noqa: PLC0415 - see the top
-    from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
-
-    if _database(url, url.path.strip("/")):
-        raise _UrlError("a cluster has no db but 0: leave the number out")
-    for name in url.options:
-        if name not in signature(RedisCluster.__init__).parameters:
-            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
-    given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
-    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
-    return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
-
-
-def _database(url: _RedisUrl, written: str) -> int:
-    if written and url.db is not None:
-        raise _UrlError("it has the database twice: in the path and as an option")
-    return _url_number("the database", written) if written else url.db or 0
-
-
-def _checked_client(client: RedisClient) -> RedisClient:
-    """The client, whose connections take the options: this version of redis-py may not know one of them."""
-    from redis.exceptions import RedisError  # noqa: PLC0415 - see the top
-
-    try:
-        connection_pool_of(client).make_connection()
-    except (TypeError, RedisError) as error:
-        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
-    return client
-
-
-_REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
-    **dict.fromkeys(("redis", "rediss", "unix"), _server_client),
-    **dict.fromkeys(("redis+sentinel", "rediss+sentinel"), _sentinel_client),
-    **dict.fromkeys(("redis+cluster", "rediss+cluster"), _cluster_client),
-}
 
 
 # --- ollama_pack.routing.peers.scripts ---
@@ -15519,6 +16723,9 @@ class Pipeline:
         self._given_url = _given_redis_url()
         self._discovery = NodeDiscovery()
         self._host = RouterHost(redis_sharing, shared_secret)
+        self._history = HistoryKeeper(self._shared_url, None, self._status)
+        self._writing: asyncio.Task[None] | None = None
+        self._is_closing = False
         self._bridge = Bridge(self._close)
         self._cache: Any = None
         self._names: dict[str, str] = {}
@@ -15641,13 +16848,29 @@ class Pipeline:
     async def _close(self) -> None:
         """Nobody uses it any more."""
         await self._host.close()
+        self._is_closing = True
+        if self._writing:
+            await self._writing
         if self._cache:
             await self._cache.close()
 
     async def _router(self) -> Router:
         valves = self.valves
         rows = await self._discovery.rows(valves.rows, valves.probe_seconds)
-        return await self._host.router(rows, valves.settings, valves.redis_url or self._given_url)
+        if self._writing is None or self._writing.done():
+            self._is_closing = False
+            self._writing = asyncio.create_task(self._history.run(lambda: not self._is_closing))
+        router = await self._host.router(rows, valves.settings, await self._shared_url())
+        valves.look_after(router)
+        return router
+
+    async def _shared_url(self) -> str:
+        return self.valves.redis_url or self._given_url
+
+    async def _status(self) -> Body:
+        """How this server is, for the dashboards of Open WebUI that share the Redis."""
+        router = self._host.current
+        return process_status("Pipelines", dashboard_report(router) if router else {})
 
 
 def _given_redis_url() -> str:

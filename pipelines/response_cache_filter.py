@@ -9,19 +9,19 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 660, which the server calls.
+# Begin here: `class Pipeline`, line 671, which the server calls.
 # The modules that it uses come first:
 #     42  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     62  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #    426  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
 #    451  services.pack_valves        What all valves of the pack have in common.
 #    465  services.cache_valves       The valves of the response cache, wherever it runs.
-#    534  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    545  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    551  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    574  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    591  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#    642  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    545  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    556  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    562  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    585  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    602  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#    653  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -500,12 +500,23 @@ class CacheValves(PackValves):
         default="always",
         description="deterministic: only requests with temperature 0 or a seed.",
     )
-    similar: Literal["off", "normalised"] = Field(
+    similar: Literal["off", "normalised", "semantic"] = Field(
         default="off",
         description=(
             "Whether the same question in other words gets a kept answer. off: only the same text does. "
             "normalised: width, case, punctuation, greetings and thanks may differ; the words and their "
-            "order, numbers, units, negations, names, quotes and code may not. English and Chinese."
+            "order, numbers, units, negations, names, quotes and code may not. English and Chinese. "
+            "semantic: also a question that means the same, by Open WebUI's own embeddings, once enough "
+            "answers were compared to know that at most similar_error of them are wrong."
+        ),
+    )
+    similar_error: float = Field(
+        default=0.01,
+        ge=0.001,
+        le=0.2,
+        description=(
+            "semantic: the share of wrong answers among those given to similar questions that is allowed. "
+            "0.01 takes at least 520 compared answers of a model."
         ),
     )
     max_entry_kb: int = Field(
@@ -737,6 +748,14 @@ class Pipeline:
                 "folder of the pipelines."
             ),
             json_schema_extra={"input": {"type": "password"}},
+        )
+        similar: Literal["off", "normalised"] = Field(
+            default="off",
+            description=(
+                "Whether the same question in other words gets a kept answer. off: only the same text does. "
+                "normalised: width, case, punctuation, greetings and thanks may differ; the words and their "
+                "order, numbers, units, negations, names, quotes and code may not. English and Chinese."
+            ),
         )
         scope: Literal["user", "global"] = Field(
             default="user",

@@ -9,54 +9,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 5361, which the server calls.
+# Begin here: `class Pipeline`, line 5973, which the server calls.
 # The modules that it uses come first:
-#    103  base.single_flight          Many who ask the same at the same time ask once.
-#    169  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    189  cache.errors                What goes wrong with the cache.
-#    225  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    341  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    499  cache.key                   What makes two requests the same: the key of a cached answer.
-#    736  cache.entry                 An answer as it is kept.
-#    805  cache.collect               From the chunks of a generation to what may be kept of it.
-#    960  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1011  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1092  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1292  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1446  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1550  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   1693  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   1819  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   2252  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2338  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   2428  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2754  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   2852  engines.errors              What goes wrong with a node.
-#   2870  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2920  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2945  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2962  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3047  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   3389  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3464  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   3577  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3972  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   4315  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   4559  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4886  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   5092  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   5098  base.process                One object for all plugins of a process, which are files that share no code.
-#   5119  services.activity           What chats did in this process, until somebody writes it into the history.
-#   5144  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   5292  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   5331  services.pack_valves        What all valves of the pack have in common.
-#   5345  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    107  base.single_flight          Many who ask the same at the same time ask once.
+#    173  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    278  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    298  cache.errors                What goes wrong with the cache.
+#    334  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    450  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    608  cache.key                   What makes two requests the same: the key of a cached answer.
+#    845  cache.entry                 An answer as it is kept.
+#    914  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1069  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1121  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1202  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1402  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1556  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1660  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   1908  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2051  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   2177  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   2610  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2709  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   2801  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3127  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   3230  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   3315  engines.errors              What goes wrong with a node.
+#   3333  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3383  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3408  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3425  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3510  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   3994  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4069  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   4185  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4580  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   4923  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   5167  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   5494  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   5700  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   5706  base.process                One object for all plugins of a process, which are files that share no code.
+#   5727  services.activity           What chats did in this process, until somebody writes it into the history.
+#   5752  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   5904  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   5943  services.pack_valves        What all valves of the pack have in common.
+#   5957  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
 import binascii
 import hashlib
 import logging
+import math
 import random
 import re
 import sqlite3
@@ -65,7 +69,7 @@ import sys
 import time
 import unicodedata
 from bisect import bisect_left
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -164,6 +168,111 @@ class JoinedCalls(Generic[_Key, _Shared]):
                 del self._turns[key]
             raise
         self._turns[key] = turn
+
+
+# --- ollama_pack.cache.bound ---
+# How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#
+# Labels are counted by similarity. A threshold's answers are all those at or above it. Its bound is an upper
+# confidence bound on the share of wrong ones, the larger of two:
+#
+# - Clopper and Pearson's, which is exact for one look;
+# - one that holds at every look, however often it is looked at: for a rate p, the likelihood of what was seen
+#   under a mixture of rates, over its likelihood under p, ever exceeds 1/a with a chance of at most a
+#   (Ville's inequality).
+#
+# The chance a is 5 %, shared among the thresholds. So the chance that any threshold is ever used whose true
+# rate is above the allowed error is at most 5 %, as long as the rate does not change. A change is what
+# `has_drifted` looks for.
+
+THRESHOLDS = (0.98, 0.96, 0.94, 0.92, 0.89, 0.85)
+CONFIDENCE = 0.95
+_ALPHA = (1 - CONFIDENCE) / len(THRESHOLDS)
+_STEPS = 50  # of halving an interval
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Labels by the class of their similarity: from each threshold up to the one before.
+
+    Attributes:
+        right: how many were right, for each of `THRESHOLDS`.
+        wrong: how many were wrong.
+    """
+
+    right: tuple[int, ...] = (0,) * len(THRESHOLDS)
+    wrong: tuple[int, ...] = (0,) * len(THRESHOLDS)
+
+    def above(self, place: int) -> tuple[int, int]:
+        """Wrong ones and all at or above a threshold."""
+        wrong = sum(self.wrong[: place + 1])
+        return wrong, wrong + sum(self.right[: place + 1])
+
+
+def class_of(similarity: float) -> int | None:
+    """The place of the first threshold that a similarity reaches; None: it is below all of them."""
+    return next((place for place, least in enumerate(THRESHOLDS) if similarity >= least), None)
+
+
+def upper_bound(wrong: int, judged: int, error: float) -> float:
+    """The rate of wrong ones is below it, with the confidence of a threshold, at whichever look."""
+    if not judged:
+        return 1.0
+    return max(_clopper_pearson(wrong, judged, _ALPHA), _at_any_look(wrong, judged, error))
+
+
+def usable_threshold(judged: Judged, error: float) -> int | None:
+    """The place of the lowest threshold whose bound is below the error; None: there is none yet."""
+    usable = [place for place in range(len(THRESHOLDS)) if upper_bound(*judged.above(place), error) <= error]
+    return max(usable, default=None)
+
+
+def has_drifted(wrong: int, judged: int, error: float) -> bool:
+    """Whether the newest labels are more often wrong than is allowed: the chance of so many is below 5 %."""
+    return judged > 0 and wrong > 0 and 1 - _binomial(wrong - 1, judged, error) < 1 - CONFIDENCE
+
+
+def _clopper_pearson(wrong: int, judged: int, alpha: float) -> float:
+    if wrong >= judged:
+        return 1.0
+    low, high = wrong / judged, 1.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _binomial(wrong, judged, middle) > alpha else (low, middle)
+    return high
+
+
+def _at_any_look(wrong: int, judged: int, error: float) -> float:
+    one, other = 1.0, 10 / error  # the mixture: most of it below the error, as that is what is hoped for
+    mixed = _log_beta(one + wrong, other + judged - wrong) - _log_beta(one, other)
+    low, high = max(wrong / judged, 1e-9), 1 - 1e-9
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        against = mixed - wrong * math.log(middle) - (judged - wrong) * math.log1p(-middle)
+        low, high = (middle, high) if against < -math.log(_ALPHA) else (low, middle)
+    return high
+
+
+def _binomial(most: int, tries: int, rate: float) -> float:
+    """The chance of at most so many."""
+    if not 0 < rate < 1:
+        return 1.0 if rate <= 0 or most >= tries else 0.0
+    ways = math.lgamma(tries + 1)
+    terms: Sequence[float] = [
+        math.exp(
+            ways
+            - math.lgamma(count + 1)
+            - math.lgamma(tries - count + 1)
+            + count * math.log(rate)
+            + (tries - count) * math.log1p(-rate)
+        )
+        for count in range(most + 1)
+    ]
+    return min(1.0, sum(terms))
+
+
+def _log_beta(one: float, other: float) -> float:
+    return math.lgamma(one) + math.lgamma(other) - math.lgamma(one + other)
 
 
 # --- ollama_pack.errors ---
@@ -972,6 +1081,7 @@ class CacheCounters:
     |---|---|
     | `hits`, `follows` | answers that nobody had to generate again |
     | `similar/<tier>` | hits on an answer to the same question in other words; they are in `hits`, too |
+    | `similar/would have served`, `similar/judged` | what the semantic tier learns from |
     | `misses/<reason>`, `bypasses/<reason>` | asked in vain; not asked |
     | `stored`, `not_stored/<reason>` | what became of generations |
     | `unreadable` | entries and streams that had been changed |
@@ -1545,6 +1655,254 @@ class LiveAnswer:
     def _wake(self) -> None:
         self._changed.set()  # whoever waits goes on,
         self._changed.clear()  # and whoever comes waits for the next
+
+
+# --- ollama_pack.cache.semantic ---
+# The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#
+# Beside the answers, a list of neighbours is kept for each scope and exact context: a vector for each question,
+# and the slot of its wording. Lists are sealed, end and are flushed as answers are. In a miss with other words:
+#
+# 1. The question's vector is compared with those of the list. A neighbour counts only when it passes the guards
+#    (`may_be_same`), and its answer is still there.
+# 2. If its similarity reaches the threshold that is in use for the model and the kind of scope, its answer is
+#    given. One in ten goes to the model all the same.
+# 3. Where the model has answered, a judge compares its answer with the neighbour's, when nothing else is going
+#    on. That is a label; `bound` says which threshold the labels allow. Without enough labels, none.
+
+NEIGHBOURS = 256  # of one context; the oldest go first
+MOST_KEYS = 64  # models and kinds of scopes that labels are kept for
+ASKED_ANYWAY = 0.1  # of those that could be served, so that labels go on coming
+RECENT = 100  # labels of a half of the window in which a change is looked for
+_VERSION = 1
+_SHOWN = 1500  # characters of an answer that the judge reads
+_BEGIN = "judged/"
+_JUDGE = """Two people asked a question each. Would the answer to the first serve the second person as \
+well as their own answer: is it correct and complete for the second question? Say yes or no, nothing else.
+
+First question: {first}
+
+Answer to the first question: {answer}
+
+Second question: {second}
+
+Answer to the second question: {own}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What a request lends the semantic tier.
+
+    Attributes:
+        key: what labels are counted by: the model, and the kind of the scope.
+        error: the share of wrong answers that the admin allows.
+        embed: the vector of a text.
+        judge: asks the same model, behind people; its answer.
+        embedder: the name of what makes the vectors: those of another one cannot be compared.
+    """
+
+    key: str
+    error: float
+    embed: Callable[[str], Awaitable[Sequence[float]]]
+    judge: Callable[[str], Awaitable[str]]
+    embedder: str = ""
+
+
+class Neighbour(NamedTuple):
+    """A question in a list.
+
+    Attributes:
+        place: name of the slot of its wording.
+        vector: in bytes, each a number from -127 to 127.
+    """
+
+    place: str
+    vector: bytes
+
+
+def as_bytes(vector: Sequence[float]) -> bytes:
+    """A vector at unit length, each of its numbers in one byte."""
+    import numpy as np  # noqa: PLC0415 - Open WebUI has it; whoever leaves the tier off need not
+
+    found = np.asarray(vector, dtype=np.float32)
+    largest = float(np.abs(found).max()) if found.size else 0.0
+    return bytes(np.rint(found / (largest or 1.0) * 127).astype(np.int8).tobytes())
+
+
+def similarities(vector: bytes, others: Sequence[bytes]) -> list[float]:
+    """The cosine of a vector with each of some others; -1 where the model of the vectors has changed."""
+    import numpy as np  # noqa: PLC0415 - see above
+
+    one = np.frombuffer(vector, dtype=np.int8).astype(np.float32)
+    alike = [other if len(other) == len(vector) else bytes(len(vector)) for other in others]
+    if not alike:
+        return []
+    table = np.frombuffer(b"".join(alike), dtype=np.int8).reshape(len(alike), -1).astype(np.float32)
+    sizes = np.linalg.norm(table, axis=1) * np.linalg.norm(one)
+    found = np.where(sizes > 0, table @ one / np.maximum(sizes, 1e-9), -1.0)
+    return [float(each) for each in found]
+
+
+def seal_neighbours(neighbours: Sequence[Neighbour], scope: str, place: str, keyring: Keyring) -> bytes:
+    rows = [[each.place, base64.b64encode(each.vector).decode()] for each in neighbours[-NEIGHBOURS:]]
+    return keyring.seal_entry(scope, place, orjson.dumps({"version": _VERSION, "neighbours": rows}))
+
+
+def open_neighbours(sealed: bytes, scope: str, place: str, keyring: Keyring) -> list[Neighbour]:
+    """The list again; an empty one where it cannot be read."""
+    try:
+        fields = orjson.loads(keyring.open_entry(scope, place, sealed))
+    except (EntryUnreadableError, orjson.JSONDecodeError):
+        return []
+    if not isinstance(fields, dict) or fields.get("version") != _VERSION:
+        return []
+    return [Neighbour(name, base64.b64decode(vector)) for name, vector in fields["neighbours"]]
+
+
+def question_for_judge(first: str, answer: str, second: str, own: str) -> str:
+    """What the judge is asked: always the same, but for the two questions and answers."""
+    return _JUDGE.format(first=first, answer=answer[:_SHOWN], second=second, own=own[:_SHOWN])
+
+
+def judged_right(said: str) -> bool:
+    """Whether the judge said yes. What is not understood counts as a no."""
+    words = [word.strip(".,!*\"'").lower() for word in said.split()]
+    return bool(words) and (words[-1] == "yes" or words[0] == "yes") and "no" not in words
+
+
+class Calibration:
+    """The labels of all processes, and the thresholds that they allow.
+
+    They are kept as plain counts, so that neither a flush nor a new secret takes them, and nothing of a
+    conversation is in them.
+    """
+
+    def __init__(self, dice: random.Random | None = None) -> None:
+        self._dice = dice or random.Random()  # noqa: S311 - draws a share of requests, no secret
+        self._counts: dict[str, float] = {}
+
+    def learn(self, counts: Mapping[str, float]) -> None:
+        """Take the counts of all processes."""
+        self._counts = {name: value for name, value in counts.items() if name.startswith(_BEGIN)}
+
+    def judged(self, key: str) -> Judged:
+        def of(verdict: str) -> tuple[int, ...]:
+            return tuple(
+                max(0, round(self._counts.get(f"{_BEGIN}{key}/{place}/{verdict}", 0)))
+                for place in range(len(THRESHOLDS))
+            )
+
+        return Judged(of("right"), of("wrong"))
+
+    def threshold(self, key: str, error: float) -> float | None:
+        """From which similarity on answers may be given; None: from none."""
+        place = usable_threshold(self.judged(key), error)
+        return None if place is None else THRESHOLDS[place]
+
+    def asks_anyway(self) -> bool:
+        """Whether the model is to answer one that could be served."""
+        return self._dice.random() < ASKED_ANYWAY
+
+    def label(self, key: str, similarity: float, *, right: bool, error: float) -> dict[str, float]:
+        """A label, as what is to be added to the counts of all processes.
+
+        Where the newest labels in use say that things have changed, all of the key's are taken back, and
+        evidence is gathered from the beginning.
+        """
+        place = class_of(similarity)
+        if place is None or (key not in self.keys() and len(self.keys()) >= MOST_KEYS):
+            return {}
+        added = {f"{_BEGIN}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
+        used = usable_threshold(self.judged(key), error)
+        if used is not None and place <= used:
+            added |= self._recent(key, right=right)
+        self._add(added)
+        seen = [self._counts.get(f"{_BEGIN}{key}/recent {half}/judged", 0) for half in (0, 1)]
+        bad = [self._counts.get(f"{_BEGIN}{key}/recent {half}/wrong", 0) for half in (0, 1)]
+        if has_drifted(round(sum(bad)), round(sum(seen)), error):
+            gone = {
+                name: -value for name, value in self._counts.items() if name.startswith(f"{_BEGIN}{key}/")
+            }
+            self._add(gone)
+            added = {name: added.get(name, 0) + gone.get(name, 0) for name in added.keys() | gone.keys()}
+        return added
+
+    def keys(self) -> set[str]:
+        return {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name in self._counts}
+
+    def report(self, error: float) -> list[dict[str, Any]]:
+        """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound."""
+        rows = []
+        for key in sorted(self.keys()):
+            judged = self.judged(key)
+            place = usable_threshold(judged, error)
+            shown = len(THRESHOLDS) - 1 if place is None else place
+            wrong, every = judged.above(shown)
+            model, _, kind = key.rpartition("|")
+            rows.append(
+                {
+                    "model": model,
+                    "scope": kind,
+                    "judged": every,
+                    "wrong": wrong,
+                    "threshold": None if place is None else THRESHOLDS[place],
+                    "bound": round(upper_bound(wrong, every, error), 4),
+                    "error": error,
+                }
+            )
+        return rows
+
+    def _recent(self, key: str, *, right: bool) -> dict[str, float]:
+        """The same label in the moving window, which has two halves: the older one makes room."""
+        of = [f"{_BEGIN}{key}/recent {half}/" for half in (0, 1)]
+        seen = [self._counts.get(f"{name}judged", 0) for name in of]
+        half = 0 if seen[0] < RECENT else 1
+        added: dict[str, float] = {}
+        if seen[half] >= RECENT:  # both are full: the newer one stays, and takes the older one's place
+            for what in ("judged", "wrong"):
+                first, second = (self._counts.get(f"{name}{what}", 0) for name in of)
+                added |= {f"{of[0]}{what}": second - first, f"{of[1]}{what}": -second}
+        added[f"{of[half]}judged"] = added.get(f"{of[half]}judged", 0) + 1
+        if not right:
+            added[f"{of[half]}wrong"] = added.get(f"{of[half]}wrong", 0) + 1
+        return added
+
+    def _add(self, counts: Mapping[str, float]) -> None:
+        for name, value in counts.items():
+            self._counts[name] = self._counts.get(name, 0) + value
+
+
+class IdleQueue:
+    """Work that waits until nothing else goes on: one piece at a time; what is too much is dropped."""
+
+    def __init__(self, is_idle: Callable[[], bool], *, most: int = 16, pause: float = 1.0) -> None:
+        self._is_idle = is_idle
+        self._most = most
+        self._pause = pause
+        self._work: list[Callable[[], Awaitable[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Whether it will be done."""
+        if len(self._work) >= self._most:
+            return False
+        self._work.append(work)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        return True
+
+    async def close(self) -> None:
+        self._work.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while self._work:
+            began = time.monotonic()
+            while not self._is_idle() and time.monotonic() - began < 60 * self._pause:  # noqa: ASYNC110 - it looks now and then
+                await asyncio.sleep(self._pause)  # nothing is held up
+            await self._work.pop(0)()
 
 
 # --- ollama_pack.cache.normal_words ---
@@ -2274,7 +2632,7 @@ class Near(NamedTuple):
     slot: Slot
     asked: str
     similarity: float = 1.0
-    tier: Literal["normalised"] = "normalised"
+    tier: Literal["normalised", "semantic"] = "normalised"
 
 
 @dataclass(frozen=True, slots=True)
@@ -2303,10 +2661,23 @@ def last_asked(body: Mapping[str, Any]) -> str:
 def wording_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
     """The slot of a request's wording; None where its last message has no normal form."""
     form = normal_form(last_asked(basis.body))
-    if not form:
-        return None
+    return _slot_with(basis, f"normal form {NORMAL_VERSION}: {form}", keyring) if form else None
+
+
+def text_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
+    """The slot of a question that has no normal form, for its neighbours."""
+    return _slot_with(basis, f"text: {last_asked(basis.body)}", keyring)
+
+
+def context_slot(basis: AnswerBasis, embedder: str, keyring: Keyring) -> Slot | None:
+    """The slot of all questions that are asked in one exact context, for one model of vectors."""
+    return _slot_with(basis, f"any question, as seen by {embedder}", keyring)
+
+
+def _slot_with(basis: AnswerBasis, stands_in: str, keyring: Keyring) -> Slot | None:
+    """The slot of a request with something else in the place of its last message's text."""
     *before, last = basis.body["messages"]
-    stands = {**last, "content": StandIn(f"normal form {NORMAL_VERSION}: {form}")}
+    stands = {**last, "content": StandIn(stands_in)}
     slot = slot_of(replace(basis, body={**basis.body, "messages": [*before, stands]}), keyring)
     return slot if isinstance(slot, Slot) else None
 
@@ -2353,6 +2724,7 @@ class Question:
         needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
             off the finish reason "stop" all the same; figures it does not invent.
         basis: of the slot, where an answer to the same question in other words may be given; else None.
+        lent: what the semantic tier needs of the request; None: it is off.
     """
 
     slot: Slot
@@ -2362,6 +2734,7 @@ class Question:
     needs_usage: bool = False
     answerer: str = ""
     basis: AnswerBasis | None = None
+    lent: Lent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -2770,6 +3143,11 @@ class LiveHub:
         self._lives: dict[str, LiveAnswer] = {}
         self._tails: dict[LiveAnswer, asyncio.Task[None]] = {}
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is being generated, or read along."""
+        return bool(self._lives)
+
     def add(self, token: str, live: LiveAnswer) -> None:
         """Let others of this process listen to a generation of its own."""
         self._lives[token] = live
@@ -2847,6 +3225,91 @@ class LiveHub:
             return True
         live.close("complete" if plain == END_RECORD else "lost")
         return False
+
+
+# --- ollama_pack.cache.guards ---
+# What two questions must have in common before the similarity of their meanings counts at all.
+#
+# Embeddings hardly see numbers, negations and names. Two questions with the same meaning have the same numbers,
+# as many negations, the same names, quotes and code, and no word whose opposite the other one has.
+
+_WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
+_PARTS = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_KEPT = re.compile(r"`[^`]*`|\"[^\"]*\"|“[^”]*”|《[^》]*》|\S*[/\\@_={}\[\]^~<>$*+]\S*|\S*\(\)\S*")
+_SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:,]\s*)$")
+_guards__HAN = re.compile(r"[\u3400-\u9fff]")
+_NOT = frozenset(
+    ("not", "no", "never", "none", "nobody", "nothing", "neither", "nor", "without", "hardly", "cannot")
+)
+_NOT_ZH = re.compile("不|没|無|无|非|未|勿|别|禁止")
+_NUMBER_ZH = re.compile("[一二三四五六七八九十百千万亿两半]")
+_KINDS = frozenset(("who", "whom", "whose", "where", "when", "why", "how"))
+_OPPOSITES = """
+before/after with/without enable/disable open/close start/stop start/end begin/end increase/decrease
+first/last best/worst largest/smallest highest/lowest longest/shortest oldest/youngest more/less
+most/least all/some all/any buy/sell import/export upload/download install/uninstall encrypt/decrypt
+advantages/disadvantages pros/cons cause/effect causes/effects legal/illegal safe/unsafe win/lose
+won/lost must/may can/should is/was are/were will/did left/right up/down in/out on/off push/pull
+read/write ascending/descending male/female he/she my/your singular/plural from/to i/you morning/evening
+gain/lose formal/informal accept/decline possible/impossible north/south east/west minimum/maximum
+"""
+_OPPOSED = [tuple(pair.split("/")) for pair in _OPPOSITES.split()]
+_OPPOSITES_ZH = (
+    "前后 上下 左右 开关 大小 多少 高低 长短 增减 买卖 男女 早晚 新旧 升降 进出 加减 优缺 冷热 胜负 始终"
+)
+_OPPOSED_ZH = [tuple(pair) for pair in _OPPOSITES_ZH.split()]
+
+
+def may_be_same(one: str, two: str) -> bool:
+    """Whether nothing that an embedding overlooks tells two questions apart."""
+    if bool(_guards__HAN.search(one)) != bool(_guards__HAN.search(two)):
+        return False
+    if not (_names(one) <= set(_guards__words(two)) and _names(two) <= set(_guards__words(one))):
+        return False
+    checks = (_numbers, _kept, _negations, _kind)
+    return all(check(one) == check(two) for check in checks) and not _opposed(one, two)
+
+
+def _numbers(text: str) -> tuple[list[str], list[str]]:
+    """In their order: 15 % of 80 is not 80 % of 15."""
+    digits = "".join(f" {''.join(CONTRACTIONS.get(word.lower(), (word,)))} " for word in _PARTS.findall(text))
+    return _NUMBER.findall(digits), _NUMBER_ZH.findall(text)
+
+
+def _kept(text: str) -> Counter[str]:
+    return Counter(_KEPT.findall(text))
+
+
+def _negations(text: str) -> int:
+    said = (part for word in _guards__words(text) for part in CONTRACTIONS.get(word, (word,)))
+    return sum(part in _NOT for part in said) + len(_NOT_ZH.findall(text))
+
+
+def _names(text: str) -> frozenset[str]:
+    """Words in capitals that do not begin a sentence, and Latin words among Chinese ones."""
+    if _guards__HAN.search(text):
+        return frozenset(_guards__words(text))
+    found = (match for match in _WORD.finditer(text) if match[0][0].isupper())
+    inside = (match for match in found if not _SENTENCE_BEGINS.search(text[: match.start()]))
+    return frozenset(match[0].lower() for match in inside) - {"i", "i'm", "i'd", "i've", "i'll"}
+
+
+def _kind(text: str) -> frozenset[str]:
+    return frozenset(_guards__words(text)) & _KINDS
+
+
+def _opposed(one: str, two: str) -> bool:
+    here, there = set(_guards__words(one)), set(_guards__words(two))
+    pairs = [(a, b, here, there) for a, b in _OPPOSED] + [(a, b, set(one), set(two)) for a, b in _OPPOSED_ZH]
+    return any(
+        (a in first - second and b in second - first) or (b in first - second and a in second - first)
+        for a, b, first, second in pairs
+    )
+
+
+def _guards__words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text.replace("’", "'"))]  # noqa: RUF001
 
 
 # --- ollama_pack.engines.errors ---
@@ -3048,6 +3511,9 @@ def _chunk(head: ReplyHead, delta: dict[str, Any], finish_reason: str | None = N
 # The response cache: look an answer up, follow one that is being generated, or lead.
 
 _FLUSH_SECONDS = 60.0  # of thousands of scopes, for an admin
+_EMBED_SECONDS = 1.0  # that a chat waits for the vector of its question
+_JUDGE_SECONDS = 120.0
+_LOOKED_AT = 3  # of the most similar questions
 _ROUNDS = 2  # that a request follows in vain before it generates by itself
 
 
@@ -3059,6 +3525,7 @@ class ResponseCache:
     Attributes:
         counters: what it did.
         keyring: of the admin's secret, which the slots of questions are made with.
+        calibration: what is known of the semantic tier's errors.
     """
 
     def __init__(  # noqa: PLR0913 - everything that it depends on is given to it
@@ -3105,6 +3572,9 @@ class ResponseCache:
         self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
         self._tasks: set[asyncio.Task[None]] = set()
         self._published = clock()
+        self.calibration = Calibration()
+        self._calibrate_at = 0.0
+        self._idle = IdleQueue(lambda: not self._hub.is_busy)
 
     async def lookup(self, question: Question) -> CacheOutcome:
         """Find out what to do for a request. What it says is then done by `chunks`, within seconds."""
@@ -3187,6 +3657,7 @@ class ResponseCache:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._idle.close()
         await self._hub.close()
         await self._publish()
         await self._guard.close()
@@ -3222,21 +3693,143 @@ class ResponseCache:
 
     async def _similar(self, question: Question, lease: Lease) -> Hit | None:
         """The answer to the same question in other words; the lease goes back then."""
-        if question.basis is None or question.refresh:
+        if question.basis is None or question.refresh or not last_asked(question.basis.body):
             return None
-        place = wording_slot(question.basis, self.keyring)
-        if place is None or (pointer := await self._pointer(question, place)) is None:
+        hit = await self._by_wording(question, question.basis) or await self._by_meaning(question)
+        if hit is not None:
+            await self._give_back(question, lease)
+        return hit
+
+    async def _by_wording(self, question: Question, basis: AnswerBasis) -> Hit | None:
+        place = wording_slot(basis, self.keyring)
+        pointer = await self._pointer(question, place) if place else None
+        return await self._led_to(question, Near(pointer.slot, pointer.asked)) if pointer else None
+
+    async def _by_meaning(self, question: Question) -> Hit | None:
+        """An answer to a question that means the same, as far as the labels allow it."""
+        if (lent := question.lent) is None:
             return None
-        found = await self._guard.ask(lambda store: store.find(pointer.slot))
+        self._refresh_calibration()
+        threshold = self.calibration.threshold(lent.key, lent.error)
+        if threshold is None or (vector := await self._vector(question)) is None:
+            return None
+        near = self._nearest(question, vector, await self._neighbours(question))
+        if (found := await near) is None or found.similarity < threshold or self.calibration.asks_anyway():
+            return None
+        return await self._led_to(question, found)
+
+    async def _led_to(self, question: Question, near: Near) -> Hit | None:
+        """The answer in another slot, if it is still there."""
+        found = await self._guard.ask(lambda store: store.find(near.slot))
         if not isinstance(found, Kept):
             return None
-        there = replace(question, slot=pointer.slot)
-        if (entry := await self._opened(there, found)) is None:
+        entry = await self._opened(replace(question, slot=near.slot), found)
+        if entry is None:
             return None
-        await self._give_back(question, lease)
-        near = Near(pointer.slot, pointer.asked)
         self.counters.add(f"similar/{near.tier}")
         return replace(self._hit(question, entry, found.age), near=near)
+
+    async def _vector(self, question: Question) -> bytes | None:
+        """The vector of a question; None where nobody makes it in time."""
+        if question.lent is None or question.basis is None:
+            return None
+        try:
+            async with asyncio.timeout(_EMBED_SECONDS):
+                return as_bytes(await question.lent.embed(last_asked(question.basis.body)))
+        except Exception:  # noqa: BLE001 - whatever embeds, the chat goes on without
+            self.counters.add("similar/no vector")
+            return None
+
+    async def _neighbours(self, question: Question) -> list[Neighbour]:
+        place = self._context(question)
+        found = await self._guard.ask(lambda store: store.find(place)) if place else None
+        if place is None or not isinstance(found, Kept):
+            return []
+        return open_neighbours(found.sealed, question.scope, place.name, self.keyring)
+
+    def _context(self, question: Question) -> Slot | None:
+        if question.basis is None or question.lent is None:
+            return None
+        return context_slot(question.basis, question.lent.embedder, self.keyring)
+
+    async def _nearest(self, question: Question, vector: bytes, among: list[Neighbour]) -> Near | None:
+        """The most similar question whose answer is there, and which nothing tells apart from this one."""
+        if question.basis is None:
+            return None
+        asked = last_asked(question.basis.body)
+        alike = zip(similarities(vector, [each.vector for each in among]), among, strict=True)
+        for similarity, each in sorted(alike, key=lambda pair: -pair[0])[:_LOOKED_AT]:
+            if class_of(similarity) is None:
+                return None
+            pointer = await self._pointer(question, Slot(question.slot.scope, each.place))
+            if pointer is None or pointer.asked == asked or not may_be_same(pointer.asked, asked):
+                continue
+            if isinstance(await self._guard.ask(partial(_find, slot=pointer.slot)), Kept):
+                return Near(pointer.slot, pointer.asked, min(similarity, 1.0), "semantic")
+        return None
+
+    async def _learn(self, question: Question, place: Slot) -> None:
+        """Enter a question among its neighbours, and have the nearest answer judged beside its own."""
+        context, vector = self._context(question), await self._vector(question)
+        if context is None or vector is None:
+            return
+        among = [each for each in await self._neighbours(question) if each.place != place.name]
+        near = await self._nearest(question, vector, among)
+        among.append(Neighbour(place.name, vector))
+        sealed = seal_neighbours(among, question.scope, context.name, self.keyring)
+        await self._put(context, sealed)
+        if near is not None:
+            self.counters.add("similar/would have served")
+            self._idle.add(lambda: self._judge(question, near))
+
+    async def _judge(self, question: Question, near: Near) -> None:
+        """Ask whether the nearest answer would have done, and count what is said."""
+        lent, basis = question.lent, question.basis
+        if lent is None or basis is None:
+            return
+        kept = [await self._guard.ask(partial(_find, slot=slot)) for slot in (near.slot, question.slot)]
+        entries = [
+            await self._opened(replace(question, slot=slot), found)
+            for slot, found in zip((near.slot, question.slot), kept, strict=True)
+            if isinstance(found, Kept)
+        ]
+        match entries:
+            case [Entry() as other, Entry() as own]:
+                text = question_for_judge(near.asked, other.content, last_asked(basis.body), own.content)
+            case _:
+                return
+        try:
+            async with asyncio.timeout(_JUDGE_SECONDS):
+                right = judged_right(await lent.judge(text))
+        except Exception:  # noqa: BLE001 - whatever the judge does, no chat waits for it
+            self.counters.add("similar/not judged")
+            return
+        await self.label(lent, near.similarity, right=right)
+
+    async def label(self, lent: Lent, similarity: float, *, right: bool) -> None:
+        """Count whether an answer to a similar question was right, for all processes."""
+        self.counters.add("similar/judged")
+        if added := self.calibration.label(lent.key, similarity, right=right, error=lent.error):
+            await self._ask_patiently(lambda store: store.add_counts(added))
+
+    def _refresh_calibration(self) -> None:
+        """Read the labels of all processes, from time to time."""
+        now = self._clock()
+        if now >= self._calibrate_at:
+            self._calibrate_at = now + self._rules.publish_seconds
+            self._begun(self._calibrate())
+
+    async def _calibrate(self) -> None:
+        counts = await self._ask_patiently(lambda store: store.counts())
+        if not isinstance(counts, StoreTrouble):
+            self.calibration.learn(counts)
+
+    async def _put(self, place: Slot, sealed: bytes) -> None:
+        """Keep something that is no answer: it has a place, an end and an epoch as answers have."""
+        token, quota, ttl = token_hex(16), self._rules.quota, self._lasting()
+        lease = await self._guard.ask(lambda store: store.acquire(place, token, "refresh"))
+        if isinstance(lease, Lease):
+            await self._guard.ask(lambda store: store.commit(lease, sealed, ttl, quota, (1, b"")))
 
     async def _pointer(self, question: Question, place: Slot) -> Pointer | None:
         """What is entered under the key of a wording."""
@@ -3257,18 +3850,22 @@ class ResponseCache:
 
     async def _remember(self, question: Question) -> None:
         """Enter an answer that was kept under the key of its question's wording, with the same labels."""
-        if question.basis is None or (place := wording_slot(question.basis, self.keyring)) is None:
+        if (basis := question.basis) is None or not (asked := last_asked(basis.body)):
             return
-        pointer = Pointer(question.slot, last_asked(question.basis.body))
-        sealed = seal_pointer(pointer, question.scope, place, self.keyring)
-        ttl, quota, token = self._lasting(), self._rules.quota, token_hex(16)
+        place = wording_slot(basis, self.keyring)
+        if place is None and question.lent is not None and len(asked) <= LONGEST:
+            place = text_slot(basis, self.keyring)
+        if place is None:
+            return
+        sealed = seal_pointer(Pointer(question.slot, asked), question.scope, place, self.keyring)
         for label in question.labels:
-            tag = self.keyring.label_tag(label)
-            if isinstance(await self._guard.ask(lambda store: store.label(tag, place, ttl)), StoreTrouble):  # noqa: B023
+            step = partial(_label, label=self.keyring.label_tag(label), slot=place, ttl=self._lasting())
+            if isinstance(await self._guard.ask(step), StoreTrouble):
                 return
-        lease = await self._guard.ask(lambda store: store.acquire(place, token, "refresh"))
-        if isinstance(lease, Lease):
-            await self._guard.ask(lambda store: store.commit(lease, sealed, ttl, quota, (1, b"")))
+        await self._put(place, sealed)
+        if question.lent is not None:
+            self._refresh_calibration()
+            await self._learn(question, place)
 
     def _hit(self, question: Question, entry: Entry, age: float) -> Hit:
         self.counters.add("hits")
@@ -3382,6 +3979,14 @@ async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGen
         yield chunk
 
 
+async def _find(store: CacheStore, slot: Slot) -> Kept | None:
+    return await store.find(slot)
+
+
+async def _label(store: CacheStore, label: str, slot: Slot, ttl: int) -> None:
+    await store.label(label, slot, ttl)
+
+
 class _NothingShownError(Exception):
     """A leader was lost, or failed, before its follower had shown anything."""
 
@@ -3485,6 +4090,7 @@ class CacheRequest:
         refresh: generate anew and overwrite.
         needs_usage: see `Question`.
         similar: an answer to the same question in other words will do.
+        lend: for a scope, what the semantic tier needs of the request; None: it is off.
     """
 
     body: Mapping[str, Any]
@@ -3497,6 +4103,7 @@ class CacheRequest:
     refresh: bool = False
     needs_usage: bool = False
     similar: bool = False
+    lend: Callable[[str], Lent | None] | None = None
 
 
 def why_bypassed(body: Mapping[str, Any], metadata: Mapping[str, Any], when: CacheWhen) -> str:
@@ -3533,6 +4140,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
         needs_usage=asked.needs_usage,
         answerer=asked.answerer,
         basis=basis if asked.similar else None,
+        lent=asked.lend(scope) if asked.lend and asked.similar else None,
     )
 
 
@@ -5165,7 +5773,11 @@ def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
         entry = outcome.entry
         note_chat(
             record
-            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {
+                "outcome": "cached",
+                "model": entry.model.removeprefix(ROUTER),
+                "saved": round(entry.seconds, 3),
+            }
             | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
         )
     elif isinstance(outcome, Follow):

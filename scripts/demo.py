@@ -25,7 +25,7 @@ from deploy.errors import DeployError
 from local.engine import EngineMissingError
 from local.processes import ServerStartError
 from local.simulation import LARGE, SMALL, SimulatedNodes, simulation
-from local.webui import open_webui
+from local.webui import RunningWebUI, open_webui
 from package import add_version
 from walk.aliases import show_aliases
 from walk.caching import show_cache
@@ -37,6 +37,7 @@ from walk.voice import show_voice
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
 ADMIN = "admin@example.org"
+DEFAULT, DASHBOARD = "gpt-4", "/ollama-pack"
 MISSING = "mixtral:8x7b"  # what the demo's alias prefers, and a small machine has not
 
 
@@ -77,7 +78,12 @@ def _run(console: Console, stack: ExitStack) -> int:
     password = secrets.token_urlsafe(9)
     walk.say("Open WebUI is starting; this takes half a minute …")
     webui = stack.enter_context(
-        open_webui(folder / "webui", environment=models.environment, port=port, admin=(ADMIN, password))
+        open_webui(
+            folder / "webui",
+            environment=models.environment | {"DEFAULT_MODELS": DEFAULT},
+            port=port,
+            admin=(ADMIN, password),
+        )
     )
     student = webui.add_user("student", password)
     walk.step("Open WebUI", lambda: f"{webui.as_admin().version} answers at {webui.url}")
@@ -85,17 +91,41 @@ def _run(console: Console, stack: ExitStack) -> int:
     show_routing(walk, webui, student, nodes)
     show_cache(walk, webui, student, nodes)
     show_voice(walk, webui, student)
+    walk.step("The dashboard", lambda: see_dashboard(webui))
     walk.say(f"ready after {time.monotonic() - walk.started:.0f} s")
     if os.environ.get("ONCE"):
         return 1 if walk.failed else 0
-    console.print(
-        f"\nOpen [bold]{webui.url}[/] and choose gpt-4 among the models.\n"
-        f"  admin:      {ADMIN}   {password}\n"
-        f"  plain user: {student.email}   {password}\n"
-        f"The plugins: {webui.url}/admin/functions\nCtrl-C ends it."
-    )
+    console.print(tour(webui.url, password, student.email))
     threading.Event().wait()
     return 0
+
+
+def see_dashboard(webui: RunningWebUI) -> str:
+    """Open the dashboard's page and its figures, as the admin's browser does."""
+    api = webui.as_admin()
+    chats = api.get("/ollama-pack/chats")["chats"]
+    if not chats:
+        raise DemoError("shows no chat, and there have been some")
+    answered = sum(chat["outcome"] == "answered" for chat in chats)
+    return f"{webui.url}{DASHBOARD} shows {len(chats)} chats, {answered} of them answered by a model"
+
+
+def tour(url: str, password: str, student: str) -> str:
+    """What to do now, with rich's marks."""
+    return f"""
+Open [bold]{url}[/] in a browser. {DEFAULT} is chosen already.
+  admin:      {ADMIN}   {password}
+  plain user: {student}   {password}
+The dashboard, for the admin: [bold]{url}{DASHBOARD}[/]
+
+Five things to try:
+  1. Ask {DEFAULT} something, and open the line above the answer: it says which model answered, where and why.
+  2. Ask the same again in a new chat: the answer comes from the cache at once. “Regenerate” gets a new one.
+  3. Choose gpt-4o and send a few chats side by side: the dashboard shows how they are shared out and wait.
+  4. Press the microphone next to the message field and speak: the pack writes down what you say.
+  5. Sign in as the plain user: gpt-4-staff is not in the list, as pack.yaml says.
+The plugins and their settings: {url}/admin/functions
+Ctrl-C ends it."""
 
 
 def _write_config(folder: Path, models: Models, nodes: SimulatedNodes) -> Path:
@@ -113,7 +143,8 @@ def _write_config(folder: Path, models: Models, nodes: SimulatedNodes) -> Path:
         f'  - {{name: gpt-4-staff, local_name: "{large}", audience: admin}}\n'
         f'  - {{name: gpt-4o-mini, local_name: "{SMALL}"}}\n'
         f'  - {{name: gpt-4o, local_name: "{LARGE}"}}\n'
-        "router: {probe_seconds: 1}\n",
+        "router: {probe_seconds: 1}\n"
+        "voice: {microphone: true}\n",
         encoding="utf-8",
     )
     return config

@@ -41,10 +41,13 @@ from ollama_pack.errors import SettingError
 from ollama_pack.routing.nodes import DISCOVERED, SRV, parse_nodes
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
 from package import add_version
-from upload import available_plugins, make_plan, servers, wanted_plugins
+from upload import GATEWAY, available_plugins, make_plan, servers, wanted_plugins
 
 OLDEST_VERSION = (0, 11, 2)
 TESTED_VERSIONS = ("0.11.2", "0.12.4")
+GATEWAY_MODELS = "/ollama-pack/v1/models"
+# Filters whose work the gateway's own chain does, too.
+IN_DIRECT = {"model_alias_filter", "response_cache_filter", "usage_budgets"}
 CLOCK_SECONDS = 30.0
 TIMEOUT_SECONDS = 5.0
 REDIS_SECONDS = 3.0
@@ -138,6 +141,7 @@ def _deployment(config: PackConfig, stores: Stores) -> Iterator[Finding]:
         if webui:
             if VOICE in webui.plugins("tools") and webui.plugins("functions").keys() & {EVENTS, ROUTES}:
                 yield from _voice(webui)
+            yield from _gateway(webui)
             offered = webui.models(refresh=True)
             yield from _candidates(config, {model.removeprefix(ROUTER) for model in offered})
             if ROUTER.rstrip(".") in webui.plugins("functions"):
@@ -152,6 +156,29 @@ def _broken(config: PackConfig, webui: OpenWebUI) -> Iterator[Finding]:
         except ServerError as error:
             remedy = "its log says why; are plugins switched off (ENABLE_PLUGINS, ENABLE_FUNCTIONS)?"
             yield Finding(plugin, "wrong", f"does not load in Open WebUI ({error.detail})", remedy)
+
+
+def _gateway(webui: OpenWebUI) -> Iterator[Finding]:
+    """Whether the gateway answers, and which filters its direct mode leaves out."""
+    functions = webui.plugins("functions")
+    if GATEWAY not in functions or not functions[GATEWAY].get("is_active"):
+        return
+    answer = webui.answer("GET", GATEWAY_MODELS)
+    if not answer.ok:
+        text = f"{GATEWAY_MODELS} answers {answer.status}"
+        yield Finding("gateway", "wrong", text, "Open WebUI's log says why; switch the function off and on")
+        return
+    mode = webui.valves("functions", GATEWAY).get("mode") or "full"
+    yield Finding("gateway", "ok", f"answers in its mode {mode}")
+    passed = [
+        name
+        for name, function in functions.items()
+        if function.get("type") == "filter" and function.get("is_global") and function.get("is_active")
+    ]
+    passed = sorted(set(passed) - IN_DIRECT)
+    if mode == "direct" and passed:
+        text = f"requests of API clients pass by these filters: {', '.join(passed)}"
+        yield Finding("gateway", "look", text, "`gateway: {mode: full}` in pack.yaml has them apply")
 
 
 def _voice(webui: OpenWebUI) -> Iterator[Finding]:

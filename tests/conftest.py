@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="TIER,…",
         help="fail when one of these tiers passed no test (skipped, or not collected)",
     )
+    parser.addoption("--pictures", action="store_true", help="take the pictures of docs/ anew")
 
 
 def pytest_report_header() -> list[str]:

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4636, which the server calls.
+# Begin here: `class Tools`, line 4644, which the server calls.
 # The modules that it uses come first:
 #     85  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     99  services.pack_valves     What all valves of the pack have in common.
@@ -32,19 +32,19 @@ version: 0.1.0
 #   2175  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
 #   2264  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
 #   2428  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3018  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3106  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3180  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3448  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3498  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3645  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   3911  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   3949  webui.errors             What goes wrong between the pack and Open WebUI.
-#   3965  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4066  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4181  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4319  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4456  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#   3026  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3114  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3188  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3456  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3506  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3653  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   3919  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   3957  webui.errors             What goes wrong between the pack and Open WebUI.
+#   3973  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4074  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4189  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4327  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4464  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -2452,6 +2452,7 @@ _SMALLER_PACKETS = {"aac": 2**14, "aac_latm": 2**14}
 _RAW_CODECS = ("pcm_", "adpcm_", "dsd_")  # hold what their packets hold
 _FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance every 32 KB another is there
 _FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
+TAKES_ODD_TITLES = 19  # PyAV's first version that does by itself
 _QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
 _ENDLESS = "its structure is without end"
 _LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
@@ -2903,7 +2904,8 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
         start: where its samples begin.
     """
     try:
-        from av import open as av_open  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+        from av import __version__ as av_version  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+        from av import open as av_open  # noqa: PLC0415
     except ImportError as error:
         raise SpeechDependencyError("decoding", "av") from error
     watched = WatchedFile(file, start)
@@ -2920,7 +2922,11 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
             "max_streams": str(MAX_STREAMS),
             "max_samples": str(MAX_FRAME_VALUES // MAX_CHANNELS),
         }
-        container = av_open(watched, "r", options=allowed, metadata_errors="ignore")
+        # PyAV 19 takes titles of any bytes, and refuses the argument that says so to those before it.
+        odd_titles = (
+            {} if int(av_version.split(".")[0]) >= TAKES_ODD_TITLES else {"metadata_errors": "ignore"}
+        )
+        container = av_open(watched, "r", options=allowed, **odd_titles)
     except _decoder_errors() as error:
         if pcm is None and (found := wav_samples(file)):
             return _opened(file, found[1], found[0])
@@ -2980,7 +2986,9 @@ def _usable_tracks(container: Any) -> list[int]:
 
 def _track_name(stream: Any, number: int) -> str:
     """A track for people: its number from 1, title and language."""
-    told = [str(stream.metadata.get("title", "")), str(stream.metadata.get("language", ""))]
+    told = [
+        str(stream.metadata.get(key, "")).encode(errors="replace").decode() for key in ("title", "language")
+    ]
     found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
     return f"track {number}" + (f" ({found})" if found else "")
 

@@ -65,8 +65,12 @@ def _await_herd(url: str, models: int, log: Path) -> None:
 
 
 @contextmanager
-def litellm(commands: Path, nodes: Mapping[str, str], models: tuple[str, ...]) -> Iterator[str]:
+def litellm(
+    commands: Path, nodes: Mapping[str, str], models: tuple[str, ...], key: str = ""
+) -> Iterator[str]:
     """Its proxy with every model at every node, and the strategy that fits chats best: `least-busy`.
+
+    With a key it checks that clients show it; several keys would need a database.
 
     Raises:
         ServerStartError: it did not start.
@@ -82,7 +86,9 @@ def litellm(commands: Path, nodes: Mapping[str, str], models: tuple[str, ...]) -
     config = {
         "model_list": deployments,
         "router_settings": {"routing_strategy": "least-busy"},
-        "general_settings": {"dangerously_permit_weak_or_unset_master_key": True},  # on loopback, for minutes
+        "general_settings": {"master_key": key}
+        if key
+        else {"dangerously_permit_weak_or_unset_master_key": True},  # on loopback, for minutes
     }
     url = f"http://127.0.0.1:{(port := free_port())}"
     with tempfile.TemporaryDirectory() as scratch:

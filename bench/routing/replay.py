@@ -1,12 +1,14 @@
 """A public trace over real HTTP: simulated engines with OpenAI's protocol, and real routers in front of them.
 
+Ours runs in this process, and as its users have it: as the plugin of a real Pipelines server.
 The routers of SGLang and vLLM live on the wall's clock, so all runs take the trace's own time.
 """
 
 import asyncio
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -17,15 +19,19 @@ from bench.routing.chats import Call, Way
 from bench.routing.figures import percentile
 from bench.routing.prompts import CHARS_PER_TOKEN
 from bench.routing.traces import TRACES, TraceRequest, read_trace
-from bench.routing.ways import OURS, way_of
+from bench.routing.ways import OURS, way_of, way_through
 from harness.sim_process import simulated_nodes
 from local.gateways import Gateway, gateway
+from local.pipelines import RunningPipelines, pipelines_server
 
 MODEL = "m0"
+PIPELINE = Path(__file__).parents[2] / "pipelines/gpu_router.py"
+MAX_QUEUE = 1000
 DECODE_RATE = 40.0
 LEAST_BUSY = "least busy"
 UNDECLARED = f"{OURS}, slots not declared"
-REPLAYED = ("round robin", LEAST_BUSY, *get_args(Gateway), OURS, UNDECLARED)
+PIPELINES = f"{OURS}, Pipelines server"
+REPLAYED = ("round robin", LEAST_BUSY, *get_args(Gateway), OURS, UNDECLARED, PIPELINES)
 
 
 def replay(  # noqa: PLR0913 - each is a fact of its own
@@ -56,6 +62,12 @@ def replay(  # noqa: PLR0913 - each is a fact of its own
             ):
                 way_to_gateway = way_of(LEAST_BUSY, {peer: url}, seed, kind="openai", serves=(MODEL,))
                 waits = asyncio.run(_play(way_to_gateway, requests))
+        elif policy == PIPELINES:
+            with (
+                tempfile.TemporaryDirectory() as scratch,
+                _our_pipelines(engines.urls, slots, Path(scratch)) as server,
+            ):
+                waits = asyncio.run(_play(way_through(server.url, "gpu_router.{}", server.key), requests))
         else:
             declared = None if policy in (UNDECLARED, LEAST_BUSY) else slots
             name = OURS if policy == UNDECLARED else policy
@@ -70,6 +82,17 @@ def replay(  # noqa: PLR0913 - each is a fact of its own
         "reused": round(hit / max(1, hit + evaluated), 3),
         "requests": len(waits),
     }
+
+
+@contextmanager
+def _our_pipelines(engines: Mapping[str, str], slots: int, folder: Path) -> Iterator[RunningPipelines]:
+    """A Pipelines server with `gpu_router` over these engines."""
+    (folder / "pipelines").mkdir()
+    shutil.copy(PIPELINE, folder / "pipelines")
+    rows = [f"{name} {url} kind=openai slots={slots}" for name, url in engines.items()]
+    environment = {"GPU_ROUTER_NODES": "; ".join(rows), "GPU_ROUTER_MAX_QUEUE": str(MAX_QUEUE)}
+    with pipelines_server(folder, environment=environment) as server:
+        yield server
 
 
 async def _play(opened: AbstractAsyncContextManager[Way], requests: Sequence[TraceRequest]) -> list[float]:

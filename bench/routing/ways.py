@@ -73,12 +73,16 @@ class Picking:
 class Proxied:
     """A peer that is a server of its own: what it makes of the nodes is behind its OpenAI API."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
-        self._client = OpenAIClient(url, session, limits=NodeLimits(connect=PATIENCE))
+    def __init__(
+        self, url: str, session: aiohttp.ClientSession, model: str = "{}:latest", key: str = ""
+    ) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = OpenAIClient(url, session, limits=NodeLimits(connect=PATIENCE), headers=headers)
+        self._model = model
 
     async def ask(self, call: Call) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of the answer, as the peer hands them on."""
-        body = call.body() | {"model": f"{call.model}:latest"}
+        body = call.body() | {"model": self._model.format(call.model), "user": call.user}
         async with aclosing(self._client.complete(body, _head(call), first_byte=PATIENCE)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -160,7 +164,13 @@ async def way_of(  # noqa: PLR0913 - each is a fact of its own
 
 
 @asynccontextmanager
-async def way_through(url: str) -> AsyncIterator[Way]:
-    """Open a way to the nodes that are behind a peer's server."""
+async def way_through(url: str, model: str = "{}:latest", key: str = "") -> AsyncIterator[Way]:
+    """Open a way to the nodes that are behind a server.
+
+    Args:
+        url: of its OpenAI API.
+        model: what it calls a model of that name.
+        key: that it asks for; empty: none.
+    """
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        yield Proxied(url, session)
+        yield Proxied(url, session, model, key)

@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -27,11 +28,9 @@ from ollama_pack.budgets.table import parse_budgets
 from ollama_pack.cache.keyring import check_secret
 from ollama_pack.routing.errors import NodeTableError
 from ollama_pack.routing.nodes import DISCOVERED, parse_nodes
+from ollama_pack.routing.warm import parse_warm
 from ollama_pack.speech.language import parse_language
-
-PUBLIC = "public"
-ADMIN = "admin"
-GROUP = "group:"
+from ollama_pack.webui.audience import ADMIN, GROUP, PUBLIC
 
 MAX_BYTES = 256 * 1024
 MAX_NODES = 20_000  # values, with every `*alias` written out
@@ -211,7 +210,8 @@ class Cache(Section):
     scope: Literal["user", "group", "global"] = "user"
     when: Literal["always", "deterministic"] = "always"
     max_entry_kb: int = Field(default=256, ge=1)
-    similar: Literal["off", "normalised"] = "off"
+    similar: Literal["off", "normalised", "semantic"] = "off"
+    similar_error: float = Field(default=0.01, ge=0.001, le=0.2)
     secret: Annotated[str, AfterValidator(check_secret)] = ""
 
 
@@ -272,8 +272,16 @@ class PackConfig(Section):
     voice: Voice | None = None
     budgets: list[Annotated[str, AfterValidator(_check_budget)]] | None = None
     gateway: Gateway | None = None
+    warm: dict[ModelName, Annotated[str, Field(min_length=1)]] | None = None
     plugins: list[str] | None = None
     pipelines: list[str] | None = None
+
+    @field_validator("warm")
+    @classmethod
+    def _warm_readable(cls, warm: dict[str, str] | None) -> dict[str, str] | None:
+        for model, hours in (warm or {}).items():
+            parse_warm(f"{model} = {hours}")  # a WarmTableError is a ValueError
+        return warm
 
     @property
     def aliases(self) -> list[Alias]:
@@ -305,6 +313,8 @@ class PackConfig(Section):
         valves: dict[str, Any] = {}
         if self.nodes:
             valves["nodes"] = "\n".join(node.text(number) for number, node in enumerate(self.nodes))
+        if self.warm is not None:
+            valves["warm"] = "\n".join(f"{model} = {hours}" for model, hours in self.warm.items())
         if self.router is not None:
             names = {
                 "first_token_timeout": "first_token_timeout_seconds",

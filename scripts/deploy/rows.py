@@ -8,21 +8,24 @@ admin has set it for.
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 from deploy.client import OpenWebUI
-from deploy.config import ADMIN, GROUP, PUBLIC, PackConfig
+from deploy.config import PackConfig
 from deploy.errors import DeployError, ServerError
 from deploy.plan import Plan, value_diff
 from ollama_pack.aliases.published import candidates_of, groups_behind, models_behind
 from ollama_pack.aliases.table import AliasTable
+from ollama_pack.engines.model_kinds import named_for_chat
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.access import CheckedModel, covers, kept_closed, narrowed, opened_models
-from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants, grant_forms
+from ollama_pack.webui.audience import EVERYBODY, GROUP, NOBODY, Grants, grant_forms
+from ollama_pack.webui.audience import audience_grants as grants_for
 from ollama_pack.webui.model_rows import MARK, ExistingRow, existing_row, grants_in
 from ollama_pack.webui.models import ModelCatalogue
+from ollama_pack.webui.publication import WantedRow, alias_row, answered_by, opened_model
 
 Json = dict[str, Any]
 
@@ -78,11 +81,14 @@ def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig, *, routed: bool
 def unanswered(config: PackConfig, models: Collection[str]) -> list[str]:
     """The published names that the router does not offer, though it is installed: as problems.
 
+    Those that stand for embedders alone are the gateway's: they are no models to chat with.
+
     Args:
         config: what the deployment should look like.
         models: ids of the models that it offers.
     """
-    names = dict.fromkeys(alias.name for alias in config.aliases if "*" not in alias.name)
+    chatting = [alias for alias in config.aliases if any(map(named_for_chat, alias.local_name))]
+    names = dict.fromkeys(alias.name for alias in chatting if "*" not in alias.name)
     return [_nothing_behind(config, name) for name in names if ROUTER + name not in models]
 
 
@@ -114,20 +120,15 @@ def audience_grants(server: OpenWebUI, wanted: Mapping[str, Collection[str]]) ->
     Raises:
         DeployError: one names a group that Open WebUI does not have.
     """
-    groups = (
-        server.group_ids() if any(who.startswith(GROUP) for one in wanted.values() for who in one) else {}
-    )
-
-    def grants(who: str) -> Grants:
-        if who in {PUBLIC, ADMIN}:
-            return EVERYBODY if who == PUBLIC else NOBODY
-        group = who.removeprefix(GROUP)
-        if group not in groups:
+    names_groups = any(who.startswith(GROUP) for one in wanted.values() for who in one)
+    groups = server.group_ids() if names_groups else {}
+    found = {}
+    for name, audience in wanted.items():
+        found[name], unknown = grants_for(tuple(audience), groups)
+        if unknown:
             known = ", ".join(sorted(groups)) or "none"
-            raise DeployError(f"audience: Open WebUI has no group {group!r} (it has: {known})")
-        return frozenset({("group", groups[group], "read")})
-
-    return {name: frozenset().union(*map(grants, audience)) for name, audience in wanted.items()}
+            raise DeployError(f"audience: Open WebUI has no group {unknown[0]!r} (it has: {known})")
+    return found
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,9 @@ class _Rows:
         is_taken = alias in self.models and not self.models[alias].get("preset")
         row = self.rows.get(alias)
         if row is None or is_marked(row):
-            meta = {"description": _description(alias, base, row)} | _mark(alias, "alias", grants, opened)
-            self._make(alias, None if is_taken else base, meta, grants)
+            wanted = replace(alias_row(alias, base, grants), maker="upload", opens=opened)
+            wanted = replace(wanted, base=None) if is_taken else wanted
+            self._make(wanted, {"description": _description(wanted, row)})
         elif is_taken:
             self.grant(alias, grants)
         else:
@@ -214,11 +216,11 @@ class _Rows:
         """Let the audience reach a model behind an alias; what an admin granted by hand is never widened."""
         row = self.rows.get(model)
         if row is None or is_marked(row):
+            wanted = opened_model(model, grants, "upload")
             if model.startswith(ROUTER):  # not there yet, perhaps; hidden: the alias is in the picker already
-                self._make(model, None, _mark(model, "base", grants) | {"hidden": True}, grants)
+                self._make(wanted, {"hidden": True})
             elif model in self.models:
-                meta = _mark(model, "base", grants) | self._capabilities(model)
-                self._make(model, None, meta, grants)
+                self._make(wanted, self._capabilities(model))
         elif not covers(grants_of(row), grants):
             self.plan.problems.append(_kept_by_admin(model))
 
@@ -237,14 +239,15 @@ class _Rows:
         is_said = self.rows.get(model, {}).get("meta", {}).get("capabilities") is not None
         return {} if is_said or self.can_use_tools(model) else {"capabilities": WITHOUT_TOOLS}
 
-    def _make(self, model: str, base: str | None, meta: Json, grants: Grants) -> None:
+    def _make(self, asked: WantedRow, about: Json) -> None:
         """Create a row, or change in ours what differs; what an admin added to it stays."""
+        model, grants, meta = asked.id, asked.grants, about | asked.mark
         row = self.rows.get(model)
         if row is not None and _has_admins_grants(self.stored[model], grants):
             if not covers(grants_of(row), grants):
                 self.plan.problems.append(_kept_by_admin(model))
             grants = grants_of(row)
-        wanted = {"base_model_id": base, "is_active": True}
+        wanted = {"base_model_id": asked.base, "is_active": True}
         old = {} if row is None else _shown(row, row["meta"], grants_of(row))
         new = _shown(wanted, (row["meta"] if row else {}) | meta, grants)
         if old != new:
@@ -298,20 +301,11 @@ class _Rows:
                 self.plan.add(f"leave model row {model}, with an admin's settings, to admins", diff, withdraw)
 
 
-def _description(alias: str, base: str, row: Json | None) -> str:
+def _description(wanted: WantedRow, row: Json | None) -> str:
     """What the picker shows, unless an admin has written something else there."""
-    start = f"{alias} is answered by "
-    written = str((row["meta"].get("description") if row else "") or start)
-    return f"{start}{base} or what the alias table prefers." if written.startswith(start) else written
-
-
-def _mark(model: str, kind: str, grants: Grants, opened: tuple[str, ...] = ()) -> Json:
-    """With the id, so that an admin's clone of our row, which copies `meta`, is not taken for ours.
-
-    And with the grants, so that a change by an admin is seen and kept.
-    """
-    said = {"kind": kind, "id": model, "grants": grant_forms(grants)}
-    return {MARK: said | ({"opens": list(opened)} if opened else {})}
+    written = str((row["meta"].get("description") if row else "") or "")
+    is_ours = not written or written.startswith(answered_by(wanted.alias))
+    return wanted.description if is_ours else written
 
 
 def is_marked(row: Json) -> bool:

@@ -9,7 +9,8 @@ __all__ = ["LARGE", "SMALL", "SimulatedNodes", "simulation"]
 
 SMALL, LARGE = "simulated:8b", "simulated:70b"
 _SHAPE = (
-    f"models={SMALL};size=2GB,{LARGE};size=8GB slots=2 load_rate=2000000000 prompt_rate=700 decode_rate=60"
+    f"models={SMALL};size=2GB;tools,{LARGE};size=8GB;tools slots=2 "
+    "load_rate=2000000000 prompt_rate=700 decode_rate=60"
 )
 
 

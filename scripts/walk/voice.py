@@ -21,6 +21,7 @@ def show_voice(walk: Walk, webui: RunningWebUI, student: Account) -> None:
     """The same recording both ways, as a plain user."""
     walk.step("POST /api/voice/transcribe", lambda: _as_body(webui, student))
     walk.step("OpenAI's client, /api/voice/v1", lambda: _by_client(webui, student))
+    walk.step("The page's microphone", lambda: _by_microphone(webui, student))
 
 
 def _as_body(webui: RunningWebUI, account: Account) -> str:
@@ -41,6 +42,17 @@ def _by_client(webui: RunningWebUI, account: Account) -> str:
     base = f"{webui.url}/api/voice/v1"
     with openai.OpenAI(base_url=base, api_key=account.token, max_retries=0, timeout=SECONDS) as client:
         return repr(_heard(client.audio.transcriptions.create(model="base", file=RECORDING).text))
+
+
+def _by_microphone(webui: RunningWebUI, account: Account) -> str:
+    """As Open WebUI's page sends what its microphone has recorded."""
+    headers = {"Authorization": f"Bearer {account.token}"}
+    file = {"file": (RECORDING.name, RECORDING.read_bytes(), "audio/ogg")}
+    address = f"{webui.url}/api/v1/audio/transcriptions"
+    answer = requests.post(address, files=file, headers=headers, timeout=SECONDS)
+    if not answer.ok:
+        raise DemoError(f"answers {answer.status_code}: {answer.text}")
+    return repr(_heard(answer.json()["text"]))
 
 
 def _heard(text: str) -> str:

@@ -18,6 +18,7 @@ PackError
 ├── AudienceError               an audience cannot be read
 ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
 ├── NodeTableError              a row of the `nodes` valve cannot be used
+├── WarmTableError              a row of the `warm` valve cannot be used
 ├── RouterUnavailableError      gpu_router cannot be asked
 ├── ModelRefusedError           a model asked through Open WebUI gave an error
 ├── ClientLeftError             the client has closed its connection

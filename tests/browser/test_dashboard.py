@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from browser.conftest import close_news
 from deploy.client import OpenWebUI
-from harness.events_target import DASHBOARD, EVENTS, NODE, ROUTER, EventsTarget
+from harness.events_target import DASHBOARD, DETAILS, EVENTS, NODE, ROUTER, EventsTarget
 from harness.ollama_node import OllamaNode
 from harness.upload_target import MODELS, Target
 from local.webui import Account, RunningWebUI, connections, open_webui
@@ -187,3 +188,76 @@ def test_others_see_nothing(
     for path in ("data", "stream", "chats"):
         assert context.request.get(f"{server.url}/ollama-pack/{path}").status in {401, 403}
     assert OpenWebUI(server.url, plain_user.token).get("/api/system/load")["nodes"][0]["name"] == "gpu0"
+
+
+MANY = [NODE | DETAILS | {"name": f"gpu{number}", "in_flight": number % 3} for number in range(100)]
+
+
+def test_nobody_is_kept_out(events: EventsTarget, browser: Browser, server: RunningWebUI) -> None:
+    """Would catch what keeps people with a screen reader, a keyboard or a phone from a part of the page."""
+    events.install_router(
+        table="gpt-4 = llama3:8b\ngpt-5 = mixtral:8x7b",
+        models=["llama3:8b"],
+        aliases=["gpt-4"],
+        dashboard=DASHBOARD | {"nodes": [*MANY[:5], DOWN]},
+    )
+    events.install()
+    events.wait_for_look()
+    for width, scheme, language in ((1440, "light", "en"), (390, "dark", "zh-CN")):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            locale=language,
+        )
+        sign_in(context, server, server.admin)
+        page = open_dashboard(context, server)
+        expect(page.get_by_role("rowheader", name="gpu0")).to_be_visible()
+        for button in page.locator("button.more").all():
+            button.click()
+        expect(page.locator("html")).to_have_attribute("lang", language)
+        wrong = Axe().run(page).response["violations"]
+        assert [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in wrong] == []
+        assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
+        if language == "zh-CN":
+            expect(page.get_by_role("heading", name="节点")).to_be_visible()
+            expect(page.get_by_text("gpu1 不可用", exact=False)).to_be_visible()
+        context.close()
+    anonymous = browser.new_context(locale="zh-CN")
+    page = open_dashboard(anonymous, server)
+    expect(page.get_by_role("link", name="登录")).to_be_visible()
+    assert Axe().run(page).response["violations"] == []
+    anonymous.close()
+
+
+def test_updates_leave_alone_what_somebody_does(
+    events: EventsTarget, context: BrowserContext, server: RunningWebUI
+) -> None:
+    """Would catch an update that takes the focus, the selection, the place or what was typed."""
+    events.install_router(dashboard=DASHBOARD | {"nodes": MANY})
+    events.install()
+    sign_in(context, server, server.admin)
+    page = open_dashboard(context, server)
+    expect(page.get_by_role("rowheader", name="gpu99")).to_be_visible()
+    page.get_by_role("button", name="Running").press("Enter")  # the busiest first
+    expect(page.locator("#nodes tbody th").first).to_have_text("gpu2")
+    row = page.locator("#nodes tr", has=page.get_by_role("rowheader", name="gpu77", exact=True))
+    row.get_by_role("button").press("Enter")
+    events.router.tell(dashboard=DASHBOARD | {"nodes": [*MANY[:77], MANY[77] | {"in_flight": 9}, *MANY[78:]]})
+    expect(page.locator("#nodes tbody th").first).to_have_text("gpu77")  # it has moved to the top
+    expect(row.get_by_role("button")).to_be_focused()
+    expect(row.get_by_role("button")).to_have_attribute("aria-expanded", "true")
+    events.router.tell(dashboard=DASHBOARD | {"nodes": [MANY[0] | {"in_flight": 4}, *MANY[1:77]]})
+    expect(page.get_by_role("rowheader", name="gpu99")).to_be_hidden()
+    field = page.get_by_label("Filter nodes", exact=False)
+    field.fill("gpu7")
+    expect(page.get_by_text("8 of 77")).to_be_visible()
+    events.router.tell(dashboard=DASHBOARD | {"nodes": [*MANY[:77], DOWN | {"name": "gpu700"}]})
+    expect(page.get_by_role("rowheader", name="gpu700")).to_be_visible()
+    expect(field).to_have_value("gpu7")
+    expect(field).to_be_focused()
+    marked = page.get_by_role("rowheader", name="gpu71")
+    marked.evaluate("element => getSelection().selectAllChildren(element)")
+    page.evaluate("scrollTo(0, 333)")
+    events.router.tell(dashboard=DASHBOARD | {"nodes": MANY[:77]})
+    expect(page.get_by_role("rowheader", name="gpu700")).to_be_hidden()
+    assert page.evaluate("[String(getSelection()), scrollY > 0]") == ["gpu71", True]

@@ -13,6 +13,7 @@ from local.webui import Account, RunningWebUI, connections, open_webui
 
 LLAMA = Model("llama3:8b")
 TOOLS = Model("qwen2.5:32b", capabilities=("completion", "tools"))
+EMBEDDER = Model("nomic-embed-text", capabilities=("embedding",), embedding_length=8)
 VISION = Model("llava:13b", capabilities=("completion", "vision"))
 
 # Titles and the like come at any time after a chat, and would take the answers that a test lines up.
@@ -34,6 +35,8 @@ model_provider:
     - {{name: gpt-4-tools, local_name: "qwen2.5:32b"}}
     - {{name: gpt-admin, local_name: "llama3:8b", audience: admin}}
     - {{name: "claude-*", local_name: "llama3:8b"}}
+    - {{name: text-embedding-3-small, local_name: "nomic-embed-text"}}
+    - {{name: embedding-admin, local_name: "nomic-embed-text", audience: admin}}
 router: {{max_queue: 4, first_token_timeout: 20, probe_seconds: 0.5}}
 """
 
@@ -74,7 +77,7 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RoutedWebUI]:
     folder = tmp_path_factory.mktemp("routed")
     with (
         OllamaNode([LLAMA, TOOLS]) as gpu0,
-        OllamaNode([LLAMA, VISION]) as gpu1,
+        OllamaNode([LLAMA, VISION, EMBEDDER]) as gpu1,
         open_webui(folder, environment=connections() | NO_BACKGROUND | API_KEYS) as webui,
     ):
         config = folder / "pack.yaml"

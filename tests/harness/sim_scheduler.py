@@ -95,7 +95,8 @@ class Scheduler:
 
     def ps(self, *, gpu: bool) -> JSON:
         """Return the answer of /api/ps."""
-        entries = [(self._expires_at(one), one) for one in self.loaded.values()]
+        listed = [one for one in self.loaded.values() if self._shape.lists_loads or one.settled.is_set()]
+        entries = [(self._expires_at(one), one) for one in listed]
         entries.sort(key=lambda entry: entry[0], reverse=True)
         return {"models": [resident(one.model, one.context, one.size, at, gpu=gpu) for at, one in entries]}
 

@@ -49,6 +49,7 @@ class NodeShape:
             together.
         speed: how many simulated seconds pass in a second.
         seed: nodes with the same one answer the same.
+        lists_loads: /api/ps has a model that is being loaded. Ollama's llama engine lists it afterwards.
         echo: answer "You said: ..." instead of text of a drawn length.
     """
 
@@ -67,6 +68,7 @@ class NodeShape:
     write_seconds: float = 0.0
     speed: float = 1.0
     seed: int = 0
+    lists_loads: bool = True
     echo: bool = False
 
     def __post_init__(self) -> None:

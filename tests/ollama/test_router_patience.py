@@ -181,14 +181,18 @@ IMPATIENT = RouterSettings(first_token_seconds=20.0, probe_seconds=2.0)
 LONG_LOADS = {"404 GB": (404_000_000_000, 90.0), "5 GB from a slow share": (5_000_000_000, 90.0)}
 
 
+ENGINES = {"listed": SHAPE, "unlisted": replace(SHAPE, lists_loads=False)}  # in /api/ps while they load
+
+
+@pytest.mark.parametrize("shape", ENGINES.values(), ids=ENGINES)
 @pytest.mark.parametrize("case", LONG_LOADS)
-def test_a_load_longer_than_the_limit_is_waited_for(case: str) -> None:
+def test_a_load_longer_than_the_limit_is_waited_for(case: str, shape: NodeShape) -> None:
     """Would catch a large model that never answers: each node is made to load it, and given up meanwhile."""
     size, seconds = LONG_LOADS[case]
 
     async def scenario() -> None:
         slow = replace(MODEL, size=size, load_seconds=seconds)
-        nodes = [NodeServer([slow], shape=SHAPE) for _ in range(2)]
+        nodes = [NodeServer([slow], shape=shape) for _ in range(2)]
         async with fleet(*nodes, settings=IMPATIENT) as router:
             chat = Chat(router, story(1))
             await chat.run()
@@ -204,11 +208,12 @@ def test_a_load_longer_than_the_limit_is_waited_for(case: str) -> None:
     play(scenario)
 
 
-def test_those_behind_a_load_are_not_refused() -> None:
+@pytest.mark.parametrize("shape", ENGINES.values(), ids=ENGINES)
+def test_those_behind_a_load_are_not_refused(shape: NodeShape) -> None:
     """Would catch a second user who reads that all nodes were busy, because the model is being loaded."""
 
     async def scenario() -> None:
-        node = NodeServer([replace(MODEL, size=5_000_000_000, load_seconds=60.0)], shape=SHAPE)
+        node = NodeServer([replace(MODEL, size=5_000_000_000, load_seconds=60.0)], shape=shape)
         async with fleet(node, settings=IMPATIENT) as router:
             await asyncio.gather(
                 *(Chat(router, story(number), user=str(number)).run() for number in range(3))

@@ -31,9 +31,14 @@ def serving(kind: str, *, slots: int, loaded: int, queue: int) -> Iterator[Node]
     """Run a simulated node or a real server, with settings of its own."""
     with requests.Session() as session:
         session.trust_env = False
-        if kind == "simulated":
+        if kind != "real":
             shape = NodeShape(
-                slots=slots, max_loaded=loaded, max_queue=queue, prompt_rate=250.0, decode_rate=200.0
+                slots=slots,
+                max_loaded=loaded,
+                max_queue=queue,
+                prompt_rate=250.0,
+                decode_rate=200.0,
+                lists_loads=kind == "simulated",
             )
             with OllamaNode(MODELS, shape=shape, gpu=False) as simulated:
                 yield Node(simulated.url, MODELS[0].name, MODELS[1].name, session)
@@ -49,7 +54,7 @@ def serving(kind: str, *, slots: int, loaded: int, queue: int) -> Iterator[Node]
             yield Node(url, MODELS[0].name, MODELS[1].name, session)
 
 
-@pytest.fixture(scope="module", params=["simulated", "real"])
+@pytest.fixture(scope="module", params=["simulated", "simulated, loads unlisted", "real"])
 def narrow(request: pytest.FixtureRequest) -> Iterator[Node]:
     """A node that holds one model, works on one request at a time, and lets one more wait for a load."""
     with serving(request.param, slots=1, loaded=1, queue=1) as node:

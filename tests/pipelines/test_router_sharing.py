@@ -1,21 +1,26 @@
 """Two real Pipelines servers whose routers share their nodes over a real Valkey."""
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 from harness.crowds import all_who_tell, crowd, use_slots_once, wait_until_met
+from harness.events_target import eventually
 from harness.fixtures_pipelines import skip_unless_installed
 from harness.fixtures_pipelines_router import LLAMA, ROUTER_FILE
 from harness.ollama_node import OllamaNode
 from harness.valkey import Valkey
 from local.pipelines import RunningPipelines, pipelines_server
+from ollama_pack.base.redis import redis_client
+from ollama_pack.services.history import RedisHistory
 
 SLOTS = 2  # of each node, as its row says
 
@@ -108,6 +113,27 @@ def test_a_reload_leaves_nobody_behind(sharing: SharingPipelines) -> None:
     wait_until_met(sharing.valkey, 3)  # one of them is gone
     assert len(all_who_tell(sharing.valkey)) == len(sharing.servers)
     assert use_slots_once(sharing.nodes, sharing.asks, SLOTS)
+
+
+def test_both_write_into_one_history(sharing: SharingPipelines) -> None:
+    """Would catch a Pipelines server whose chats and figures no dashboard shows."""
+    for asks in sharing.asks:
+        asks()
+
+    async def read() -> tuple[int, dict[str, dict[str, Any]]]:
+        store = RedisHistory(redis_client(sharing.valkey.url))
+        try:
+            chats = await store.older("", 10)
+            return sum(chat["model"] == "llama3:8b" for chat in chats), await store.processes()
+        finally:
+            await store.close()
+
+    def is_written() -> bool:
+        chats, processes = asyncio.run(read())
+        kinds = [status["kind"] for status in processes.values()]
+        return chats >= len(sharing.servers) and kinds == ["Pipelines"] * len(sharing.servers)
+
+    eventually(is_written)
 
 
 def test_the_address_of_redis_is_no_valve(sharing: SharingPipelines) -> None:

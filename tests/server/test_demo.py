@@ -1,6 +1,7 @@
 """`make demo`, as a person runs it: it walks, leaves the page open, and takes everything away on Ctrl-C."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -42,13 +43,20 @@ def test_walk_and_end() -> None:
             if "Ctrl-C ends it" in line:
                 break
         page = requests.get(f"http://127.0.0.1:{port}", timeout=30)
+        email, password = re.findall(r"admin: +(\S+) +(\S+)", "".join(lines))[0]
+        form = {"email": email, "password": password}
+        admin = requests.post(f"http://127.0.0.1:{port}/api/v1/auths/signin", json=form, timeout=30).json()
+        headers = {"Authorization": f"Bearer {admin['token']}"}
+        config = requests.get(f"http://127.0.0.1:{port}/api/config", headers=headers, timeout=30).json()
         demo.send_signal(signal.SIGINT)
         lines += demo.stdout.readlines()
     printed = "".join(lines)
     assert demo.returncode == 0, printed
-    assert printed.count("✓") == 16, printed
+    assert printed.count("✓") == 18, printed
     assert "✗" not in printed
     assert page.ok
+    assert f"http://127.0.0.1:{port}/ollama-pack" in printed
+    assert config["default_models"] == "gpt-4"
     assert folders() == before
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0

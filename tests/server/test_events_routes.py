@@ -205,3 +205,24 @@ def test_bad_audience_is_refused(events: EventsTarget) -> None:
     events.install()
     with pytest.raises(Exception, match="400"):
         events.set_valves(EVENTS, audience="everyone")
+
+
+def test_an_admin_drains_a_node(events: EventsTarget, pupil: Account) -> None:
+    """Would catch a node that is drained in one worker alone, or by anybody."""
+    events.install_router()
+    events.install()
+    url = f"{events.target.webui.url}/ollama-pack/nodes/drain"
+
+    def drain(account: Account, **body: Any) -> requests.Response:
+        bearer = {"Authorization": f"Bearer {account.token}"}
+        return requests.post(url, json=body, headers=bearer, timeout=60)
+
+    def drained() -> str:
+        return str(events.target.api.valves("functions", ROUTER).get("drained"))
+
+    assert drain(pupil, node="gpu0").status_code == 401
+    assert drain(events.admin, node="gpu0").json()["fault"] == ""
+    assert drained() == "gpu0"
+    assert "there is no node 'gpu7': the nodes are gpu0" in drain(events.admin, node="gpu7").json()["fault"]
+    assert drain(events.admin, node="gpu0", drain=False).json()["fault"] == ""
+    assert drained() == ""

@@ -1,14 +1,37 @@
-"""The gateway on a real Open WebUI, with the clients that people use."""
+"""The gateway on a real Open WebUI, in both modes, with the clients that people use."""
 
-from collections.abc import Iterator
+import json
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import anthropic
 import openai
 import pytest
+import requests
+import yaml
+from langchain_ollama import ChatOllama
+from langchain_openai import OpenAIEmbeddings
+from pydantic import BaseModel
 
+import ollama
 from deploy.client import OpenWebUI
+from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL
 from harness.fixtures_routing import RoutedWebUI
+from harness.ollama_node import Answer, ToolCall
+from ollama_pack.services.gateway_direct import ACCESS_SECONDS
 
-HELLO = [{"role": "user", "content": "hello"}]
+# LangChain's and Ollama's clients leave their connections to the collector of rubbish.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+Json = dict[str, Any]
+DOCS = Path(__file__).parents[2] / "docs/gateway.md"
+GATEWAY = "ollama_pack_gateway"
+SAID = "You said: hello"
 
 
 def api_key(api: OpenWebUI) -> str:
@@ -21,40 +44,141 @@ def keys(routed: RoutedWebUI) -> dict[str, str]:
     return {"admin": api_key(routed.admin), "student": api_key(routed.student)}
 
 
+@pytest.fixture(scope="module", params=["full", "direct"], autouse=True)
+def mode(request: pytest.FixtureRequest, routed: RoutedWebUI) -> Iterator[str]:
+    """Every test runs in both modes."""
+    valves = f"/api/v1/functions/id/{GATEWAY}/valves/update"
+    routed.admin.post(valves, {"mode": request.param})
+    yield request.param
+    routed.admin.post(valves, {"mode": "full"})
+
+
+@pytest.fixture(autouse=True)
+def fresh(routed: RoutedWebUI) -> Iterator[None]:
+    yield
+    for node in routed.nodes:
+        node._server.state.answers.clear()  # noqa: SLF001 - the node offers no way to take answers back
+
+
 @pytest.fixture
-def client(routed: RoutedWebUI, keys: dict[str, str]) -> Iterator[openai.OpenAI]:
+def root(routed: RoutedWebUI) -> str:
+    return f"{routed.webui.url}/ollama-pack"
+
+
+@pytest.fixture
+def client(root: str, keys: dict[str, str]) -> Iterator[openai.OpenAI]:
     """OpenAI's client, as the plain user."""
-    base = f"{routed.webui.url}/ollama-pack/v1"
-    with openai.OpenAI(base_url=base, api_key=keys["student"], max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{root}/v1", api_key=keys["student"], max_retries=0) as client:
         yield client
+
+
+@pytest.fixture
+def claude(root: str, keys: dict[str, str]) -> Iterator[anthropic.Anthropic]:
+    """Anthropic's client, which sends the key as `x-api-key`."""
+    with anthropic.Anthropic(base_url=root, api_key=keys["student"], max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def llama(root: str, keys: dict[str, str]) -> ollama.Client:
+    """Ollama's client."""
+    return ollama.Client(root, headers={"Authorization": f"Bearer {keys['student']}"})
+
+
+def prepare(routed: RoutedWebUI, answer: Answer) -> None:
+    """Have whichever node is asked next answer so."""
+    for node in routed.nodes:
+        node.enqueue(answer)
+
+
+def soon(holds: Callable[[], bool]) -> None:
+    """Wait for an event of Open WebUI's, for less time than access is remembered."""
+    until = time.monotonic() + ACCESS_SECONDS - 1
+    while not holds():
+        assert time.monotonic() < until
+
+
+# --- OpenAI ---
 
 
 def test_openai_lists_what_names_stand_for(client: openai.OpenAI) -> None:
     listed = {model.id: model for model in client.models.list()}
     assert {"gpt-4", "gpt-4-tools"} <= set(listed)
-    assert not set(listed) & {"gpt-admin", "llama3:8b", "gpu_router.llama3:8b"}
+    assert not set(listed) & {"gpt-admin", "embedding-admin", "llama3:8b", "gpu_router.llama3:8b"}
     assert listed["gpt-4"].model_dump()["ollama_pack"]["stands_for"] == ["llama3:8b", "llava:13b"]
     assert client.models.retrieve("gpt-4").id == "gpt-4"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-admin")
 
 
-def test_openai_chats(client: openai.OpenAI) -> None:
+def test_openai_chats(client: openai.OpenAI, mode: str) -> None:
     answer = client.chat.completions.with_raw_response.create(model="gpt-4", messages=HELLO)
     completion = answer.parse()
-    assert completion.choices[0].message.content == "You said: hello"
+    assert completion.choices[0].message.content == SAID
     assert completion.model == "gpt-4"
     assert completion.usage is not None
     assert completion.usage.completion_tokens == 3
+    assert completion.model_dump()["ollama_pack"]["model"] == "llama3:8b"
     assert answer.headers["x-request-id"].startswith("req_")
+    assert answer.headers["x-ollama-pack-mode"] == mode
 
 
 def test_openai_streams(client: openai.OpenAI) -> None:
     chunks = list(client.chat.completions.create(model="gpt-4", messages=HELLO, stream=True))
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "You said: hello"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == SAID
     assert {chunk.model for chunk in chunks} == {"gpt-4"}
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
-def test_openai_errors_are_typed(client: openai.OpenAI) -> None:
+def test_openai_reads_images_tools_and_schemas(client: openai.OpenAI, routed: RoutedWebUI) -> None:
+    client.chat.completions.create(model="gpt-4", messages=IMAGE)
+    assert routed.chats()[-1]["messages"][-1]["images"] == [PIXEL]  # type: ignore[index]
+    prepare(routed, Answer(tool_calls=[ToolCall("clock", {"zone": "UTC"})]))
+    called = client.chat.completions.create(model="gpt-4-tools", messages=HELLO, tools=[TOOL])
+    calls = called.choices[0].message.tool_calls
+    assert calls is not None
+    assert json.loads(calls[0].function.arguments) == {"zone": "UTC"}
+    assert called.choices[0].finish_reason == "tool_calls"
+
+    class Capital(BaseModel):
+        name: str
+
+    for node in routed.nodes:
+        node._server.state.answers.clear()  # noqa: SLF001 - see `fresh`
+    prepare(routed, Answer(text=['{"name": ', '"Rome"}']))
+    parsed = client.chat.completions.parse(model="gpt-4", messages=HELLO, response_format=Capital)
+    assert parsed.choices[0].message.parsed == Capital(name="Rome")
+
+
+def test_openai_wildcards_are_answered(client: openai.OpenAI, keys: dict[str, str]) -> None:
+    """A name of a wildcard is for those who may use the model behind it, which the student may not."""
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="claude-sonnet-4", messages=HELLO)
+    admin = client.with_options(api_key=keys["admin"])
+    answer = admin.chat.completions.create(model="claude-sonnet-4", messages=HELLO)
+    assert (answer.model, answer.choices[0].message.content) == ("claude-sonnet-4", SAID)
+
+
+def test_openai_completes_prompts(client: openai.OpenAI) -> None:
+    whole = client.completions.create(model="gpt-4", prompt="hello")
+    assert whole.choices[0].text == SAID
+    chunks = list(client.completions.create(model="gpt-4", prompt="hello", stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == SAID
+
+
+def test_openai_embeds(client: openai.OpenAI, keys: dict[str, str]) -> None:
+    made = client.embeddings.create(model="text-embedding-3-small", input=["one", "two"])
+    assert [len(entry.embedding) for entry in made.data] == [8, 8]
+    assert made.model == "text-embedding-3-small"
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model="embedding-admin", input="one")
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model="nomic-embed-text", input="one")
+    admin = client.with_options(api_key=keys["admin"])
+    assert admin.embeddings.create(model="nomic-embed-text", input="one").data[0].embedding
+
+
+def test_openai_errors_are_typed(client: openai.OpenAI, routed: RoutedWebUI) -> None:
     with pytest.raises(openai.NotFoundError) as refused:
         client.chat.completions.create(model="gpt-admin", messages=HELLO)
     assert refused.value.code == "model_not_found"
@@ -65,3 +189,288 @@ def test_openai_errors_are_typed(client: openai.OpenAI) -> None:
     assert bad.value.param == "messages"
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="sk-wrong").models.list()
+    prepare(routed, Answer(refusal=(503, "server busy")))
+    with pytest.raises(openai.InternalServerError) as busy:
+        client.chat.completions.create(model="gpt-4", messages=HELLO, stream=True)
+    assert busy.value.response.headers["retry-after"] == "10"
+
+
+def test_a_stream_that_breaks_off_is_an_error(client: openai.OpenAI, routed: RoutedWebUI) -> None:
+    prepare(routed, Answer(text=["half"], failure="out of memory"))
+    with pytest.raises(openai.APIError):
+        list(client.chat.completions.create(model="gpt-4", messages=HELLO, stream=True))
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_client_that_leaves_stops_the_generation(
+    root: str, keys: dict[str, str], routed: RoutedWebUI, *, streams: bool
+) -> None:
+    prepare(routed, Answer(text=["word "] * 400, pause=0.05))
+    before = {id(request) for node in routed.nodes for request in node.requests}
+    body = {"model": "gpt-4", "messages": HELLO, "stream": streams}
+    headers = {"Authorization": f"Bearer {keys['student']}"}
+    if streams:
+        with requests.post(f"{root}/v1/chat/completions", json=body, headers=headers, stream=True) as answer:  # noqa: S113
+            next(answer.iter_lines())
+    else:
+        with pytest.raises(requests.Timeout):
+            requests.post(f"{root}/v1/chat/completions", json=body, headers=headers, timeout=1)
+    new = [one for node in routed.nodes for one in node.requests if id(one) not in before]
+    asked = next(one for one in new if one.path == "/api/chat")
+    assert asked.left.wait(5)
+
+
+# --- Anthropic ---
+
+
+def test_anthropic_chats(claude: anthropic.Anthropic) -> None:
+    answer = claude.messages.with_raw_response.create(model="gpt-4", messages=HELLO, max_tokens=20)  # type: ignore[arg-type]
+    message = answer.parse()
+    assert message.content[0].text == SAID  # type: ignore[union-attr]
+    assert (message.model, message.stop_reason, message.usage.output_tokens) == ("gpt-4", "end_turn", 3)
+    assert answer.headers["request-id"].startswith("req_")
+    assert "gpt-4" in {model.id for model in claude.models.list()}
+
+
+def test_anthropic_streams(claude: anthropic.Anthropic) -> None:
+    with claude.messages.stream(model="gpt-4", messages=HELLO, max_tokens=20) as stream:  # type: ignore[arg-type]
+        assert "".join(stream.text_stream) == SAID
+        assert stream.get_final_message().stop_reason == "end_turn"
+
+
+def test_anthropic_uses_tools_and_images(claude: anthropic.Anthropic, routed: RoutedWebUI) -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": PIXEL}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": "what is this?"}]
+    claude.messages.create(model="gpt-4", messages=[{"role": "user", "content": content}], max_tokens=20)  # type: ignore[typeddict-item]
+    assert routed.chats()[-1]["messages"][-1]["images"] == [PIXEL]  # type: ignore[index]
+    prepare(routed, Answer(tool_calls=[ToolCall("clock", {"zone": "UTC"})]))
+    tool: Any = {"name": "clock", "description": "the time", "input_schema": {"type": "object"}}
+    called = claude.messages.create(model="gpt-4-tools", messages=HELLO, max_tokens=20, tools=[tool])  # type: ignore[arg-type]
+    assert called.stop_reason == "tool_use"
+    assert called.content[0].input == {"zone": "UTC"}  # type: ignore[union-attr]
+
+
+def test_anthropic_errors_are_typed(claude: anthropic.Anthropic, routed: RoutedWebUI) -> None:
+    with pytest.raises(anthropic.NotFoundError):
+        claude.messages.create(model="gpt-admin", messages=HELLO, max_tokens=20)  # type: ignore[arg-type]
+    with pytest.raises(anthropic.BadRequestError):
+        claude.messages.create(model="gpt-4", messages=[], max_tokens=20)
+    with pytest.raises(anthropic.AuthenticationError):
+        claude.with_options(api_key="sk-wrong").messages.create(
+            model="gpt-4",
+            messages=HELLO,  # type: ignore[arg-type]
+            max_tokens=20,
+        )
+    prepare(routed, Answer(text=["half"], failure="out of memory"))
+    with (
+        pytest.raises(anthropic.APIStatusError),
+        claude.messages.stream(model="gpt-4", messages=HELLO, max_tokens=20) as stream,  # type: ignore[arg-type]
+    ):
+        list(stream.text_stream)
+
+
+# --- Ollama ---
+
+
+def test_ollama_chats(llama: ollama.Client) -> None:
+    answer = llama.chat("gpt-4", HELLO)
+    assert (answer.model, answer.message.content, answer.done_reason) == ("gpt-4", SAID, "stop")
+    assert answer.eval_count == 3
+    parts = list(llama.chat("gpt-4", HELLO, stream=True))
+    assert "".join(part.message.content or "" for part in parts) == SAID
+    assert parts[-1].done
+
+
+def test_ollama_generates(llama: ollama.Client) -> None:
+    assert llama.generate("gpt-4", "hello").response == SAID
+    parts = list(llama.generate("gpt-4", "hello", stream=True))
+    assert "".join(part.response or "" for part in parts) == SAID
+    assert llama.generate("gpt-4").done_reason == "load"
+
+
+def test_ollama_uses_tools_images_schemas_and_options(llama: ollama.Client, routed: RoutedWebUI) -> None:
+    message = {"role": "user", "content": "what is this?", "images": [PIXEL]}
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}}
+    llama.chat("gpt-4", [message], format=schema, options={"temperature": 0.5, "top_k": 7})
+    sent = routed.chats()[-1]
+    assert sent["messages"][-1]["images"] == [PIXEL]  # type: ignore[index]
+    assert sent["format"] == schema
+    options = sent["options"]
+    assert isinstance(options, dict)
+    assert (options["temperature"], options["top_k"]) == (0.5, 7)
+    prepare(routed, Answer(tool_calls=[ToolCall("clock", {"zone": "UTC"})]))
+    for streams in (False, True):
+        parts: Any = llama.chat("gpt-4-tools", HELLO, tools=[TOOL], stream=streams)
+        calls = [call for part in (parts if streams else [parts]) for call in part.message.tool_calls or ()]
+        assert [(call.function.name, call.function.arguments) for call in calls] == [
+            ("clock", {"zone": "UTC"})
+        ]
+        for node in routed.nodes:
+            node._server.state.answers.clear()  # noqa: SLF001 - see `fresh`
+        prepare(routed, Answer(tool_calls=[ToolCall("clock", {"zone": "UTC"})]))
+
+
+def test_ollama_lists_shows_and_embeds(llama: ollama.Client) -> None:
+    listed = {model.model for model in llama.list().models}
+    assert "gpt-4" in listed
+    assert not listed & {"gpt-admin", "llama3:8b"}
+    assert "completion" in (llama.show("gpt-4").capabilities or ())
+    assert len(llama.embed("text-embedding-3-small", ["one", "two"]).embeddings[1]) == 8
+
+
+def test_ollama_errors_are_typed(llama: ollama.Client, root: str) -> None:
+    with pytest.raises(ollama.ResponseError) as refused:
+        llama.chat("gpt-admin", HELLO)
+    assert refused.value.status_code == 404
+    with pytest.raises(ollama.ResponseError) as unknown:
+        llama.show("gpt-admin")
+    assert unknown.value.status_code == 404
+    with pytest.raises(ollama.ResponseError) as stranger:
+        ollama.Client(root).list()
+    assert stranger.value.status_code == 401
+
+
+# --- others ---
+
+
+def test_langchain(root: str, keys: dict[str, str]) -> None:
+    headers = {"headers": {"Authorization": f"Bearer {keys['student']}"}}
+    chat = ChatOllama(model="gpt-4", base_url=root, client_kwargs=headers)
+    assert chat.invoke("hello").content == SAID
+    assert "".join(str(part.content) for part in chat.stream("hello")) == SAID
+    vectors = OpenAIEmbeddings(
+        model="text-embedding-3-small",
+        base_url=f"{root}/v1",
+        api_key=keys["student"],  # type: ignore[arg-type]
+        check_embedding_ctx_length=False,
+    )
+    assert [len(vector) for vector in vectors.embed_documents(["one", "two"])] == [8, 8]
+
+
+def test_the_documented_snippets_run(
+    root: str, keys: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch documentation that no client can follow."""
+    text = DOCS.read_text(encoding="utf-8")
+    text = text.replace("http://localhost:8080/ollama-pack", root).replace("sk-YOUR-KEY", keys["student"])
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(snippet, {})  # noqa: S102 - our own documentation
+    assert capsys.readouterr().out.split("\n")[:4] == [SAID] * 4
+    (command,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)  # noqa: S607
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"] == SAID
+    for written in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
+        assert yaml.safe_load(written)["models"][0]["apiBase"] == f"{root}/v1"
+
+
+def test_curl(root: str, keys: dict[str, str]) -> None:
+    def curl(path: str, body: Json) -> str:
+        command = ["curl", "-sS", f"{root}{path}", "-H", f"Authorization: Bearer {keys['student']}"]
+        done = subprocess.run([*command, "-d", json.dumps(body)], capture_output=True, text=True, check=True)
+        return done.stdout
+
+    body: Json = {"model": "gpt-4", "messages": HELLO}
+    assert json.loads(curl("/v1/chat/completions", body))["choices"][0]["message"]["content"] == SAID
+    streamed = curl("/v1/chat/completions", body | {"stream": True})
+    assert streamed.rstrip().endswith("data: [DONE]")
+    assert json.loads(curl("/api/chat", body | {"stream": False}))["message"]["content"] == SAID
+
+
+# --- who may what ---
+
+NAMES = {
+    # name → whether the plain user may chat with it
+    "gpt-4": True,
+    "gpt-4-tools": True,
+    "gpu_router.gpt-4": True,
+    "gpt-admin": False,
+    "gpu_router.gpt-admin": False,
+    "llama3:8b": False,
+    "gpu_router.llama3:8b": False,
+    "llava:13b": False,
+    "claude-opus": False,
+    "nomic-embed-text": False,
+    "no-such-model": False,
+    "": False,
+    "response_cache_replay": False,
+}
+CHATS: dict[str, Json] = {
+    "/v1/chat/completions": {"messages": HELLO},
+    "/v1/completions": {"prompt": "hello"},
+    "/v1/messages": {"messages": HELLO, "max_tokens": 20},
+    "/api/chat": {"messages": HELLO, "stream": False},
+    "/api/generate": {"prompt": "hello", "stream": False},
+    "/api/show": {},
+}
+
+
+@pytest.mark.parametrize("path", CHATS)
+def test_a_plain_user_gets_nowhere_without_a_grant(
+    root: str, keys: dict[str, str], routed: RoutedWebUI, path: str
+) -> None:
+    """Every route, name and user, with fields by which a client may try to get round the check."""
+    headers = {"Authorization": f"Bearer {keys['student']}"}
+    before = len(routed.chats())
+    for name, is_open in NAMES.items():
+        body = {**CHATS[path], "model": name}
+        assert requests.post(f"{root}{path}", json=body, timeout=60).status_code == 401
+        for tricks in ({}, {"model_item": {"direct": True, "id": name}, "params": {"model": "llama3:8b"}}):
+            answer = requests.post(f"{root}{path}", json=body | tricks, headers=headers, timeout=60)
+            assert answer.ok is is_open, (name, answer.text)
+    reached = len(routed.chats()) - before
+    assert reached == (0 if path == "/api/show" else 2 * sum(NAMES.values()))
+
+
+def test_a_revoked_key_is_noticed_at_once(root: str, routed: RoutedWebUI, mode: str) -> None:
+    account = routed.webui.add_user(f"leaver-{mode}", "leaver-password")
+    api = OpenWebUI(routed.webui.url, account.token)
+    headers = {"Authorization": f"Bearer {api_key(api)}"}
+    body = {"model": "gpt-4", "messages": HELLO}
+
+    def ask() -> int:
+        return requests.post(
+            f"{root}/v1/chat/completions", json=body, headers=headers, timeout=60
+        ).status_code
+
+    assert [ask(), ask()] == [200, 200]
+    api.delete("/api/v1/auths/api_key")
+    soon(lambda: ask() == 401)
+
+
+def test_a_grant_that_is_taken_away_is_noticed_at_once(
+    root: str, keys: dict[str, str], routed: RoutedWebUI
+) -> None:
+    body = {"model": "gpt-4-tools", "messages": HELLO}
+    headers = {"Authorization": f"Bearer {keys['student']}"}
+
+    def ask() -> int:
+        return requests.post(
+            f"{root}/v1/chat/completions", json=body, headers=headers, timeout=60
+        ).status_code
+
+    row = routed.admin.model_row("gpt-4-tools")
+    assert [ask(), ask()] == [200, 200]
+    routed.admin.post("/api/v1/models/model/access/update", {**row, "access_grants": []})
+    try:
+        soon(lambda: ask() == 404)
+    finally:
+        routed.admin.post("/api/v1/models/model/access/update", row)
+    soon(lambda: ask() == 200)
+
+
+def test_many_at_once(root: str, keys: dict[str, str]) -> None:
+    """Would catch answers of one client given to another."""
+    said: dict[int, str] = {}
+    headers = {"Authorization": f"Bearer {keys['student']}"}
+
+    def ask(number: int) -> None:
+        body = {"model": "gpt-4", "messages": [{"role": "user", "content": f"number {number}"}]}
+        answer = requests.post(f"{root}/v1/chat/completions", json=body, headers=headers, timeout=60)
+        said[number] = answer.json()["choices"][0]["message"]["content"]
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == {number: f"You said: number {number}" for number in range(8)}

@@ -1,8 +1,12 @@
 """The response cache on a real Open WebUI: who gets which answer, and what the model is still asked."""
 
 import base64
+import hashlib
+import json
+import sqlite3
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import uuid4
 
@@ -362,6 +366,74 @@ def test_question_in_other_words_is_answered_where_the_admin_wants_so(cached_fil
     asked = {"role": "user", "content": again}
     later = ask(cached_file.student, {"model": "gpt-4", "messages": [*history, asked]})
     assert "cache" not in later["ollama_pack"]
+
+
+class Embedder(BaseHTTPRequestHandler):
+    """An engine of OpenAI's embeddings: texts with the same words in any order are close."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        texts = asked["input"] if isinstance(asked["input"], list) else [asked["input"]]
+        rows = [{"index": place, "embedding": self.vector(text)} for place, text in enumerate(texts)]
+        said = json.dumps({"data": rows, "model": asked["model"]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def vector(self, text: str) -> list[float]:
+        found = [0.0] * 256
+        for word in text.lower().replace("?", "").split():
+            found[hashlib.sha256(word.encode()).digest()[0]] += 1.0
+        return found
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_same_meaning_is_served_once_enough_answers_were_compared(cached_file: CachedWebUI) -> None:
+    """Would catch a tier that never serves by the server's own embeddings, or that serves untried."""
+    place = "/api/v1/retrieval/embedding/update"
+    first, again = "Which food is good for cats?", "For cats which food is good?"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Embedder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        config = {"url": url, "key": "none"}
+        form = {"RAG_EMBEDDING_ENGINE": "openai", "RAG_EMBEDDING_MODEL": "words", "openai_config": config}
+        cached_file.admin.post(place, form)
+        try:
+            cached_file.set_valves(secret=uuid4().hex, similar="semantic")
+            ask(cached_file.student, chat(first, DIRECT))
+            assert "ollama_pack" not in ask(cached_file.student, chat(again, DIRECT))
+
+            def tiers() -> list[Json]:
+                found: list[Json] = cached_file.admin.get("/ollama-pack/data")["cache"]["similar_tiers"]
+                return [tier for tier in found if tier["model"] == DIRECT]
+
+            deadline = time.monotonic() + 30
+            while not tiers():  # once a judge has compared the two answers
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            assert tiers()[0]["judged"] == 1
+            assert tiers()[0]["threshold"] is None
+            with sqlite3.connect(
+                next(cached_file.webui.log.parent.rglob("ollama_pack_cache*.sqlite3"))
+            ) as file:
+                name = f"judged/{DIRECT}|user/0/right"
+                file.execute("INSERT OR REPLACE INTO counts VALUES (?, 3000)", (name,))
+            cached_file.set_valves(secret=uuid4().hex, similar="semantic")  # another cache, the same labels
+            given: list[Json] = []
+            for number in range(8):  # one in ten goes to the model all the same
+                ask(cached_file.student, chat(f"{first} {number}", DIRECT))
+                time.sleep(0.5)  # it is entered after its end, which nothing shows outside
+                given.append(ask(cached_file.student, chat(f"{number} {first}", DIRECT)))
+            marks = [answer["ollama_pack"] for answer in given if "ollama_pack" in answer]
+            assert marks
+            assert {mark["cache"] for mark in marks} == {"similar"}
+            assert all(0.85 <= mark["similarity"] <= 1 for mark in marks)
+        finally:
+            server.shutdown()
 
 
 def test_nobody_chats_with_the_replay_model(user: OpenWebUI) -> None:

@@ -95,7 +95,7 @@ def test_the_recording_as_the_body(voice: VoiceTarget, pupil: Account, speech: b
     headers = {"Content-Type": "audio/webm;codecs=opus"}
     webm = encoded(librivox()[1].samples, ENCODINGS["webm"])
     answer = voice.post(f"{TRANSCRIBE}?language=de", pupil, headers=headers, data=webm)
-    assert answer.json()["language"] == "de"
+    assert answer.json().get("language") == "de", answer.text
     assert voice.engine.calls[-1].field("language") == ["de"]
     chunks = (unique(speech, 2)[at : at + 10_000] for at in range(0, len(speech) + 8, 10_000))
     answer = voice.post(OPENAI, pupil, headers={"Content-Type": "audio/wav"}, data=chunks)

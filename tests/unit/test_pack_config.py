@@ -172,7 +172,7 @@ def test_cache_section_becomes_valves() -> None:
         "scope": "group",
         "when": "deterministic",
         "max_entry_kb": 8,
-        "similar": "normalised",
+        "similar": "semantic",
     }
     config = PackConfig.model_validate({"cache": {**said, "secret": "a" * 16, "enabled": False}})
     assert config.cache_valves == {
@@ -181,7 +181,7 @@ def test_cache_section_becomes_valves() -> None:
         "scope": "group",
         "cache_when": "deterministic",
         "max_entry_kb": 8,
-        "similar": "normalised",
+        "similar": "semantic",
         "secret": "a" * 16,
         "enabled": False,
     }
@@ -206,7 +206,13 @@ def test_the_example_is_valid() -> None:
     """Would catch a pack.example.yaml that the README's first command copies and the second one refuses."""
     config = load_config(Path(__file__).parents[2] / "pack.example.yaml")
     assert config.audience("gpt-4") == {"public"}
-    assert {alias.name for alias in config.aliases} == {"gpt-3.5-turbo", "gpt-4", "gpt-4o", "gpt-*"}
+    assert {alias.name for alias in config.aliases} == {
+        "gpt-3.5-turbo",
+        "gpt-4",
+        "gpt-4o",
+        "gpt-4o-mini",
+        "gpt-*",
+    }
 
 
 def test_voice_becomes_valves(tmp_path: Path) -> None:

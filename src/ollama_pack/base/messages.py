@@ -41,6 +41,10 @@ class Message(str):
         made.values = values or {}
         return made
 
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
 
 def message(template: str, /, **values: object) -> Message:
     """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.

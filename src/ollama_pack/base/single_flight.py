@@ -77,6 +77,54 @@ class SingleFlight(Generic[_Shared]):
                 self._task = None
 
 
+class Remembered(Generic[_Key, _Shared]):
+    """Answers by key, each kept for a while; of more than the limit the oldest go first. One event loop."""
+
+    def __init__(
+        self, seconds: float, limit: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Remember nothing yet.
+
+        Args:
+            seconds: how old an answer may be, counted from when it was asked for.
+            limit: answers at the most.
+            clock: monotonic seconds.
+        """
+        self._seconds, self._limit, self._clock = seconds, limit, clock
+        self._kept: dict[_Key, tuple[float, _Shared]] = {}
+
+    def find(self, key: _Key) -> _Shared | None:
+        """The answer that is kept; None: there is none, or it is too old."""
+        found = self._kept.get(key)
+        return found[1] if found is not None and self._clock() - found[0] <= self._seconds else None
+
+    def keep(self, key: _Key, answer: _Shared) -> None:
+        """Keep an answer."""
+        self._keep(key, answer, self._clock())
+
+    async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        """The kept answer, or a new one. What `ask` raises is not kept."""
+        kept = self._kept.get(key)
+        began = self._clock()
+        if kept is not None and began - kept[0] <= self._seconds:
+            return kept[1]
+        before = self._kept
+        answer = await ask()
+        if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
+            self._keep(key, answer, began)
+        return answer
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept = {}
+
+    def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
+        self._kept.pop(key, None)
+        while len(self._kept) >= self._limit:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = at, answer
+
+
 def _retrieve(task: asyncio.Task[Any]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():

@@ -113,6 +113,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "away for {minutes} min": "已离线 {minutes} 分钟",
         "background": "后台",
         "busy": "利用率",
+        "cannot be reached (does it run, is the address right?)": "无法连接（它在运行吗？地址正确吗？）",
         "context": "上下文",
         "conversations kept": "保留的对话",
         "distance": "层级",

@@ -6,10 +6,12 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
 from ollama_pack.base.single_flight import JoinedCalls
+from ollama_pack.cache.bound import class_of
 from ollama_pack.cache.collect import says_something
 from ollama_pack.cache.counters import CacheCounters
 from ollama_pack.cache.entry import Entry, open_entry
@@ -17,16 +19,42 @@ from ollama_pack.cache.errors import EntryUnreadableError, LeaderLostError
 from ollama_pack.cache.follow import LiveHub
 from ollama_pack.cache.generation import LOST_RECORD, CacheRules, Generation, GenerationTools, Upstream
 from ollama_pack.cache.guard import GuardRule, StoreGuard, StoreTrouble
-from ollama_pack.cache.key import Slot
+from ollama_pack.cache.guards import may_be_same
+from ollama_pack.cache.key import AnswerBasis, Slot
 from ollama_pack.cache.keyring import Keyring
+from ollama_pack.cache.normal_form import LONGEST
 from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit, Lead, Miss, Question
 from ollama_pack.cache.replay import CacheMark, entry_chunks, shared_chunks
-from ollama_pack.cache.similar import Near, Pointer, last_asked, open_pointer, seal_pointer, wording_slot
+from ollama_pack.cache.semantic import (
+    Calibration,
+    IdleQueue,
+    Lent,
+    Neighbour,
+    as_bytes,
+    judged_right,
+    open_neighbours,
+    question_for_judge,
+    seal_neighbours,
+    similarities,
+)
+from ollama_pack.cache.similar import (
+    Near,
+    Pointer,
+    context_slot,
+    last_asked,
+    open_pointer,
+    seal_pointer,
+    text_slot,
+    wording_slot,
+)
 from ollama_pack.cache.store import CacheStore, Kept, Lease, Running
 from ollama_pack.engines.ollama.stream import UsagePlace
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 
 _FLUSH_SECONDS = 60.0  # of thousands of scopes, for an admin
+_EMBED_SECONDS = 1.0  # that a chat waits for the vector of its question
+_JUDGE_SECONDS = 120.0
+_LOOKED_AT = 3  # of the most similar questions
 _ROUNDS = 2  # that a request follows in vain before it generates by itself
 
 
@@ -38,6 +66,7 @@ class ResponseCache:
     Attributes:
         counters: what it did.
         keyring: of the admin's secret, which the slots of questions are made with.
+        calibration: what is known of the semantic tier's errors.
     """
 
     def __init__(  # noqa: PLR0913 - everything that it depends on is given to it
@@ -84,6 +113,9 @@ class ResponseCache:
         self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
         self._tasks: set[asyncio.Task[None]] = set()
         self._published = clock()
+        self.calibration = Calibration()
+        self._calibrate_at = 0.0
+        self._idle = IdleQueue(lambda: not self._hub.is_busy)
 
     async def lookup(self, question: Question) -> CacheOutcome:
         """Find out what to do for a request. What it says is then done by `chunks`, within seconds."""
@@ -166,6 +198,7 @@ class ResponseCache:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._idle.close()
         await self._hub.close()
         await self._publish()
         await self._guard.close()
@@ -201,21 +234,143 @@ class ResponseCache:
 
     async def _similar(self, question: Question, lease: Lease) -> Hit | None:
         """The answer to the same question in other words; the lease goes back then."""
-        if question.basis is None or question.refresh:
+        if question.basis is None or question.refresh or not last_asked(question.basis.body):
             return None
-        place = wording_slot(question.basis, self.keyring)
-        if place is None or (pointer := await self._pointer(question, place)) is None:
+        hit = await self._by_wording(question, question.basis) or await self._by_meaning(question)
+        if hit is not None:
+            await self._give_back(question, lease)
+        return hit
+
+    async def _by_wording(self, question: Question, basis: AnswerBasis) -> Hit | None:
+        place = wording_slot(basis, self.keyring)
+        pointer = await self._pointer(question, place) if place else None
+        return await self._led_to(question, Near(pointer.slot, pointer.asked)) if pointer else None
+
+    async def _by_meaning(self, question: Question) -> Hit | None:
+        """An answer to a question that means the same, as far as the labels allow it."""
+        if (lent := question.lent) is None:
             return None
-        found = await self._guard.ask(lambda store: store.find(pointer.slot))
+        self._refresh_calibration()
+        threshold = self.calibration.threshold(lent.key, lent.error)
+        if threshold is None or (vector := await self._vector(question)) is None:
+            return None
+        near = self._nearest(question, vector, await self._neighbours(question))
+        if (found := await near) is None or found.similarity < threshold or self.calibration.asks_anyway():
+            return None
+        return await self._led_to(question, found)
+
+    async def _led_to(self, question: Question, near: Near) -> Hit | None:
+        """The answer in another slot, if it is still there."""
+        found = await self._guard.ask(lambda store: store.find(near.slot))
         if not isinstance(found, Kept):
             return None
-        there = replace(question, slot=pointer.slot)
-        if (entry := await self._opened(there, found)) is None:
+        entry = await self._opened(replace(question, slot=near.slot), found)
+        if entry is None:
             return None
-        await self._give_back(question, lease)
-        near = Near(pointer.slot, pointer.asked)
         self.counters.add(f"similar/{near.tier}")
         return replace(self._hit(question, entry, found.age), near=near)
+
+    async def _vector(self, question: Question) -> bytes | None:
+        """The vector of a question; None where nobody makes it in time."""
+        if question.lent is None or question.basis is None:
+            return None
+        try:
+            async with asyncio.timeout(_EMBED_SECONDS):
+                return as_bytes(await question.lent.embed(last_asked(question.basis.body)))
+        except Exception:  # noqa: BLE001 - whatever embeds, the chat goes on without
+            self.counters.add("similar/no vector")
+            return None
+
+    async def _neighbours(self, question: Question) -> list[Neighbour]:
+        place = self._context(question)
+        found = await self._guard.ask(lambda store: store.find(place)) if place else None
+        if place is None or not isinstance(found, Kept):
+            return []
+        return open_neighbours(found.sealed, question.scope, place.name, self.keyring)
+
+    def _context(self, question: Question) -> Slot | None:
+        if question.basis is None or question.lent is None:
+            return None
+        return context_slot(question.basis, question.lent.embedder, self.keyring)
+
+    async def _nearest(self, question: Question, vector: bytes, among: list[Neighbour]) -> Near | None:
+        """The most similar question whose answer is there, and which nothing tells apart from this one."""
+        if question.basis is None:
+            return None
+        asked = last_asked(question.basis.body)
+        alike = zip(similarities(vector, [each.vector for each in among]), among, strict=True)
+        for similarity, each in sorted(alike, key=lambda pair: -pair[0])[:_LOOKED_AT]:
+            if class_of(similarity) is None:
+                return None
+            pointer = await self._pointer(question, Slot(question.slot.scope, each.place))
+            if pointer is None or pointer.asked == asked or not may_be_same(pointer.asked, asked):
+                continue
+            if isinstance(await self._guard.ask(partial(_find, slot=pointer.slot)), Kept):
+                return Near(pointer.slot, pointer.asked, min(similarity, 1.0), "semantic")
+        return None
+
+    async def _learn(self, question: Question, place: Slot) -> None:
+        """Enter a question among its neighbours, and have the nearest answer judged beside its own."""
+        context, vector = self._context(question), await self._vector(question)
+        if context is None or vector is None:
+            return
+        among = [each for each in await self._neighbours(question) if each.place != place.name]
+        near = await self._nearest(question, vector, among)
+        among.append(Neighbour(place.name, vector))
+        sealed = seal_neighbours(among, question.scope, context.name, self.keyring)
+        await self._put(context, sealed)
+        if near is not None:
+            self.counters.add("similar/would have served")
+            self._idle.add(lambda: self._judge(question, near))
+
+    async def _judge(self, question: Question, near: Near) -> None:
+        """Ask whether the nearest answer would have done, and count what is said."""
+        lent, basis = question.lent, question.basis
+        if lent is None or basis is None:
+            return
+        kept = [await self._guard.ask(partial(_find, slot=slot)) for slot in (near.slot, question.slot)]
+        entries = [
+            await self._opened(replace(question, slot=slot), found)
+            for slot, found in zip((near.slot, question.slot), kept, strict=True)
+            if isinstance(found, Kept)
+        ]
+        match entries:
+            case [Entry() as other, Entry() as own]:
+                text = question_for_judge(near.asked, other.content, last_asked(basis.body), own.content)
+            case _:
+                return
+        try:
+            async with asyncio.timeout(_JUDGE_SECONDS):
+                right = judged_right(await lent.judge(text))
+        except Exception:  # noqa: BLE001 - whatever the judge does, no chat waits for it
+            self.counters.add("similar/not judged")
+            return
+        await self.label(lent, near.similarity, right=right)
+
+    async def label(self, lent: Lent, similarity: float, *, right: bool) -> None:
+        """Count whether an answer to a similar question was right, for all processes."""
+        self.counters.add("similar/judged")
+        if added := self.calibration.label(lent.key, similarity, right=right, error=lent.error):
+            await self._ask_patiently(lambda store: store.add_counts(added))
+
+    def _refresh_calibration(self) -> None:
+        """Read the labels of all processes, from time to time."""
+        now = self._clock()
+        if now >= self._calibrate_at:
+            self._calibrate_at = now + self._rules.publish_seconds
+            self._begun(self._calibrate())
+
+    async def _calibrate(self) -> None:
+        counts = await self._ask_patiently(lambda store: store.counts())
+        if not isinstance(counts, StoreTrouble):
+            self.calibration.learn(counts)
+
+    async def _put(self, place: Slot, sealed: bytes) -> None:
+        """Keep something that is no answer: it has a place, an end and an epoch as answers have."""
+        token, quota, ttl = token_hex(16), self._rules.quota, self._lasting()
+        lease = await self._guard.ask(lambda store: store.acquire(place, token, "refresh"))
+        if isinstance(lease, Lease):
+            await self._guard.ask(lambda store: store.commit(lease, sealed, ttl, quota, (1, b"")))
 
     async def _pointer(self, question: Question, place: Slot) -> Pointer | None:
         """What is entered under the key of a wording."""
@@ -236,18 +391,22 @@ class ResponseCache:
 
     async def _remember(self, question: Question) -> None:
         """Enter an answer that was kept under the key of its question's wording, with the same labels."""
-        if question.basis is None or (place := wording_slot(question.basis, self.keyring)) is None:
+        if (basis := question.basis) is None or not (asked := last_asked(basis.body)):
             return
-        pointer = Pointer(question.slot, last_asked(question.basis.body))
-        sealed = seal_pointer(pointer, question.scope, place, self.keyring)
-        ttl, quota, token = self._lasting(), self._rules.quota, token_hex(16)
+        place = wording_slot(basis, self.keyring)
+        if place is None and question.lent is not None and len(asked) <= LONGEST:
+            place = text_slot(basis, self.keyring)
+        if place is None:
+            return
+        sealed = seal_pointer(Pointer(question.slot, asked), question.scope, place, self.keyring)
         for label in question.labels:
-            tag = self.keyring.label_tag(label)
-            if isinstance(await self._guard.ask(lambda store: store.label(tag, place, ttl)), StoreTrouble):  # noqa: B023
+            step = partial(_label, label=self.keyring.label_tag(label), slot=place, ttl=self._lasting())
+            if isinstance(await self._guard.ask(step), StoreTrouble):
                 return
-        lease = await self._guard.ask(lambda store: store.acquire(place, token, "refresh"))
-        if isinstance(lease, Lease):
-            await self._guard.ask(lambda store: store.commit(lease, sealed, ttl, quota, (1, b"")))
+        await self._put(place, sealed)
+        if question.lent is not None:
+            self._refresh_calibration()
+            await self._learn(question, place)
 
     def _hit(self, question: Question, entry: Entry, age: float) -> Hit:
         self.counters.add("hits")
@@ -359,6 +518,14 @@ async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGen
         mark = CacheMark("similar", hit.age_seconds, hit.near.similarity)
     for chunk in entry_chunks(hit.entry, head, mark, place):
         yield chunk
+
+
+async def _find(store: CacheStore, slot: Slot) -> Kept | None:
+    return await store.find(slot)
+
+
+async def _label(store: CacheStore, label: str, slot: Slot, ttl: int) -> None:
+    await store.label(label, slot, ttl)
 
 
 class _NothingShownError(Exception):

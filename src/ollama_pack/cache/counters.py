@@ -15,6 +15,7 @@ class CacheCounters:
     |---|---|
     | `hits`, `follows` | answers that nobody had to generate again |
     | `similar/<tier>` | hits on an answer to the same question in other words; they are in `hits`, too |
+    | `similar/would have served`, `similar/judged` | what the semantic tier learns from |
     | `misses/<reason>`, `bypasses/<reason>` | asked in vain; not asked |
     | `stored`, `not_stored/<reason>` | what became of generations |
     | `unreadable` | entries and streams that had been changed |

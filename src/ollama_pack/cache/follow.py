@@ -28,6 +28,11 @@ class LiveHub:
         self._lives: dict[str, LiveAnswer] = {}
         self._tails: dict[LiveAnswer, asyncio.Task[None]] = {}
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is being generated, or read along."""
+        return bool(self._lives)
+
     def add(self, token: str, live: LiveAnswer) -> None:
         """Let others of this process listen to a generation of its own."""
         self._lives[token] = live

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ollama_pack.cache.entry import Entry
 from ollama_pack.cache.key import AnswerBasis, Slot
+from ollama_pack.cache.semantic import Lent
 from ollama_pack.cache.similar import Near
 from ollama_pack.cache.store import Lease, Running
 
@@ -22,6 +23,7 @@ class Question:
         needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
             off the finish reason "stop" all the same; figures it does not invent.
         basis: of the slot, where an answer to the same question in other words may be given; else None.
+        lent: what the semantic tier needs of the request; None: it is off.
     """
 
     slot: Slot
@@ -31,6 +33,7 @@ class Question:
     needs_usage: bool = False
     answerer: str = ""
     basis: AnswerBasis | None = None
+    lent: Lent | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from ollama_pack.cache.key import AnswerBasis, Slot, slot_of
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.normal_form import NORMAL_VERSION, normal_form
 
-SimilarRule = Literal["off", "normalised"]
 POINTER_VERSION = 1
 _PLAIN = {"role", "content", "id"}  # what a message has that is nothing but text
 
@@ -36,7 +35,7 @@ class Near(NamedTuple):
     slot: Slot
     asked: str
     similarity: float = 1.0
-    tier: Literal["normalised"] = "normalised"
+    tier: Literal["normalised", "semantic"] = "normalised"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +64,23 @@ def last_asked(body: Mapping[str, Any]) -> str:
 def wording_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
     """The slot of a request's wording; None where its last message has no normal form."""
     form = normal_form(last_asked(basis.body))
-    if not form:
-        return None
+    return _slot_with(basis, f"normal form {NORMAL_VERSION}: {form}", keyring) if form else None
+
+
+def text_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
+    """The slot of a question that has no normal form, for its neighbours."""
+    return _slot_with(basis, f"text: {last_asked(basis.body)}", keyring)
+
+
+def context_slot(basis: AnswerBasis, embedder: str, keyring: Keyring) -> Slot | None:
+    """The slot of all questions that are asked in one exact context, for one model of vectors."""
+    return _slot_with(basis, f"any question, as seen by {embedder}", keyring)
+
+
+def _slot_with(basis: AnswerBasis, stands_in: str, keyring: Keyring) -> Slot | None:
+    """The slot of a request with something else in the place of its last message's text."""
     *before, last = basis.body["messages"]
-    stands = {**last, "content": StandIn(f"normal form {NORMAL_VERSION}: {form}")}
+    stands = {**last, "content": StandIn(stands_in)}
     slot = slot_of(replace(basis, body={**basis.body, "messages": [*before, stands]}), keyring)
     return slot if isinstance(slot, Slot) else None
 

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from ollama_pack.base.messages import message
 from ollama_pack.errors import PackError
 
 
@@ -53,7 +54,7 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+        super().__init__(node, message("cannot be reached (does it run, is the address right?)"), said=said)
 
     @property
     def plain(self) -> str:

@@ -22,6 +22,22 @@ class NodeTableError(PackError, ValueError):
         self.reason = reason
 
 
+class WarmTableError(PackError, ValueError):
+    """A row of the `warm` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
 class RoutingError(PackError):
     """A request cannot be given to any node."""
 

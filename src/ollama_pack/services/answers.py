@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import fields
 from http import HTTPStatus
 from typing import Any
 
@@ -88,6 +89,15 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
     )
+
+
+def passed_refusal(error: Exception, *, for_admin: bool) -> Refusal:
+    """As `refusal_of`, for errors of other plugins too, which have classes of their own."""
+    if (found := getattr(error, "refusal", None)) is not None:
+        return Refusal(**{field.name: getattr(found, field.name) for field in fields(Refusal)})
+    if type(error).__name__ == LeaderLostError.__name__:
+        error = LeaderLostError(0)
+    return refusal_of(error, for_admin=for_admin)
 
 
 def alias_refusal(error: AliasUnavailableError, *, for_admin: bool) -> Refusal:

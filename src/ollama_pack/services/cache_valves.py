@@ -43,12 +43,23 @@ class CacheValves(PackValves):
         default="always",
         description="deterministic: only requests with temperature 0 or a seed.",
     )
-    similar: Literal["off", "normalised"] = Field(
+    similar: Literal["off", "normalised", "semantic"] = Field(
         default="off",
         description=(
             "Whether the same question in other words gets a kept answer. off: only the same text does. "
             "normalised: width, case, punctuation, greetings and thanks may differ; the words and their "
-            "order, numbers, units, negations, names, quotes and code may not. English and Chinese."
+            "order, numbers, units, negations, names, quotes and code may not. English and Chinese. "
+            "semantic: also a question that means the same, by Open WebUI's own embeddings, once enough "
+            "answers were compared to know that at most similar_error of them are wrong."
+        ),
+    )
+    similar_error: float = Field(
+        default=0.01,
+        ge=0.001,
+        le=0.2,
+        description=(
+            "semantic: the share of wrong answers among those given to similar questions that is allowed. "
+            "0.01 takes at least 520 compared answers of a model."
         ),
     )
     max_entry_kb: int = Field(

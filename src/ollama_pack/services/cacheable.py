@@ -4,7 +4,7 @@ It is read from a chat's body and the metadata that Open WebUI has with it, and 
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from ollama_pack.cache.key import AnswerBasis, NotCacheable, slot_of
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import Question
 from ollama_pack.cache.scope import CacheWhen, ScopeFacts, ScopeRule, is_deterministic, scope_for, uses_tools
+from ollama_pack.cache.semantic import Lent
 from ollama_pack.engines.body import object_at
 
 LARGE_CHARACTERS = 200_000  # from here on the key is made in a thread
@@ -33,6 +34,7 @@ class CacheRequest:
         refresh: generate anew and overwrite.
         needs_usage: see `Question`.
         similar: an answer to the same question in other words will do.
+        lend: for a scope, what the semantic tier needs of the request; None: it is off.
     """
 
     body: Mapping[str, Any]
@@ -45,6 +47,7 @@ class CacheRequest:
     refresh: bool = False
     needs_usage: bool = False
     similar: bool = False
+    lend: Callable[[str], Lent | None] | None = None
 
 
 def why_bypassed(body: Mapping[str, Any], metadata: Mapping[str, Any], when: CacheWhen) -> str:
@@ -81,6 +84,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
         needs_usage=asked.needs_usage,
         answerer=asked.answerer,
         basis=basis if asked.similar else None,
+        lent=asked.lend(scope) if asked.lend and asked.similar else None,
     )
 
 

@@ -49,7 +49,11 @@ def note_from_cache(outcome: CacheOutcome, asked: str, user: str) -> None:
         entry = outcome.entry
         note_chat(
             record
-            | {"outcome": "cached", "model": entry.model, "saved": round(entry.seconds, 3)}
+            | {
+                "outcome": "cached",
+                "model": entry.model.removeprefix(ROUTER),
+                "saved": round(entry.seconds, 3),
+            }
             | {"written": entry.completion_tokens, "age": round(outcome.age_seconds)}
         )
     elif isinstance(outcome, Follow):

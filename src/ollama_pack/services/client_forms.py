@@ -142,12 +142,13 @@ def _generated(line: Body) -> Body:
     return {**line, "response": message.get("content", ""), **thinking}
 
 
-def loaded_answer(name: str, *, unloads: bool, key: str) -> Body:
+def loaded_answer(form: ClientForm, body: Mapping[str, Any]) -> Body:
     """What a client gets that sent no prompt: nothing is generated. The router decides what is in memory."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    said: Body = {"message": {"role": "assistant", "content": ""}} if key == "message" else {"response": ""}
-    reason = "unload" if unloads else "load"
-    return {"model": name, "created_at": now, **said, "done": True, "done_reason": reason}
+    is_chat = form is OLLAMA_CHAT
+    said: Body = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
+    reason = "unload" if body.get("keep_alive") in {0, "0", "0s"} else "load"
+    return {"model": body["model"], "created_at": now, **said, "done": True, "done_reason": reason}
 
 
 async def _one(completion: Body) -> AsyncIterator[Body]:

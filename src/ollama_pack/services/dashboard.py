@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, field
 from typing import Any
 
+from ollama_pack.base.messages import ENGLISH, in_language
 from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.engines.body import object_at
 from ollama_pack.services.activity import CLASS_FIRST, CLASS_RATIO
@@ -118,7 +119,9 @@ class Dashboard:
     async def _parts(self) -> Parts:
         """Everything but chats, by path."""
         told = await self.router()
-        parts = router_parts(object_at(told.get("router")), str(told.get("fault") or ""))
+        parts = router_parts(object_at(told.get("router")), told.get("fault") or "")
+        running = [dict(chat) for chat in parts["router"]["running"] or () if isinstance(chat, Mapping)]
+        parts["router"]["running"] = await self.history.named(running)
         for path, source in self.others.items():
             parts[path] = await source()
         return parts | await self._figures()
@@ -137,11 +140,12 @@ class Dashboard:
             fault = fault or type(error).__name__
         return parts | {"history": {"fault": fault, "process": keeper.name}}
 
-    async def stream(self, last_id: str, is_wanted: Callable[[], bool]) -> AsyncIterator[str]:
+    async def stream(self, last_id: str, language: str, is_wanted: Callable[[], bool]) -> AsyncIterator[str]:
         """Server-sent events for one page.
 
         Args:
             last_id: of the last event that it has seen; empty: it has just opened.
+            language: of the sentences that are in it.
             is_wanted: false ends it.
         """
         sent: dict[str, str] = {}
@@ -149,7 +153,10 @@ class Dashboard:
         cursor = last_id
         yield "retry: 500\n\n"
         while True:
-            written = {path: json.dumps(part) for path, part in (await self._shared.get()).items()}
+            written = {
+                path: json.dumps(translated(part, language))
+                for path, part in (await self._shared.get()).items()
+            }
             changed = {path: text for path, text in written.items() if sent.get(path) != text}
             is_first = not sent
             gone = [path for path in sent if path not in written]
@@ -179,30 +186,24 @@ class Dashboard:
             return [], cursor
 
 
+def translated(value: Any, language: str) -> Any:
+    """JSON with its sentences in a language. Another plugin's translate themselves: it has the words."""
+    if language == ENGLISH:
+        return value
+    if isinstance(value, str):
+        by_itself = getattr(value, "translated", None)
+        return by_itself(language) if by_itself else in_language(value, language)
+    if isinstance(value, Mapping):
+        return {key: translated(one, language) for key, one in value.items()}
+    return [translated(one, language) for one in value] if isinstance(value, list | tuple) else value
+
+
 def router_parts(told: Mapping[str, Any], fault: str) -> Parts:
     """The parts of a router's report: each node is one."""
     nodes = [dict(node) for node in told.get("nodes") or () if isinstance(node, Mapping)]
     by_path = {f"nodes/{node.get('name')}": node for node in nodes}
     others = {name: told.get(name) for name in ("waiting", "peers", "sharing_fault", "running")}
     return {"router": {**others, "fault": fault}, **by_path}
-
-
-def process_status(kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    """How a process is, for the dashboards of all.
-
-    Args:
-        kind: the server that it belongs to.
-        told: its router's report; empty where it has none.
-    """
-    nodes = [node for node in told.get("nodes") or () if isinstance(node, Mapping)]
-    return {
-        "kind": kind,
-        "waiting": told.get("waiting") or 0,
-        "in_flight": sum(node.get("own") or 0 for node in nodes),
-        "nodes": len(nodes),
-        "nodes_up": sum(bool(node.get("healthy")) for node in nodes),
-        "fault": told.get("sharing_fault") or "",
-    }
 
 
 def history_parts(minutes: MinuteFigures, slots: MinuteFigures, now: int) -> Parts:

@@ -5,18 +5,18 @@ user may use; then Open WebUI's own route answers, with every filter and tool (`
 alone (`direct`); the answer takes the form that the client speaks.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.engines.errors import ChatBodyError
-from ollama_pack.engines.ollama.client_request import fitted_settings
+from ollama_pack.engines.ollama.client_request import asks_nothing, fitted_settings
 from ollama_pack.engines.refusals import ApiForm, Refusal
-from ollama_pack.services.answers import refusal_of
+from ollama_pack.services.answers import passed_refusal
 from ollama_pack.services.client_forms import (
     ANTHROPIC,
     OLLAMA_CHAT,
@@ -24,8 +24,19 @@ from ollama_pack.services.client_forms import (
     OPENAI_CHAT,
     OPENAI_PROMPT,
     ClientForm,
+    loaded_answer,
 )
-from ollama_pack.services.gateway_names import model_for, offered_names, stored_tables, wildcards
+from ollama_pack.services.gateway_direct import DirectCall, DirectChain
+from ollama_pack.services.gateway_limits import limit_headers
+from ollama_pack.services.gateway_names import model_for, offered_names, shown, stored_tables, wildcards
+from ollama_pack.services.gateway_vectors import (
+    Embedded,
+    TextsAsked,
+    ollama_vectors,
+    openai_vectors,
+    texts_asked,
+    vectors_for,
+)
 from ollama_pack.webui.calling import BAD_GATEWAY, ModelCall, refusal_in
 from ollama_pack.webui.early_errors import noted_refusal
 from ollama_pack.webui.errors import ClientLeftError, ModelClosedError, ModelRefusedError
@@ -36,11 +47,14 @@ from ollama_pack.webui.gateway_request import (
     refused_response,
     while_connected,
 )
+from ollama_pack.webui.ollama_models import own_ollama_models, tags_entry
 from ollama_pack.webui.routes import RouteSpec, json_answer
 from ollama_pack.webui.server import event_stream
 
 TABLE_SECONDS = 5.0  # that alias tables are kept, where no event says that they have changed
+OLLAMA_API = "0.17.4"  # the version of Ollama whose API the gateway speaks
 PREFIX = "/ollama-pack"
+MODE_HEADER = "x-ollama-pack-mode"  # which way an answer went
 CLIENT_LEFT = 499  # nginx's status for it; nobody reads it
 NOT_FOUND = "Model not found"  # Open WebUI's words for a model that is not there or not granted
 # Of Open WebUI's own page: a client of the gateway has no chat there, and names no model of a browser's own.
@@ -90,8 +104,15 @@ class ClientRequest:
 class Gateway:
     """The routes. One for each process."""
 
-    def __init__(self) -> None:
-        """Ask nothing yet."""
+    def __init__(self, app: Any, mode: Callable[[], str]) -> None:
+        """Ask nothing yet.
+
+        Args:
+            app: Open WebUI's.
+            mode: gives `full` or `direct`, as an admin has it now.
+        """
+        self._mode = mode
+        self._chain = DirectChain(app)
         self._tables = SingleFlight(stored_tables, TABLE_SECONDS)
         self.specs = (
             self._chat_route("/v1/chat/completions", OPENAI_CHAT),
@@ -101,52 +122,57 @@ class Gateway:
             self._chat_route("/api/generate", OLLAMA_GENERATE),
             _route("GET", "/v1/models", "openai", self._models),
             _route("GET", "/v1/models/{model:path}", "openai", self._model),
+            _route("POST", "/v1/embeddings", "openai", self._embeddings),
+            _route("POST", "/api/embed", "ollama", self._embed),
+            _route("POST", "/api/show", "ollama", self._show),
+            _route("GET", "/api/tags", "ollama", self._tags),
+            _route("GET", "/api/version", "ollama", self._version),
         )
 
     def forget(self) -> None:
         """Something has changed that answers depend on: nothing is remembered."""
         self._tables.forget()
+        self._chain.forget()
 
     def _chat_route(self, path: str, form: ClientForm) -> RouteSpec:
-        return _route("POST", path, form.api, partial(self._chat, form))
+        spec = _route("POST", path, form.api, partial(self._chat, form))
+        return replace(spec, user_of=self._user_of)
+
+    def _user_of(self, request: Any) -> Any:
+        return self._chain.user_of(request) if self._mode() == "direct" else None
 
     async def _chat(self, form: ClientForm, request: Any, user: Any) -> Any:
-        refused = partial(_refusal, request, user)
-        try:
-            chat = _named(form.asked(await body_of(request)))
-            asked = ClientRequest(request, user, form, chat, answer_headers(request, form.api))
+        self._chain.remember(request, user)
+
+        async def answer() -> Any:
+            body = await body_of(request)
+            chat = _named(form.asked(body))
+            headers = answer_headers(request, form.api)
+            asked = ClientRequest(request, user, form, chat, headers)
+            call = await self._call(asked)
+            headers |= limit_headers(await self._chain.budgets_of(user), form.api, datetime.now(UTC))
+            headers[MODE_HEADER] = "direct" if isinstance(call, DirectCall) else "full"
+            if form.api == "ollama" and asks_nothing(body):
+                return json_answer(loaded_answer(form, body), headers=headers)
             if chat["stream"]:
-                chunks = await self._begun(asked)
-                return event_stream(_written(asked, chunks, refused), form.media_type, asked.headers)
-            completion = await while_connected(request, self._completion(asked))
-            return json_answer(await form.whole(completion, asked.name), headers=asked.headers)
-        except ClientLeftError:
-            return json_answer({}, CLIENT_LEFT)
-        except Exception as error:  # noqa: BLE001 - the boundary to the client, which is promised its form
-            return refused_response(request, form.api, refused(error))
+                texts = _written(asked, await _begun(request, call))
+                return event_stream(texts, form.media_type, headers)
+            async with while_connected(request):
+                completion = await call.completion()
+            return json_answer(await form.whole(completion, asked.name), headers=headers)
 
-    async def _completion(self, asked: ClientRequest) -> Body:
-        return await (await self._full(asked)).completion()
+        return await _answered(request, user, form.api, answer)
 
-    async def _begun(self, asked: ClientRequest) -> Chunks:
-        """The chunks of an answer that has begun: an error before the first still has a status.
-
-        Raises:
-            ModelRefusedError: there is none.
-        """
-        chunks = _answer_alone((await self._full(asked)).chunks())
-        try:
-            first = await while_connected(asked.request, anext(chunks))
-        except StopAsyncIteration:
-            raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing. Try again.")) from None
-        return _with_first(first, chunks)
-
-    async def _full(self, asked: ClientRequest) -> ModelCall:
-        """The call that goes through Open WebUI's own route, with every filter and tool of the site."""
+    async def _call(self, asked: ClientRequest) -> ModelCall | DirectCall:
+        """What answers: the pack's chain alone where it can and shall, else Open WebUI's own route."""
         user = asked.user.model_dump()
         tables = await self._tables.get()
-        model = await model_for(asked.request, tables, asked.chat, user)
         body = {name: value for name, value in asked.chat.items() if name not in _PAGE_FIELDS}
+        if self._mode() == "direct":
+            direct = await self._chain.call(asked.request, user, body, tables.router)
+            if direct is not None:
+                return direct
+        model = await model_for(asked.request, tables.in_use, body, user)
         owner = _owner(asked.request.app.state.MODELS[model])
         if owner is not None:
             body = fitted_settings(body, owner)
@@ -154,15 +180,59 @@ class Gateway:
 
     async def _models(self, request: Any, user: Any) -> Any:
         tables = await self._tables.get()
-        entries = [_model_entry(offered) for offered in await offered_names(request, tables, user)]
+        entries = [_model_entry(offered) for offered in await offered_names(request, tables.in_use, user)]
         ids = [entry["id"] for entry in entries]
         ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": False}
-        answer = {"object": "list", "data": entries, **ends, "ollama_pack": {"wildcards": wildcards(tables)}}
+        answer = {
+            "object": "list",
+            "data": entries,
+            **ends,
+            "ollama_pack": {"wildcards": wildcards(tables.in_use)},
+        }
         return json_answer(answer, headers=answer_headers(request, "openai"))
+
+    async def _embeddings(self, request: Any, user: Any) -> Any:
+        return await self._vectors(request, user, "openai", openai_vectors)
+
+    async def _embed(self, request: Any, user: Any) -> Any:
+        return await self._vectors(request, user, "ollama", ollama_vectors)
+
+    async def _vectors(
+        self, request: Any, user: Any, api: ApiForm, form: Callable[[TextsAsked, Embedded], Body]
+    ) -> Any:
+        async def answer() -> Any:
+            asked = texts_asked(await body_of(request))
+            tables, router = await self._tables.get(), await self._chain.router()
+            async with while_connected(request):
+                made = await vectors_for(request, user, asked, tables, router)
+            return json_answer(form(asked, made), headers=answer_headers(request, api))
+
+        return await _answered(request, user, api, answer)
+
+    async def _show(self, request: Any, user: Any) -> Any:
+        async def answer() -> Any:
+            body = await body_of(request)
+            name = body.get("model") or body.get("name")
+            if not isinstance(name, str) or not name:
+                raise ChatBodyError("model", "is missing: name one of GET /ollama-pack/api/tags")
+            tables, router = await self._tables.get(), await self._chain.router()
+            told = await shown(request, user, name, tables, router)
+            return json_answer(told, headers=answer_headers(request, "ollama"))
+
+        return await _answered(request, user, "ollama", answer)
+
+    async def _tags(self, request: Any, user: Any) -> Any:
+        own = own_ollama_models(request)
+        offered = await offered_names(request, (await self._tables.get()).in_use, user)
+        models = [tags_entry(one.name, one.about, own) for one in offered]
+        return json_answer({"models": models}, headers=answer_headers(request, "ollama"))
+
+    async def _version(self, request: Any, _user: Any) -> Any:
+        return json_answer({"version": OLLAMA_API}, headers=answer_headers(request, "ollama"))
 
     async def _model(self, request: Any, user: Any) -> Any:
         name = request.path_params["model"]
-        names = await offered_names(request, await self._tables.get(), user)
+        names = await offered_names(request, (await self._tables.get()).in_use, user)
         found = next((offered for offered in names if offered.name == name), None)
         if found is None:
             return refused_response(request, "openai", _not_found(name))
@@ -172,6 +242,16 @@ class Gateway:
 def _route(method: str, path: str, api: ApiForm, answer: Callable[[Any, Any], Any]) -> RouteSpec:
     refused = partial(_refused_route, api)
     return RouteSpec(method, PREFIX + path, "user", answer, refused=refused)
+
+
+async def _answered(request: Any, user: Any, api: ApiForm, answer: Callable[[], Awaitable[Any]]) -> Any:
+    """The answer, or the error in the form that the client's API has for it."""
+    try:
+        return await answer()
+    except ClientLeftError:
+        return json_answer({}, CLIENT_LEFT)
+    except Exception as error:  # noqa: BLE001 - the boundary to the client, which is promised its form
+        return refused_response(request, api, _refusal(request, user, error))
 
 
 def _named(chat: Body) -> Body:
@@ -212,6 +292,21 @@ def _owner(model: Mapping[str, Any]) -> str | None:
     return "ollama" if model.get("owned_by") == "ollama" else "openai"
 
 
+async def _begun(request: Any, call: ModelCall | DirectCall) -> Chunks:
+    """The chunks of an answer that has begun: an error before the first still has a status.
+
+    Raises:
+        ModelRefusedError: there is none.
+    """
+    chunks = _answer_alone(call.chunks())
+    try:
+        async with while_connected(request):
+            first = await anext(chunks)
+    except StopAsyncIteration:
+        raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing. Try again.")) from None
+    return _with_first(first, chunks)
+
+
 async def _answer_alone(chunks: Chunks) -> Chunks:
     """The chunks of the answer, without what Open WebUI sends besides for its own page.
 
@@ -233,16 +328,14 @@ async def _with_first(first: Body, chunks: Chunks) -> Chunks:
             yield chunk
 
 
-async def _written(
-    asked: ClientRequest, chunks: Chunks, refused: Callable[[Exception], Refusal]
-) -> AsyncGenerator[str, None]:
+async def _written(asked: ClientRequest, chunks: Chunks) -> AsyncGenerator[str, None]:
     """A stream as the client reads it. An error is its last word."""
     async with aclosing(chunks), aclosing(asked.form.streamed(chunks, asked.name)) as texts:
         try:
             async for text in texts:
                 yield text
-        except Exception as error:  # noqa: BLE001 - as in `_chat`
-            yield asked.form.broken(refused(error))
+        except Exception as error:  # noqa: BLE001 - as in `_answered`
+            yield asked.form.broken(_refusal(asked.request, asked.user, error))
 
 
 def _refusal(request: Any, user: Any, error: Exception) -> Refusal:
@@ -251,10 +344,8 @@ def _refusal(request: Any, user: Any, error: Exception) -> Refusal:
         return noted
     if isinstance(error, ModelClosedError):
         return _not_found(error.model)
-    if isinstance(error, ModelRefusedError):
-        is_absent = error.refusal.message == NOT_FOUND
-        return _not_found("") if is_absent else error.refusal
-    return refusal_of(error, for_admin=user.role == "admin")
+    refusal = passed_refusal(error, for_admin=user.role == "admin")
+    return _not_found("") if refusal.message == NOT_FOUND else refusal
 
 
 def _not_found(name: str) -> Refusal:

@@ -12,13 +12,37 @@ from ollama_pack.aliases.published import concrete_names, models_behind
 from ollama_pack.aliases.table import AliasTable
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.services.alias_choice import choose_model
-from ollama_pack.services.offer import ALIAS_FILTER, alias_tables
+from ollama_pack.services.offer import ALIAS_FILTER, AliasTables, alias_tables
 from ollama_pack.webui.contact import ROUTER_ID
+from ollama_pack.webui.embedding import shown_by_connection
 from ollama_pack.webui.errors import ModelClosedError
 from ollama_pack.webui.functions import function_state
-from ollama_pack.webui.models import ModelCatalogue, has_row, may_use, offered_models, visible_models
+from ollama_pack.webui.models import (
+    ModelCatalogue,
+    may_use,
+    model_row,
+    offered_models,
+    visible_models,
+)
 
 Body = dict[str, Any]
+
+
+# What a row may add to a chat that only Open WebUI's own path brings.
+_MORE_THAN_A_NAME = ("knowledge", "toolIds", "filterIds", "skillIds", "defaultFeatureIds", "terminalId")
+
+
+@dataclass(frozen=True, slots=True)
+class DirectName:
+    """A name that the router alone can answer.
+
+    Attributes:
+        id: the router's.
+        params: the settings of its row.
+    """
+
+    id: str
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +60,9 @@ class OfferedName:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-async def stored_tables() -> tuple[AliasTable, ...]:
-    """The alias tables that are in use: the router's, then the alias filter's."""
-    tables = alias_tables(await function_state(ROUTER_ID), await function_state(ALIAS_FILTER))
-    return tuple(table for table in (tables.router, tables.filtered) if table is not None)
+async def stored_tables() -> AliasTables:
+    """The alias tables that admins have stored."""
+    return alias_tables(await function_state(ROUTER_ID), await function_state(ALIAS_FILTER))
 
 
 async def model_for(
@@ -57,9 +80,9 @@ async def model_for(
         if model_id in offered:
             if await may_use(user, model_id, request):
                 return model_id
-            if model_id == name or await has_row(model_id):
+            if model_id == name or await model_row(model_id) is not None:
                 raise ModelClosedError(name)
-        elif model_id == name and await has_row(name):
+        elif model_id == name and await model_row(name) is not None:
             raise ModelClosedError(name)  # an admin has switched it off
     for table in tables:
         chosen = await choose_model(table, body, name, user, request)
@@ -84,10 +107,80 @@ async def offered_names(request: Any, tables: tuple[AliasTable, ...], user: Any)
     for table in tables:
         for name in concrete_names(table):
             behind = [model for model in _behind((table,), name, models) if model in usable]
-            is_open = name not in found and name not in models and not await has_row(name)
+            is_open = name not in found and name not in models and await model_row(name) is None
             if behind and is_open:
                 found[name] = OfferedName(name, tuple(behind))
     return sorted(found.values(), key=lambda offered: offered.name)
+
+
+async def direct_name(
+    request: Any, table: AliasTable | None, name: str, user: Mapping[str, Any]
+) -> DirectName | None:
+    """The router's name for a name, where the router alone can answer it; None: Open WebUI has to.
+
+    A row with a system prompt, knowledge, tools or filters of its own is more than a name.
+
+    Args:
+        request: FastAPI's.
+        table: the router's aliases; None: it has none.
+        name: what the client asks for.
+        user: who asks.
+
+    Raises:
+        ModelClosedError: the user may not use it.
+    """
+    offered = await offered_models(request, user)
+    for model_id in (name, ROUTER + name):
+        if model_id in offered:
+            if await may_use(user, model_id, request):
+                return _direct(model_id, await model_row(model_id) or {})
+            if model_id == name or await model_row(model_id) is not None:
+                raise ModelClosedError(name)
+        elif model_id == name and await model_row(name) is not None:
+            raise ModelClosedError(name)
+    is_routed = table is not None and next(table.matching(name), None) is not None
+    return DirectName(ROUTER + name) if is_routed else None
+
+
+async def is_unknown(request: Any, name: str, user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI has never heard of a name: no admin can have said who may use it."""
+    offered = await offered_models(request, user)
+    for model_id in (name, ROUTER + name):
+        if model_id in offered or await model_row(model_id) is not None:
+            return False
+    return True
+
+
+def _direct(model_id: str, row: Mapping[str, Any]) -> DirectName | None:
+    target = str(row.get("base_model_id") or model_id)
+    params = {key: value for key, value in (row.get("params") or {}).items() if value is not None}
+    meta = row.get("meta") or {}
+    has_more = params.get("system") or any(meta.get(part) for part in _MORE_THAN_A_NAME)
+    if not target.startswith(ROUTER) or has_more:
+        return None
+    return DirectName(target, {key: value for key, value in params.items() if key != "model_controls"})
+
+
+async def shown(request: Any, user: Any, name: str, tables: AliasTables, router: Any) -> Body:
+    """What is known of the model that answers for a name, as `/api/show` has it.
+
+    Raises:
+        ModelClosedError: the user may not use the name, or there is none.
+        Exception: the router's own: no node knows the model.
+    """
+    who = user.model_dump()
+    found = await direct_name(request, tables.router, name, who)
+    if found is not None and router is not None:
+        told: Body = await router.shown(found.id.removeprefix(ROUTER), who)
+        return told
+    model = await model_for(request, tables.in_use, {"model": name}, who)
+    row = await model_row(model) or {}
+    base = str(row.get("base_model_id") or model)
+    if base.startswith(ROUTER) and router is not None:
+        told = await router.shown(base.removeprefix(ROUTER), who)
+    else:
+        told = await shown_by_connection(request, base, user)
+    return told
 
 
 def wildcards(tables: tuple[AliasTable, ...]) -> dict[str, list[str]]:

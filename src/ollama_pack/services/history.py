@@ -77,7 +77,6 @@ class SqliteHistory:
         """Open nothing yet."""
         self._path = path
         self._lock = asyncio.Lock()
-        self._added = 0
 
     async def add(
         self, chats: Iterable[Mapping[str, Any]], minutes: Mapping[int, Mapping[str, float]]
@@ -121,17 +120,19 @@ class SqliteHistory:
         await self._with(lambda database: database.executemany("DELETE FROM chats WHERE key = ?", wanted))
 
     async def report(self, name: str, status: Mapping[str, Any]) -> None:
-        row = (name, time.time(), json.dumps(status))
-        await self._with(
-            lambda database: database.execute("INSERT OR REPLACE INTO processes VALUES (?, ?, ?)", row)
-        )
+        now = time.time()
+
+        def write(database: sqlite3.Connection) -> None:
+            row = (name, now, json.dumps(status))
+            database.execute("INSERT OR REPLACE INTO processes VALUES (?, ?, ?)", row)
+            database.execute("DELETE FROM processes WHERE at < ?", (now - 86_400,))
+
+        await self._with(write)
 
     async def processes(self) -> dict[str, dict[str, Any]]:
-        def read(database: sqlite3.Connection) -> list[tuple[str, str]]:
-            database.execute("DELETE FROM processes WHERE at < ?", (time.time() - PROCESS_SECONDS,))
-            return database.execute("SELECT name, status FROM processes").fetchall()
-
-        return {name: json.loads(status) for name, status in await self._with(read)}
+        wanted, seen = "SELECT name, status FROM processes WHERE at >= ?", (time.time() - PROCESS_SECONDS,)
+        rows = await self._with(lambda database: database.execute(wanted, seen).fetchall())
+        return {name: json.loads(status) for name, status in rows}
 
     async def close(self) -> None:
         """Nothing is held between two calls."""
@@ -145,16 +146,16 @@ class SqliteHistory:
         try:
             return self._work_once(work)
         except sqlite3.DatabaseError as error:
-            if not any(word in str(error) for word in ("not a database", "malformed", "no such table")):
-                raise
-            self._path.unlink(missing_ok=True)
+            if "no such table" not in str(error):
+                if not any(word in str(error) for word in ("not a database", "malformed")):
+                    raise
+                for suffix in ("", "-wal", "-shm"):
+                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._work_once(_make_tables)
             return self._work_once(work)
 
     def _work_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        is_new = not self._path.exists()
         with closing(sqlite3.connect(self._path, timeout=ANSWER_SECONDS)) as database, database:
-            if is_new:
-                _make_tables(database)
             return work(database)
 
 
@@ -324,7 +325,10 @@ class HistoryKeeper:
 
     def _opened(self, url: str) -> HistoryStore | None:
         if url:
-            return RedisHistory(redis_client(url))
+            try:
+                return RedisHistory(redis_client(url))
+            except ModuleNotFoundError:  # the minimal image of the Pipelines server lacks redis-py
+                return None
         return SqliteHistory(self._path) if self._path else None
 
     async def run(self, is_wanted: Callable[[], bool]) -> None:
@@ -370,3 +374,21 @@ class HistoryKeeper:
         if store is not None:
             with suppress(Exception):
                 await store.close()
+
+
+def process_status(kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """How a process is, for the dashboards of all.
+
+    Args:
+        kind: the server that it belongs to.
+        told: its router's report; empty where it has none.
+    """
+    nodes = [node for node in told.get("nodes") or () if isinstance(node, Mapping)]
+    return {
+        "kind": kind,
+        "waiting": told.get("waiting") or 0,
+        "in_flight": sum(node.get("own") or 0 for node in nodes),
+        "nodes": len(nodes),
+        "nodes_up": sum(bool(node.get("healthy")) for node in nodes),
+        "fault": told.get("sharing_fault") or "",
+    }

@@ -24,7 +24,7 @@ from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState, function_state
 from ollama_pack.webui.model_rows import MAKER, ExistingRow
 from ollama_pack.webui.models import ModelCatalogue
-from ollama_pack.webui.publication import WantedRow
+from ollama_pack.webui.publication import WantedRow, alias_row, opened_model, routed_model
 
 ALIAS_FILTER = "model_alias_filter"
 
@@ -44,6 +44,11 @@ class AliasTables:
     filtered: AliasTable | None
     names: frozenset[str]
     are_known: bool
+
+    @property
+    def in_use(self) -> tuple[AliasTable, ...]:
+        """Those of functions that are on: the router's, then the alias filter's."""
+        return tuple(table for table in (self.router, self.filtered) if table is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,28 +134,18 @@ def routed_rows(offer: Offer, stated: Grants | None, rows: Mapping[str, Existing
     """
     for model in offer.routed:
         name = str(model["id"])
-        routed_id = f"{ROUTER}{name}"
         if model.get("alias"):
             behind = behind_alias(offer, name)
             access = alias_access(stated, (model_access(one, rows) for one in behind))
-            told = f"{name} is answered by the model that the router's alias table names."
-            alias = WantedRow(
-                name,
-                name,
-                routed_id,
-                access.grants,
-                name,
-                told,
-                active=access.is_on,
-                opened=stated is not None,
-            )
+            row = alias_row(name, ROUTER + name, access.grants)
+            alias = replace(row, active=access.is_on, opened=stated is not None)
             yield alias
-            yield replace(alias, id=routed_id, base=None, description="", hidden=True)
+            yield routed_model(alias)
         else:
             access = model_access(named_model(name, model), rows)
             tags = tuple(str(tag) for tag in model.get("tags") or ())
             shown = str(model.get("name") or name)
-            yield WantedRow(routed_id, shown, None, access.grants, active=access.is_on, tags=tags)
+            yield WantedRow(ROUTER + name, shown, None, access.grants, active=access.is_on, tags=tags)
 
 
 def closed_to_audience(offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]) -> list[str]:
@@ -205,16 +200,12 @@ def filtered_rows(
         accesses = {model: model_access(_under(model), rows) for model in found}
         access = alias_access(stated, accesses.values())
         base = next(iter(found)) if stated is not None else _for_most(accesses)
-        told = f"{name} is answered by {base} or what the alias table prefers."
-        aliases.append(
-            WantedRow(
-                name, name, base, access.grants, name, told, active=access.is_on, opened=stated is not None
-            )
-        )
+        row = alias_row(name, base, access.grants)
+        aliases.append(replace(row, active=access.is_on, opened=stated is not None))
         for model, who in found.items() if stated is not None else ():
             if not (model.startswith(ROUTER) and accesses[model].has_row):
                 opened[model] = opened.get(model, NOBODY) | narrowed(stated or NOBODY, who, groups)
-    bases = (WantedRow(model, model, None, grants, opened=True) for model, grants in opened.items())
+    bases = (opened_model(model, grants) for model, grants in opened.items())
     return [*aliases, *bases], problems
 
 

@@ -1,7 +1,8 @@
 """Aliases over a fleet: which names a router offers, and which models may answer for one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any
 
 from ollama_pack.aliases.errors import AliasUnavailableError
@@ -17,12 +18,32 @@ from ollama_pack.aliases.resolve import (
 from ollama_pack.aliases.table import AliasTable
 from ollama_pack.base.process import process_wide
 from ollama_pack.engines.ollama.names import Families
+from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.errors import PackError
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.naming import auto_name, auto_parts
 from ollama_pack.routing.probe.catalogue import Catalogue
 
+Answered = Callable[[ReplyHead], AsyncGenerator[dict[str, Any], None]]
+
 LATE_LOOK_SECONDS = 10.0  # that a chat waits for nodes which nobody has looked at yet
+
+
+@dataclass(frozen=True, slots=True)
+class DirectChat:
+    """A chat that the router will answer.
+
+    Attributes:
+        model: that would answer now.
+        weights: see `weights_behind`.
+        body: as the nodes get it.
+        chunks: asks it.
+    """
+
+    model: str
+    weights: str
+    body: Mapping[str, Any]
+    chunks: Answered
 
 
 async def catalogue_for(router: Router, table: AliasTable, name: str) -> Catalogue:

@@ -6,7 +6,9 @@ from pydantic import Field, field_validator
 
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.routing.dispatch.pending_chat import RouterSettings
+from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow, parse_nodes
+from ollama_pack.routing.warm import parse_warm
 from ollama_pack.services.pack_valves import PackValves
 
 NODES_NOTE = (
@@ -62,6 +64,28 @@ class RouterValves(PackValves):
         description="How long models stay in memory: 30m, or -1 for ever. Empty: as the nodes have it.",
     )
 
+    warm: str = Field(
+        default="",
+        description=(
+            "Models that are kept in memory, a row a line: llama3:8b = Mon-Fri 07:30-17:00. Several spans "
+            "with commas; copies=2 for two nodes; zone=Europe/Berlin, else the server's time. "
+            "A # starts a comment."
+        ),
+    )
+    drained: str = Field(
+        default="",
+        description=(
+            "Names of nodes that finish what they have and get nothing new, with spaces between them. The "
+            "dashboard sets it."
+        ),
+    )
+
+    @field_validator("warm")
+    @classmethod
+    def _warm_readable(cls, text: str) -> str:
+        parse_warm(cls.lines(text))
+        return text
+
     @field_validator("nodes")
     @classmethod
     def _nodes_readable(cls, text: str) -> str:
@@ -84,6 +108,11 @@ class RouterValves(PackValves):
     @property
     def rows(self) -> tuple[NodeRow, ...]:
         return parse_nodes(self.lines(self.nodes))
+
+    def look_after(self, router: Router) -> None:
+        """Let a router do what an admin wants beside chats."""
+        router.upkeep.drain(self.drained.replace(",", " ").split())
+        router.upkeep.keep(parse_warm(self.lines(self.warm)))
 
     @property
     def table(self) -> AliasTable:

@@ -51,6 +51,7 @@ _SMALLER_PACKETS = {"aac": 2**14, "aac_latm": 2**14}
 _RAW_CODECS = ("pcm_", "adpcm_", "dsd_")  # hold what their packets hold
 _FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance every 32 KB another is there
 _FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
+TAKES_ODD_TITLES = 19  # PyAV's first version that does by itself
 _QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
 _ENDLESS = "its structure is without end"
 _LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
@@ -502,7 +503,8 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
         start: where its samples begin.
     """
     try:
-        from av import open as av_open  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+        from av import __version__ as av_version  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+        from av import open as av_open  # noqa: PLC0415
     except ImportError as error:
         raise SpeechDependencyError("decoding", "av") from error
     watched = WatchedFile(file, start)
@@ -519,7 +521,11 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
             "max_streams": str(MAX_STREAMS),
             "max_samples": str(MAX_FRAME_VALUES // MAX_CHANNELS),
         }
-        container = av_open(watched, "r", options=allowed, metadata_errors="ignore")
+        # PyAV 19 takes titles of any bytes, and refuses the argument that says so to those before it.
+        odd_titles = (
+            {} if int(av_version.split(".")[0]) >= TAKES_ODD_TITLES else {"metadata_errors": "ignore"}
+        )
+        container = av_open(watched, "r", options=allowed, **odd_titles)
     except _decoder_errors() as error:
         if pcm is None and (found := wav_samples(file)):
             return _opened(file, found[1], found[0])
@@ -579,7 +585,9 @@ def _usable_tracks(container: Any) -> list[int]:
 
 def _track_name(stream: Any, number: int) -> str:
     """A track for people: its number from 1, title and language."""
-    told = [str(stream.metadata.get("title", "")), str(stream.metadata.get("language", ""))]
+    told = [
+        str(stream.metadata.get(key, "")).encode(errors="replace").decode() for key in ("title", "language")
+    ]
     found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
     return f"track {number}" + (f" ({found})" if found else "")
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ollama_pack.engines.body import object_at
@@ -62,23 +62,31 @@ class RouterContact:
         told = await self._ask("routed_models")
         return [model for model in told if isinstance(model, dict) and isinstance(model.get("id"), str)]
 
-    async def _ask(self, method: str) -> Any:
+    async def pull(self, model: str, nodes: list[str]) -> Mapping[str, Any]:
+        """Begin to pull a model at nodes; what upkeep does then.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("pull", model, nodes))
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
         try:
-            answer = await self._ask_once(method)
+            answer = await self._ask_once(method, arguments)
         except RouterUnavailableError as error:
             self._tell(method, str(error))
             raise
         self._said.pop(method, None)
         return answer
 
-    async def _ask_once(self, method: str) -> Any:
+    async def _ask_once(self, method: str, arguments: Sequence[Any]) -> Any:
         state = await function_state(ROUTER_ID)
         if not state.active:
             raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
         try:
             async with asyncio.timeout(ASK_SECONDS):
                 router = await live_function(self._app, ROUTER_ID)
-                return await _method(router, method)()
+                return await _method(router, method)(*arguments)
         except TimeoutError:
             raise RouterUnavailableError(
                 f"gpu_router did not answer {method} within {ASK_SECONDS:g} s: see the server's log"

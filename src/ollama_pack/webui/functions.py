@@ -43,6 +43,29 @@ async def function_state(function_id: str) -> FunctionState:
     return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
 
 
+async def user_valves(function_id: str, user_id: str) -> dict[str, Any]:
+    """What a user has set for a function."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415
+
+    return await Functions.get_user_valves_by_id_and_user_id(function_id, user_id) or {}
+
+
+async def global_filters() -> dict[str, str]:
+    """The filters that apply to all models and are switched on: id → name."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415
+
+    found = await Functions.get_global_filter_functions()
+    return {str(function.id): str(function.name) for function in found if function.is_active}
+
+
+async def set_valve(function_id: str, name: str, value: Any) -> None:
+    """Set one of an installed function's valves, as an admin would, and leave the others as they are."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415 - see the top of this module
+
+    state = await function_state(function_id)
+    await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
+
+
 async def live_function(app: Any, function_id: str) -> Any:
     """The instance that this process runs, of the code and with the valves that are stored.
 

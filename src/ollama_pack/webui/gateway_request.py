@@ -2,8 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -20,8 +21,6 @@ _ID_HEADERS: dict[ApiForm, str] = {"anthropic": "request-id"}
 _TOO_LARGE = Refusal(
     413, f"The request has more than {MAX_BODY // 2**20} MiB: send fewer or smaller pictures.", "too_large"
 )
-
-T = TypeVar("T")
 
 
 async def body_of(request: Any) -> dict[str, Any]:
@@ -65,26 +64,31 @@ def refused_by_server(request: Any, api: ApiForm, error: Any) -> Any:
     return refused_response(request, api, refusal)
 
 
-async def while_connected(request: Any, work: Awaitable[T]) -> T:
-    """Do some work, and stop it once the client has left: then nobody wants the answer.
+@asynccontextmanager
+async def while_connected(request: Any) -> AsyncIterator[None]:
+    """Stop what is done inside once the client has left: then nobody wants the answer.
+
+    All of it stays in the request's own task, by whose end other plugins know that a chat is over.
 
     Raises:
         ClientLeftError: the client has left.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_until_gone(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientLeftError
-        return await task
-    finally:
-        gone.cancel()
-        if not task.done():
+    task = asyncio.current_task()
+    gone = asyncio.Event()
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+        if task is not None:
             task.cancel()
-            await asyncio.wait({task})
 
-
-async def _until_gone(request: Any) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    watching = asyncio.get_running_loop().create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone.is_set() and task is not None and not task.uncancel():
+            raise ClientLeftError from None
+        raise
+    finally:
+        watching.cancel()

@@ -120,11 +120,12 @@ def _is_hidden(model: Mapping[str, Any]) -> bool:
     return bool(((model.get("info") or {}).get("meta") or {}).get("hidden"))
 
 
-async def has_row(model_id: str) -> bool:
-    """Whether an admin or the pack has said something about a model of this id."""
+async def model_row(model_id: str) -> dict[str, Any] | None:
+    """What an admin or the pack has said about a model of this id; None: nothing."""
     from open_webui.models.models import Models  # noqa: PLC0415
 
-    return await Models.get_model_by_id(model_id) is not None
+    row = await Models.get_model_by_id(model_id)
+    return None if row is None else dict(row.model_dump(exclude_none=True))
 
 
 async def group_names(user: Mapping[str, Any]) -> frozenset[str]:

@@ -8,9 +8,10 @@ a row copies `meta`. Rows without the mark are an admin's: they are never change
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.audience import NOBODY, Grants, grant_forms
 from ollama_pack.webui.model_rows import MAKER, MARK, ExistingRow
 
@@ -37,6 +38,8 @@ class WantedRow:
         active: it is switched on.
         opened: an admin has stated the audience: it opens the models behind it that have no row.
         tags: that the picker shows. Said once.
+        maker: who makes the row.
+        opens: the models without a row that its audience reaches through it alone.
     """
 
     id: str
@@ -49,14 +52,54 @@ class WantedRow:
     active: bool = True
     opened: bool = False
     tags: tuple[str, ...] = ()
+    maker: Literal["events", "upload"] = "events"
+    opens: tuple[str, ...] = ()
 
     @property
     def mark(self) -> dict[str, Any]:
         """What tells whose row it is, as `meta` holds it."""
+        if self.maker == "upload":
+            kind = (
+                "alias" if self.alias and not self.hidden else "base"
+            )  # one without a base only grants its model
+            said = {"kind": kind, "id": self.id, "grants": grant_forms(self.grants)}
+            return {MARK: said | ({"opens": list(self.opens)} if self.opens else {})}
         kind = "alias" if self.base else "base"
         said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
         given = {"grants": grant_forms(self.grants), "active": self.active, "opened": self.opened}
         return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
+
+
+def alias_row(alias: str, base: str, grants: Grants) -> WantedRow:
+    """The row by which an alias is a model that people see.
+
+    Args:
+        alias: its name.
+        base: the model under it: the router's of that name, or one that the alias filter's table names.
+        grants: who may use it.
+    """
+    by_router = base == ROUTER + alias
+    others = (
+        "the model that the router's alias table names"
+        if by_router
+        else f"{base} or what the alias table prefers"
+    )
+    return WantedRow(alias, alias, base, grants, alias, f"{answered_by(alias)}{others}.")
+
+
+def routed_model(alias: WantedRow) -> WantedRow:
+    """The row of the router's model under an alias: for the same people, and not in the picker."""
+    return replace(alias, id=ROUTER + alias.id, base=None, description="", hidden=True)
+
+
+def opened_model(model: str, grants: Grants, maker: Literal["events", "upload"] = "events") -> WantedRow:
+    """The row by which a model behind an alias is open to the alias's audience."""
+    return WantedRow(model, model, None, grants, opened=True, maker=maker)
+
+
+def answered_by(alias: str) -> str:
+    """How a description of ours begins; an admin's own does not."""
+    return f"{alias} is answered by "
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's."""
 
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Protocol
 
 import aiohttp
@@ -20,6 +21,9 @@ from ollama_pack.engines.ollama.to_ollama import Thinking, request_to_ollama
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel, entries_in
 from ollama_pack.engines.transport import NO_HEADERS, NodeLimits, NodeTransport
+from ollama_pack.engines.vectors import Vectors, vectors_in
+
+PULL_SECONDS = 3600.0  # without a word, while a node checks a large file
 
 
 class NodeClient(Protocol):
@@ -56,6 +60,11 @@ class NodeClient(Protocol):
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
 
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text."""
+
     async def load(
         self,
         model: str,
@@ -86,7 +95,10 @@ class OllamaClient:
             limits: when left out, the defaults.
             headers: sent with every request, such as `Authorization`.
         """
-        self._node = NodeTransport(url, session, limits or NodeLimits(), headers or {})
+        limits = limits or NodeLimits()
+        self._node = NodeTransport(url, session, limits, headers or {})
+        slow = replace(limits, next_line=PULL_SECONDS)
+        self._puller = NodeTransport(url, session, slow, headers or {})
         self._ids = ModelIds()
 
     @property
@@ -240,6 +252,43 @@ class OllamaClient:
         found = {"keep_alive": keep_alive, "options": options}
         given = {name: value for name, value in found.items() if value is not None}
         await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text.
+
+        Args:
+            model: the node's name of it.
+            texts: what to embed.
+            seconds: for all of it, a load included.
+            dimensions: of the vectors; 0: as many as the model has.
+
+        Raises:
+            ModelNotFoundError: the node does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask("/api/embed", body, seconds)
+        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
+
+    async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
+        """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).
+
+        It ends when the model is whole. Closing the iterator stops the pull, which goes on where it was when
+        it is asked for again.
+
+        Raises:
+            NodeError: it could not be pulled.
+        """
+        asked = {"model": model, "insecure": model.startswith("http://")}  # as the name itself asks for
+        async with aclosing(self._puller.lines("/api/pull", asked, PULL_SECONDS)) as lines:
+            async for line in lines:
+                if line.get("status") == "success":
+                    return
+                done, total = line.get("completed"), line.get("total")
+                yield done if isinstance(done, int) else 0, total if isinstance(total, int) else 0
 
     async def unload(self, model: str) -> None:
         """Take a model out of memory, once it has finished what it does.

@@ -2,12 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 import aiohttp
 
+from ollama_pack.engines.body import object_at
 from ollama_pack.engines.errors import (
     ModelNotFoundError,
     NodeBusyError,
@@ -36,6 +37,7 @@ from ollama_pack.engines.openai.request import CACHE_KEY, request_to_engine, wit
 from ollama_pack.engines.openai.stream import EngineReply
 from ollama_pack.engines.sse import ServerEvent
 from ollama_pack.engines.transport import NO_HEADERS, Dialect, NodeLimits, NodeTransport
+from ollama_pack.engines.vectors import Vectors, vectors_in
 
 METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
 OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
@@ -145,6 +147,22 @@ class OpenAIClient:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         """Nothing: the engine has its models in memory, or loads them itself."""
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text: see `OllamaClient.embed`.
+
+        Raises:
+            NodeError: the engine does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask(f"{self._bases[0]}/embeddings", body, seconds)
+        entries = [entry for entry in answer.get("data") or () if isinstance(entry, Mapping)]
+        ordered = sorted(entries, key=lambda entry: entry.get("index") or 0)
+        tokens = object_at(answer, "usage").get("prompt_tokens")
+        return vectors_in(self.name, [entry.get("embedding") for entry in ordered], tokens, len(texts))
 
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.

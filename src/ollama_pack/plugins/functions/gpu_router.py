@@ -9,8 +9,8 @@ version: {version}
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,20 +22,26 @@ from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.published import models_behind
 from ollama_pack.base.redis import check_redis_url
+from ollama_pack.base.single_flight import Remembered, SingleFlight
 from ollama_pack.engines.ollama.options import with_machine_options
 from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.openai.request import CACHE_KEY
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import error_code
+from ollama_pack.routing.dispatch.embedding import Embedding
 from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Served, Tell
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.naming import auto_parts
 from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.probe.catalogue import Catalogue
 from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
+from ollama_pack.services.budget_chats import BUDGET_STATE
 from ollama_pack.services.connected import OfferedIds, connected_nodes
 from ollama_pack.services.discovery import NodeDiscovery
 from ollama_pack.services.routed import (
+    DirectChat,
     catalogue_for,
     models_for,
     offered_meanwhile,
@@ -67,6 +73,7 @@ from ollama_pack.webui.tracing import ChatSpan
 
 log = logging.getLogger(__name__)
 
+ACCESS_SECONDS = 5.0  # that the gateway remembers what a user may use, unless an event says otherwise
 CONNECTION_SECONDS = 15.0  # between two looks at Open WebUI's own connections
 
 Body = dict[str, Any]
@@ -116,6 +123,10 @@ class Pipe:
         self._ids = OfferedIds((), (), are_connections=False)
         self._ids_for: tuple[tuple[NodeRow, ...], tuple[ConnectionModels, ...]] | None = None
         self._look_up_at = 0.0
+        self._embedding = Embedding()
+        self._usable: Remembered[Any, frozenset[str]] = Remembered(ACCESS_SECONDS)
+        self._groups: Remembered[str, frozenset[str]] = Remembered(ACCESS_SECONDS)
+        self._defaults = SingleFlight(default_params, ACCESS_SECONDS)
         show_early_errors()
 
     async def pipes(self) -> list[dict[str, str]]:
@@ -197,10 +208,7 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        try:
-            models = await self._models(router, body, name, user)
-        except AliasUnavailableError as error:
-            raise why_absent(error, router) from error
+        models = await self._models(router, body, name, user)
         background = is_background_task(task)
         span = ChatSpan(name, background=background)
         chunks = router.answer(
@@ -220,6 +228,99 @@ class Pipe:
             async for chunk in traced:
                 yield chunk
 
+    async def direct_chat(self, body: Body, user: Body, request: Any, metadata: Body) -> DirectChat:
+        """A chat for the gateway, without Open WebUI's filters: what answers, and the answer.
+
+        Args:
+            body: OpenAI's.
+            user: who asks.
+            request: FastAPI's.
+            metadata: of the chat, with the parameters that an admin has given the name.
+
+        Raises:
+            ModelRefusedError: nothing answers; the same goes for the answer's chunks.
+        """
+        take_over(request.app, ROUTER.rstrip("."), self)
+        admin = user.get("role") == "admin"
+        name = str(body["model"]).removeprefix(ROUTER)
+        with self._refusing(for_admin=admin):
+            router = await self._ready()
+            models = await self._models(router, body, name, user, remembers=True)
+            asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
+        last, served = False, None
+        if BUDGET_STATE in metadata:  # else no budget holds
+            budgets, begun = await self._budgets.begin(request.app, user, metadata, always=False)
+            served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
+            last = begun["last"]
+        model = router.answering(models)
+        chunks = partial(
+            router.answer,
+            asked,
+            models,
+            user=str(user.get("id") or ""),
+            chat=str(body.get(CACHE_KEY) or ""),
+            figures=admin,
+            headers=partial(node_headers, request=request, user=user, metadata=metadata),
+            last=last,
+            served=served,
+        )
+
+        async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:
+            with self._refusing(for_admin=admin):
+                async with aclosing(ChatSpan(name, background=False).around(chunks(head))) as traced:
+                    async for chunk in traced:
+                        yield chunk
+
+        return DirectChat(model, weights_behind(model, router.catalogue()), asked, answered)
+
+    async def embed(self, body: Body, user: Body) -> Body:
+        """Vectors for the gateway: `model`, `node`, `tokens` and the `vectors` of the texts in `input`.
+
+        Raises:
+            ModelRefusedError: there are none.
+        """
+        name = str(body["model"]).removeprefix(ROUTER)
+        with self._refusing(for_admin=user.get("role") == "admin"):
+            router = await self._ready()
+            there = self._embedding.catalogue(router)
+            model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
+            made, node = await self._embedding.embed(
+                router, model, body["input"], int(body.get("dimensions") or 0)
+            )
+        return {"model": model, "node": node, "tokens": made.tokens, "vectors": made.vectors}
+
+    async def shown(self, name: str, user: Body) -> Body:
+        """What a node knows of the model that answers for a name, as `/api/show` has it.
+
+        Raises:
+            ModelRefusedError: no node does, or the user may not know.
+        """
+        with self._refusing(for_admin=user.get("role") == "admin"):
+            router = await self._ready()
+            there = self._embedding.catalogue(router)
+            model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
+            found = there.find(model)
+            if found is None:
+                raise router.no_node([model])
+            told = await router.nodes[found.nodes[0]].client.show(found.name)
+        return told.model_dump(mode="json", exclude={"modelfile", "projector_info", "tensors"})
+
+    def forget_access(self) -> None:
+        """Somebody may use more or less than before."""
+        self._usable.forget()
+        self._groups.forget()
+        self._defaults.forget()
+
+    @contextmanager
+    def _refusing(self, *, for_admin: bool) -> Iterator[None]:
+        """Turn an error into what another plugin can tell its client."""
+        try:
+            yield
+        except Exception as error:
+            if self._host.current is not None:
+                self._host.current.counts.refuse(error_code(error))
+            raise ModelRefusedError(refusal_of(error, for_admin=for_admin)) from error
+
     def retire(self) -> None:
         """Other code takes over: leave the nodes alone once the chats that are under way have ended."""
         self._host.retire()
@@ -231,6 +332,19 @@ class Pipe:
     async def dashboard(self) -> dict[str, Any]:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
+
+    async def pull(self, model: str, nodes: list[str]) -> dict[str, Any]:
+        """Begin to pull a model at nodes (none: all Ollamas), one after another.
+
+        Returns:
+            What upkeep does, or a `fault`.
+        """
+        router = await self._ready()
+        try:
+            router.upkeep.pull(model, nodes)
+        except ValueError as error:
+            return {"fault": str(error)}
+        return {"fault": "", **router.upkeep.report}
 
     async def metrics(self) -> str:
         """What it did, as Prometheus reads it: its part of `GET /ollama-pack/metrics`."""
@@ -261,28 +375,56 @@ class Pipe:
         ]
         return offered_meanwhile(router, named + models)
 
-    async def _models(self, router: Router, body: Body, name: str, user: dict[str, Any]) -> tuple[str, ...]:
+    async def _models(
+        self,
+        router: Router,
+        body: Body,
+        name: str,
+        user: dict[str, Any],
+        *,
+        remembers: bool = False,
+        there: Catalogue | None = None,
+    ) -> tuple[str, ...]:
         """The models that may answer this user, the preferred first.
+
+        Args:
+            router: whose nodes answer.
+            body: what is asked.
+            name: what it is asked of.
+            user: who asks.
+            remembers: what the user may use is looked up once in a few seconds.
+            there: the models to choose among; None: those that chat.
 
         Raises:
             AliasUnavailableError: none of an alias's is there, or the user may use none of them.
+            NoNodeError: none of an alias's is there, but nodes that do not answer may have one.
             ModelClosedError: the user may not use the model.
         """
         table = self.valves.table
-        catalogue = await catalogue_for(router, table, name)
-        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
+        catalogue = there or await catalogue_for(router, table, name)
+        facts = request_facts(body, name, await self._groups_of(user, remembers) if table.uses_groups else ())
         denied: set[str] = set()
         while True:
-            models = models_for(table, facts, catalogue, denied)
+            try:
+                models = models_for(table, facts, catalogue, denied)
+            except AliasUnavailableError as error:
+                raise why_absent(error, router) from error
             variants = [name for model in models for name in auto_parts(model)[0]]
             named = {model: self._ids.named(model, catalogue.find(model)) for model in variants}
-            usable = await usable_models(ROUTER + name, list(named.values()), user)
+            checked = list(named.values())
+            ask = partial(usable_models, ROUTER + name, checked, user)
+            key = user.get("id"), user.get("role"), name, tuple((one.name, one.ids) for one in checked)
+            usable = await (self._usable.get(key, ask) if remembers else ask())
             closed = {model for model, one in named.items() if one.name not in usable}
             if not closed:
                 return models
             if models == (name,):  # no alias: nothing else may answer
                 raise ModelClosedError(name)
             denied |= closed
+
+    async def _groups_of(self, user: dict[str, Any], remembers: bool) -> frozenset[str]:  # noqa: FBT001
+        ask = partial(group_names, user)
+        return await (self._groups.get(str(user.get("id")), ask) if remembers else ask())
 
     async def _ready(self) -> Router:
         """The router for the valves as they are; another one once nodes or settings change."""
@@ -293,7 +435,9 @@ class Pipe:
         if self._ids_for != (rows, self._lists):
             self._ids_for = rows, self._lists
             self._ids = OfferedIds(rows, self._lists, are_connections=not valves.rows)
-        return await self._host.router(rows, valves.settings, valves.redis_url)
+        router = await self._host.router(rows, valves.settings, valves.redis_url)
+        valves.look_after(router)
+        return router
 
     async def _look_at_connections(self) -> None:
         """Look Open WebUI's own connections up, once in a while."""
@@ -307,13 +451,18 @@ class Pipe:
 
 
 async def _asked(
-    body: Body, model: str, router: Router, metadata: dict[str, Any], user: dict[str, Any]
+    body: Body,
+    model: str,
+    router: Router,
+    metadata: dict[str, Any],
+    user: dict[str, Any],
+    defaults: Callable[[], Awaitable[dict[str, Any]]] = default_params,
 ) -> Body:
     """The body for the nodes: with the row's settings, and without tools that the model cannot use."""
     # Open WebUI passes only OpenAI's parameters of a row to pipes.
     row = ((metadata.get("model") or {}).get("info") or {}).get("params") or {}
     if user.get("role") != "admin":
-        body = with_machine_options(body, await default_params(), row)
+        body = with_machine_options(body, await defaults(), row)
     asked = {**body, "params": {**row, **(body.get("params") or {})}}
     known = router.catalogue().find(model)
     if known is not None and not known.can("tools"):

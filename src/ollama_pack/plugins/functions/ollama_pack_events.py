@@ -16,10 +16,11 @@ from pydantic import Field, field_validator
 
 from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.engines.body import object_at
-from ollama_pack.services.dashboard import Dashboard, DashboardHistory, process_status
+from ollama_pack.services.dashboard import Dashboard, DashboardHistory
 from ollama_pack.services.forgetting import label_to_discard
-from ollama_pack.services.history import HISTORY_FILE, HistoryKeeper
+from ollama_pack.services.history import HISTORY_FILE, HistoryKeeper, process_status
 from ollama_pack.services.metrics_text import METRICS_TYPE, PLUGIN_UP, cache_metrics, family, voice_metrics
+from ollama_pack.services.node_upkeep import upkeep_routes
 from ollama_pack.services.ollama_api import ollama_routes
 from ollama_pack.services.publishing import Publisher
 from ollama_pack.services.transcribing import voice_counts, voice_report
@@ -29,7 +30,7 @@ from ollama_pack.webui.audience import stated_audience
 from ollama_pack.webui.budget_contact import BudgetContact, usage_table
 from ollama_pack.webui.cache_contact import CacheContact
 from ollama_pack.webui.contact import RouterContact
-from ollama_pack.webui.dashboard import admins_only_page, dashboard_page, sign_in_page
+from ollama_pack.webui.dashboard import admins_only_page, dashboard_page, page_language, sign_in_page
 from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState, function_state, shared_redis_url
 from ollama_pack.webui.load import EMPTY_LOAD, models_in, system_load, without_models
@@ -137,6 +138,7 @@ class Event:
             RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
+            *upkeep_routes(self._router),
             RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
             RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
             *ollama_routes(),
@@ -184,7 +186,11 @@ class Event:
     async def _stream(self, request: Any, _user: Any) -> Any:
         last = request.headers.get("last-event-id") or request.query_params.get("after") or ""
         service = self._service
-        return event_stream(self._dashboard.stream(str(last), lambda: service is not None and service.runs))
+        return event_stream(
+            self._dashboard.stream(
+                str(last), page_language(request), lambda: service is not None and service.runs
+            )
+        )
 
     async def _chats(self, request: Any, _user: Any) -> dict[str, Any]:
         asked = request.query_params

@@ -50,7 +50,7 @@ class Event:
                     self._service.stop()
                 return
             if self._service is None:
-                self._gateway = Gateway()
+                self._gateway = Gateway(__app__, lambda: self.valves.mode)
                 self._service = EventService(__app__, __id__, self, self._look)
             self._service.start(self._gateway.specs)
             if __event_name__.startswith(CHANGES):

@@ -10,14 +10,18 @@ version: {version}
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pydantic import Field
 
+from ollama_pack.base.single_flight import Remembered
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.outcome import Follow, Hit, Miss
+from ollama_pack.cache.semantic import Lent
 from ollama_pack.cache.similar import Near
+from ollama_pack.engines.body import object_at
 from ollama_pack.engines.ollama.installed import ModelDigests, TagSite
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import SettingError
@@ -25,6 +29,7 @@ from ollama_pack.services.cache_state import STATE
 from ollama_pack.services.cache_valves import CacheValves
 from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypassed
 from ollama_pack.services.caching import (
+    CacheInUse,
     CacheKeeper,
     CacheSettings,
     PendingAnswer,
@@ -34,6 +39,8 @@ from ollama_pack.services.caching import (
 from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.webui.chats import wants_another
 from ollama_pack.webui.connections import prefixed_connections, trusted_certificates
+from ollama_pack.webui.functions import user_valves
+from ollama_pack.webui.meaning import embedder_of, embedding, judging
 from ollama_pack.webui.models import group_ids_of, may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.replay_model import ReplayModel
@@ -44,6 +51,7 @@ from ollama_pack.webui.tracing import current_span
 
 log = logging.getLogger(__name__)
 
+USER_SECONDS = 5.0  # that a user's own valves are kept for the gateway
 SHOWN_CHARACTERS = 80  # of another question, in a status
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
 
@@ -71,6 +79,7 @@ class Filter:
         self._pending = PendingAnswers()
         self._replay = ReplayModel()
         self._digests = ModelDigests(_tag_sites, trusted=trusted_certificates)
+        self._wanted: Remembered[str, bool] = Remembered(USER_SECONDS)
         self._said = ""  # what was logged last of settings that cannot be used
 
     async def request(
@@ -98,9 +107,7 @@ class Filter:
             if self.valves.show_status and __event_emitter__ and (line := _status(pending)):
                 await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
         except SettingError as error:
-            if self._said != str(error):
-                self._said = str(error)
-                log.warning("The response cache does nothing: %s", error)
+            self._warn_once(error)
             return body
         except Exception:
             log.exception("A request was not looked up in the response cache, and its model answers")
@@ -111,6 +118,51 @@ class Filter:
             body["metadata"][STATE] = state  # a copy of it, where the Pipelines server has seen the request
         body["model"] = REPLAY
         return body
+
+    async def direct_lookup(
+        self, body: Body, user: Json, request: Any, function_id: str, answers: tuple[str, str]
+    ) -> PendingAnswer | None:
+        """What to answer a chat of the gateway with that passes no filter; None: its model answers.
+
+        Args:
+            body: the final chat.
+            user: who asks.
+            request: FastAPI's.
+            function_id: under which the admin has saved this filter.
+            answers: the model that would answer now, and its weights.
+        """
+        take_over(request.app, function_id, self)
+        try:
+            wanted = await self._wanted.get(user["id"], partial(_uses_cache, function_id, user["id"]))
+            if not self.valves.enabled or not wanted:
+                return None
+            used = await self._keeper.cache(self._settings())
+            reason = "client's wish" if "no-store" in _wishes(request) else ""
+            if reason := reason or why_bypassed(body, {}, self.valves.cache_when):
+                used.cache.bypass(reason)
+                return None
+            model, weights = answers
+            asked = CacheRequest(
+                body=body,
+                metadata={},
+                user_id=str(user["id"]),
+                group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
+                digest=weights or None,
+                answerer=model,
+                preset={"base": body["model"], "params": {}, "system": ""},
+                refresh="no-cache" in _wishes(request),
+            )
+            return await self._pending_answer(used, asked, body)
+        except SettingError as error:
+            self._warn_once(error)
+        except Exception:
+            log.exception("A request was not looked up in the response cache, and its model answers")
+        return None
+
+    def _warn_once(self, error: SettingError) -> None:
+        if self._said != str(error):
+            self._said = str(error)
+            log.warning("The response cache does nothing: %s", error)
 
     def retire(self) -> None:
         """Other code takes over: give the cache back once its answers have ended."""
@@ -132,6 +184,7 @@ class Filter:
             "scope": self.valves.scope,
             "ttl_seconds": self.valves.ttl_seconds,
             "similar": self.valves.similar,
+            "similar_tiers": cache.calibration.report(self.valves.similar_error),
             "worker": cache.counters.snapshot(),
             "all": {} if fault else shared,
         }
@@ -162,6 +215,12 @@ class Filter:
             used.cache.bypass("no access")  # Open WebUI says so
             return None
         asked = await self._asked(body, user, metadata, model, request)
+        return await self._pending_answer(used, asked, body)
+
+    async def _pending_answer(
+        self, used: CacheInUse, asked: CacheRequest, body: Body
+    ) -> PendingAnswer | None:
+        """As `_look_up`, for a request that the cache is for."""
         question = await question_of(asked, self.valves.scope, used.cache.keyring)
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
@@ -169,19 +228,31 @@ class Filter:
         with current_span("response cache lookup") as span:
             outcome = await used.cache.lookup(question)
             span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
-        if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
+        if isinstance(outcome, Hit | Follow) and (message := asked.metadata.get("message_id")):
             near = outcome.near if isinstance(outcome, Hit) else None
             given = replace(question, slot=near.slot) if near else question
             used.note(given, f"message:{message}")  # a thumbs-down there discards it, too
         if isinstance(outcome, Miss):
             return None
-        note_from_cache(outcome, str(model.get("id") or body["model"]), asked.user_id)
+        asked_for = object_at(asked.metadata, "model").get("id") or body["model"]
+        note_from_cache(outcome, str(asked_for), asked.user_id)
         routed = str(asked.preset["base"]).startswith(ROUTER)
         return PendingAnswer(used, outcome, body, str(body["model"]), routed)
 
     async def _asked(self, body: Body, user: Json, metadata: Json, model: Json, request: Any) -> CacheRequest:
         answering = await answering_model(str(body["model"]), metadata, user, request)
         digest, answerer = await self._weights(answering, body, user, request)
+        embedder = await embedder_of(request) if self.valves.similar == "semantic" else ""
+
+        def lend(scope: str) -> Lent:
+            return Lent(
+                key=f"{answering.id}|{scope.partition(':')[0]}",
+                error=self.valves.similar_error,
+                embed=embedding(request, user),
+                judge=judging(request, user, str(body["model"])),
+                embedder=embedder,
+            )
+
         return CacheRequest(
             body=body,
             metadata={**metadata, "model": model},  # of several side by side, it names the first
@@ -193,6 +264,7 @@ class Filter:
             refresh="no-cache" in _wishes(request) or await wants_another(metadata, str(model["id"])),
             needs_usage=answering.origin == "ollama",
             similar=self.valves.similar != "off" and "no-similar" not in _wishes(request),
+            lend=lend if embedder else None,
         )
 
     async def _weights(
@@ -240,6 +312,10 @@ def _wants_cache(user: dict[str, Any]) -> bool:
     return bool(getattr(user.get("valves"), "use_cache", True))
 
 
+async def _uses_cache(function_id: str, user_id: str) -> bool:
+    return bool((await user_valves(function_id, user_id)).get("use_cache", True))
+
+
 def _wishes(request: Any) -> str:
     """What a client says of caches: `no-cache` for a new answer and `no-store`, as HTTP has it (RFC 9111).
 
@@ -255,6 +331,8 @@ async def _tag_sites() -> list[TagSite]:
 def _status(pending: PendingAnswer) -> str:
     """What a user is told of an answer that is not generated for this question."""
     match pending.outcome:
+        case Hit(question=question, near=Near(tier="semantic")) if not question.scope.startswith("user:"):
+            return "answered from a similar question · regenerate to ask anew"  # it was somebody else's
         case Hit(near=Near(asked=asked)):
             return f"answered from a similar question: *{_shown(asked)}* · regenerate to ask anew"
         case Hit(age_seconds=age):

@@ -13,11 +13,10 @@ from contextlib import aclosing
 from typing import Any
 from uuid import uuid4
 
-from ollama_pack.cache.errors import LeaderLostError
 from ollama_pack.engines.ollama.stream import usage_place
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
-from ollama_pack.services.answers import answer_events, refusal_of
+from ollama_pack.services.answers import answer_events, passed_refusal
 from ollama_pack.services.cache_state import STATE
 from ollama_pack.webui.calling import ModelCall
 from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
@@ -46,7 +45,7 @@ class Pipe:
         """Answer a chat that the filter has sent. An error here becomes the answer's error."""
 
         def refused(error: Exception) -> Refusal:
-            refusal = _refusal_of(error, for_admin=__user__.get("role") == "admin")
+            refusal = passed_refusal(error, for_admin=__user__.get("role") == "admin")
             note_refusal(__request__, refusal, __metadata__)
             return refusal
 
@@ -64,14 +63,6 @@ class Pipe:
             return await _completion(pending, call)
         except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
             return refused_answer(refused(error))
-
-
-def _refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
-    if isinstance(error, ModelRefusedError):
-        return error.refusal
-    if type(error).__name__ == LeaderLostError.__name__:  # of the filter, which has a class of its own
-        error = LeaderLostError(0)
-    return refusal_of(error, for_admin=for_admin)
 
 
 def _claimed(state: Mapping[str, Any], request: Any) -> Any:

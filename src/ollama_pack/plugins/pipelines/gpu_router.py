@@ -23,11 +23,13 @@ from ollama_pack.aliases.facts import request_facts
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.errors import SettingError
+from ollama_pack.routing.dispatch.report import dashboard_report
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.probe.catalogue import Catalogue
 from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.bridge import Bridge, ThreadPool
 from ollama_pack.services.discovery import NodeDiscovery
+from ollama_pack.services.history import HistoryKeeper, process_status
 from ollama_pack.services.line_stream import LineStream
 from ollama_pack.services.pipeline_answers import gives_status, put_route, take_route
 from ollama_pack.services.pipeline_requests import asking, sibling, with_hints, without_asking
@@ -105,6 +107,9 @@ class Pipeline:
         self._given_url = _given_redis_url()
         self._discovery = NodeDiscovery()
         self._host = RouterHost(redis_sharing, shared_secret)
+        self._history = HistoryKeeper(self._shared_url, None, self._status)
+        self._writing: asyncio.Task[None] | None = None
+        self._is_closing = False
         self._bridge = Bridge(self._close)
         self._cache: Any = None
         self._names: dict[str, str] = {}
@@ -227,13 +232,29 @@ class Pipeline:
     async def _close(self) -> None:
         """Nobody uses it any more."""
         await self._host.close()
+        self._is_closing = True
+        if self._writing:
+            await self._writing
         if self._cache:
             await self._cache.close()
 
     async def _router(self) -> Router:
         valves = self.valves
         rows = await self._discovery.rows(valves.rows, valves.probe_seconds)
-        return await self._host.router(rows, valves.settings, valves.redis_url or self._given_url)
+        if self._writing is None or self._writing.done():
+            self._is_closing = False
+            self._writing = asyncio.create_task(self._history.run(lambda: not self._is_closing))
+        router = await self._host.router(rows, valves.settings, await self._shared_url())
+        valves.look_after(router)
+        return router
+
+    async def _shared_url(self) -> str:
+        return self.valves.redis_url or self._given_url
+
+    async def _status(self) -> Body:
+        """How this server is, for the dashboards of Open WebUI that share the Redis."""
+        router = self._host.current
+        return process_status("Pipelines", dashboard_report(router) if router else {})
 
 
 def _given_redis_url() -> str:

@@ -58,6 +58,14 @@ class Pipeline:
             ),
             json_schema_extra={"input": {"type": "password"}},
         )
+        similar: Literal["off", "normalised"] = Field(
+            default="off",
+            description=(
+                "Whether the same question in other words gets a kept answer. off: only the same text does. "
+                "normalised: width, case, punctuation, greetings and thanks may differ; the words and their "
+                "order, numbers, units, negations, names, quotes and code may not. English and Chinese."
+            ),
+        )
         scope: Literal["user", "global"] = Field(
             default="user",
             description=(

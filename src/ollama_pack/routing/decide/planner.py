@@ -243,6 +243,7 @@ class Timelines:
         return ((not later and at <= now, name) for later, at, name in self._loading)
 
 
+MOST_TAKEN_BY_WARMTH = 0.05  # seconds that others may lose when a model is loaded for the hours to come
 MAX_MODELS = 256  # whose nodes are remembered
 PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
 SMALL_FLEET = 16  # nodes: in so few nobody is passed over while there is time
@@ -429,9 +430,7 @@ class Planner:
             background=True,
             load_only=True,
         )
-        entry = WaitingRequest(load, models, 0.0, 0.0, 0, self._view.now)
-        cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
-        return Assignment(entry, assignment.asked_for, cost, (cost,), (), True, self.policy)  # noqa: FBT003 - `starts`
+        return _load_assignment(load, node, quote, self._view.now, self.policy)
 
     def _kind_of(self, name: str, entries: Sequence[WaitingRequest]) -> Kind | None:
         """The requests of a kind, with the first of their models that any node has; None: no node has any."""
@@ -655,6 +654,31 @@ class Planner:
             if len(names) <= self.policy.candidates:  # of more than that, one less changes little
                 for name in names:
                     self._timelines.nodes[name].forget_quotes()
+
+
+def warm_load(view: FleetView, node: NodeView, model: str, policy: RoutingPolicy) -> Assignment | None:
+    """The load of a model at a node, though nobody waits for it; None: not now.
+
+    It begins only where the node is free to load, and unloads nothing that anybody has asked for lately.
+    """
+    held = Counter(runner.blob for one in view.nodes for runner in one.runners)
+    virtual = VirtualNode(node, TimelineContext(policy, view.now, view.demand, view.returns, held))
+    request = FleetRequest(
+        f"warm {model} {node.name} {view.now}", "", (model,), background=True, load_only=True
+    )
+    quote = virtual.quote((model, "warm", 0), request)
+    if not quote.now_open or not quote.load or quote.evict > MOST_TAKEN_BY_WARMTH:
+        return None
+    return _load_assignment(request, virtual, quote, view.now, policy)
+
+
+def _load_assignment(
+    request: FleetRequest, node: VirtualNode, quote: Quote, now: float, policy: RoutingPolicy
+) -> Assignment:
+    """The assignment of a load that nobody waits for."""
+    entry = WaitingRequest(request, request.models, 0.0, 0.0, 0, now)
+    cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
+    return Assignment(entry, request.models[0], cost, (cost,), (), True, policy)  # noqa: FBT003 - `starts`
 
 
 def _total(cost: NodeCost) -> float:

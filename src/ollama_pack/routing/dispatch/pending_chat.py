@@ -87,6 +87,7 @@ class PendingChat:
         place: the best place in the queue that was shown: what comes later and goes first is not shown.
         served: is told what the answer took, also where its user leaves before the end.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        user: the id of its user; the scheduler knows them by a hash.
         came: when it came, on the loop's clock.
         began: when its answer began, on the same clock; None: it has not.
         decision: the last one about it.
@@ -107,6 +108,7 @@ class PendingChat:
     served: Served | None = None
     place: int | None = None
     shown: float | None = None
+    user: str = ""
     came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     began: float | None = None
     decision: Decision | None = None

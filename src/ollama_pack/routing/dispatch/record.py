@@ -5,6 +5,8 @@ from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ollama_pack.base.messages import in_language
+from ollama_pack.base.translations import TRANSLATIONS
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import error_code
 from ollama_pack.routing.decide.assignment import ConsideredNode
@@ -31,7 +33,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `asked`, `model`, `node` | the name that was asked for, the model that answered, and where |
     | `user` | its id |
     | `outcome` | `answered`, `stopped` (its user left) or `failed` |
-    | `error`, `error_text` | of a failed one: the kind, and the sentence |
+    | `error`, `error_text`, `error_texts` | of a failed one: the kind, and the sentence in each language |
     | `waited`, `first`, `took` | seconds: in the queue, to the first token, in all; from when it came |
     | `predicted` | seconds to the first token at the node, as predicted |
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
@@ -51,7 +53,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         "asked": pending.head.model.removeprefix(ROUTER),
         "model": decision.model if decision else "",
         "node": decision.node if decision else "",
-        "user": pending.request.user,
+        "user": pending.user,
         "outcome": _outcome(error),
         "waited": _seconds(decision.waited if decision else now - pending.came),
         "took": _seconds(now - pending.came),
@@ -69,6 +71,8 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         record |= {} if spent.hit is None else {"held": spent.hit}
     if record["outcome"] == "failed" and isinstance(error, Exception):
         record |= {"error": error_code(error), "error_text": str(error)[:MAX_ERROR]}
+        others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
+        record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
         record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
     return record

@@ -26,6 +26,7 @@ def dashboard_report(router: Router) -> dict[str, Any]:
         for view in router.scheduler.cluster.view().nodes
     ]
     told = {"waiting": router.scheduler.waiting, "peers": router.peers, "running": router.running()}
+    told["upkeep"] = router.upkeep.report
     return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
 
 

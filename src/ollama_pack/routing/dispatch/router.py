@@ -7,8 +7,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from itertools import islice
 from random import Random
 from typing import Any
@@ -59,6 +60,7 @@ from ollama_pack.routing.dispatch.pending_chat import (
 )
 from ollama_pack.routing.dispatch.record import NoteChat, chat_record, note_nowhere, running_record
 from ollama_pack.routing.dispatch.request import fleet_request, load_options
+from ollama_pack.routing.dispatch.upkeep import STAY_SECONDS, Upkeep
 from ollama_pack.routing.errors import (
     AnswerBrokenError,
     NoAnswerError,
@@ -84,6 +86,7 @@ DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped an
 LOAD_TOLD_SECONDS = 10.0  # until a load is shown to go on; then each time twice as long
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
 DECISIONS_SHOWN = RUNNING_SHOWN = 64
+PROLONG_SECONDS = 60.0  # for a request that only keeps a model in memory
 
 
 async def _tell_nobody(line: str, *, done: bool) -> None:
@@ -148,6 +151,7 @@ class Router:
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
+        self.upkeep = Upkeep(self)
 
     # --- the nodes ---
 
@@ -264,6 +268,7 @@ class Router:
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
         await self._idle.wait()
+        self.upkeep.close()
         for load in self._loads:
             load.cancel()
         await asyncio.gather(*self._loads, return_exceptions=True)
@@ -327,7 +332,9 @@ class Router:
             key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, served=served)
+        made = PendingChat(
+            request, body, head, tell, bound, figures, headers=headers, served=served, user=user
+        )
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
@@ -404,16 +411,33 @@ class Router:
             self._decided[binding.request.id] = decision
             self._chats[binding.request.id].bound.set_result(binding)
         for binding in self.scheduler.load_ahead():
-            load = self._loop.create_task(self._load_ahead(binding), name="load a model ahead of need")
-            self._loads.add(load)
-            load.add_done_callback(self._loads.discard)
+            self.load_now(binding, self.settings.keep_alive or None)
         if self._wake:
             self._wake.cancel()
         due = self.scheduler.wake_at
         self._wake = self._loop.call_at(due, self._decide) if due is not None else None
 
-    async def _load_ahead(self, binding: Assignment) -> None:
+    def load_now(self, binding: Assignment, keep_alive: str | float | None) -> None:
         """Let a node load a model that nobody waits for yet."""
+        self._beside(self._load_ahead(binding, keep_alive), "load a model ahead of need")
+
+    def prolong(self, node: str, model: str, seconds: float) -> None:
+        """Let a model stay in a node's memory."""
+        self._beside(self._prolong(node, model, seconds), "keep a model in memory")
+
+    def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do something that no chat waits for."""
+        task = self._loop.create_task(work, name=name)
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+
+    async def _prolong(self, node: str, model: str, seconds: float) -> None:
+        try:
+            await self.nodes[node].client.load(model, seconds=PROLONG_SECONDS, keep_alive=seconds)
+        except NodeError as error:
+            router_log.warning("%s could not keep %s in memory: %s", node, model, error)
+
+    async def _load_ahead(self, binding: Assignment, keep_alive: str | float | None) -> None:
         identity, node, began = binding.request.id, binding.node, self._loop.time()
         if self._sharing and not await self._sharing.claim(binding):
             return
@@ -421,7 +445,7 @@ class Router:
             await self.nodes[node].client.load(
                 binding.model,
                 seconds=longest_load(binding, self.settings.load_seconds),
-                keep_alive=self.settings.keep_alive or None,
+                keep_alive=keep_alive,
                 options=load_options(binding.request),
             )
         except NodeError as error:
@@ -508,7 +532,7 @@ class Router:
         pending.waits_since = None
         pending.decision = self._decided.get(identity)
         self.counts.sent(binding)
-        attempt = Attempt(pending, binding, self.nodes[binding.node], self.settings)
+        attempt = Attempt(pending, binding, self.nodes[binding.node], self._settings_for(binding.model))
         self._attempts.begin(identity, attempt)
         telling = None if pending.request.background else await self._tell_node(pending, attempt)
         if not pending.tried:
@@ -535,6 +559,11 @@ class Router:
         spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
+
+    def _settings_for(self, model: str) -> RouterSettings:
+        """The settings of a chat: a model that is kept at this hour stays at least until its end."""
+        left = self.upkeep.stays(model)
+        return replace(self.settings, keep_alive=f"{left:.0f}s") if left > STAY_SECONDS else self.settings
 
     async def _tell_node(self, pending: PendingChat, attempt: Attempt) -> asyncio.Task[None] | None:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""

@@ -1,13 +1,15 @@
 """A node of which only some models are offered, or under other names: as a connection's settings have it."""
 
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
-from ollama_pack.engines.ollama.client import NodeClient
+from ollama_pack.engines.ollama.client import NodeClient, OllamaClient
 from ollama_pack.engines.ollama.to_ollama import Thinking
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel
 from ollama_pack.engines.transport import NO_HEADERS
+from ollama_pack.engines.vectors import Vectors
 from ollama_pack.routing.nodes import Listing
 
 
@@ -51,6 +53,13 @@ class ListedClient:
             for name in self._names(model.name) or [model.name]
         )
 
+    async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
+        """Have the node pull a model, by the node's own name; nothing, where it is no Ollama."""
+        if isinstance(self._client, OllamaClient):
+            async with aclosing(self._client.pull(model)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
     async def show(self, model: str) -> ShownModel:
         """What the node knows of an offered model."""
         return await self._client.show(self._own.get(model, model))
@@ -66,6 +75,13 @@ class ListedClient:
         """Load an offered model into memory."""
         own = self._own.get(model, model)
         await self._client.load(own, seconds=seconds, keep_alive=keep_alive, options=options)
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text, of an offered model."""
+        own = self._own.get(model, model)
+        return await self._client.embed(own, texts, seconds=seconds, dimensions=dimensions)
 
     def complete(  # noqa: PLR0913 - each is a fact of its own
         self,

@@ -31,10 +31,12 @@ class NodeLook:
     Attributes:
         models: what it can chat with.
         residents: what is in its memory; None: it does not tell.
+        others: models that do not chat, such as embedders.
     """
 
     models: tuple[NodeModel, ...]
     residents: tuple[ResidentModel, ...] | None
+    others: tuple[NodeModel, ...] = ()
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -65,13 +67,15 @@ class NodeProbe:
         self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
+        others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
         if loaded is None:
-            return NodeLook(models, None)
+            return NodeLook(models, None, others)
         self._seen_ahead &= {model.name for model in loaded}
         self._expiries = {
             model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
         }
-        return NodeLook(models, tuple(self._resident(model, datetime.now(UTC)) for model in loaded))
+        residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
+        return NodeLook(models, residents, others)
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.

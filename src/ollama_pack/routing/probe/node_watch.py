@@ -4,7 +4,7 @@ import asyncio
 import math
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -36,11 +36,13 @@ class WatchedNode:
         models: what it has, or had when it last answered.
         seen_at: when it last answered, on the caller's clock; None: never.
         fault: what was wrong the last time; empty: nothing.
+        others: models that do not chat, such as embedders.
     """
 
     models: tuple[NodeModel, ...] = ()
     seen_at: float | None = None
     fault: str = ""
+    others: tuple[NodeModel, ...] = ()
 
 
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
@@ -79,12 +81,12 @@ class NodeWatch:
             look = await self._probe.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = WatchedNode(self.known.models, self.known.seen_at, self._fault(error))
+            self.known = replace(self.known, fault=self._fault(error))
             return None
         finally:
             self.looked.set()
         self._missed = 0
-        self.known = WatchedNode(look.models, self._clock())
+        self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
         residents = look.residents
@@ -169,6 +171,12 @@ class NodeWatch:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
         names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
         return any(fold_name(model.name) in names for model in self.known.models)
+
+    def holds(self, model: str) -> bool:
+        """Whether a model is in its memory, by the name that the node lists."""
+        everything = (*self.known.models, *self.known.others)
+        blobs = {known.installed.blob for known in everything if known.name == model}
+        return bool(self._loaded and self._loaded & {*blobs, fold_name(model)})
 
     def names_of(self, model: str) -> frozenset[str]:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""

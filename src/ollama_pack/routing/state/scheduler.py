@@ -20,10 +20,10 @@ from random import Random
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.cost import predict_output
 from ollama_pack.routing.decide.fair_queue import FairQueue, WaitingRequest
-from ollama_pack.routing.decide.planner import Planner
+from ollama_pack.routing.decide.planner import Planner, warm_load
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.strategies import LeastBusyPlanner, RandomPlanner
-from ollama_pack.routing.decide.view import FleetRequest, ModelRates, RunnerOptions
+from ollama_pack.routing.decide.view import FleetRequest, ModelRates, NodeView, RunnerOptions
 from ollama_pack.routing.errors import NoNodeError
 from ollama_pack.routing.naming import fold_name, is_auto
 from ollama_pack.routing.nodes import NodeRow
@@ -93,7 +93,7 @@ class Scheduler:
         """
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
-        policy = policy or RoutingPolicy()
+        self.policy = policy = policy or RoutingPolicy()
         self.cluster = Cluster(rows, clock, policy, priors)
         self.wake_at: float | None = None
         self._clock = clock
@@ -431,6 +431,23 @@ class Scheduler:
         self._planner.ahead = []
         return [self._start(one, now) for one in loads if self._allows(one, now)]
 
+    def warm(self, model: str, copies: int) -> list[Assignment]:
+        """Begin loads after which so many nodes have a model in memory, as far as that is possible now.
+
+        Each counts as running until `finished`, `load_failed` or `cancel`.
+        """
+        now, name = self._clock(), fold_name(model)
+        view = self.cluster.view()
+        having = [node for node in view.nodes if name in node.models and node.weight > 0 and node.loads_ahead]
+        blobs = {node.name: {runner.blob for runner in node.runners} for node in having}
+        cold = [node for node in having if node.models[name].blob not in blobs[node.name]]
+        missing = copies - (len(having) - len(cold))
+        loads: list[Assignment] = []
+        for node in sorted(cold, key=lambda node: (node.tier, -_free(node), node.name)):
+            if len(loads) < missing and (load := warm_load(view, node, name, self.policy)):
+                loads.append(self._start(load, now))
+        return loads
+
     def load_failed(self, request_id: str) -> None:
         """A node has not done such a load. That shuts nothing: its options may be the reason."""
         if running := self._running.get(request_id):
@@ -486,3 +503,8 @@ class Scheduler:
         if (until := self._queue.ripens_at()) is not None:
             due.append(min(until, now + BACKGROUND_LOOK))
         return min([when for when in due if now < when < math.inf], default=None)
+
+
+def _free(node: NodeView) -> int:
+    """Bytes of a node's memory that no model has."""
+    return node.room - sum(runner.size for runner in node.runners)

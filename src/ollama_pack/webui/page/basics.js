@@ -97,7 +97,7 @@ const figure = (value, label) => make("div", {}, make("b", {}, value), make("spa
 function table(label, heads, rows) {
   const head = heads.map(one => one instanceof Element ? one
     : make("th", {scope: "col", class: one[1]}, one[0] || make("span", {class: "hidden"}, t("Details"))));
-  return make("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": label},
+  return make("div", {class: "scroll", tabindex: 0, role: "group", "aria-label": label},
     make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows)));
 }
 

@@ -19,8 +19,8 @@ function isWanted(chat) {
 
 // Chats that have just ended, the oldest first; at the beginning the last ones that there are.
 function takeChats(come, isWhole) {
-  const known = new Set(chats.concat(held).map(chat => chat.key));
-  const fresh = come.filter(chat => !known.has(chat.key) && isWanted(chat)).reverse();
+  const known = new Set(chats.concat(held).map(chat => chat.id));
+  const fresh = come.filter(chat => !known.has(chat.id) && isWanted(chat)).reverse();
   if (isWhole && !chats.length && !search.text && !search.outcome) olderKey = fresh.length ? fresh[fresh.length - 1].key : "";
   if (paused) held = fresh.concat(held).slice(0, MAX_SHOWN);
   else chats = fresh.concat(chats).slice(0, MAX_SHOWN);
@@ -118,6 +118,6 @@ function sentences(chat) {
   if (chat.written > 0) said.push(t("The answer has {tokens} tokens and took {took}.",
     {tokens: number(chat.written), took: seconds(chat.took)}));
   if (chat.outcome === "stopped") said.push(t("The user stopped it, or left."));
-  if (chat.error_text) said.push(t("It failed: {why}", {why: chat.error_text}));
+  if (chat.error_text) said.push(t("It failed: {why}", {why: object(chat.error_texts)[language] || chat.error_text}));
   return said;
 }

@@ -1,0 +1,260 @@
+"""The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+
+Beside the answers, a list of neighbours is kept for each scope and exact context: a vector for each question,
+and the slot of its wording. Lists are sealed, end and are flushed as answers are. In a miss with other words:
+
+1. The question's vector is compared with those of the list. A neighbour counts only when it passes the guards
+   (`may_be_same`), and its answer is still there.
+2. If its similarity reaches the threshold that is in use for the model and the kind of scope, its answer is
+   given. One in ten goes to the model all the same.
+3. Where the model has answered, a judge compares its answer with the neighbour's, when nothing else is going
+   on. That is a label; `bound` says which threshold the labels allow. Without enough labels, none.
+"""
+
+import asyncio
+import base64
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+
+from ollama_pack.cache.bound import THRESHOLDS, Judged, class_of, has_drifted, upper_bound, usable_threshold
+from ollama_pack.cache.errors import EntryUnreadableError
+from ollama_pack.cache.keyring import Keyring
+
+NEIGHBOURS = 256  # of one context; the oldest go first
+MOST_KEYS = 64  # models and kinds of scopes that labels are kept for
+ASKED_ANYWAY = 0.1  # of those that could be served, so that labels go on coming
+RECENT = 100  # labels of a half of the window in which a change is looked for
+_VERSION = 1
+_SHOWN = 1500  # characters of an answer that the judge reads
+_BEGIN = "judged/"
+_JUDGE = """Two people asked a question each. Would the answer to the first serve the second person as \
+well as their own answer: is it correct and complete for the second question? Say yes or no, nothing else.
+
+First question: {first}
+
+Answer to the first question: {answer}
+
+Second question: {second}
+
+Answer to the second question: {own}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What a request lends the semantic tier.
+
+    Attributes:
+        key: what labels are counted by: the model, and the kind of the scope.
+        error: the share of wrong answers that the admin allows.
+        embed: the vector of a text.
+        judge: asks the same model, behind people; its answer.
+        embedder: the name of what makes the vectors: those of another one cannot be compared.
+    """
+
+    key: str
+    error: float
+    embed: Callable[[str], Awaitable[Sequence[float]]]
+    judge: Callable[[str], Awaitable[str]]
+    embedder: str = ""
+
+
+class Neighbour(NamedTuple):
+    """A question in a list.
+
+    Attributes:
+        place: name of the slot of its wording.
+        vector: in bytes, each a number from -127 to 127.
+    """
+
+    place: str
+    vector: bytes
+
+
+def as_bytes(vector: Sequence[float]) -> bytes:
+    """A vector at unit length, each of its numbers in one byte."""
+    import numpy as np  # noqa: PLC0415 - Open WebUI has it; whoever leaves the tier off need not
+
+    found = np.asarray(vector, dtype=np.float32)
+    largest = float(np.abs(found).max()) if found.size else 0.0
+    return bytes(np.rint(found / (largest or 1.0) * 127).astype(np.int8).tobytes())
+
+
+def similarities(vector: bytes, others: Sequence[bytes]) -> list[float]:
+    """The cosine of a vector with each of some others; -1 where the model of the vectors has changed."""
+    import numpy as np  # noqa: PLC0415 - see above
+
+    one = np.frombuffer(vector, dtype=np.int8).astype(np.float32)
+    alike = [other if len(other) == len(vector) else bytes(len(vector)) for other in others]
+    if not alike:
+        return []
+    table = np.frombuffer(b"".join(alike), dtype=np.int8).reshape(len(alike), -1).astype(np.float32)
+    sizes = np.linalg.norm(table, axis=1) * np.linalg.norm(one)
+    found = np.where(sizes > 0, table @ one / np.maximum(sizes, 1e-9), -1.0)
+    return [float(each) for each in found]
+
+
+def seal_neighbours(neighbours: Sequence[Neighbour], scope: str, place: str, keyring: Keyring) -> bytes:
+    rows = [[each.place, base64.b64encode(each.vector).decode()] for each in neighbours[-NEIGHBOURS:]]
+    return keyring.seal_entry(scope, place, orjson.dumps({"version": _VERSION, "neighbours": rows}))
+
+
+def open_neighbours(sealed: bytes, scope: str, place: str, keyring: Keyring) -> list[Neighbour]:
+    """The list again; an empty one where it cannot be read."""
+    try:
+        fields = orjson.loads(keyring.open_entry(scope, place, sealed))
+    except (EntryUnreadableError, orjson.JSONDecodeError):
+        return []
+    if not isinstance(fields, dict) or fields.get("version") != _VERSION:
+        return []
+    return [Neighbour(name, base64.b64decode(vector)) for name, vector in fields["neighbours"]]
+
+
+def question_for_judge(first: str, answer: str, second: str, own: str) -> str:
+    """What the judge is asked: always the same, but for the two questions and answers."""
+    return _JUDGE.format(first=first, answer=answer[:_SHOWN], second=second, own=own[:_SHOWN])
+
+
+def judged_right(said: str) -> bool:
+    """Whether the judge said yes. What is not understood counts as a no."""
+    words = [word.strip(".,!*\"'").lower() for word in said.split()]
+    return bool(words) and (words[-1] == "yes" or words[0] == "yes") and "no" not in words
+
+
+class Calibration:
+    """The labels of all processes, and the thresholds that they allow.
+
+    They are kept as plain counts, so that neither a flush nor a new secret takes them, and nothing of a
+    conversation is in them.
+    """
+
+    def __init__(self, dice: random.Random | None = None) -> None:
+        self._dice = dice or random.Random()  # noqa: S311 - draws a share of requests, no secret
+        self._counts: dict[str, float] = {}
+
+    def learn(self, counts: Mapping[str, float]) -> None:
+        """Take the counts of all processes."""
+        self._counts = {name: value for name, value in counts.items() if name.startswith(_BEGIN)}
+
+    def judged(self, key: str) -> Judged:
+        def of(verdict: str) -> tuple[int, ...]:
+            return tuple(
+                max(0, round(self._counts.get(f"{_BEGIN}{key}/{place}/{verdict}", 0)))
+                for place in range(len(THRESHOLDS))
+            )
+
+        return Judged(of("right"), of("wrong"))
+
+    def threshold(self, key: str, error: float) -> float | None:
+        """From which similarity on answers may be given; None: from none."""
+        place = usable_threshold(self.judged(key), error)
+        return None if place is None else THRESHOLDS[place]
+
+    def asks_anyway(self) -> bool:
+        """Whether the model is to answer one that could be served."""
+        return self._dice.random() < ASKED_ANYWAY
+
+    def label(self, key: str, similarity: float, *, right: bool, error: float) -> dict[str, float]:
+        """A label, as what is to be added to the counts of all processes.
+
+        Where the newest labels in use say that things have changed, all of the key's are taken back, and
+        evidence is gathered from the beginning.
+        """
+        place = class_of(similarity)
+        if place is None or (key not in self.keys() and len(self.keys()) >= MOST_KEYS):
+            return {}
+        added = {f"{_BEGIN}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
+        used = usable_threshold(self.judged(key), error)
+        if used is not None and place <= used:
+            added |= self._recent(key, right=right)
+        self._add(added)
+        seen = [self._counts.get(f"{_BEGIN}{key}/recent {half}/judged", 0) for half in (0, 1)]
+        bad = [self._counts.get(f"{_BEGIN}{key}/recent {half}/wrong", 0) for half in (0, 1)]
+        if has_drifted(round(sum(bad)), round(sum(seen)), error):
+            gone = {
+                name: -value for name, value in self._counts.items() if name.startswith(f"{_BEGIN}{key}/")
+            }
+            self._add(gone)
+            added = {name: added.get(name, 0) + gone.get(name, 0) for name in added.keys() | gone.keys()}
+        return added
+
+    def keys(self) -> set[str]:
+        return {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name in self._counts}
+
+    def report(self, error: float) -> list[dict[str, Any]]:
+        """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound."""
+        rows = []
+        for key in sorted(self.keys()):
+            judged = self.judged(key)
+            place = usable_threshold(judged, error)
+            shown = len(THRESHOLDS) - 1 if place is None else place
+            wrong, every = judged.above(shown)
+            model, _, kind = key.rpartition("|")
+            rows.append(
+                {
+                    "model": model,
+                    "scope": kind,
+                    "judged": every,
+                    "wrong": wrong,
+                    "threshold": None if place is None else THRESHOLDS[place],
+                    "bound": round(upper_bound(wrong, every, error), 4),
+                    "error": error,
+                }
+            )
+        return rows
+
+    def _recent(self, key: str, *, right: bool) -> dict[str, float]:
+        """The same label in the moving window, which has two halves: the older one makes room."""
+        of = [f"{_BEGIN}{key}/recent {half}/" for half in (0, 1)]
+        seen = [self._counts.get(f"{name}judged", 0) for name in of]
+        half = 0 if seen[0] < RECENT else 1
+        added: dict[str, float] = {}
+        if seen[half] >= RECENT:  # both are full: the newer one stays, and takes the older one's place
+            for what in ("judged", "wrong"):
+                first, second = (self._counts.get(f"{name}{what}", 0) for name in of)
+                added |= {f"{of[0]}{what}": second - first, f"{of[1]}{what}": -second}
+        added[f"{of[half]}judged"] = added.get(f"{of[half]}judged", 0) + 1
+        if not right:
+            added[f"{of[half]}wrong"] = added.get(f"{of[half]}wrong", 0) + 1
+        return added
+
+    def _add(self, counts: Mapping[str, float]) -> None:
+        for name, value in counts.items():
+            self._counts[name] = self._counts.get(name, 0) + value
+
+
+class IdleQueue:
+    """Work that waits until nothing else goes on: one piece at a time; what is too much is dropped."""
+
+    def __init__(self, is_idle: Callable[[], bool], *, most: int = 16, pause: float = 1.0) -> None:
+        self._is_idle = is_idle
+        self._most = most
+        self._pause = pause
+        self._work: list[Callable[[], Awaitable[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Whether it will be done."""
+        if len(self._work) >= self._most:
+            return False
+        self._work.append(work)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        return True
+
+    async def close(self) -> None:
+        self._work.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while self._work:
+            began = time.monotonic()
+            while not self._is_idle() and time.monotonic() - began < 60 * self._pause:  # noqa: ASYNC110 - it looks now and then
+                await asyncio.sleep(self._pause)  # nothing is held up
+            await self._work.pop(0)()

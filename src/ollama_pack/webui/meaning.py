@@ -1,0 +1,50 @@
+"""What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from ollama_pack.webui.calling import ModelCall
+
+_BACKGROUND = "tags_generation"  # one of Open WebUI's own tasks that nobody waits for
+
+
+async def embedder_of(request: Any) -> str:
+    """The name of what makes vectors here; empty where nothing does."""
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    if getattr(request.app.state, "EMBEDDING_FUNCTION", None) is None:
+        return ""
+    found = await Config.get_many("rag.embedding_engine", "rag.embedding_model")
+    return f"{found.get('rag.embedding_engine')}/{found.get('rag.embedding_model')}"
+
+
+def embedding(request: Any, user: Mapping[str, Any]) -> Callable[[str], Awaitable[Sequence[float]]]:
+    """Makes vectors as Open WebUI does for its own knowledge."""
+
+    async def embed(text: str) -> Sequence[float]:
+        from open_webui.models.users import UserModel  # noqa: PLC0415 - see the top of this module
+
+        asking = UserModel.model_validate({name: value for name, value in user.items() if name != "valves"})
+        vector: Sequence[float] = await request.app.state.EMBEDDING_FUNCTION(text, user=asking)
+        return vector
+
+    return embed
+
+
+def judging(request: Any, user: Mapping[str, Any], model: str) -> Callable[[str], Awaitable[str]]:
+    """Asks a model as nobody waits for it, on behalf of the user whose question it is about."""
+
+    async def judge(text: str) -> str:
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": text}],
+            "stream": False,
+            "temperature": 0,
+            "metadata": {"task": _BACKGROUND, "user_id": user.get("id")},
+        }
+        asking = {name: value for name, value in user.items() if name != "valves"}
+        answer = await ModelCall(request, body, asking, has_system=True).completion()
+        said = answer["choices"][0]["message"].get("content")
+        return said if isinstance(said, str) else ""
+
+    return judge

@@ -1,0 +1,129 @@
+"""The `warm` valve: hours that are read as they are written, on any day and in any zone."""
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.virtual_world import World
+from ollama_pack.routing.errors import WarmTableError
+from ollama_pack.routing.nodes import parse_nodes
+from ollama_pack.routing.warm import parse_warm
+
+MONDAY = datetime(2026, 11, 30, tzinfo=UTC)
+
+
+def left(hours: str, day: int, clock: str, zone: str = "UTC") -> float:
+    """Hours that are left on a day (0 is Monday) at a time of that zone."""
+    (row,) = parse_warm(f"m = {hours} zone={zone}")
+    hour, minute = map(int, clock.split(":"))
+    moment = MONDAY.replace(tzinfo=ZoneInfo(zone)) + timedelta(days=day, hours=hour, minutes=minute)
+    return row.seconds_left(moment.astimezone(UTC)) / 3600
+
+
+@pytest.mark.parametrize(
+    ("hours", "day", "clock", "expected"),
+    [
+        ("Mon-Fri 07:30-17:00", 0, "07:30", 9.5),
+        ("Mon-Fri 07:30-17:00", 4, "16:30", 0.5),
+        ("Mon-Fri 07:30-17:00", 5, "09:00", 0),
+        ("Mon-Fri 07:30-17:00", 0, "07:29", 0),
+        ("Mon-Fri 07:30-17:00", 0, "17:00", 0),
+        ("22:00-02:00", 2, "23:00", 3),
+        ("22:00-02:00", 3, "01:00", 1),
+        ("Fri 22:00-02:00", 5, "01:00", 1),
+        ("Fri 22:00-02:00", 4, "01:00", 0),
+        ("Sat-Mon 10:00-11:00", 6, "10:30", 0.5),
+        ("00:00-24:00", 3, "12:00", 12),
+        ("Mon 08:00-09:00, Mon 10:00-12:00", 0, "11:00", 1),
+    ],
+)
+def test_hours_are_as_written(hours: str, day: int, clock: str, expected: float) -> None:
+    assert left(hours, day, clock) == expected
+
+
+def test_hours_are_those_of_the_zone() -> None:
+    """Would catch a school in Shanghai whose models are loaded when it is night there."""
+    assert left("Mon-Fri 07:30-17:00", 0, "08:00", "Asia/Shanghai") == 9
+    (row,) = parse_warm("m = Mon-Fri 07:30-17:00 zone=Asia/Shanghai")
+    assert row.seconds_left(MONDAY + timedelta(hours=10)) == 0
+    assert row.seconds_left(MONDAY) == 9 * 3600
+
+
+@given(st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 - hypothesis wants them so
+def test_a_day_and_the_rest_of_it_never_overlap(now: datetime) -> None:
+    """Would catch a minute that belongs to both, or to neither."""
+    night, day = parse_warm("n = 19:00-07:00 zone=UTC\nd = 07:00-19:00 zone=UTC")
+    assert (night.seconds_left(now) > 0) != (day.seconds_left(now) > 0)
+
+
+def test_rows_have_settings_and_comments() -> None:
+    rows = parse_warm("# the day\nllama3:8b = 07:00-09:00 copies=2\n\nqwen3 = Mon 10:00-11:00  # tests")
+    assert [(row.model, row.copies, row.line) for row in rows] == [("llama3:8b", 2, 2), ("qwen3", 1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("llama3:8b", "write it as"),
+        ("llama3:8b =", "hours are missing"),
+        ("a b = 07:00-08:00", "write it as"),
+        ("m = 7-8", "cannot be read"),
+        ("m = Mon 25:00-26:00", "is no time"),
+        ("m = Foo 07:00-08:00", "is no day"),
+        ("m = 07:00-08:00 copies=0", "unknown setting"),
+        ("m = 07:00-08:00 zone=Mars/Base", "zone=Mars/Base is unknown"),
+        ("m = 07:00-08:00 zone=../../etc/passwd", "is unknown"),
+        ("m = 07:00-08:00\nm = 09:00-10:00", "has a row already"),
+    ],
+)
+def test_what_cannot_be_read_is_named(text: str, said: str) -> None:
+    with pytest.raises(WarmTableError, match=said):
+        parse_warm(text)
+
+
+# --- which nodes load ---
+
+
+def fleet(**memory: str) -> World:
+    """Nodes with so much memory, which have two models of 10 bytes each."""
+    return World(
+        tuple(memory),
+        rows={
+            name: {"memory": parse_nodes(f"x http://x memory={size}")[0].memory}
+            for name, size in memory.items()
+        },
+    )
+
+
+def test_copies_go_to_the_nodes_with_the_most_room() -> None:
+    """Would catch a second copy on the same node, or one more each time that somebody looks."""
+    world = fleet(x="8GB", y="24GB", z="16GB")
+    assert [load.node for load in world.scheduler.warm("a", 2)] == ["y", "z"]
+    assert world.scheduler.warm("a", 2) == []
+    assert [load.node for load in world.scheduler.warm("a", 3)] == ["x"]
+    assert world.scheduler.warm("unknown", 1) == []
+
+
+def test_nothing_in_use_is_unloaded_for_the_hours_to_come() -> None:
+    """Would catch a morning's load that throws out the model of a running chat."""
+    world = World(("x",))
+    world.ask(1, "b")
+    (binding,) = world.decide()
+    world.first_token(binding.request.id)
+    assert world.scheduler.warm("a", 1) == []
+    world.finish(binding.request.id)
+    assert world.scheduler.warm("a", 1) == []
+
+
+def test_a_drained_node_gets_nothing_new() -> None:
+    world = World(("x", "y"))
+    world.scheduler.cluster.drain("x")
+    for number in range(3):
+        world.ask(number, "a")
+    assert {binding.node for binding in world.decide()} == {"y"}
+    assert [load.node for load in world.scheduler.warm("b", 2)] == []
+    world.scheduler.cluster.drain("x", draining=False)
+    assert {binding.node for binding in world.decide()} == {"x"}

@@ -1,0 +1,160 @@
+"""The gateway's pure parts: requests of Ollama's clients, settings for connections, what is remembered."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from ollama_pack.base.single_flight import Remembered
+from ollama_pack.engines.errors import ChatBodyError
+from ollama_pack.engines.ollama.client_request import (
+    asks_nothing,
+    chat_from_generate,
+    chat_from_ollama,
+    fitted_settings,
+)
+from ollama_pack.engines.ollama.to_ollama import request_to_ollama
+from ollama_pack.services.gateway_limits import limit_headers
+from ollama_pack.services.gateway_vectors import Embedded, TextsAsked, openai_vectors, texts_asked
+
+CALL = {"function": {"name": "clock", "arguments": {"zone": "UTC"}}}
+
+
+def test_a_request_of_ollamas_comes_back_as_it_was() -> None:
+    """There and back: what a client of Ollama's asks is what a node is asked."""
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}}
+    asked = {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": "look", "images": ["iVBORw0KGgo="]},
+            {"role": "assistant", "content": "", "tool_calls": [CALL]},
+            {"role": "tool", "content": "noon", "tool_name": "clock"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "clock", "parameters": {}}}],
+        "format": schema,
+        "options": {"temperature": 0.5, "num_predict": 7},
+        "keep_alive": "5m",
+        "think": False,
+        "stream": True,
+    }
+    sent = request_to_ollama(chat_from_ollama(asked), "switch")
+    assert {name: sent[name] for name in ("format", "options", "keep_alive", "think", "stream")} == {
+        name: asked[name] for name in ("format", "options", "keep_alive", "think", "stream")
+    }
+    assert sent["messages"][1]["images"] == ["iVBORw0KGgo="]
+    assert sent["messages"][2]["tool_calls"][0]["function"]["arguments"] == {"zone": "UTC"}
+    assert sent["messages"][3]["tool_name"] == "clock"
+
+
+def test_ollama_streams_unless_told_otherwise() -> None:
+    assert chat_from_ollama({"model": "m", "messages": []})["stream"] is True
+    assert chat_from_ollama({"model": "m", "messages": [], "stream": False})["stream"] is False
+
+
+def test_generate_is_a_chat_of_one_message() -> None:
+    chat = chat_from_generate({"model": "m", "prompt": "hello", "system": "be brief"})
+    assert chat["messages"] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "hello"},
+    ]
+    assert asks_nothing({"model": "m"})
+    assert not asks_nothing({"model": "m", "prompt": "hello"})
+
+
+@pytest.mark.parametrize("field", ["suffix", "raw", "template", "context"])
+def test_what_needs_the_model_without_its_template_is_refused(field: str) -> None:
+    with pytest.raises(ChatBodyError, match=field):
+        chat_from_generate({"model": "m", "prompt": "hello", field: "x"})
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        "hello",
+        ["hello"],
+        [{"content": "hello"}],
+        [{"role": "user", "content": 5}],
+        [{"role": "user", "images": [1]}],
+        [{"role": "assistant", "tool_calls": [{"function": {}}]}],
+    ],
+)
+def test_messages_out_of_form_are_refused_by_name(messages: Any) -> None:
+    with pytest.raises(ChatBodyError, match="messages"):
+        chat_from_ollama({"model": "m", "messages": messages})
+
+
+def test_settings_are_where_a_connection_looks_for_them() -> None:
+    """Would catch a temperature that Open WebUI drops on its way to an Ollama, or options sent to OpenAI."""
+    openai = {"model": "m", "temperature": 0.5, "max_tokens": 7}
+    assert fitted_settings(openai, "ollama")["options"] == {"temperature": 0.5, "num_predict": 7}
+    ollama = {"model": "m", "options": {"temperature": 0.5, "num_predict": 7, "num_ctx": 2048}}
+    assert fitted_settings(ollama, "openai") == {"model": "m", "temperature": 0.5, "max_tokens": 7}
+
+
+def test_vectors_are_packed_as_openais_client_wants_them() -> None:
+    made = openai_vectors(TextsAsked("m", ("a",), is_base64=True), Embedded([[1.0, -2.0]], 3, {}))
+    assert made["data"][0]["embedding"] == "AACAPwAAAMA="
+    assert made["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+
+
+@pytest.mark.parametrize("given", [None, [], 5, [5], [[5]], ["a", 5], ["a"] * 2049])
+def test_texts_out_of_form_are_refused(given: Any) -> None:
+    with pytest.raises(ChatBodyError, match="input"):
+        texts_asked({"model": "m", "input": given})
+
+
+def test_budgets_are_told_as_rate_limits() -> None:
+    def budget(unit: str, amount: float, left: float) -> dict[str, Any]:
+        return {"unit": unit, "amount": amount, "left": left, "ends": "2026-01-02T00:00:00+00:00"}
+
+    now = datetime(2026, 1, 1, 23, 0, tzinfo=UTC)
+    budgets = [budget("tokens", 1000, 900), budget("tokens", 5000, 40.5), budget("gpu-minutes", 9, 1)]
+    assert limit_headers(budgets, "openai", now) == {
+        "x-ratelimit-limit-tokens": "5000",
+        "x-ratelimit-remaining-tokens": "40",
+        "x-ratelimit-reset-tokens": "3600s",
+    }
+    assert "anthropic-ratelimit-tokens-reset" in limit_headers(budgets, "anthropic", now)
+    assert limit_headers(budgets, "ollama", now) == {}
+
+
+def test_what_is_remembered_is_bounded_and_forgotten() -> None:
+    now = 0.0
+    kept: Remembered[int, int] = Remembered(5.0, limit=2, clock=lambda: now)
+    asked: list[int] = []
+
+    async def square(number: int) -> int:
+        async def ask() -> int:
+            asked.append(number)
+            return number * number
+
+        return await kept.get(number, ask)
+
+    async def play() -> None:
+        nonlocal now
+        assert [await square(2), await square(2)] == [4, 4]
+        assert asked == [2]
+        now = 6.0
+        await square(2)
+        assert asked == [2, 2]
+        for number in (3, 4):
+            await square(number)
+        assert kept.find(2) is None  # the oldest had to go
+        kept.forget()
+        assert kept.find(4) is None
+
+    asyncio.run(play())
+
+
+def test_an_answer_from_before_a_change_is_not_kept() -> None:
+    """Would catch a grant that is taken away while it is looked up, and then remembered for seconds."""
+    kept: Remembered[str, int] = Remembered(5.0)
+
+    async def ask() -> int:
+        kept.forget()
+        return 1
+
+    assert asyncio.run(kept.get("key", ask)) == 1
+    assert kept.find("key") is None
