@@ -9,123 +9,130 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 16130, which the server calls.
+# Begin here: `class Pipe`, line 16985, which the server calls.
 # The modules that it uses come first:
-#    196  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    222  aliases.errors                 What goes wrong with aliases.
-#    263  engines.errors                 What goes wrong with a node.
-#    405  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    531  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    606  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    667  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    974  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1121  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1289  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1581  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1657  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1718  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1754  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2162  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2310  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2434  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2506  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2512  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   2577  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2625  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   2673  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3000  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3096  routing.errors                 What goes wrong with routing.
-#   3241  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   3279  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   3644  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4058  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   4182  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4283  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4505  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4620  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   4709  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4807  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   4928  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5036  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   5147  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5294  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5428  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5741  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5858  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5916  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   6091  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6441  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6526  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6569  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6674  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6878  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7111  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7169  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7266  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7469  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7640  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7969  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8256  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8342  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8512  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8706  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8789  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8870  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8936  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8985  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9065  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9159  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9647  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9801  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9968  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10206  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10309  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10409  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10526  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10710  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10743  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10927  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10962  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11606  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11682  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11828  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12024  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12164  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12224  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12680  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12949  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13060  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13607  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13679  cache.errors                   What goes wrong with the cache.
-#  13699  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13727  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13861  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  13867  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  13981  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  14028  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  14119  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  14282  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  14372  base.single_flight             Many who ask the same at the same time ask once.
-#  14451  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14686  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14707  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  14799  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14824  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  14905  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  15013  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  15060  services.pack_valves           What all valves of the pack have in common.
-#  15074  services.router_valves         The valves of the router, wherever it runs.
-#  15169  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  15283  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  15536  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  15568  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15585  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  15636  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  15713  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15808  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  15969  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  15980  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  16039  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    205  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    231  aliases.errors                 What goes wrong with aliases.
+#    272  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    282  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    380  engines.errors                 What goes wrong with a node.
+#    522  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    648  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    723  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    784  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1091  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1238  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1406  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1698  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1774  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1835  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1871  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2279  base.single_flight             Many who ask the same at the same time ask once.
+#   2407  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2555  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2679  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   2790  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   2965  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3037  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3043  engines.vectors                Vectors for texts, as an engine gives them.
+#   3072  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3161  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3209  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3257  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3584  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3680  routing.errors                 What goes wrong with routing.
+#   3841  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   3879  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4244  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4658  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   4782  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   4880  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5001  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5109  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5256  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5390  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5703  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   5925  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6042  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6143  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6201  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6266  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6383  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6733  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6818  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6861  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6966  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7170  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7450  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7508  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7605  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7808  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7979  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8324  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8611  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8697  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8867  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9061  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9158  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9239  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9305  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9354  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9434  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9528  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10016  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10174  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10349  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10587  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10690  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10792  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10827  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11495  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11571  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11604  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11721  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11905  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12051  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12247  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12387  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12447  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12925  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13076  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13289  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13473  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13742  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13853  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14427  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  14487  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14560  cache.errors                   What goes wrong with the cache.
+#  14580  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14608  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14742  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  14748  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  14754  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  14868  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14915  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15006  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15169  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15259  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15494  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15515  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  15626  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15651  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15732  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  15840  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  15887  services.pack_valves           What all valves of the pack have in common.
+#  15901  services.router_valves         The valves of the router, wherever it runs.
+#  16023  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16137  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16390  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16422  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16439  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  16490  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  16567  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16662  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  16823  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  16834  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  16893  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -150,6 +157,7 @@ from collections.abc import (
     Callable,
     Collection,
     Container,
+    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -157,9 +165,9 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b, sha256
@@ -179,6 +187,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import aiohttp
 import orjson
@@ -260,6 +269,114 @@ class AliasUnavailableError(PackError):
         self.passed_over = passed_over
 
 
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "cannot be reached (does it run, is the address right?)": "无法连接（它在运行吗？地址正确吗？）",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
+
 # --- ollama_pack.engines.errors ---
 # What goes wrong with a node.
 
@@ -312,7 +429,7 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+        super().__init__(node, message("cannot be reached (does it run, is the address right?)"), said=said)
 
     @property
     def plain(self) -> str:
@@ -2159,6 +2276,134 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 }
 
 
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Key = TypeVar("_Key")
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        if self.age <= self._seconds:
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+class Remembered(Generic[_Key, _Shared]):
+    """Answers by key, each kept for a while; of more than the limit the oldest go first. One event loop."""
+
+    def __init__(
+        self, seconds: float, limit: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Remember nothing yet.
+
+        Args:
+            seconds: how old an answer may be, counted from when it was asked for.
+            limit: answers at the most.
+            clock: monotonic seconds.
+        """
+        self._seconds, self._limit, self._clock = seconds, limit, clock
+        self._kept: dict[_Key, tuple[float, _Shared]] = {}
+
+    def find(self, key: _Key) -> _Shared | None:
+        """The answer that is kept; None: there is none, or it is too old."""
+        found = self._kept.get(key)
+        return found[1] if found is not None and self._clock() - found[0] <= self._seconds else None
+
+    def keep(self, key: _Key, answer: _Shared) -> None:
+        """Keep an answer."""
+        self._keep(key, answer, self._clock())
+
+    async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        """The kept answer, or a new one. What `ask` raises is not kept."""
+        kept = self._kept.get(key)
+        began = self._clock()
+        if kept is not None and began - kept[0] <= self._seconds:
+            return kept[1]
+        before = self._kept
+        answer = await ask()
+        if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
+            self._keep(key, answer, began)
+        return answer
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept = {}
+
+    def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
+        self._kept.pop(key, None)
+        while len(self._kept) >= self._limit:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = at, answer
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
 # --- ollama_pack.engines.ollama.options ---
 # Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
 
@@ -2431,6 +2676,292 @@ def _rate(tokens: int, nanoseconds: int) -> float | str:
     return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
 
 
+# --- ollama_pack.engines.tools ---
+# The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+
+ChoiceMode = Literal["auto", "required", "none"]
+
+# OpenAI's words, Anthropic's and Mistral's `any`, and the switch that LangChain knows.
+_CHOICE_MODES: dict[object, ChoiceMode] = {
+    "auto": "auto",
+    "required": "required",
+    "any": "required",
+    "none": "none",
+    True: "required",
+    False: "none",
+}
+_NAMED_TYPES = frozenset({"function", "tool", "custom"})
+_UNKNOWN_CHOICE = 'must be "auto", "none", "required" or the name of one of the tools'
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTools:
+    """What a model may call.
+
+    Attributes:
+        tools: in OpenAI's form, those alone that `tool_choice` allows; empty: none.
+        mode: whether it must call one; None where the body does not say.
+        name: of the one tool that it must call; empty: any.
+    """
+
+    tools: list[Mapping[str, Any]]
+    mode: ChoiceMode | None = None
+    name: str = ""
+
+
+def offered_tools(body: Mapping[str, Any]) -> OfferedTools:
+    """Read `tools` and `tool_choice`.
+
+    Known are the forms of OpenAI's chat API, of its Responses API (`{"type": "function", "name": …}`,
+    `allowed_tools`), of Anthropic (`{"type": "auto" | "any" | "tool" | "none"}`)
+    and of Bedrock (`{"any": {}}`).
+
+    Raises:
+        ChatBodyError: a field is not of its form, or asks for a tool that is not there.
+    """
+    tools = [_openai_tool(tool) for tool in objects_in(body.get("tools"), "tools")]
+    mode, names = _choice_in(body.get("tool_choice"), frozenset(map(_declared_name, tools)))
+    if not names:
+        return OfferedTools(tools, mode if tools else None)
+    chosen = [tool for tool in tools if _declared_name(tool) in names]
+    if not chosen:
+        raise ChatBodyError("tool_choice", "names a function that is not among the tools")
+    return OfferedTools(chosen, mode, next(iter(names)) if mode == "required" and len(names) == 1 else "")
+
+
+def _openai_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool of the Responses API or of Anthropic's has its name at the top."""
+    if not isinstance(tool.get("name"), str) or "function" in tool or "custom" in tool:
+        return tool
+    parameters = tool.get("parameters", tool.get("input_schema"))
+    if parameters is None and tool.get("type") != "function":
+        return tool  # of a kind that the provider runs itself
+    found = {"name": tool["name"], "description": tool.get("description"), "parameters": parameters}
+    return {
+        "type": "function",
+        "function": {name: value for name, value in found.items() if value is not None},
+    }
+
+
+def _declared_name(tool: Mapping[str, Any]) -> str:
+    """The name of a tool, or of the tool that a choice asks for; empty where there is none."""
+    for inner in (tool.get("function"), tool.get("custom"), tool.get("tool"), tool):
+        name = inner.get("name") if isinstance(inner, Mapping) else inner
+        if isinstance(name, str) and name:
+            return name
+    return ""
+
+
+def _choice_in(choice: object, declared: frozenset[str]) -> tuple[ChoiceMode | None, frozenset[str]]:
+    """How much a model must call, and the names of the tools that it may call; empty: all."""
+    if choice is None or choice == "":
+        return None, frozenset()
+    if isinstance(choice, str | bool):
+        mode = _mode_in(choice)
+        if mode is None and choice not in declared:
+            raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
+        return (mode, frozenset()) if mode else ("required", frozenset({str(choice)}))
+    given = object_in(choice, "tool_choice")
+    kind = given.get("type")
+    if kind == "allowed_tools" or "allowed_tools" in given:
+        return _allowed_in(object_in(given.get("allowed_tools", given), "tool_choice.allowed_tools"))
+    mode = _mode_in(kind) or next((mode for name in given if (mode := _mode_in(name))), None)
+    if mode:
+        return mode, frozenset()
+    name = _declared_name(given)
+    if name or kind in _NAMED_TYPES:
+        return "required", frozenset({name} if name else ())
+    raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
+
+
+def _mode_in(word: object) -> ChoiceMode | None:
+    if not isinstance(word, str | bool):
+        return None
+    return _CHOICE_MODES.get(word.lower() if isinstance(word, str) else word)
+
+
+def _allowed_in(allowed: Mapping[str, Any]) -> tuple[ChoiceMode, frozenset[str]]:
+    """OpenAI's `allowed_tools`: some of the tools, and whether one must be called."""
+    tools = list_in(allowed.get("tools"), "tool_choice.tools")
+    names = (_declared_name(tool) for tool in tools if isinstance(tool, Mapping))
+    return _mode_in(allowed.get("mode")) or "auto", frozenset(filter(None, names))
+
+
+# --- ollama_pack.engines.openai.request ---
+# An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#
+# vLLM, SGLang and llama.cpp ignore what they do not know, stricter servers refuse it. So what is known not to
+# be meant for an engine is left out, and the rest, such as `chat_template_kwargs`, goes along.
+
+# What Open WebUI has in a body for itself, and what its settings hold that no engine is asked.
+_OPEN_WEBUI_FIELDS = frozenset(
+    {
+        *("assistant_message_id", "automation_id", "background_tasks", "chat_id", "chat_variables"),
+        *("compact_token_threshold", "features", "files", "filter_ids", "folder_id", "function_calling"),
+        *("id", "message_id", "message_ids", "metadata", "model_controls", "model_item", "new_chat"),
+        *("note_id", "params", "parent_id", "parent_message", "reasoning_tags"),
+        *("regeneration_message_id", "regeneration_prompt", "session_id", "skill_ids"),
+        *("stream_delta_chunk_size", "stream_response", "system", "task_id", "terminal_id"),
+        *("tool_approval_mode", "tool_ids", "tool_servers", "user_message", "user_message_id"),
+        "variables",
+    }
+)
+# What a runner of Ollama is started with, and what else only Ollama knows.
+_OLLAMA_FIELDS = frozenset(
+    {
+        *("f16_kv", "keep_alive", "logits_all", "low_vram", "main_gpu", "num_batch", "num_ctx"),
+        *("num_gpu", "num_keep", "num_thread", "numa", "options", "penalize_newline", "shift"),
+        *("truncate", "use_mlock", "use_mmap", "vocab_only"),
+    }
+)
+# Set here, or read from elsewhere. `n`: one answer is what a chat shows.
+_OWN_FIELDS = frozenset(
+    {
+        *("custom_params", "format", "logit_bias", "max_completion_tokens", "max_tokens", "messages"),
+        *("model", "n", "num_predict", "stream", "stream_options", "think", "tool_choice", "tools"),
+    }
+)
+_LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
+CACHE_KEY = "prompt_cache_key"  # OpenAI's: requests with the same one are likely to begin alike
+_EFFORTS = frozenset({"low", "medium", "high"})
+
+
+def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body for `/v1/chat/completions`: streamed, and with the figures at the end.
+
+    What Ollama's fields say goes along under OpenAI's names: `num_predict` as `max_tokens`, `format` as
+    `response_format`, `think` as the `enable_thinking` that chat templates know, or as `reasoning_effort`.
+
+    Args:
+        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
+
+    Raises:
+        ChatBodyError: something in the body is not of its form.
+    """
+    settings = flat_settings(body)
+    options = ollama_options(body)
+    passed = {
+        str(name): value
+        for name, value in {**settings, **options}.items()
+        if name not in _LEFT_OUT and not (name == "user" and isinstance(value, Mapping))
+    }
+    return {
+        **passed,
+        **_engine_penalty(options),
+        **_engine_length(options),
+        **_engine_bias(settings.get("logit_bias")),
+        **_engine_format(settings),
+        **_engine_thinking(settings),
+        **_engine_tools(body),
+        "model": text_in(body.get("model"), "model"),
+        "messages": list(_engine_messages(body.get("messages"))),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def without_usage(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The same request for an engine that does not know `stream_options`."""
+    return {name: value for name, value in request.items() if name != "stream_options"}
+
+
+def _engine_penalty(options: Mapping[str, Any]) -> dict[str, float]:
+    """llama.cpp has Ollama's name for it, vLLM and SGLang one of their own; each ignores the other's."""
+    penalty = options.get("repeat_penalty")
+    return {} if penalty is None else {"repetition_penalty": penalty}
+
+
+def _engine_length(options: Mapping[str, Any]) -> dict[str, int]:
+    """`max_tokens`: all engines know it, not all its newer name. Ollama's -1 is no limit."""
+    length = options.get("num_predict", 0)
+    return {"max_tokens": length} if length > 0 else {}
+
+
+def _engine_bias(given: object) -> dict[str, dict[str, float]]:
+    """`logit_bias`, which Open WebUI's settings have as text: `5432:100, 413:-100`."""
+    if not isinstance(given, str):
+        bias = object_in(given, "logit_bias")
+        return {"logit_bias": dict(bias)} if bias else {}
+    pairs = (pair.partition(":") for pair in given.strip().strip("{}").split(",") if pair.strip())
+    bias = {token.strip().strip('"'): decimal_in(weight, "logit_bias") for token, _, weight in pairs}
+    return {"logit_bias": bias} if bias else {}
+
+
+def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`response_format` for Ollama's `format`, unless the body has it."""
+    wanted = settings.get("format")
+    if "response_format" in settings or not wanted:
+        return {}
+    if isinstance(wanted, str):
+        if not wanted.strip().startswith(("{", "[")):
+            return {"response_format": {"type": "json_object"}} if wanted == "json" else {}
+        try:
+            wanted = json_in(wanted)
+        except ValueError as error:
+            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    schema = {"name": "answer", "schema": object_in(wanted, "format")}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What Ollama's `think` asks for. A template that has no such switch ignores it."""
+    asked = settings.get("think")
+    word = asked.strip().lower() if isinstance(asked, str) else asked
+    if isinstance(word, str) and word in _EFFORTS:
+        return {"reasoning_effort": word}
+    switch = {"true": True, "false": False}.get(word, word) if isinstance(word, str) else word
+    if not isinstance(switch, bool):
+        return {}
+    given = object_in(settings.get("chat_template_kwargs"), "chat_template_kwargs")
+    return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
+
+
+def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
+    offered = offered_tools(body)
+    if not offered.tools:
+        return {}
+    choice = {"type": "function", "function": {"name": offered.name}} if offered.name else offered.mode
+    return {"tools": offered.tools, **({} if choice is None else {"tool_choice": choice})}
+
+
+def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
+    """The conversation, in what all chat templates know."""
+    for number, message in enumerate(objects_in(value, "messages")):
+        field = f"messages[{number}]"
+        role = text_in(message.get("role"), f"{field}.role")
+        made = {**message, "role": "system" if role == "developer" else role}
+        if role == "tool":
+            made["content"] = _tool_text(message.get("content"), f"{field}.content")
+        elif isinstance(message.get("content"), list):
+            made["content"] = [part for _, part in message_parts(message, field)] or ""
+        if "tool_calls" in message:
+            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
+            made["tool_calls"] = [
+                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
+            ]
+            if not calls:
+                del made["tool_calls"]
+        yield made
+
+
+def _tool_text(content: object, field: str) -> str:
+    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = (part.get("text") for part in objects_in(content, field))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """A call of an earlier answer, its arguments as the text of an object: engines parse it."""
+    function = object_in(call.get("function"), f"{field}.function")
+    given = function.get("arguments")
+    written = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
+    arguments = written if written.strip() else "{}"
+    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+
+
 # --- ollama_pack.engines.refusals ---
 # What a client gets instead of an answer, in the form of each API that clients speak.
 
@@ -2509,69 +3040,122 @@ class Refusal:
 ROUTER = "gpu_router."  # begins their ids
 
 
-# --- ollama_pack.engines.way_in ---
-# What a node is asked with besides the request: its login, its key, its headers.
-
-Header = tuple[str, str]
-
-_TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
+# --- ollama_pack.engines.vectors ---
+# Vectors for texts, as an engine gives them.
 
 
 @dataclass(frozen=True, slots=True)
-class WayIn:
-    """How a node lets the router in. Only the address may be shown.
+class Vectors:
+    """What an engine has made of some texts.
 
     Attributes:
-        url: the node's address, without a login.
-        key: sent as a bearer token; empty: none.
-        login: `user:password` for basic authentication; empty: none.
-        headers: name and value of what is sent with every request; values may have templates.
-        auth: how Open WebUI signs in there, of one of its connections; empty: with the key, if there is one.
-        cookies: the browser's cookies are sent along with its chats, as such a connection may ask for.
+        vectors: one for each text, in their order.
+        tokens: of all texts; 0 where the engine does not count them.
     """
 
-    url: str
-    key: str = field(default="", repr=False)
-    login: str = field(default="", repr=False)
-    headers: tuple[Header, ...] = field(default=(), repr=False)
-    auth: str = ""
-    cookies: bool = False
-
-    @property
-    def needs_user(self) -> bool:
-        """Whether it signs in with a token of the user who asks, so that nobody else can look at the node."""
-        return self.auth not in {"", "bearer", "none"}
-
-    @property
-    def own_headers(self) -> dict[str, str]:
-        """The headers, with nothing for templates, and values as Open WebUI sends them: ASCII alone."""
-        safe = f"{punctuation} \t"
-        return {name: quote(_TEMPLATE.sub("", value), safe=safe) for name, value in self.headers}
-
-    @property
-    def fixed_headers(self) -> dict[str, str]:
-        """What is sent with a request that no user asks for, as a look at the node is."""
-        own = self.own_headers
-        if any(name.lower() == "authorization" for name in own):
-            return own
-        if self.key and self.auth in {"", "bearer"}:
-            return {"Authorization": f"Bearer {self.key}", **own}
-        if self.login:
-            return {"Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}", **own}
-        return own
+    vectors: tuple[list[float], ...]
+    tokens: int = 0
 
 
-def split_login(url: str) -> tuple[str, str]:
-    """An address without its login, and the login as `user:password`, empty where there is none.
+def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors:
+    """The vectors in an answer.
 
     Raises:
-        ValueError: it is no address.
+        NodeFaultError: there is not one for each text.
     """
-    parts = urlsplit(url)
-    if parts.username is None and parts.password is None:
-        return url, ""
-    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
+    vectors = found if isinstance(found, list) else []
+    if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
+        raise NodeFaultError(node, "gives no vector for some of the texts")
+    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)
+
+
+# --- ollama_pack.engines.openai.metrics ---
+# How busy an engine is, by the Prometheus metrics that it serves.
+#
+# The names are those of vLLM, SGLang and llama.cpp's server, the text is Prometheus' exposition format 0.0.4.
+
+_SAMPLE = re.compile(
+    r"""([a-zA-Z_:][\w:]*)\s*(?:\{((?:[^"}]|"(?:\\.|[^"\\])*")*)\})?\s+(\S+)(?:\s+-?\d+)?\s*""", re.ASCII
+)
+_LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
+# Processes that share one request; each may report it.
+_RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
+
+# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
+_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
+_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
+_CACHE_USE = (
+    "vllm:kv_cache_usage_perc",
+    "vllm:gpu_cache_usage_perc",
+    "sglang:token_usage",
+    "llamacpp:kv_cache_usage_ratio",
+)
+_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
+
+# Labels but for ranks → value.
+_Series = dict[tuple[tuple[str, str], ...], float]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineActivity:
+    """What an engine does at one moment, whoever asked for it.
+
+    Attributes:
+        running: requests that it generates for.
+        waiting: requests in its own queue.
+        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
+    """
+
+    running: int
+    waiting: int
+    cache_use: float | None
+
+
+def engine_activity(text: str) -> EngineActivity | None:
+    """Read an exposition; None where none of the engines that are known speaks.
+
+    Numbers of requests are added up over all series, as several engines behind one address are told apart by
+    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
+    counts once, and so does what SGLang also reports by priority.
+
+    Args:
+        text: the answer of `/metrics`. Lines that cannot be read are left out.
+    """
+    found: dict[str, _Series] = {}
+    for name, labels, value in _samples(text):
+        kept = tuple(sorted(label for label in labels.items() if label[0] not in _RANKS))
+        series = found.setdefault(name, {})
+        series[kept] = max(value, series.get(kept, 0.0))
+    running = _first_of(_RUNNING, found)
+    if running is None:
+        return None
+    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
+    return EngineActivity(
+        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
+    )
+
+
+def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
+    """Name, labels and value of each sample that matters."""
+    for line in text.splitlines():
+        match = _SAMPLE.fullmatch(line) if line.startswith(("vllm:", "sglang:", "llamacpp:")) else None
+        if match is None or match[1] not in _KNOWN:
+            continue
+        labels = dict(_LABEL.findall(match[2] or ""))
+        value = _sample_value(match[3])
+        if math.isfinite(value) and value >= 0 and not labels.get("priority"):
+            yield match[1], labels, value
+
+
+def _sample_value(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
+    return next((list(found[name].values()) for name in names if name in found), None)
 
 
 # --- ollama_pack.routing.decide.policy ---
@@ -3103,6 +3687,22 @@ class NodeTableError(PackError, ValueError):
     Attributes:
         line: number of the row in the text, from 1.
         row: the row as it was written, but for its key.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+class WarmTableError(PackError, ValueError):
+    """A row of the `warm` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written.
         reason: what is wrong with it and what to do.
     """
 
@@ -4179,533 +4779,6 @@ class Assignment:
         return asked
 
 
-# --- ollama_pack.routing.dispatch.explain ---
-# Decisions in words: status lines for people, records for the dashboard.
-
-
-def loading_line(binding: Assignment, seconds: float) -> str:
-    """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
-    rates = binding.chosen.quote.rates
-    usual = f" of about {_seconds(rates.load)}" if rates.load_measured and rates.load > seconds else ""
-    return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
-
-
-def waiting_line(ahead: int, *, loading: bool = False) -> str:
-    """What somebody reads who waits, while a model is loaded perhaps."""
-    place = f"{ahead} ahead of you" if ahead else "you are next"
-    return f"waiting for a GPU: {place}" + (" · a model is being loaded" if loading else "")
-
-
-def waited_line(seconds: float) -> str:
-    """What stays where the wait has ended without an answer."""
-    return f"waited {_seconds(seconds)} for an answer"
-
-
-def reason(binding: Assignment, *, figures: bool) -> str:
-    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
-
-    Args:
-        binding: the decision.
-        figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
-            time that this saves. They are for admins.
-    """
-    parts = [f"loads {binding.model}" if binding.loads else "resident"]
-    if is_auto(binding.asked_for):
-        parts.append(f"{binding.model} is the best that fits" if not binding.loads else "the best that fits")
-    if not figures:
-        return " · ".join(parts)
-    if binding.hit and binding.request.tokens:
-        parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
-    if not binding.loads or binding.chosen.quote.rates.load_measured:
-        parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
-    return " · ".join(parts)
-
-
-def status_line(binding: Assignment, *, figures: bool) -> str:
-    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
-    return f"{binding.node} · {reason(binding, figures=figures)}"
-
-
-def _seconds(value: float) -> str:
-    if value >= 120:  # noqa: PLR2004 - up to two minutes are shown in seconds
-        return f"{value / 60:.0f} min"
-    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
-
-
-@dataclass(slots=True)
-class Decision:
-    """One decision and what came of it. Shows nothing of the conversation and not who asked.
-
-    Attributes:
-        at: Unix time, in seconds.
-        node: the node that was chosen.
-        model: the model that answers there.
-        loads: it had to be loaded.
-        hit: tokens of the prompt that the node held.
-        tokens: tokens of the prompt, as estimated.
-        waited: seconds in the queue.
-        predicted: seconds to the first token at the node, as predicted.
-        actual: seconds that it took; None: not yet, or never.
-        background: it was a background call.
-        considered: computes every node that was looked at, with the terms of its cost, when somebody looks.
-    """
-
-    at: float
-    node: str
-    model: str
-    loads: bool
-    hit: int
-    tokens: int
-    waited: float
-    predicted: float
-    actual: float | None
-    background: bool
-    considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
-
-
-def explained(assignment: Assignment, at: float) -> Decision:
-    """A decision as it is recorded."""
-    return Decision(
-        at=at,
-        node=assignment.node,
-        model=assignment.model,
-        loads=assignment.loads,
-        hit=assignment.hit,
-        tokens=assignment.request.tokens,
-        waited=assignment.waited,
-        predicted=assignment.terms.predict_ttft,
-        actual=None,
-        background=assignment.request.background,
-        considered=assignment.considered,
-    )
-
-
-# --- ollama_pack.routing.state.estimates ---
-# How fast a node runs a model, learned from the durations that the engine reports.
-
-SAMPLES_TO_TRUST = 5
-SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
-MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
-MOST_HIT = 0.4  # of a prompt: where more is believed to be held, being wrong would matter too much
-HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
-MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
-WAIT_NOISE = 0.15  # seconds of reported wait that mean nothing
-GOOD_FACTOR = 2.0  # a first token that takes so many times as long as one alone has not waited
-COUNTS_TO_SHRINK = 2  # reports in a row that the engine holds requests back
-
-
-@dataclass(frozen=True, slots=True)
-class Durations:
-    """What an engine reports at the end of a request, in seconds and tokens.
-
-    Attributes:
-        total: from its arrival at the node to its end.
-        load: loading the model.
-        prompt: evaluating the prompt.
-        prompt_count: tokens of the prompt, those reused included.
-        decode: generating.
-        decode_count: tokens generated.
-        hit: tokens reused, where the engine tells (`cached_tokens`); None: it does not.
-    """
-
-    total: float
-    load: float = 0.0
-    prompt: float = 0.0
-    prompt_count: int = 0
-    decode: float = 0.0
-    decode_count: int = 0
-    hit: int | None = None
-
-    @property
-    def wait(self) -> float:
-        """Seconds in the engine's own queue: total - load - prompt evaluation - generation."""
-        return max(0.0, self.total - self.load - self.prompt - self.decode)
-
-
-class Average:
-    """An exponentially weighted mean; its first samples are averaged plainly."""
-
-    def __init__(self) -> None:
-        self.value = 0.0
-        self.count = 0
-
-    def add(self, sample: float) -> None:
-        self.count += 1
-        self.value += max(SMOOTHING, 1 / self.count) * (sample - self.value)
-
-    def or_else(self, prior: float) -> float:
-        return self.value if self.count else prior
-
-
-class RatesLearner:
-    """The rates at which one node runs one set of weights."""
-
-    def __init__(self) -> None:
-        self.load = Average()
-        self.prompt = Average()
-        self.token = Average()
-        self.output = Average()
-        self.background_output = Average()
-        self.service = Average()
-        self._fast = 0
-
-    def observe(self, spent: Durations, hit: int | None, *, background: bool, loaded: bool) -> None:
-        """Learn from one finished request.
-
-        Args:
-            spent: what the engine reports.
-            hit: tokens of the prompt that are believed to have been held; None: nobody knows.
-            background: whether it was a background call, whose answers are shorter.
-            loaded: whether it made the node load the model.
-        """
-        if loaded and spent.load > 0:
-            self.load.add(spent.load)
-        if spent.decode > 0 and spent.decode_count > 1:
-            self.token.add(spent.decode / spent.decode_count)
-        if spent.decode_count:
-            (self.background_output if background else self.output).add(spent.decode_count)
-        if not background:
-            self.service.add(spent.prompt + spent.decode)
-        known = spent.hit if spent.hit is not None else hit
-        if known is not None:
-            self._observe_prompt(spent, known)
-
-    def _observe_prompt(self, spent: Durations, hit: int) -> None:
-        """Likely hits are left out, unless every prompt is fast: then it is the rate that has changed."""
-        evaluated = spent.prompt_count - hit
-        if (
-            spent.prompt <= 0
-            or evaluated < MIN_PROMPT
-            or (spent.hit is None and hit > MOST_HIT * spent.prompt_count)
-        ):
-            return
-        rate = evaluated / spent.prompt
-        self._fast = self._fast + 1 if self.prompt.count and rate > HIT_FACTOR * self.prompt.value else 0
-        if self._fast == 0:
-            self.prompt.add(rate)
-        elif self._fast >= SAMPLES_TO_TRUST:
-            self.prompt.value, self._fast = rate, 0
-
-    def hit(self, spent: Durations) -> float:
-        """Tokens of the prompt that were reused: as told, or 1 - duration * rate / count of it."""
-        if spent.hit is not None:
-            return spent.hit
-        return max(0.0, spent.prompt_count - spent.prompt * self.prompt.value)
-
-    def rates(self, priors: ModelRates, slots: int, keeps: int) -> ModelRates:
-        """What is known, filled up with what is usual."""
-        return ModelRates(
-            slots=slots,
-            keeps=keeps,
-            load=self.load.or_else(priors.load),
-            prompt=self.prompt.or_else(priors.prompt),
-            token=self.token.or_else(priors.token),
-            output=self.output.or_else(priors.output),
-            background_output=self.background_output.or_else(priors.background_output),
-            service=self.service.or_else(priors.service),
-            learned=min(self.prompt.count, self.token.count) >= SAMPLES_TO_TRUST,
-            load_measured=self.load.count > 0,
-        )
-
-
-class SlotLearner:
-    """How many requests a runner answers at once: what its row says, else measured, from one upwards.
-
-    While answers begin as soon as they do alone, twice as many are offered: an engine that batches has all of
-    its slots within a few first tokens. When requests wait inside the engine, what was good before is gone
-    back to, and one more is tried after ever more requests: an engine with one slot is hardly ever flooded.
-    """
-
-    def __init__(self, declared: int | None, probe_requests: int) -> None:
-        self.slots = declared or 1
-        self._declared = declared is not None
-        self._every = probe_requests
-        self._until_try = 0
-        self._proved = 1  # so many were answered at once without waiting
-        self._limited = False  # requests have waited in the engine: from now on one more is tried at a time
-        self._reports = False  # the engine says whether requests wait in it
-        self._held_back = 0
-        self._waited = 0
-        self._slow = 0
-        self._alone = Average()  # seconds to the first token of requests that had the runner to themselves
-        self._pace = Average()  # the same for each token of a long prompt
-
-    @property
-    def offered(self) -> int:
-        """The slots to count on now, the one that is tried included."""
-        tries = not self._declared and self._until_try <= 0 and self.slots < MAX_COUNTED
-        return self.slots + tries
-
-    def counted(self, running: int, waiting: int) -> None:
-        """Learn from an engine that reports how many requests it answers at once, and how many wait."""
-        if self._declared:
-            return
-        self._reports = True
-        self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
-        if running > self.slots or self._held_back >= COUNTS_TO_SHRINK:
-            self.slots, self._held_back = min(running, MAX_COUNTED), 0
-        if waiting:
-            self._limited = True
-        elif running >= self.slots:
-            self.slots, self._limited = min(2 * running, MAX_COUNTED), False
-
-    def began(self, beside: int, seconds: float, tokens: int) -> None:
-        """Learn from a first token.
-
-        Args:
-            beside: requests that ran there when this one was sent.
-            seconds: that it took.
-            tokens: of its prompt that were not held.
-        """
-        if self._declared:
-            return
-        if beside == 0:
-            self._alone.add(seconds)
-            self._pace.add(seconds / max(1, tokens))
-        expected = max(self._alone.value, self._pace.value * tokens)
-        there = beside + 1
-        if not self._alone.count or seconds <= GOOD_FACTOR * expected + WAIT_NOISE:
-            self._slow = 0
-            if not self._limited and 2 * there > self.slots:
-                self.slots = min(2 * there, MAX_COUNTED)
-        elif there <= self.slots and not self._reports:
-            self._slow += 1
-            if self._slow >= SAMPLES_TO_TRUST:
-                self._slow, self._limited = 0, True
-                self.slots = max(1, min(self.slots, there) * 3 // 4)
-                self._until_try = self._every
-
-    def observe(self, beside: int, wait: float) -> None:
-        """Learn from a request that was sent while `beside` others ran, and waited so long in the engine."""
-        self._until_try -= 1
-        if self._declared:
-            return
-        if wait < WAIT_NOISE:
-            self._waited = 0
-            self._proved = max(self._proved, beside + 1)
-            if beside >= self.slots:
-                self.slots = min(MAX_COUNTED, beside + 1)
-            return
-        self._limited = True
-        if beside >= self.slots:
-            self._try_later()
-        elif beside > 0:
-            self._waited += 1
-            if beside >= self._proved or self._waited >= SAMPLES_TO_TRUST:  # it has fewer than was believed
-                self.slots = self._proved = beside
-                self._waited = 0
-                self._try_later()
-
-    def _try_later(self) -> None:
-        if self._until_try <= 0:
-            self._until_try = self._every
-            self._every = min(2 * self._every, 4096)
-
-
-# --- ollama_pack.routing.dispatch.pending_chat ---
-# One request on its way through the fleet, and what an admin may set for all of them.
-
-# Called with the seconds that an answer took a node, and its tokens.
-Served = Callable[[float, float], None]
-# The headers for one user's chat at a node, besides those that every request there has.
-NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
-
-
-class Tell(Protocol):
-    """Called with status lines, and whether it is the last."""
-
-    async def __call__(self, line: str, *, done: bool) -> None:
-        """Show a line."""
-
-
-@dataclass(frozen=True, slots=True)
-class RouterSettings:
-    """What an admin may set.
-
-    Attributes:
-        strategy: as `Scheduler` takes it.
-        probe_seconds: between two looks at a node.
-        first_token_seconds: how long a request waits for a node; and then, once the model is loaded, for the
-            first token, on top of what was predicted.
-        load_seconds: how long a model may take to load at most.
-        max_queue: how many requests may wait.
-        keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
-        several_workers: others use the same nodes: those that are not heard agree by hashing on where a chat
-            goes.
-    """
-
-    strategy: str = "predicted_ttft"
-    probe_seconds: float = 5.0
-    first_token_seconds: float = 120.0
-    max_queue: int = 64
-    keep_alive: str = ""
-    several_workers: bool = False
-    load_seconds: float = 7200.0
-
-
-@dataclass(frozen=True, slots=True)
-class UnexplainedFailure:
-    """A failure before the first token that may be the node's fault or the request's.
-
-    Attributes:
-        node: the node.
-        model: as the node lists it.
-        hung: it said nothing for as long as it could.
-        alike: equal for failures of the same kind.
-    """
-
-    node: str
-    model: str
-    hung: bool
-    alike: str
-
-
-@dataclass(slots=True)
-class PendingChat:
-    """One request on its way.
-
-    Attributes:
-        request: what the scheduler knows of it.
-        body: OpenAI's.
-        head: of the answer.
-        tell: shows status lines.
-        bound: set when it has a node.
-        figures: its user may see figures about what others do: see `reason`.
-        waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
-        tried: nodes that have failed it → what was wrong.
-        unexplained: those of these failures that may have been its own fault.
-        answering: its answer has begun.
-        headers: for its request to a node; None: only those that every request has.
-        place: the best place in the queue that was shown: what comes later and goes first is not shown.
-        served: is told what the answer took, also where its user leaves before the end.
-        shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
-        came: when it came, on the loop's clock.
-        began: when its answer began, on the same clock; None: it has not.
-        decision: the last one about it.
-        spent: what the engine reported at the end.
-    """
-
-    request: FleetRequest
-    body: Mapping[str, Any]
-    head: ReplyHead
-    tell: Tell
-    bound: asyncio.Future[Assignment]
-    figures: bool = True
-    waits_since: float | None = None
-    tried: dict[str, NodeError] = field(default_factory=dict)
-    unexplained: list[UnexplainedFailure] = field(default_factory=list)
-    answering: bool = False
-    headers: NodeHeaders | None = None
-    served: Served | None = None
-    place: int | None = None
-    shown: float | None = None
-    came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
-    began: float | None = None
-    decision: Decision | None = None
-    spent: Durations | None = None
-
-    async def say(self, line: str, *, done: bool) -> None:
-        """Show a status line, and remember whether it looks as if something went on."""
-        if done:
-            self.shown = None
-        elif self.shown is None:
-            self.shown = asyncio.get_running_loop().time()
-        await self.tell(line, done=done)
-
-    def shown_for(self) -> float:
-        """Seconds for which a line has been shown that is not done."""
-        return 0.0 if self.shown is None else asyncio.get_running_loop().time() - self.shown
-
-
-# --- ollama_pack.engines.openai.metrics ---
-# How busy an engine is, by the Prometheus metrics that it serves.
-#
-# The names are those of vLLM, SGLang and llama.cpp's server, the text is Prometheus' exposition format 0.0.4.
-
-_SAMPLE = re.compile(
-    r"""([a-zA-Z_:][\w:]*)\s*(?:\{((?:[^"}]|"(?:\\.|[^"\\])*")*)\})?\s+(\S+)(?:\s+-?\d+)?\s*""", re.ASCII
-)
-_LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
-# Processes that share one request; each may report it.
-_RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
-
-# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
-_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
-_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
-_CACHE_USE = (
-    "vllm:kv_cache_usage_perc",
-    "vllm:gpu_cache_usage_perc",
-    "sglang:token_usage",
-    "llamacpp:kv_cache_usage_ratio",
-)
-_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
-
-# Labels but for ranks → value.
-_Series = dict[tuple[tuple[str, str], ...], float]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineActivity:
-    """What an engine does at one moment, whoever asked for it.
-
-    Attributes:
-        running: requests that it generates for.
-        waiting: requests in its own queue.
-        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
-    """
-
-    running: int
-    waiting: int
-    cache_use: float | None
-
-
-def engine_activity(text: str) -> EngineActivity | None:
-    """Read an exposition; None where none of the engines that are known speaks.
-
-    Numbers of requests are added up over all series, as several engines behind one address are told apart by
-    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
-    counts once, and so does what SGLang also reports by priority.
-
-    Args:
-        text: the answer of `/metrics`. Lines that cannot be read are left out.
-    """
-    found: dict[str, _Series] = {}
-    for name, labels, value in _samples(text):
-        kept = tuple(sorted(label for label in labels.items() if label[0] not in _RANKS))
-        series = found.setdefault(name, {})
-        series[kept] = max(value, series.get(kept, 0.0))
-    running = _first_of(_RUNNING, found)
-    if running is None:
-        return None
-    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
-    return EngineActivity(
-        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
-    )
-
-
-def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
-    """Name, labels and value of each sample that matters."""
-    for line in text.splitlines():
-        match = _SAMPLE.fullmatch(line) if line.startswith(("vllm:", "sglang:", "llamacpp:")) else None
-        if match is None or match[1] not in _KNOWN:
-            continue
-        labels = dict(_LABEL.findall(match[2] or ""))
-        value = _sample_value(match[3])
-        if math.isfinite(value) and value >= 0 and not labels.get("priority"):
-            yield match[1], labels, value
-
-
-def _sample_value(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
-    return next((list(found[name].values()) for name in names if name in found), None)
-
-
 # --- ollama_pack.engines.failures ---
 # Which typed error an answer or a failure of a node is. Nothing here shows a password.
 
@@ -5031,117 +5104,6 @@ def _leads_somewhere(reference: object, root: Any) -> bool:
         else:
             return False
     return isinstance(found, Mapping | bool)
-
-
-# --- ollama_pack.engines.tools ---
-# The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-
-ChoiceMode = Literal["auto", "required", "none"]
-
-# OpenAI's words, Anthropic's and Mistral's `any`, and the switch that LangChain knows.
-_CHOICE_MODES: dict[object, ChoiceMode] = {
-    "auto": "auto",
-    "required": "required",
-    "any": "required",
-    "none": "none",
-    True: "required",
-    False: "none",
-}
-_NAMED_TYPES = frozenset({"function", "tool", "custom"})
-_UNKNOWN_CHOICE = 'must be "auto", "none", "required" or the name of one of the tools'
-
-
-@dataclass(frozen=True, slots=True)
-class OfferedTools:
-    """What a model may call.
-
-    Attributes:
-        tools: in OpenAI's form, those alone that `tool_choice` allows; empty: none.
-        mode: whether it must call one; None where the body does not say.
-        name: of the one tool that it must call; empty: any.
-    """
-
-    tools: list[Mapping[str, Any]]
-    mode: ChoiceMode | None = None
-    name: str = ""
-
-
-def offered_tools(body: Mapping[str, Any]) -> OfferedTools:
-    """Read `tools` and `tool_choice`.
-
-    Known are the forms of OpenAI's chat API, of its Responses API (`{"type": "function", "name": …}`,
-    `allowed_tools`), of Anthropic (`{"type": "auto" | "any" | "tool" | "none"}`)
-    and of Bedrock (`{"any": {}}`).
-
-    Raises:
-        ChatBodyError: a field is not of its form, or asks for a tool that is not there.
-    """
-    tools = [_openai_tool(tool) for tool in objects_in(body.get("tools"), "tools")]
-    mode, names = _choice_in(body.get("tool_choice"), frozenset(map(_declared_name, tools)))
-    if not names:
-        return OfferedTools(tools, mode if tools else None)
-    chosen = [tool for tool in tools if _declared_name(tool) in names]
-    if not chosen:
-        raise ChatBodyError("tool_choice", "names a function that is not among the tools")
-    return OfferedTools(chosen, mode, next(iter(names)) if mode == "required" and len(names) == 1 else "")
-
-
-def _openai_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A tool of the Responses API or of Anthropic's has its name at the top."""
-    if not isinstance(tool.get("name"), str) or "function" in tool or "custom" in tool:
-        return tool
-    parameters = tool.get("parameters", tool.get("input_schema"))
-    if parameters is None and tool.get("type") != "function":
-        return tool  # of a kind that the provider runs itself
-    found = {"name": tool["name"], "description": tool.get("description"), "parameters": parameters}
-    return {
-        "type": "function",
-        "function": {name: value for name, value in found.items() if value is not None},
-    }
-
-
-def _declared_name(tool: Mapping[str, Any]) -> str:
-    """The name of a tool, or of the tool that a choice asks for; empty where there is none."""
-    for inner in (tool.get("function"), tool.get("custom"), tool.get("tool"), tool):
-        name = inner.get("name") if isinstance(inner, Mapping) else inner
-        if isinstance(name, str) and name:
-            return name
-    return ""
-
-
-def _choice_in(choice: object, declared: frozenset[str]) -> tuple[ChoiceMode | None, frozenset[str]]:
-    """How much a model must call, and the names of the tools that it may call; empty: all."""
-    if choice is None or choice == "":
-        return None, frozenset()
-    if isinstance(choice, str | bool):
-        mode = _mode_in(choice)
-        if mode is None and choice not in declared:
-            raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
-        return (mode, frozenset()) if mode else ("required", frozenset({str(choice)}))
-    given = object_in(choice, "tool_choice")
-    kind = given.get("type")
-    if kind == "allowed_tools" or "allowed_tools" in given:
-        return _allowed_in(object_in(given.get("allowed_tools", given), "tool_choice.allowed_tools"))
-    mode = _mode_in(kind) or next((mode for name in given if (mode := _mode_in(name))), None)
-    if mode:
-        return mode, frozenset()
-    name = _declared_name(given)
-    if name or kind in _NAMED_TYPES:
-        return "required", frozenset({name} if name else ())
-    raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
-
-
-def _mode_in(word: object) -> ChoiceMode | None:
-    if not isinstance(word, str | bool):
-        return None
-    return _CHOICE_MODES.get(word.lower() if isinstance(word, str) else word)
-
-
-def _allowed_in(allowed: Mapping[str, Any]) -> tuple[ChoiceMode, frozenset[str]]:
-    """OpenAI's `allowed_tools`: some of the tools, and whether one must be called."""
-    tools = list_in(allowed.get("tools"), "tool_choice.tools")
-    names = (_declared_name(tool) for tool in tools if isinstance(tool, Mapping))
-    return _mode_in(allowed.get("mode")) or "auto", frozenset(filter(None, names))
 
 
 # --- ollama_pack.engines.ollama.to_ollama ---
@@ -5738,6 +5700,228 @@ async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
                 pass
 
 
+# --- ollama_pack.routing.state.estimates ---
+# How fast a node runs a model, learned from the durations that the engine reports.
+
+SAMPLES_TO_TRUST = 5
+SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
+MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
+MOST_HIT = 0.4  # of a prompt: where more is believed to be held, being wrong would matter too much
+HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
+MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
+WAIT_NOISE = 0.15  # seconds of reported wait that mean nothing
+GOOD_FACTOR = 2.0  # a first token that takes so many times as long as one alone has not waited
+COUNTS_TO_SHRINK = 2  # reports in a row that the engine holds requests back
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """What an engine reports at the end of a request, in seconds and tokens.
+
+    Attributes:
+        total: from its arrival at the node to its end.
+        load: loading the model.
+        prompt: evaluating the prompt.
+        prompt_count: tokens of the prompt, those reused included.
+        decode: generating.
+        decode_count: tokens generated.
+        hit: tokens reused, where the engine tells (`cached_tokens`); None: it does not.
+    """
+
+    total: float
+    load: float = 0.0
+    prompt: float = 0.0
+    prompt_count: int = 0
+    decode: float = 0.0
+    decode_count: int = 0
+    hit: int | None = None
+
+    @property
+    def wait(self) -> float:
+        """Seconds in the engine's own queue: total - load - prompt evaluation - generation."""
+        return max(0.0, self.total - self.load - self.prompt - self.decode)
+
+
+class Average:
+    """An exponentially weighted mean; its first samples are averaged plainly."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self.count = 0
+
+    def add(self, sample: float) -> None:
+        self.count += 1
+        self.value += max(SMOOTHING, 1 / self.count) * (sample - self.value)
+
+    def or_else(self, prior: float) -> float:
+        return self.value if self.count else prior
+
+
+class RatesLearner:
+    """The rates at which one node runs one set of weights."""
+
+    def __init__(self) -> None:
+        self.load = Average()
+        self.prompt = Average()
+        self.token = Average()
+        self.output = Average()
+        self.background_output = Average()
+        self.service = Average()
+        self._fast = 0
+
+    def observe(self, spent: Durations, hit: int | None, *, background: bool, loaded: bool) -> None:
+        """Learn from one finished request.
+
+        Args:
+            spent: what the engine reports.
+            hit: tokens of the prompt that are believed to have been held; None: nobody knows.
+            background: whether it was a background call, whose answers are shorter.
+            loaded: whether it made the node load the model.
+        """
+        if loaded and spent.load > 0:
+            self.load.add(spent.load)
+        if spent.decode > 0 and spent.decode_count > 1:
+            self.token.add(spent.decode / spent.decode_count)
+        if spent.decode_count:
+            (self.background_output if background else self.output).add(spent.decode_count)
+        if not background:
+            self.service.add(spent.prompt + spent.decode)
+        known = spent.hit if spent.hit is not None else hit
+        if known is not None:
+            self._observe_prompt(spent, known)
+
+    def _observe_prompt(self, spent: Durations, hit: int) -> None:
+        """Likely hits are left out, unless every prompt is fast: then it is the rate that has changed."""
+        evaluated = spent.prompt_count - hit
+        if (
+            spent.prompt <= 0
+            or evaluated < MIN_PROMPT
+            or (spent.hit is None and hit > MOST_HIT * spent.prompt_count)
+        ):
+            return
+        rate = evaluated / spent.prompt
+        self._fast = self._fast + 1 if self.prompt.count and rate > HIT_FACTOR * self.prompt.value else 0
+        if self._fast == 0:
+            self.prompt.add(rate)
+        elif self._fast >= SAMPLES_TO_TRUST:
+            self.prompt.value, self._fast = rate, 0
+
+    def hit(self, spent: Durations) -> float:
+        """Tokens of the prompt that were reused: as told, or 1 - duration * rate / count of it."""
+        if spent.hit is not None:
+            return spent.hit
+        return max(0.0, spent.prompt_count - spent.prompt * self.prompt.value)
+
+    def rates(self, priors: ModelRates, slots: int, keeps: int) -> ModelRates:
+        """What is known, filled up with what is usual."""
+        return ModelRates(
+            slots=slots,
+            keeps=keeps,
+            load=self.load.or_else(priors.load),
+            prompt=self.prompt.or_else(priors.prompt),
+            token=self.token.or_else(priors.token),
+            output=self.output.or_else(priors.output),
+            background_output=self.background_output.or_else(priors.background_output),
+            service=self.service.or_else(priors.service),
+            learned=min(self.prompt.count, self.token.count) >= SAMPLES_TO_TRUST,
+            load_measured=self.load.count > 0,
+        )
+
+
+class SlotLearner:
+    """How many requests a runner answers at once: what its row says, else measured, from one upwards.
+
+    While answers begin as soon as they do alone, twice as many are offered: an engine that batches has all of
+    its slots within a few first tokens. When requests wait inside the engine, what was good before is gone
+    back to, and one more is tried after ever more requests: an engine with one slot is hardly ever flooded.
+    """
+
+    def __init__(self, declared: int | None, probe_requests: int) -> None:
+        self.slots = declared or 1
+        self._declared = declared is not None
+        self._every = probe_requests
+        self._until_try = 0
+        self._proved = 1  # so many were answered at once without waiting
+        self._limited = False  # requests have waited in the engine: from now on one more is tried at a time
+        self._reports = False  # the engine says whether requests wait in it
+        self._held_back = 0
+        self._waited = 0
+        self._slow = 0
+        self._alone = Average()  # seconds to the first token of requests that had the runner to themselves
+        self._pace = Average()  # the same for each token of a long prompt
+
+    @property
+    def offered(self) -> int:
+        """The slots to count on now, the one that is tried included."""
+        tries = not self._declared and self._until_try <= 0 and self.slots < MAX_COUNTED
+        return self.slots + tries
+
+    def counted(self, running: int, waiting: int) -> None:
+        """Learn from an engine that reports how many requests it answers at once, and how many wait."""
+        if self._declared:
+            return
+        self._reports = True
+        self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
+        if running > self.slots or self._held_back >= COUNTS_TO_SHRINK:
+            self.slots, self._held_back = min(running, MAX_COUNTED), 0
+        if waiting:
+            self._limited = True
+        elif running >= self.slots:
+            self.slots, self._limited = min(2 * running, MAX_COUNTED), False
+
+    def began(self, beside: int, seconds: float, tokens: int) -> None:
+        """Learn from a first token.
+
+        Args:
+            beside: requests that ran there when this one was sent.
+            seconds: that it took.
+            tokens: of its prompt that were not held.
+        """
+        if self._declared:
+            return
+        if beside == 0:
+            self._alone.add(seconds)
+            self._pace.add(seconds / max(1, tokens))
+        expected = max(self._alone.value, self._pace.value * tokens)
+        there = beside + 1
+        if not self._alone.count or seconds <= GOOD_FACTOR * expected + WAIT_NOISE:
+            self._slow = 0
+            if not self._limited and 2 * there > self.slots:
+                self.slots = min(2 * there, MAX_COUNTED)
+        elif there <= self.slots and not self._reports:
+            self._slow += 1
+            if self._slow >= SAMPLES_TO_TRUST:
+                self._slow, self._limited = 0, True
+                self.slots = max(1, min(self.slots, there) * 3 // 4)
+                self._until_try = self._every
+
+    def observe(self, beside: int, wait: float) -> None:
+        """Learn from a request that was sent while `beside` others ran, and waited so long in the engine."""
+        self._until_try -= 1
+        if self._declared:
+            return
+        if wait < WAIT_NOISE:
+            self._waited = 0
+            self._proved = max(self._proved, beside + 1)
+            if beside >= self.slots:
+                self.slots = min(MAX_COUNTED, beside + 1)
+            return
+        self._limited = True
+        if beside >= self.slots:
+            self._try_later()
+        elif beside > 0:
+            self._waited += 1
+            if beside >= self._proved or self._waited >= SAMPLES_TO_TRUST:  # it has fewer than was believed
+                self.slots = self._proved = beside
+                self._waited = 0
+                self._try_later()
+
+    def _try_later(self) -> None:
+        if self._until_try <= 0:
+            self._until_try = self._every
+            self._every = min(2 * self._every, 4096)
+
+
 # --- ollama_pack.routing.dispatch.durations ---
 # How long a finished answer took the engine, by the figures in its last chunk.
 
@@ -5855,6 +6039,107 @@ def _told(figures: Mapping[str, Any], name: str) -> float:
     return float(value) if 0 < value < math.inf else 0.0
 
 
+# --- ollama_pack.routing.dispatch.explain ---
+# Decisions in words: status lines for people, records for the dashboard.
+
+
+def loading_line(binding: Assignment, seconds: float) -> str:
+    """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
+    rates = binding.chosen.quote.rates
+    usual = f" of about {_seconds(rates.load)}" if rates.load_measured and rates.load > seconds else ""
+    return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
+
+
+def waiting_line(ahead: int, *, loading: bool = False) -> str:
+    """What somebody reads who waits, while a model is loaded perhaps."""
+    place = f"{ahead} ahead of you" if ahead else "you are next"
+    return f"waiting for a GPU: {place}" + (" · a model is being loaded" if loading else "")
+
+
+def waited_line(seconds: float) -> str:
+    """What stays where the wait has ended without an answer."""
+    return f"waited {_seconds(seconds)} for an answer"
+
+
+def reason(binding: Assignment, *, figures: bool) -> str:
+    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
+
+    Args:
+        binding: the decision.
+        figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
+            time that this saves. They are for admins.
+    """
+    parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    if is_auto(binding.asked_for):
+        parts.append(f"{binding.model} is the best that fits" if not binding.loads else "the best that fits")
+    if not figures:
+        return " · ".join(parts)
+    if binding.hit and binding.request.tokens:
+        parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
+    if not binding.loads or binding.chosen.quote.rates.load_measured:
+        parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
+    return " · ".join(parts)
+
+
+def status_line(binding: Assignment, *, figures: bool) -> str:
+    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
+    return f"{binding.node} · {reason(binding, figures=figures)}"
+
+
+def _seconds(value: float) -> str:
+    if value >= 120:  # noqa: PLR2004 - up to two minutes are shown in seconds
+        return f"{value / 60:.0f} min"
+    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
+
+
+@dataclass(slots=True)
+class Decision:
+    """One decision and what came of it. Shows nothing of the conversation and not who asked.
+
+    Attributes:
+        at: Unix time, in seconds.
+        node: the node that was chosen.
+        model: the model that answers there.
+        loads: it had to be loaded.
+        hit: tokens of the prompt that the node held.
+        tokens: tokens of the prompt, as estimated.
+        waited: seconds in the queue.
+        predicted: seconds to the first token at the node, as predicted.
+        actual: seconds that it took; None: not yet, or never.
+        background: it was a background call.
+        considered: computes every node that was looked at, with the terms of its cost, when somebody looks.
+    """
+
+    at: float
+    node: str
+    model: str
+    loads: bool
+    hit: int
+    tokens: int
+    waited: float
+    predicted: float
+    actual: float | None
+    background: bool
+    considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
+
+
+def explained(assignment: Assignment, at: float) -> Decision:
+    """A decision as it is recorded."""
+    return Decision(
+        at=at,
+        node=assignment.node,
+        model=assignment.model,
+        loads=assignment.loads,
+        hit=assignment.hit,
+        tokens=assignment.request.tokens,
+        waited=assignment.waited,
+        predicted=assignment.terms.predict_ttft,
+        actual=None,
+        background=assignment.request.background,
+        considered=assignment.considered,
+    )
+
+
 # --- ollama_pack.routing.dispatch.hang_delay ---
 # How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
 #
@@ -5913,179 +6198,186 @@ def _load(quote: Quote, assignment: Assignment) -> float:
     return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
 
 
-# --- ollama_pack.engines.openai.request ---
-# An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#
-# vLLM, SGLang and llama.cpp ignore what they do not know, stricter servers refuse it. So what is known not to
-# be meant for an engine is left out, and the rest, such as `chat_template_kwargs`, goes along.
+# --- ollama_pack.engines.way_in ---
+# What a node is asked with besides the request: its login, its key, its headers.
 
-# What Open WebUI has in a body for itself, and what its settings hold that no engine is asked.
-_OPEN_WEBUI_FIELDS = frozenset(
-    {
-        *("assistant_message_id", "automation_id", "background_tasks", "chat_id", "chat_variables"),
-        *("compact_token_threshold", "features", "files", "filter_ids", "folder_id", "function_calling"),
-        *("id", "message_id", "message_ids", "metadata", "model_controls", "model_item", "new_chat"),
-        *("note_id", "params", "parent_id", "parent_message", "reasoning_tags"),
-        *("regeneration_message_id", "regeneration_prompt", "session_id", "skill_ids"),
-        *("stream_delta_chunk_size", "stream_response", "system", "task_id", "terminal_id"),
-        *("tool_approval_mode", "tool_ids", "tool_servers", "user_message", "user_message_id"),
-        "variables",
-    }
-)
-# What a runner of Ollama is started with, and what else only Ollama knows.
-_OLLAMA_FIELDS = frozenset(
-    {
-        *("f16_kv", "keep_alive", "logits_all", "low_vram", "main_gpu", "num_batch", "num_ctx"),
-        *("num_gpu", "num_keep", "num_thread", "numa", "options", "penalize_newline", "shift"),
-        *("truncate", "use_mlock", "use_mmap", "vocab_only"),
-    }
-)
-# Set here, or read from elsewhere. `n`: one answer is what a chat shows.
-_OWN_FIELDS = frozenset(
-    {
-        *("custom_params", "format", "logit_bias", "max_completion_tokens", "max_tokens", "messages"),
-        *("model", "n", "num_predict", "stream", "stream_options", "think", "tool_choice", "tools"),
-    }
-)
-_LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
-CACHE_KEY = "prompt_cache_key"  # OpenAI's: requests with the same one are likely to begin alike
-_EFFORTS = frozenset({"low", "medium", "high"})
+Header = tuple[str, str]
+
+_TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
 
 
-def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body for `/v1/chat/completions`: streamed, and with the figures at the end.
+@dataclass(frozen=True, slots=True)
+class WayIn:
+    """How a node lets the router in. Only the address may be shown.
 
-    What Ollama's fields say goes along under OpenAI's names: `num_predict` as `max_tokens`, `format` as
-    `response_format`, `think` as the `enable_thinking` that chat templates know, or as `reasoning_effort`.
+    Attributes:
+        url: the node's address, without a login.
+        key: sent as a bearer token; empty: none.
+        login: `user:password` for basic authentication; empty: none.
+        headers: name and value of what is sent with every request; values may have templates.
+        auth: how Open WebUI signs in there, of one of its connections; empty: with the key, if there is one.
+        cookies: the browser's cookies are sent along with its chats, as such a connection may ask for.
+    """
 
-    Args:
-        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
+    url: str
+    key: str = field(default="", repr=False)
+    login: str = field(default="", repr=False)
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    auth: str = ""
+    cookies: bool = False
+
+    @property
+    def needs_user(self) -> bool:
+        """Whether it signs in with a token of the user who asks, so that nobody else can look at the node."""
+        return self.auth not in {"", "bearer", "none"}
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        """The headers, with nothing for templates, and values as Open WebUI sends them: ASCII alone."""
+        safe = f"{punctuation} \t"
+        return {name: quote(_TEMPLATE.sub("", value), safe=safe) for name, value in self.headers}
+
+    @property
+    def fixed_headers(self) -> dict[str, str]:
+        """What is sent with a request that no user asks for, as a look at the node is."""
+        own = self.own_headers
+        if any(name.lower() == "authorization" for name in own):
+            return own
+        if self.key and self.auth in {"", "bearer"}:
+            return {"Authorization": f"Bearer {self.key}", **own}
+        if self.login:
+            return {"Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}", **own}
+        return own
+
+
+def split_login(url: str) -> tuple[str, str]:
+    """An address without its login, and the login as `user:password`, empty where there is none.
 
     Raises:
-        ChatBodyError: something in the body is not of its form.
+        ValueError: it is no address.
     """
-    settings = flat_settings(body)
-    options = ollama_options(body)
-    passed = {
-        str(name): value
-        for name, value in {**settings, **options}.items()
-        if name not in _LEFT_OUT and not (name == "user" and isinstance(value, Mapping))
-    }
-    return {
-        **passed,
-        **_engine_penalty(options),
-        **_engine_length(options),
-        **_engine_bias(settings.get("logit_bias")),
-        **_engine_format(settings),
-        **_engine_thinking(settings),
-        **_engine_tools(body),
-        "model": text_in(body.get("model"), "model"),
-        "messages": list(_engine_messages(body.get("messages"))),
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    parts = urlsplit(url)
+    if parts.username is None and parts.password is None:
+        return url, ""
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
 
 
-def without_usage(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The same request for an engine that does not know `stream_options`."""
-    return {name: value for name, value in request.items() if name != "stream_options"}
+# --- ollama_pack.routing.dispatch.pending_chat ---
+# One request on its way through the fleet, and what an admin may set for all of them.
+
+# Called with the seconds that an answer took a node, and its tokens.
+Served = Callable[[float, float], None]
+# The headers for one user's chat at a node, besides those that every request there has.
+NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
 
 
-def _engine_penalty(options: Mapping[str, Any]) -> dict[str, float]:
-    """llama.cpp has Ollama's name for it, vLLM and SGLang one of their own; each ignores the other's."""
-    penalty = options.get("repeat_penalty")
-    return {} if penalty is None else {"repetition_penalty": penalty}
+class Tell(Protocol):
+    """Called with status lines, and whether it is the last."""
+
+    async def __call__(self, line: str, *, done: bool) -> None:
+        """Show a line."""
 
 
-def _engine_length(options: Mapping[str, Any]) -> dict[str, int]:
-    """`max_tokens`: all engines know it, not all its newer name. Ollama's -1 is no limit."""
-    length = options.get("num_predict", 0)
-    return {"max_tokens": length} if length > 0 else {}
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """What an admin may set.
+
+    Attributes:
+        strategy: as `Scheduler` takes it.
+        probe_seconds: between two looks at a node.
+        first_token_seconds: how long a request waits for a node; and then, once the model is loaded, for the
+            first token, on top of what was predicted.
+        load_seconds: how long a model may take to load at most.
+        max_queue: how many requests may wait.
+        keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
+        several_workers: others use the same nodes: those that are not heard agree by hashing on where a chat
+            goes.
+    """
+
+    strategy: str = "predicted_ttft"
+    probe_seconds: float = 5.0
+    first_token_seconds: float = 120.0
+    max_queue: int = 64
+    keep_alive: str = ""
+    several_workers: bool = False
+    load_seconds: float = 7200.0
 
 
-def _engine_bias(given: object) -> dict[str, dict[str, float]]:
-    """`logit_bias`, which Open WebUI's settings have as text: `5432:100, 413:-100`."""
-    if not isinstance(given, str):
-        bias = object_in(given, "logit_bias")
-        return {"logit_bias": dict(bias)} if bias else {}
-    pairs = (pair.partition(":") for pair in given.strip().strip("{}").split(",") if pair.strip())
-    bias = {token.strip().strip('"'): decimal_in(weight, "logit_bias") for token, _, weight in pairs}
-    return {"logit_bias": bias} if bias else {}
+@dataclass(frozen=True, slots=True)
+class UnexplainedFailure:
+    """A failure before the first token that may be the node's fault or the request's.
+
+    Attributes:
+        node: the node.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+        alike: equal for failures of the same kind.
+    """
+
+    node: str
+    model: str
+    hung: bool
+    alike: str
 
 
-def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`response_format` for Ollama's `format`, unless the body has it."""
-    wanted = settings.get("format")
-    if "response_format" in settings or not wanted:
-        return {}
-    if isinstance(wanted, str):
-        if not wanted.strip().startswith(("{", "[")):
-            return {"response_format": {"type": "json_object"}} if wanted == "json" else {}
-        try:
-            wanted = json_in(wanted)
-        except ValueError as error:
-            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
-    schema = {"name": "answer", "schema": object_in(wanted, "format")}
-    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+@dataclass(slots=True)
+class PendingChat:
+    """One request on its way.
 
+    Attributes:
+        request: what the scheduler knows of it.
+        body: OpenAI's.
+        head: of the answer.
+        tell: shows status lines.
+        bound: set when it has a node.
+        figures: its user may see figures about what others do: see `reason`.
+        waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
+        tried: nodes that have failed it → what was wrong.
+        unexplained: those of these failures that may have been its own fault.
+        answering: its answer has begun.
+        headers: for its request to a node; None: only those that every request has.
+        place: the best place in the queue that was shown: what comes later and goes first is not shown.
+        served: is told what the answer took, also where its user leaves before the end.
+        shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
+        user: the id of its user; the scheduler knows them by a hash.
+        came: when it came, on the loop's clock.
+        began: when its answer began, on the same clock; None: it has not.
+        decision: the last one about it.
+        spent: what the engine reported at the end.
+    """
 
-def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What Ollama's `think` asks for. A template that has no such switch ignores it."""
-    asked = settings.get("think")
-    word = asked.strip().lower() if isinstance(asked, str) else asked
-    if isinstance(word, str) and word in _EFFORTS:
-        return {"reasoning_effort": word}
-    switch = {"true": True, "false": False}.get(word, word) if isinstance(word, str) else word
-    if not isinstance(switch, bool):
-        return {}
-    given = object_in(settings.get("chat_template_kwargs"), "chat_template_kwargs")
-    return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
+    request: FleetRequest
+    body: Mapping[str, Any]
+    head: ReplyHead
+    tell: Tell
+    bound: asyncio.Future[Assignment]
+    figures: bool = True
+    waits_since: float | None = None
+    tried: dict[str, NodeError] = field(default_factory=dict)
+    unexplained: list[UnexplainedFailure] = field(default_factory=list)
+    answering: bool = False
+    headers: NodeHeaders | None = None
+    served: Served | None = None
+    place: int | None = None
+    shown: float | None = None
+    user: str = ""
+    came: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    began: float | None = None
+    decision: Decision | None = None
+    spent: Durations | None = None
 
+    async def say(self, line: str, *, done: bool) -> None:
+        """Show a status line, and remember whether it looks as if something went on."""
+        if done:
+            self.shown = None
+        elif self.shown is None:
+            self.shown = asyncio.get_running_loop().time()
+        await self.tell(line, done=done)
 
-def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
-    offered = offered_tools(body)
-    if not offered.tools:
-        return {}
-    choice = {"type": "function", "function": {"name": offered.name}} if offered.name else offered.mode
-    return {"tools": offered.tools, **({} if choice is None else {"tool_choice": choice})}
-
-
-def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
-    """The conversation, in what all chat templates know."""
-    for number, message in enumerate(objects_in(value, "messages")):
-        field = f"messages[{number}]"
-        role = text_in(message.get("role"), f"{field}.role")
-        made = {**message, "role": "system" if role == "developer" else role}
-        if role == "tool":
-            made["content"] = _tool_text(message.get("content"), f"{field}.content")
-        elif isinstance(message.get("content"), list):
-            made["content"] = [part for _, part in message_parts(message, field)] or ""
-        if "tool_calls" in message:
-            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
-            made["tool_calls"] = [
-                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
-            ]
-            if not calls:
-                del made["tool_calls"]
-        yield made
-
-
-def _tool_text(content: object, field: str) -> str:
-    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = (part.get("text") for part in objects_in(content, field))
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
-    """A call of an earlier answer, its arguments as the text of an object: engines parse it."""
-    function = object_in(call.get("function"), f"{field}.function")
-    given = function.get("arguments")
-    written = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
-    arguments = written if written.strip() else "{}"
-    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+    def shown_for(self) -> float:
+        """Seconds for which a line has been shown that is not done."""
+        return 0.0 if self.shown is None else asyncio.get_running_loop().time() - self.shown
 
 
 # --- ollama_pack.routing.decide.prefix ---
@@ -6878,6 +7170,8 @@ def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Ent
 # --- ollama_pack.engines.ollama.client ---
 # What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
 
+PULL_SECONDS = 3600.0  # without a word, while a node checks a large file
+
 
 class NodeClient(Protocol):
     """What is asked of a node, whichever engine serves there. Chats are OpenAI's, in both directions.
@@ -6913,6 +7207,11 @@ class NodeClient(Protocol):
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
 
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text."""
+
     async def load(
         self,
         model: str,
@@ -6943,7 +7242,10 @@ class OllamaClient:
             limits: when left out, the defaults.
             headers: sent with every request, such as `Authorization`.
         """
-        self._node = NodeTransport(url, session, limits or NodeLimits(), headers or {})
+        limits = limits or NodeLimits()
+        self._node = NodeTransport(url, session, limits, headers or {})
+        slow = replace(limits, next_line=PULL_SECONDS)
+        self._puller = NodeTransport(url, session, slow, headers or {})
         self._ids = ModelIds()
 
     @property
@@ -7097,6 +7399,43 @@ class OllamaClient:
         found = {"keep_alive": keep_alive, "options": options}
         given = {name: value for name, value in found.items() if value is not None}
         await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text.
+
+        Args:
+            model: the node's name of it.
+            texts: what to embed.
+            seconds: for all of it, a load included.
+            dimensions: of the vectors; 0: as many as the model has.
+
+        Raises:
+            ModelNotFoundError: the node does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask("/api/embed", body, seconds)
+        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
+
+    async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
+        """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).
+
+        It ends when the model is whole. Closing the iterator stops the pull, which goes on where it was when
+        it is asked for again.
+
+        Raises:
+            NodeError: it could not be pulled.
+        """
+        asked = {"model": model, "insecure": model.startswith("http://")}  # as the name itself asks for
+        async with aclosing(self._puller.lines("/api/pull", asked, PULL_SECONDS)) as lines:
+            async for line in lines:
+                if line.get("status") == "success":
+                    return
+                done, total = line.get("completed"), line.get("total")
+                yield done if isinstance(done, int) else 0, total if isinstance(total, int) else 0
 
     async def unload(self, model: str) -> None:
         """Take a model out of memory, once it has finished what it does.
@@ -7748,6 +8087,22 @@ class OpenAIClient:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         """Nothing: the engine has its models in memory, or loads them itself."""
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text: see `OllamaClient.embed`.
+
+        Raises:
+            NodeError: the engine does not answer as it should.
+        """
+        wanted = {"dimensions": dimensions} if dimensions else {}
+        body = {"model": self._ids.real(model), "input": list(texts), **wanted}
+        answer = await self._node.ask(f"{self._bases[0]}/embeddings", body, seconds)
+        entries = [entry for entry in answer.get("data") or () if isinstance(entry, Mapping)]
+        ordered = sorted(entries, key=lambda entry: entry.get("index") or 0)
+        tokens = object_at(answer, "usage").get("prompt_tokens")
+        return vectors_in(self.name, [entry.get("embedding") for entry in ordered], tokens, len(texts))
 
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.
@@ -8747,6 +9102,13 @@ class ListedClient:
             for name in self._names(model.name) or [model.name]
         )
 
+    async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
+        """Have the node pull a model, by the node's own name; nothing, where it is no Ollama."""
+        if isinstance(self._client, OllamaClient):
+            async with aclosing(self._client.pull(model)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
     async def show(self, model: str) -> ShownModel:
         """What the node knows of an offered model."""
         return await self._client.show(self._own.get(model, model))
@@ -8762,6 +9124,13 @@ class ListedClient:
         """Load an offered model into memory."""
         own = self._own.get(model, model)
         await self._client.load(own, seconds=seconds, keep_alive=keep_alive, options=options)
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
+    ) -> Vectors:
+        """A vector for each text, of an offered model."""
+        own = self._own.get(model, model)
+        return await self._client.embed(own, texts, seconds=seconds, dimensions=dimensions)
 
     def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
@@ -9662,10 +10031,12 @@ class NodeLook:
     Attributes:
         models: what it can chat with.
         residents: what is in its memory; None: it does not tell.
+        others: models that do not chat, such as embedders.
     """
 
     models: tuple[NodeModel, ...]
     residents: tuple[ResidentModel, ...] | None
+    others: tuple[NodeModel, ...] = ()
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -9696,13 +10067,15 @@ class NodeProbe:
         self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
+        others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
         if loaded is None:
-            return NodeLook(models, None)
+            return NodeLook(models, None, others)
         self._seen_ahead &= {model.name for model in loaded}
         self._expiries = {
             model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
         }
-        return NodeLook(models, tuple(self._resident(model, datetime.now(UTC)) for model in loaded))
+        residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
+        return NodeLook(models, residents, others)
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -9816,11 +10189,13 @@ class WatchedNode:
         models: what it has, or had when it last answered.
         seen_at: when it last answered, on the caller's clock; None: never.
         fault: what was wrong the last time; empty: nothing.
+        others: models that do not chat, such as embedders.
     """
 
     models: tuple[NodeModel, ...] = ()
     seen_at: float | None = None
     fault: str = ""
+    others: tuple[NodeModel, ...] = ()
 
 
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
@@ -9859,12 +10234,12 @@ class NodeWatch:
             look = await self._probe.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = WatchedNode(self.known.models, self.known.seen_at, self._fault(error))
+            self.known = replace(self.known, fault=self._fault(error))
             return None
         finally:
             self.looked.set()
         self._missed = 0
-        self.known = WatchedNode(look.models, self._clock())
+        self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
         residents = look.residents
@@ -9949,6 +10324,12 @@ class NodeWatch:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
         names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
         return any(fold_name(model.name) in names for model in self.known.models)
+
+    def holds(self, model: str) -> bool:
+        """Whether a model is in its memory, by the name that the node lists."""
+        everything = (*self.known.models, *self.known.others)
+        blobs = {known.installed.blob for known in everything if known.name == model}
+        return bool(self._loaded and self._loaded & {*blobs, fold_name(model)})
 
     def names_of(self, model: str) -> frozenset[str]:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
@@ -10329,7 +10710,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `asked`, `model`, `node` | the name that was asked for, the model that answered, and where |
     | `user` | its id |
     | `outcome` | `answered`, `stopped` (its user left) or `failed` |
-    | `error`, `error_text` | of a failed one: the kind, and the sentence |
+    | `error`, `error_text`, `error_texts` | of a failed one: the kind, and the sentence in each language |
     | `waited`, `first`, `took` | seconds: in the queue, to the first token, in all; from when it came |
     | `predicted` | seconds to the first token at the node, as predicted |
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
@@ -10349,7 +10730,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         "asked": pending.head.model.removeprefix(ROUTER),
         "model": decision.model if decision else "",
         "node": decision.node if decision else "",
-        "user": pending.request.user,
+        "user": pending.user,
         "outcome": _outcome(error),
         "waited": _record__seconds(decision.waited if decision else now - pending.came),
         "took": _record__seconds(now - pending.came),
@@ -10367,6 +10748,8 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         record |= {} if spent.hit is None else {"held": spent.hit}
     if record["outcome"] == "failed" and isinstance(error, Exception):
         record |= {"error": error_code(error), "error_text": str(error)[:MAX_ERROR]}
+        others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
+        record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
         record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
     return record
@@ -10404,524 +10787,6 @@ def _considered(decision: Decision) -> list[dict[str, Any]]:
         }
         for node, model, terms in cheapest
     ]
-
-
-# --- ollama_pack.routing.state.events ---
-# What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-
-
-@dataclass(frozen=True, slots=True)
-class BoundEvent:
-    """A request goes to a node, or is still there.
-
-    Attributes:
-        request_id: the request.
-        node: key of the node, see `node_key`.
-        model: as the node lists it.
-        blob: the weights.
-        loads: it makes the node load them.
-        victims: weights that are unloaded first.
-        context: that the runner is asked for, in tokens; 0: the node's default.
-        options: what else it is asked for.
-        ready: when it is loaded.
-        left: when the request is predicted to end.
-        blocks: its prompt.
-        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
-        background: as in `FleetRequest`.
-    """
-
-    request_id: str
-    node: str
-    model: str
-    blob: str
-    loads: bool
-    victims: tuple[str, ...]
-    context: int
-    options: RunnerOptions
-    ready: float
-    left: float
-    blocks: tuple[PromptBlock, ...]
-    user: str = ""
-    background: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingEvent:
-    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
-
-    Attributes:
-        waited: seconds since it came.
-    """
-
-    request_id: str
-    user: str
-    models: tuple[str, ...]
-    blocks: tuple[PromptBlock, ...]
-    max_output: int
-    context: int
-    options: RunnerOptions
-    background: bool
-    waited: float
-
-
-@dataclass(frozen=True, slots=True)
-class BegunEvent:
-    """Its first token came; `left` is when it is predicted to end."""
-
-    request_id: str
-    left: float
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedEvent:
-    """It was answered, and this is what it teaches of the node with these weights."""
-
-    request_id: str
-    node: str
-    blob: str
-    lesson: Lesson
-
-
-@dataclass(frozen=True, slots=True)
-class EndedEvent:
-    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
-
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class BlamedEvent:
-    """A node failed a request that another one answered: the fault was the node's.
-
-    Attributes:
-        request_id: the request.
-        node: key of the node, see `node_key`.
-        model: as the node lists it.
-        hung: it said nothing for as long as it could.
-    """
-
-    request_id: str
-    node: str
-    model: str
-    hung: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FailedEvent:
-    """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
-
-    request_id: str
-    node_down: bool
-    hung: bool = False
-
-
-FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
-Listener = Callable[[FleetEvent], None]
-
-
-def tell_nobody(event: FleetEvent) -> None:
-    """For a worker that is alone."""
-
-
-# --- ollama_pack.routing.peers.messages ---
-# What workers write to each other: events as JSON, with hashes instead of prompts.
-#
-# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
-
-MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
-
-
-@dataclass(frozen=True, slots=True)
-class HelloMessage:
-    """A worker has come and asks what there is."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class AliveMessage:
-    """A worker is there, and so are these requests of its own, at nodes or waiting."""
-
-    worker: str
-    requests: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ByeMessage:
-    """A worker goes, and its requests have ended."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class EventMessage:
-    """Something happened to a request of a worker."""
-
-    worker: str
-    event: FleetEvent
-
-
-FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
-
-_EVENTS: dict[str, type[FleetEvent]] = {
-    "waiting": WaitingEvent,
-    "bound": BoundEvent,
-    "begun": BegunEvent,
-    "finished": FinishedEvent,
-    "ended": EndedEvent,
-    "failed": FailedEvent,
-    "blamed": BlamedEvent,
-}
-_NAMES = {kind: name for name, kind in _EVENTS.items()}
-
-
-def encode_message(message: FleetMessage) -> bytes:
-    """As JSON in UTF-8."""
-    match message:
-        case HelloMessage(worker):
-            written: dict[str, Any] = {"t": "hello", "w": worker}
-        case AliveMessage(worker, requests):
-            written = {"t": "alive", "w": worker, "r": requests}
-        case ByeMessage(worker):
-            written = {"t": "bye", "w": worker}
-        case EventMessage(worker, event):
-            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
-    return json.dumps(written, separators=(",", ":"), default=str).encode()
-
-
-def _event_fields(event: FleetEvent) -> dict[str, Any]:
-    fields = asdict(event)
-    if isinstance(event, BoundEvent | WaitingEvent):
-        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
-    return fields
-
-
-def decode_message(payload: bytes) -> FleetMessage | None:
-    """Read a message; None when it is none that this version knows."""
-    if len(payload) > MAX_MESSAGE:
-        return None
-    try:
-        written = json.loads(payload, parse_constant=_refuse_constant)
-        kind, worker = str(written["t"]), str(written["w"])
-        match kind:
-            case "hello":
-                return HelloMessage(worker)
-            case "alive":
-                return AliveMessage(worker, _strings(written["r"]))
-            case "bye":
-                return ByeMessage(worker)
-        return EventMessage(worker, _fleet_event(kind, written["e"]))
-    except (ValueError, TypeError, KeyError, OverflowError):
-        return None
-
-
-def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
-    request_id = str(fields["request_id"])
-    match kind:
-        case "waiting" | "bound":
-            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
-        case "begun":
-            return BegunEvent(request_id, float(fields["left"]))
-        case "finished":
-            lesson = _lesson(fields["lesson"])
-            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
-        case "ended":
-            return EndedEvent(request_id)
-        case "failed":
-            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
-        case "blamed":
-            return BlamedEvent(request_id, str(fields["node"]), str(fields["model"]), bool(fields["hung"]))
-    raise ValueError(kind)
-
-
-def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
-    return BoundEvent(
-        request_id=request_id,
-        node=str(fields["node"]),
-        model=str(fields["model"]),
-        blob=str(fields["blob"]),
-        loads=bool(fields["loads"]),
-        victims=_strings(fields["victims"]),
-        context=int(fields["context"]),
-        options=_options(fields["options"]),
-        ready=float(fields["ready"]),
-        left=float(fields["left"]),
-        blocks=_blocks(fields["blocks"]),
-        user=str(fields.get("user", "")),
-        background=bool(fields.get("background")),
-    )
-
-
-def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
-    return WaitingEvent(
-        request_id=request_id,
-        user=str(fields["user"]),
-        models=_strings(fields["models"]),
-        blocks=_blocks(fields["blocks"]),
-        max_output=int(fields["max_output"]),
-        context=int(fields["context"]),
-        options=_options(fields["options"]),
-        background=bool(fields["background"]),
-        waited=float(fields["waited"]),
-    )
-
-
-def _options(written: Collection[Any]) -> RunnerOptions:
-    return tuple((str(name), value) for name, value in written)
-
-
-def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
-    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
-
-
-def _lesson(fields: dict[str, Any]) -> Lesson:
-    spent, match = fields["spent"], fields["match"]
-    durations = Durations(
-        total=float(spent["total"]),
-        load=float(spent["load"]),
-        prompt=float(spent["prompt"]),
-        prompt_count=int(spent["prompt_count"]),
-        decode=float(spent["decode"]),
-        decode_count=int(spent["decode_count"]),
-        hit=None if spent["hit"] is None else int(spent["hit"]),
-    )
-    return Lesson(
-        spent=durations,
-        match=MatchDepth(
-            depth=int(match["depth"]),
-            tokens=int(match["tokens"]),
-            between=int(match["between"]),
-            held=bool(match["held"]),
-        ),
-        beside=int(fields["beside"]),
-        background=bool(fields["background"]),
-        loaded=bool(fields["loaded"]),
-    )
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number to reckon with")
-
-
-def _strings(values: Collection[Any]) -> tuple[str, ...]:
-    return tuple(map(str, values))
-
-
-# --- ollama_pack.routing.state.demand ---
-# How often each set of weights is asked for, over the last minutes.
-
-DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
-MAX_BLOBS = 1024
-
-
-class DemandMeter:
-    """Requests a second by blob, exponentially forgotten. Times are seconds on the caller's clock."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, tuple[float, float]] = {}  # blob → count, and when it was right
-        self._began: float | None = None
-
-    def add(self, blob: str, now: float, share: float = 1.0) -> None:
-        """A request asks for it, or, with this likelihood, for it among others of the same name."""
-        if self._began is None:
-            self._began = now
-        if blob not in self._counts and len(self._counts) >= MAX_BLOBS:
-            del self._counts[min(self._counts, key=lambda known: self._counts[known][1])]
-        self._counts[blob] = (self._faded(blob, now) + share, now)
-
-    def rates(self, now: float) -> dict[str, float]:
-        """Requests a second by blob. A meter that has not run long yet divides by the time that it has."""
-        ran = now - self._began if self._began is not None else 0.0
-        span = DEMAND_SECONDS * (1 - math.exp(-max(ran, 30.0) / DEMAND_SECONDS))
-        return {blob: self._faded(blob, now) / span for blob in self._counts}
-
-    def _faded(self, blob: str, now: float) -> float:
-        count, then = self._counts.get(blob, (0.0, now))
-        return count * math.exp(-(now - then) / DEMAND_SECONDS)
-
-
-# --- ollama_pack.routing.state.peer_requests ---
-# Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-
-MAX_REMOTE = 4096
-UNKNOWN_WORKER = ""  # of a request that is known only because it keeps one of ours out
-
-
-def node_key(row: NodeRow) -> str:
-    """What workers call a node among themselves: the same whatever its name, and not its address."""
-    return blake2b(row.url.encode(), digest_size=8).hexdigest()
-
-
-@dataclass(slots=True)
-class RemoteRequest:
-    """A request of another worker.
-
-    Attributes:
-        forgotten_at: when it is forgotten unless its worker tells of it; None: with its worker.
-    """
-
-    worker: str
-    node: NodeState
-    runner: RunnerState
-    model: str
-    loads: bool
-    blocks: tuple[PromptBlock, ...] = ()
-    answering: bool = False
-    forgotten_at: float | None = None
-
-
-class RemoteRequests:
-    """Applies what other workers tell to the nodes as this one knows them. Bounded.
-
-    Attributes:
-        nodes: by their keys.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        demand: DemandMeter,
-        prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
-    ) -> None:
-        """Begin without any.
-
-        Args:
-            clock: the scheduler's own.
-            demand: counts what is asked for.
-            prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
-        """
-        self._prompt_sent = prompt_sent
-        self.nodes: dict[str, NodeState] = {}
-        self._clock = clock
-        self._demand = demand
-        self._there: dict[str, RemoteRequest] = {}
-
-    def __len__(self) -> int:
-        return len(self._there)
-
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._there
-
-    def at(self, node: str) -> int:
-        """How many of them are at the node of this name."""
-        return sum(remote.node.row.name == node for remote in self._there.values())
-
-    def apply(self, worker: str, event: FleetEvent) -> None:
-        """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
-        match event:
-            case BoundEvent():
-                self._bound(worker, event)
-            case BegunEvent():
-                self._begun(event)
-            case FinishedEvent():
-                self._finished(event)
-            case EndedEvent():
-                if remote := self._leave(event.request_id):
-                    remote.node.gave_up(remote.model)
-            case BlamedEvent():
-                if node := self.nodes.get(event.node):
-                    node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
-            case FailedEvent():
-                if remote := self._leave(event.request_id):
-                    remote.node.failed(
-                        remote.model, self._clock(), node_down=event.node_down, hung=event.hung
-                    )
-                    remote.runner.mirror.clear()
-
-    def _bound(self, worker: str, event: BoundEvent) -> None:
-        node, now = self.nodes.get(event.node), self._clock()
-        known = self._there.get(event.request_id)
-        if known and known.worker != UNKNOWN_WORKER:
-            known.runner.ends[event.request_id] = now + event.left
-            known.node.changed()
-            return
-        if known:
-            self._leave(event.request_id)
-        if node is None or event.model not in node.models or len(self._there) >= MAX_REMOTE:
-            return
-        node.passed(event.model)
-        self._demand.add(event.blob, now)
-        runner = node.runners.get(event.blob)
-        if event.loads and event.ready > 0:
-            runner = node.load(event.model, (event.context, event.options), event.victims, now)
-            node.loading_until = runner.ready_at = now + event.ready
-        elif runner is None:
-            runner = node.adopt(event.model, (event.context, event.options), now)
-        self._there[event.request_id] = RemoteRequest(
-            worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
-        )
-        runner.ends[event.request_id] = now + event.left
-        shared, kind = self._prompt_sent(node.row.name, event.blob, event.blocks)
-        runner.mirror.started(event.blocks, now, shared=shared, kind=kind)
-        runner.touched = True
-        node.changed()
-
-    def _begun(self, event: BegunEvent) -> None:
-        if remote := self._there.get(event.request_id):
-            now = self._clock()
-            remote.answering = True
-            remote.node.loaded(remote.runner, now)
-            remote.runner.ends[event.request_id] = now + event.left
-            remote.node.changed()
-
-    def _finished(self, event: FinishedEvent) -> None:
-        now = self._clock()
-        if remote := self._leave(event.request_id):
-            remote.node.succeeded(remote.model)
-            remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
-        node = self.nodes.get(event.node)
-        if node and any(model.blob == event.blob for model in node.models.values()):
-            node.stats(event.blob).learn(event.lesson)
-            node.learned(event.blob)
-
-    def _leave(self, request_id: str) -> RemoteRequest | None:
-        remote = self._there.pop(request_id, None)
-        if remote:
-            now = self._clock()
-            remote.node.changed()
-            remote.node.left(remote.runner, request_id, now)
-            if remote.loads and not remote.answering:
-                remote.node.loaded(remote.runner, now)
-        return remote
-
-    def hold(self, node: NodeState, blob: str, request_id: str, until: float) -> bool:
-        """Believe for a moment that a request is at a runner, of which nothing else is known.
-
-        Returns:
-            Whether that is new.
-        """
-        runner = node.runners.get(blob)
-        if runner is None or request_id in self._there or len(self._there) >= MAX_REMOTE:
-            return False
-        self._there[request_id] = RemoteRequest(
-            UNKNOWN_WORKER, node, runner, runner.model, loads=False, forgotten_at=until
-        )
-        runner.ends[request_id] = max(until, self._clock() + node.known(blob).service)
-        node.changed()
-        return True
-
-    def forget(self, worker: str, but: Collection[str] = ()) -> None:
-        """A worker is gone, or tells that only these are still there."""
-        gone = [key for key, one in self._there.items() if one.worker == worker and key not in but]
-        for request_id in gone:
-            if remote := self._leave(request_id):
-                remote.node.gave_up(remote.model)
-
-    def forget_all(self) -> None:
-        """Nobody tells any more."""
-        for worker in {remote.worker for remote in self._there.values()}:
-            self.forget(worker)
-
-    def expire(self, now: float) -> None:
-        """Forget what was believed for a moment only."""
-        for request_id, remote in list(self._there.items()):
-            if remote.forgotten_at is not None and remote.forgotten_at <= now:
-                self._leave(request_id)
-
-    def expires_at(self) -> float | None:
-        """When the next is forgotten."""
-        due = [remote.forgotten_at for remote in self._there.values() if remote.forgotten_at is not None]
-        return min(due, default=None)
 
 
 # --- ollama_pack.routing.decide.rendezvous ---
@@ -11181,6 +11046,7 @@ class Timelines:
         return ((not later and at <= now, name) for later, at, name in self._loading)
 
 
+MOST_TAKEN_BY_WARMTH = 0.05  # seconds that others may lose when a model is loaded for the hours to come
 MAX_MODELS = 256  # whose nodes are remembered
 PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
 SMALL_FLEET = 16  # nodes: in so few nobody is passed over while there is time
@@ -11367,9 +11233,7 @@ class Planner:
             background=True,
             load_only=True,
         )
-        entry = WaitingRequest(load, models, 0.0, 0.0, 0, self._view.now)
-        cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
-        return Assignment(entry, assignment.asked_for, cost, (cost,), (), True, self.policy)  # noqa: FBT003 - `starts`
+        return _load_assignment(load, node, quote, self._view.now, self.policy)
 
     def _kind_of(self, name: str, entries: Sequence[WaitingRequest]) -> Kind | None:
         """The requests of a kind, with the first of their models that any node has; None: no node has any."""
@@ -11595,6 +11459,31 @@ class Planner:
                     self._timelines.nodes[name].forget_quotes()
 
 
+def warm_load(view: FleetView, node: NodeView, model: str, policy: RoutingPolicy) -> Assignment | None:
+    """The load of a model at a node, though nobody waits for it; None: not now.
+
+    It begins only where the node is free to load, and unloads nothing that anybody has asked for lately.
+    """
+    held = Counter(runner.blob for one in view.nodes for runner in one.runners)
+    virtual = VirtualNode(node, TimelineContext(policy, view.now, view.demand, view.returns, held))
+    request = FleetRequest(
+        f"warm {model} {node.name} {view.now}", "", (model,), background=True, load_only=True
+    )
+    quote = virtual.quote((model, "warm", 0), request)
+    if not quote.now_open or not quote.load or quote.evict > MOST_TAKEN_BY_WARMTH:
+        return None
+    return _load_assignment(request, virtual, quote, view.now, policy)
+
+
+def _load_assignment(
+    request: FleetRequest, node: VirtualNode, quote: Quote, now: float, policy: RoutingPolicy
+) -> Assignment:
+    """The assignment of a load that nobody waits for."""
+    entry = WaitingRequest(request, request.models, 0.0, 0.0, 0, now)
+    cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
+    return Assignment(entry, request.models[0], cost, (cost,), (), True, policy)  # noqa: FBT003 - `starts`
+
+
 def _total(cost: NodeCost) -> float:
     return cost.total
 
@@ -11677,6 +11566,340 @@ class RandomPlanner(PlainPlanner):
     def pick(self, costs: Sequence[NodeCost]) -> NodeCost | None:
         """Any."""
         return self.dice.choice(costs) if costs else None
+
+
+# --- ollama_pack.routing.state.demand ---
+# How often each set of weights is asked for, over the last minutes.
+
+DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
+MAX_BLOBS = 1024
+
+
+class DemandMeter:
+    """Requests a second by blob, exponentially forgotten. Times are seconds on the caller's clock."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[float, float]] = {}  # blob → count, and when it was right
+        self._began: float | None = None
+
+    def add(self, blob: str, now: float, share: float = 1.0) -> None:
+        """A request asks for it, or, with this likelihood, for it among others of the same name."""
+        if self._began is None:
+            self._began = now
+        if blob not in self._counts and len(self._counts) >= MAX_BLOBS:
+            del self._counts[min(self._counts, key=lambda known: self._counts[known][1])]
+        self._counts[blob] = (self._faded(blob, now) + share, now)
+
+    def rates(self, now: float) -> dict[str, float]:
+        """Requests a second by blob. A meter that has not run long yet divides by the time that it has."""
+        ran = now - self._began if self._began is not None else 0.0
+        span = DEMAND_SECONDS * (1 - math.exp(-max(ran, 30.0) / DEMAND_SECONDS))
+        return {blob: self._faded(blob, now) / span for blob in self._counts}
+
+    def _faded(self, blob: str, now: float) -> float:
+        count, then = self._counts.get(blob, (0.0, now))
+        return count * math.exp(-(now - then) / DEMAND_SECONDS)
+
+
+# --- ollama_pack.routing.state.events ---
+# What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+
+
+@dataclass(frozen=True, slots=True)
+class BoundEvent:
+    """A request goes to a node, or is still there.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        blob: the weights.
+        loads: it makes the node load them.
+        victims: weights that are unloaded first.
+        context: that the runner is asked for, in tokens; 0: the node's default.
+        options: what else it is asked for.
+        ready: when it is loaded.
+        left: when the request is predicted to end.
+        blocks: its prompt.
+        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
+        background: as in `FleetRequest`.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    blob: str
+    loads: bool
+    victims: tuple[str, ...]
+    context: int
+    options: RunnerOptions
+    ready: float
+    left: float
+    blocks: tuple[PromptBlock, ...]
+    user: str = ""
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingEvent:
+    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
+
+    Attributes:
+        waited: seconds since it came.
+    """
+
+    request_id: str
+    user: str
+    models: tuple[str, ...]
+    blocks: tuple[PromptBlock, ...]
+    max_output: int
+    context: int
+    options: RunnerOptions
+    background: bool
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class BegunEvent:
+    """Its first token came; `left` is when it is predicted to end."""
+
+    request_id: str
+    left: float
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEvent:
+    """It was answered, and this is what it teaches of the node with these weights."""
+
+    request_id: str
+    node: str
+    blob: str
+    lesson: Lesson
+
+
+@dataclass(frozen=True, slots=True)
+class EndedEvent:
+    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlamedEvent:
+    """A node failed a request that another one answered: the fault was the node's.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    hung: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEvent:
+    """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
+
+    request_id: str
+    node_down: bool
+    hung: bool = False
+
+
+FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
+Listener = Callable[[FleetEvent], None]
+
+
+def tell_nobody(event: FleetEvent) -> None:
+    """For a worker that is alone."""
+
+
+# --- ollama_pack.routing.state.peer_requests ---
+# Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+
+MAX_REMOTE = 4096
+UNKNOWN_WORKER = ""  # of a request that is known only because it keeps one of ours out
+
+
+def node_key(row: NodeRow) -> str:
+    """What workers call a node among themselves: the same whatever its name, and not its address."""
+    return blake2b(row.url.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(slots=True)
+class RemoteRequest:
+    """A request of another worker.
+
+    Attributes:
+        forgotten_at: when it is forgotten unless its worker tells of it; None: with its worker.
+    """
+
+    worker: str
+    node: NodeState
+    runner: RunnerState
+    model: str
+    loads: bool
+    blocks: tuple[PromptBlock, ...] = ()
+    answering: bool = False
+    forgotten_at: float | None = None
+
+
+class RemoteRequests:
+    """Applies what other workers tell to the nodes as this one knows them. Bounded.
+
+    Attributes:
+        nodes: by their keys.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        demand: DemandMeter,
+        prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            clock: the scheduler's own.
+            demand: counts what is asked for.
+            prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
+        """
+        self._prompt_sent = prompt_sent
+        self.nodes: dict[str, NodeState] = {}
+        self._clock = clock
+        self._demand = demand
+        self._there: dict[str, RemoteRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._there
+
+    def at(self, node: str) -> int:
+        """How many of them are at the node of this name."""
+        return sum(remote.node.row.name == node for remote in self._there.values())
+
+    def apply(self, worker: str, event: FleetEvent) -> None:
+        """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
+        match event:
+            case BoundEvent():
+                self._bound(worker, event)
+            case BegunEvent():
+                self._begun(event)
+            case FinishedEvent():
+                self._finished(event)
+            case EndedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.gave_up(remote.model)
+            case BlamedEvent():
+                if node := self.nodes.get(event.node):
+                    node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
+            case FailedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.failed(
+                        remote.model, self._clock(), node_down=event.node_down, hung=event.hung
+                    )
+                    remote.runner.mirror.clear()
+
+    def _bound(self, worker: str, event: BoundEvent) -> None:
+        node, now = self.nodes.get(event.node), self._clock()
+        known = self._there.get(event.request_id)
+        if known and known.worker != UNKNOWN_WORKER:
+            known.runner.ends[event.request_id] = now + event.left
+            known.node.changed()
+            return
+        if known:
+            self._leave(event.request_id)
+        if node is None or event.model not in node.models or len(self._there) >= MAX_REMOTE:
+            return
+        node.passed(event.model)
+        self._demand.add(event.blob, now)
+        runner = node.runners.get(event.blob)
+        if event.loads and event.ready > 0:
+            runner = node.load(event.model, (event.context, event.options), event.victims, now)
+            node.loading_until = runner.ready_at = now + event.ready
+        elif runner is None:
+            runner = node.adopt(event.model, (event.context, event.options), now)
+        self._there[event.request_id] = RemoteRequest(
+            worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
+        )
+        runner.ends[event.request_id] = now + event.left
+        shared, kind = self._prompt_sent(node.row.name, event.blob, event.blocks)
+        runner.mirror.started(event.blocks, now, shared=shared, kind=kind)
+        runner.touched = True
+        node.changed()
+
+    def _begun(self, event: BegunEvent) -> None:
+        if remote := self._there.get(event.request_id):
+            now = self._clock()
+            remote.answering = True
+            remote.node.loaded(remote.runner, now)
+            remote.runner.ends[event.request_id] = now + event.left
+            remote.node.changed()
+
+    def _finished(self, event: FinishedEvent) -> None:
+        now = self._clock()
+        if remote := self._leave(event.request_id):
+            remote.node.succeeded(remote.model)
+            remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
+        node = self.nodes.get(event.node)
+        if node and any(model.blob == event.blob for model in node.models.values()):
+            node.stats(event.blob).learn(event.lesson)
+            node.learned(event.blob)
+
+    def _leave(self, request_id: str) -> RemoteRequest | None:
+        remote = self._there.pop(request_id, None)
+        if remote:
+            now = self._clock()
+            remote.node.changed()
+            remote.node.left(remote.runner, request_id, now)
+            if remote.loads and not remote.answering:
+                remote.node.loaded(remote.runner, now)
+        return remote
+
+    def hold(self, node: NodeState, blob: str, request_id: str, until: float) -> bool:
+        """Believe for a moment that a request is at a runner, of which nothing else is known.
+
+        Returns:
+            Whether that is new.
+        """
+        runner = node.runners.get(blob)
+        if runner is None or request_id in self._there or len(self._there) >= MAX_REMOTE:
+            return False
+        self._there[request_id] = RemoteRequest(
+            UNKNOWN_WORKER, node, runner, runner.model, loads=False, forgotten_at=until
+        )
+        runner.ends[request_id] = max(until, self._clock() + node.known(blob).service)
+        node.changed()
+        return True
+
+    def forget(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these are still there."""
+        gone = [key for key, one in self._there.items() if one.worker == worker and key not in but]
+        for request_id in gone:
+            if remote := self._leave(request_id):
+                remote.node.gave_up(remote.model)
+
+    def forget_all(self) -> None:
+        """Nobody tells any more."""
+        for worker in {remote.worker for remote in self._there.values()}:
+            self.forget(worker)
+
+    def expire(self, now: float) -> None:
+        """Forget what was believed for a moment only."""
+        for request_id, remote in list(self._there.items()):
+            if remote.forgotten_at is not None and remote.forgotten_at <= now:
+                self._leave(request_id)
+
+    def expires_at(self) -> float | None:
+        """When the next is forgotten."""
+        due = [remote.forgotten_at for remote in self._there.values() if remote.forgotten_at is not None]
+        return min(due, default=None)
 
 
 # --- ollama_pack.routing.state.returns ---
@@ -12282,7 +12505,7 @@ class Scheduler:
         """
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
-        policy = policy or RoutingPolicy()
+        self.policy = policy = policy or RoutingPolicy()
         self.cluster = Cluster(rows, clock, policy, priors)
         self.wake_at: float | None = None
         self._clock = clock
@@ -12620,6 +12843,23 @@ class Scheduler:
         self._planner.ahead = []
         return [self._start(one, now) for one in loads if self._allows(one, now)]
 
+    def warm(self, model: str, copies: int) -> list[Assignment]:
+        """Begin loads after which so many nodes have a model in memory, as far as that is possible now.
+
+        Each counts as running until `finished`, `load_failed` or `cancel`.
+        """
+        now, name = self._clock(), fold_name(model)
+        view = self.cluster.view()
+        having = [node for node in view.nodes if name in node.models and node.weight > 0 and node.loads_ahead]
+        blobs = {node.name: {runner.blob for runner in node.runners} for node in having}
+        cold = [node for node in having if node.models[name].blob not in blobs[node.name]]
+        missing = copies - (len(having) - len(cold))
+        loads: list[Assignment] = []
+        for node in sorted(cold, key=lambda node: (node.tier, -_free(node), node.name)):
+            if len(loads) < missing and (load := warm_load(view, node, name, self.policy)):
+                loads.append(self._start(load, now))
+        return loads
+
     def load_failed(self, request_id: str) -> None:
         """A node has not done such a load. That shuts nothing: its options may be the reason."""
         if running := self._running.get(request_id):
@@ -12675,6 +12915,559 @@ class Scheduler:
         if (until := self._queue.ripens_at()) is not None:
             due.append(min(until, now + BACKGROUND_LOOK))
         return min([when for when in due if now < when < math.inf], default=None)
+
+
+def _free(node: NodeView) -> int:
+    """Bytes of a node's memory that no model has."""
+    return node.room - sum(runner.size for runner in node.runners)
+
+
+# --- ollama_pack.routing.warm ---
+# The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#
+# For example::
+#
+#     llama3:8b    = Mon-Fri 07:30-17:00
+#     qwen3:14b    = Mon-Fri 08:00-12:00, Sat 09:00-11:00  copies=2
+#     mixtral:8x7b = 22:00-02:00  zone=Asia/Shanghai
+
+MAX_WARM_ROWS = 200
+MAX_COPIES = 64
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_WARM_COMMENT = re.compile(r"(?:^|\s)#.*")
+_SPAN = re.compile(
+    r"(?:(?P<days>[a-z]{3}(?:-[a-z]{3})?)\s+)?(?P<begins>[0-9]{1,2}:[0-9]{2})-(?P<ends>[0-9]{1,2}:[0-9]{2})"
+)
+_MINUTES_A_DAY = 24 * 60
+_WARM_SETTINGS = "copies=N, zone=Europe/Berlin"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Hours on some days of the week. One that ends before it begins ends on the next day.
+
+    Attributes:
+        days: 0 is Monday.
+        begins, ends: minutes after midnight.
+    """
+
+    days: frozenset[int]
+    begins: int
+    ends: int
+
+    def seconds_left(self, now: datetime) -> float:
+        """How long it still lasts; 0: it does not last now."""
+        length = (self.ends - self.begins) % _MINUTES_A_DAY or _MINUTES_A_DAY
+        for back in (0, 1):
+            day = now - timedelta(days=back)
+            began = day.replace(hour=self.begins // 60, minute=self.begins % 60, second=0, microsecond=0)
+            passed = (now - began).total_seconds()
+            if day.weekday() in self.days and 0 <= passed < length * 60:
+                return length * 60 - passed
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WarmRow:
+    """A model that is kept in memory at certain hours.
+
+    Attributes:
+        model: its name; an alias is none.
+        spans: the hours.
+        copies: on so many nodes.
+        zone: the time zone that the hours are in; empty: the server's.
+        line: its number in the text, from 1.
+    """
+
+    model: str
+    spans: tuple[Span, ...]
+    copies: int = 1
+    zone: str = ""
+    line: int = 0
+
+    def seconds_left(self, now: datetime) -> float:
+        """How long the model is to stay in memory from now on; 0: it is not.
+
+        Args:
+            now: with a time zone.
+        """
+        local = now.astimezone(ZoneInfo(self.zone)) if self.zone else now.astimezone()
+        return max((span.seconds_left(local) for span in self.spans), default=0.0)
+
+
+@lru_cache(maxsize=16)  # valves are read again at every request, and nearly always hold the same text
+def parse_warm(text: str) -> tuple[WarmRow, ...]:
+    """Read the rows: `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        WarmTableError: naming the row and what is wrong with it.
+    """
+    rows: list[WarmRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _WARM_COMMENT.sub("", raw).strip():
+            try:
+                rows.append(_warm_row(line, written))
+                _refuse_more(rows)
+            except ValueError as fault:
+                raise WarmTableError(line, written, str(fault)) from None
+    return tuple(rows)
+
+
+def _refuse_more(rows: list[WarmRow]) -> None:
+    *before, row = rows
+    if any(row.model == other.model for other in before):
+        raise ValueError(f"{row.model} has a row already: put all its hours into that one, with commas")
+    if len(rows) > MAX_WARM_ROWS:
+        raise ValueError(f"at most {MAX_WARM_ROWS} models can be kept in memory")
+
+
+def _warm_row(line: int, written: str) -> WarmRow:
+    model, equals, rest = map(str.strip, written.partition("="))
+    if not equals or not model or re.search(r"[\s,]", model):
+        raise ValueError("write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours")
+    hours, copies, zone = [], 1, ""
+    for word in rest.split():
+        name, has_value, value = word.partition("=")
+        if not has_value:
+            hours.append(word)
+        elif name == "copies" and value.isdecimal() and 1 <= int(value[:6]) <= MAX_COPIES:
+            copies = int(value)
+        elif name == "zone":
+            zone = _zone(value)
+        else:
+            raise ValueError(f"unknown setting {word!r}: the known ones are {_WARM_SETTINGS}")
+    spans = tuple(_span(part.strip()) for part in " ".join(hours).split(",") if part.strip())
+    if not spans:
+        raise ValueError("hours are missing: write them as Mon-Fri 07:30-17:00, several with commas")
+    return WarmRow(model, spans, copies, zone, line)
+
+
+def _span(written: str) -> Span:
+    found = _SPAN.fullmatch(written.lower())
+    if found is None:
+        raise ValueError(f"{written!r} cannot be read: write hours as Mon-Fri 07:30-17:00, or 07:30-17:00")
+    return Span(_days(found["days"] or "mon-sun"), _minutes(found["begins"]), _minutes(found["ends"]))
+
+
+def _days(written: str) -> frozenset[int]:
+    first, _, last = written.partition("-")
+    for day in (first, last or first):
+        if day not in _DAYS:
+            raise ValueError(f"{day!r} is no day: write Mon, Tue, Wed, Thu, Fri, Sat, Sun or two with a dash")
+    begin, end = _DAYS.index(first), _DAYS.index(last or first)
+    return frozenset((begin + offset) % 7 for offset in range((end - begin) % 7 + 1))
+
+
+def _minutes(written: str) -> int:
+    hour, minute = map(int, written.split(":"))
+    if hour > 24 or minute > 59 or (hour == 24 and minute):  # noqa: PLR2004 - a clock's
+        raise ValueError(f"{written!r} is no time: write it as 07:30, at most 24:00")
+    return (60 * hour + minute) % _MINUTES_A_DAY
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"zone={name} is unknown: write it as Europe/Berlin or Asia/Shanghai") from None
+    return name
+
+
+# --- ollama_pack.routing.dispatch.upkeep ---
+# What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+
+WARM_LOOK_SECONDS = 20.0  # between two looks at what has to be in memory
+STAY_SECONDS = 300.0  # models that are kept are asked for again before their time in memory falls below this
+IDLE_LOOK_SECONDS = 0.5
+DRAIN_SECONDS = 900.0  # for a node's chats to end before a pull; then it is pulled beside them
+MAX_PULLS = 64  # that are remembered
+
+
+@dataclass(slots=True)
+class PullState:
+    """The pull of a model at one node: `waiting`, `draining`, `pulling`, `done` or `failed`."""
+
+    node: str
+    model: str
+    state: str = "waiting"
+    percent: float = 0.0
+    fault: str = ""
+
+
+class Fleet(Protocol):
+    """What upkeep needs of the router."""
+
+    @property
+    def nodes(self) -> Mapping[str, NodeWatch]:
+        """By name."""
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Its scheduler."""
+
+    async def ready(self) -> None:
+        """Have the nodes looked at."""
+
+    def in_flight(self, node: str) -> int:
+        """Requests at a node."""
+
+    def is_healthy(self, node: str) -> bool:
+        """Whether requests are given to it."""
+
+    def load_now(self, binding: Assignment, keep_alive: str | float | None) -> None:
+        """Let a node load a model that nobody waits for."""
+
+    def prolong(self, node: str, model: str, seconds: float) -> None:
+        """Let a model stay in a node's memory."""
+
+
+class Upkeep:
+    """Looks after one router's nodes. Lives on its event loop."""
+
+    def __init__(self, fleet: Fleet, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """Begin nothing yet; `now` tells the time of day, with a time zone."""
+        self._fleet = fleet
+        self._now = now
+        self._rows: tuple[WarmRow, ...] = ()
+        self._drained: frozenset[str] = frozenset()
+        self._pulling: set[str] = set()  # nodes that are drained for a pull
+        self._warming: asyncio.Task[None] | None = None
+        self._pull: asyncio.Task[None] | None = None
+        self._asked_at: dict[tuple[str, str], float] = {}
+        self.pulls: list[PullState] = []
+
+    def close(self) -> None:
+        """Stop all of it."""
+        for task in (self._warming, self._pull):
+            if task is not None:
+                task.cancel()
+
+    # --- nodes that get nothing new ---
+
+    @property
+    def drained(self) -> frozenset[str]:
+        """The nodes that get nothing new, by an admin's wish or for a pull."""
+        return self._drained | self._pulling
+
+    def drain(self, names: Collection[str]) -> None:
+        """Let these nodes finish what they have and give them nothing new; all others take part."""
+        self._drained = frozenset(names)
+        self._apply()
+
+    def _apply(self) -> None:
+        cluster = self._fleet.scheduler.cluster
+        for name, node in cluster.nodes.items():
+            if node.draining != (name in self.drained):
+                cluster.drain(name, draining=name in self.drained)
+
+    # --- models that are kept in memory ---
+
+    def keep(self, rows: tuple[WarmRow, ...]) -> None:
+        """Keep these models in memory at their hours, from now on."""
+        self._rows = rows
+        if rows and (self._warming is None or self._warming.done()):
+            self._warming = asyncio.get_running_loop().create_task(self._keep_warm(), name="keep models warm")
+
+    def stays(self, model: str) -> float:
+        """Seconds for which a model is to stay in memory; 0: as long as usual."""
+        name = fold_name(model)
+        row = next((row for row in self._rows if fold_name(row.model) == name), None)
+        return row.seconds_left(self._now()) if row else 0.0
+
+    async def _keep_warm(self) -> None:
+        while self._rows:
+            try:
+                if any(row.seconds_left(self._now()) for row in self._rows):
+                    await self._fleet.ready()
+                    self.warm_now()
+            except Exception:
+                log.exception("Models could not be kept in memory; another try follows")
+            await asyncio.sleep(WARM_LOOK_SECONDS)
+
+    def warm_now(self) -> None:
+        """Load what should be in memory and is not, and ask again for what would leave it."""
+        for row in self._rows:
+            left = row.seconds_left(self._now())
+            if left:
+                for binding in self._fleet.scheduler.warm(row.model, row.copies):
+                    self._fleet.load_now(binding, left)
+                self._prolong(row, left)
+
+    def _prolong(self, row: WarmRow, left: float) -> None:
+        """Have it stay where it would soon be unloaded: its last chat ended a while ago."""
+        now, name = asyncio.get_running_loop().time(), fold_name(row.model)
+        for node in self._fleet.scheduler.cluster.nodes.values():
+            model = node.listed.get(name)
+            runner = node.runners.get(model.blob) if model else None
+            if runner is None or runner.loading or runner.remote or not runner.expires_at:
+                continue
+            soon = runner.expires_at - self._now().timestamp() < min(left, STAY_SECONDS)
+            key = node.row.name, name
+            if soon and now - self._asked_at.get(key, -math.inf) > STAY_SECONDS / 2:
+                self._asked_at[key] = now
+                self._fleet.prolong(node.row.name, runner.model, left)
+
+    # --- pulls, one node after another ---
+
+    def pull(self, model: str, nodes: Sequence[str] = ()) -> None:
+        """Pull a model at nodes (none: all Ollamas), one after another, each without chats meanwhile.
+
+        Raises:
+            ValueError: a pull is under way, or a node is unknown.
+        """
+        if self._pull is not None and not self._pull.done():
+            raise ValueError("a pull is under way: wait until it is done")
+        watches = self._fleet.nodes
+        wanted = list(nodes) or [name for name, watch in watches.items() if watch.row.kind == "ollama"]
+        for name in wanted:
+            if name not in watches:
+                raise ValueError(f"there is no node {name!r}: the nodes are {', '.join(watches)}")
+        states = [PullState(name, model) for name in wanted]
+        self.pulls = [*self.pulls, *states][-MAX_PULLS:]
+        self._pull = asyncio.get_running_loop().create_task(self._pull_all(states), name=f"pull {model}")
+
+    async def _pull_all(self, states: Sequence[PullState]) -> None:
+        for state in states:
+            async with self._without_chats(state):
+                await self._pull_at(state)
+            self._fleet.nodes[state.node].hurry.set()
+
+    async def _pull_at(self, state: PullState) -> None:
+        client = getattr(self._fleet.nodes[state.node].client, "pull", None)
+        if client is None:
+            state.state, state.fault = "failed", "only an Ollama can pull models"
+            return
+        state.state = "pulling"
+        try:
+            async for done, total in client(state.model):
+                state.percent = round(100 * done / total, 1) if total else state.percent
+        except NodeError as error:
+            state.state, state.fault = "failed", error.plain
+            log.warning("%s could not pull %s: %s", state.node, state.model, error)
+        else:
+            state.state, state.percent = "done", 100.0
+
+    @asynccontextmanager
+    async def _without_chats(self, state: PullState) -> AsyncIterator[None]:
+        """Give the node nothing new, where the others have all its models, and wait until it is idle."""
+        node = state.node
+        if not self._can_spare(node):
+            yield
+            return
+        state.state = "draining"
+        self._pulling.add(node)
+        self._apply()
+        try:
+            loop = asyncio.get_running_loop()
+            ends = loop.time() + DRAIN_SECONDS
+            while self._fleet.in_flight(node) and loop.time() < ends:  # noqa: ASYNC110 - of other workers, too
+                await asyncio.sleep(IDLE_LOOK_SECONDS)
+            yield
+        finally:
+            self._pulling.discard(node)
+            self._apply()
+
+    def _can_spare(self, node: str) -> bool:
+        """Whether the other nodes that get chats have all of its models."""
+        others: set[str] = set()
+        for name, watch in self._fleet.nodes.items():
+            if name != node and name not in self.drained and self._fleet.is_healthy(name):
+                others |= {fold_name(model.name) for model in watch.known.models}
+        return {fold_name(model.name) for model in self._fleet.nodes[node].known.models} <= others
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """For the dashboard."""
+        kept = [
+            {"model": row.model, "seconds_left": round(left)}
+            for row in self._rows
+            if (left := row.seconds_left(self._now()))
+        ]
+        return {"drained": sorted(self.drained), "warm": kept, "pulls": [asdict(one) for one in self.pulls]}
+
+
+# --- ollama_pack.routing.peers.messages ---
+# What workers write to each other: events as JSON, with hashes instead of prompts.
+#
+# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
+
+MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
+
+
+@dataclass(frozen=True, slots=True)
+class HelloMessage:
+    """A worker has come and asks what there is."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliveMessage:
+    """A worker is there, and so are these requests of its own, at nodes or waiting."""
+
+    worker: str
+    requests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ByeMessage:
+    """A worker goes, and its requests have ended."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventMessage:
+    """Something happened to a request of a worker."""
+
+    worker: str
+    event: FleetEvent
+
+
+FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
+
+_EVENTS: dict[str, type[FleetEvent]] = {
+    "waiting": WaitingEvent,
+    "bound": BoundEvent,
+    "begun": BegunEvent,
+    "finished": FinishedEvent,
+    "ended": EndedEvent,
+    "failed": FailedEvent,
+    "blamed": BlamedEvent,
+}
+_NAMES = {kind: name for name, kind in _EVENTS.items()}
+
+
+def encode_message(message: FleetMessage) -> bytes:
+    """As JSON in UTF-8."""
+    match message:
+        case HelloMessage(worker):
+            written: dict[str, Any] = {"t": "hello", "w": worker}
+        case AliveMessage(worker, requests):
+            written = {"t": "alive", "w": worker, "r": requests}
+        case ByeMessage(worker):
+            written = {"t": "bye", "w": worker}
+        case EventMessage(worker, event):
+            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
+    return json.dumps(written, separators=(",", ":"), default=str).encode()
+
+
+def _event_fields(event: FleetEvent) -> dict[str, Any]:
+    fields = asdict(event)
+    if isinstance(event, BoundEvent | WaitingEvent):
+        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
+    return fields
+
+
+def decode_message(payload: bytes) -> FleetMessage | None:
+    """Read a message; None when it is none that this version knows."""
+    if len(payload) > MAX_MESSAGE:
+        return None
+    try:
+        written = json.loads(payload, parse_constant=_refuse_constant)
+        kind, worker = str(written["t"]), str(written["w"])
+        match kind:
+            case "hello":
+                return HelloMessage(worker)
+            case "alive":
+                return AliveMessage(worker, _strings(written["r"]))
+            case "bye":
+                return ByeMessage(worker)
+        return EventMessage(worker, _fleet_event(kind, written["e"]))
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None
+
+
+def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
+    request_id = str(fields["request_id"])
+    match kind:
+        case "waiting" | "bound":
+            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
+        case "begun":
+            return BegunEvent(request_id, float(fields["left"]))
+        case "finished":
+            lesson = _lesson(fields["lesson"])
+            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
+        case "ended":
+            return EndedEvent(request_id)
+        case "failed":
+            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
+        case "blamed":
+            return BlamedEvent(request_id, str(fields["node"]), str(fields["model"]), bool(fields["hung"]))
+    raise ValueError(kind)
+
+
+def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
+    return BoundEvent(
+        request_id=request_id,
+        node=str(fields["node"]),
+        model=str(fields["model"]),
+        blob=str(fields["blob"]),
+        loads=bool(fields["loads"]),
+        victims=_strings(fields["victims"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        ready=float(fields["ready"]),
+        left=float(fields["left"]),
+        blocks=_blocks(fields["blocks"]),
+        user=str(fields.get("user", "")),
+        background=bool(fields.get("background")),
+    )
+
+
+def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
+    return WaitingEvent(
+        request_id=request_id,
+        user=str(fields["user"]),
+        models=_strings(fields["models"]),
+        blocks=_blocks(fields["blocks"]),
+        max_output=int(fields["max_output"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        background=bool(fields["background"]),
+        waited=float(fields["waited"]),
+    )
+
+
+def _options(written: Collection[Any]) -> RunnerOptions:
+    return tuple((str(name), value) for name, value in written)
+
+
+def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
+    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
+
+
+def _lesson(fields: dict[str, Any]) -> Lesson:
+    spent, match = fields["spent"], fields["match"]
+    durations = Durations(
+        total=float(spent["total"]),
+        load=float(spent["load"]),
+        prompt=float(spent["prompt"]),
+        prompt_count=int(spent["prompt_count"]),
+        decode=float(spent["decode"]),
+        decode_count=int(spent["decode_count"]),
+        hit=None if spent["hit"] is None else int(spent["hit"]),
+    )
+    return Lesson(
+        spent=durations,
+        match=MatchDepth(
+            depth=int(match["depth"]),
+            tokens=int(match["tokens"]),
+            between=int(match["between"]),
+            held=bool(match["held"]),
+        ),
+        beside=int(fields["beside"]),
+        background=bool(fields["background"]),
+        loaded=bool(fields["loaded"]),
+    )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number to reckon with")
+
+
+def _strings(values: Collection[Any]) -> tuple[str, ...]:
+    return tuple(map(str, values))
 
 
 # --- ollama_pack.routing.peers.share ---
@@ -13068,6 +13861,7 @@ DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped an
 LOAD_TOLD_SECONDS = 10.0  # until a load is shown to go on; then each time twice as long
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
 DECISIONS_SHOWN = RUNNING_SHOWN = 64
+PROLONG_SECONDS = 60.0  # for a request that only keeps a model in memory
 
 
 async def _tell_nobody(line: str, *, done: bool) -> None:
@@ -13132,6 +13926,7 @@ class Router:
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
+        self.upkeep = Upkeep(self)
 
     # --- the nodes ---
 
@@ -13248,6 +14043,7 @@ class Router:
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
         await self._idle.wait()
+        self.upkeep.close()
         for load in self._loads:
             load.cancel()
         await asyncio.gather(*self._loads, return_exceptions=True)
@@ -13311,7 +14107,9 @@ class Router:
             key=self._key,
         )
         bound = self._loop.create_future()
-        made = PendingChat(request, body, head, tell, bound, figures, headers=headers, served=served)
+        made = PendingChat(
+            request, body, head, tell, bound, figures, headers=headers, served=served, user=user
+        )
         async with self._noted(made), self._taken_in(made) as pending:
             while True:
                 binding = await self._wait_for_node(pending)
@@ -13388,16 +14186,33 @@ class Router:
             self._decided[binding.request.id] = decision
             self._chats[binding.request.id].bound.set_result(binding)
         for binding in self.scheduler.load_ahead():
-            load = self._loop.create_task(self._load_ahead(binding), name="load a model ahead of need")
-            self._loads.add(load)
-            load.add_done_callback(self._loads.discard)
+            self.load_now(binding, self.settings.keep_alive or None)
         if self._wake:
             self._wake.cancel()
         due = self.scheduler.wake_at
         self._wake = self._loop.call_at(due, self._decide) if due is not None else None
 
-    async def _load_ahead(self, binding: Assignment) -> None:
+    def load_now(self, binding: Assignment, keep_alive: str | float | None) -> None:
         """Let a node load a model that nobody waits for yet."""
+        self._beside(self._load_ahead(binding, keep_alive), "load a model ahead of need")
+
+    def prolong(self, node: str, model: str, seconds: float) -> None:
+        """Let a model stay in a node's memory."""
+        self._beside(self._prolong(node, model, seconds), "keep a model in memory")
+
+    def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do something that no chat waits for."""
+        task = self._loop.create_task(work, name=name)
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+
+    async def _prolong(self, node: str, model: str, seconds: float) -> None:
+        try:
+            await self.nodes[node].client.load(model, seconds=PROLONG_SECONDS, keep_alive=seconds)
+        except NodeError as error:
+            router_log.warning("%s could not keep %s in memory: %s", node, model, error)
+
+    async def _load_ahead(self, binding: Assignment, keep_alive: str | float | None) -> None:
         identity, node, began = binding.request.id, binding.node, self._loop.time()
         if self._sharing and not await self._sharing.claim(binding):
             return
@@ -13405,7 +14220,7 @@ class Router:
             await self.nodes[node].client.load(
                 binding.model,
                 seconds=longest_load(binding, self.settings.load_seconds),
-                keep_alive=self.settings.keep_alive or None,
+                keep_alive=keep_alive,
                 options=load_options(binding.request),
             )
         except NodeError as error:
@@ -13492,7 +14307,7 @@ class Router:
         pending.waits_since = None
         pending.decision = self._decided.get(identity)
         self.counts.sent(binding)
-        attempt = Attempt(pending, binding, self.nodes[binding.node], self.settings)
+        attempt = Attempt(pending, binding, self.nodes[binding.node], self._settings_for(binding.model))
         self._attempts.begin(identity, attempt)
         telling = None if pending.request.background else await self._tell_node(pending, attempt)
         if not pending.tried:
@@ -13519,6 +14334,11 @@ class Router:
         spent = pending.spent = attempt.spent()
         self.counts.finished(binding, spent)
         self.scheduler.finished(identity, spent)
+
+    def _settings_for(self, model: str) -> RouterSettings:
+        """The settings of a chat: a model that is kept at this hour stays at least until its end."""
+        left = self.upkeep.stays(model)
+        return replace(self.settings, keep_alive=f"{left:.0f}s") if left > STAY_SECONDS else self.settings
 
     async def _tell_node(self, pending: PendingChat, attempt: Attempt) -> asyncio.Task[None] | None:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
@@ -13604,6 +14424,66 @@ async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
         pause = attempt.elapsed
 
 
+# --- ollama_pack.routing.dispatch.embedding ---
+# Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+
+EMBED_SECONDS = 300.0  # for one request at one node, a load included
+
+embed_log = logging.getLogger(__name__)
+
+
+class Embedding:
+    """Gives texts to nodes. Vectors take no slot from chats: what runs at a node is only counted."""
+
+    def __init__(self) -> None:
+        self._running: Counter[str] = Counter()
+
+    def catalogue(self, router: Router) -> Catalogue:
+        """The models that can be asked for vectors: those that do nothing else, and those that chat."""
+        watches = [(name, watch) for name, watch in router.nodes.items() if watch.is_listed]
+        return build_catalogue({name: (*watch.known.models, *watch.known.others) for name, watch in watches})
+
+    async def embed(
+        self, router: Router, model: str, texts: Sequence[str], dimensions: int = 0
+    ) -> tuple[Vectors, str]:
+        """The vectors, and the node that made them.
+
+        Args:
+            router: whose nodes are asked.
+            model: which makes them. Another model's would be useless next to them.
+            texts: what to embed.
+            dimensions: of the vectors; 0: as many as the model has.
+
+        Raises:
+            RoutingError: no node has the model, or none could answer.
+            RequestRefusedError: the request has to change.
+        """
+        failures: dict[str, NodeError] = {}
+        for name, watch, own in self._nodes(router, model):
+            self._running[name] += 1
+            try:
+                made = await watch.client.embed(own, texts, seconds=EMBED_SECONDS, dimensions=dimensions)
+            except RetryableNodeError as error:
+                embed_log.warning("%s failed a request for vectors of %s: %s", name, model, error)
+                failures[name] = error
+            else:
+                return made, name
+            finally:
+                self._running[name] -= 1
+        raise NoAnswerError(failures) if failures else router.no_node([model])
+
+    def _nodes(self, router: Router, model: str) -> list[tuple[str, NodeWatch, str]]:
+        """The nodes that have a model, the best first, each with its own name for it."""
+        found = []
+        for name, watch in router.nodes.items():
+            there = (*watch.known.models, *watch.known.others)
+            own = next((known.name for known in there if fold_name(known.name) == fold_name(model)), None)
+            if own is not None and watch.is_listed:
+                busy = router.in_flight(name) + self._running[name]
+                found.append(((watch.is_gone, not watch.holds(own), busy), (name, watch, own)))
+        return [node for _, node in sorted(found, key=lambda one: one[0])]
+
+
 # --- ollama_pack.routing.dispatch.report ---
 # What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
 
@@ -13627,6 +14507,7 @@ def dashboard_report(router: Router) -> dict[str, Any]:
         for view in router.scheduler.cluster.view().nodes
     ]
     told = {"waiting": router.scheduler.waiting, "peers": router.peers, "running": router.running()}
+    told["upkeep"] = router.upkeep.report
     return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
 
 
@@ -13856,6 +14737,12 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     made = completion_of(chunks)
     routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
     return made | ({"ollama_pack": routed} if routed else {})
+
+
+# --- ollama_pack.services.budget_chats ---
+# Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+
+BUDGET_STATE = "ollama_pack_budget"  # the filter's key in `__metadata__`, where it leaves the ticket
 
 
 # --- ollama_pack.webui.audience ---
@@ -14369,85 +15256,6 @@ def _has(listed: ConnectionModels, offered: str) -> bool:
     return listed.id_of(own) == offered
 
 
-# --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
-
-_Shared = TypeVar("_Shared")
-
-
-class SingleFlight(Generic[_Shared]):
-    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[_Shared]],
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Nothing is asked before `get` or `renew`.
-
-        Args:
-            ask: gives the answer; what it raises reaches those who wait, and is not kept.
-            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
-            clock: monotonic seconds.
-        """
-        self._ask = ask
-        self._seconds = seconds
-        self._clock = clock
-        self._kept: _Shared | None = None
-        self._asked_at = -math.inf
-        self._task: asyncio.Task[_Shared] | None = None
-
-    @property
-    def kept(self) -> _Shared | None:
-        """The newest answer, however old it is; None: there is none yet."""
-        return self._kept
-
-    @property
-    def age(self) -> float:
-        """Seconds since the kept answer was asked for."""
-        return self._clock() - self._asked_at
-
-    async def get(self) -> _Shared:
-        """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
-            kept: Any = self._kept
-            return kept  # type: ignore[no-any-return] # None may be an answer, too
-        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
-
-    def renew(self) -> asyncio.Task[_Shared]:
-        """The question that is under way, or a new one."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(_retrieve)
-        return self._task
-
-    def keep(self, answer: _Shared) -> None:
-        """Keep an answer that is known from elsewhere."""
-        self._kept, self._asked_at = answer, self._clock()
-
-    def forget(self) -> None:
-        """Keep nothing, nor what is being asked for now: something has changed."""
-        self._kept, self._asked_at, self._task = None, -math.inf, None
-
-    async def _renew(self) -> _Shared:
-        began, task = self._clock(), asyncio.current_task()
-        try:
-            answer = await self._ask()
-            if self._task is task:
-                self._kept, self._asked_at = answer, began
-            return answer
-        finally:
-            if self._task is task:
-                self._task = None
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Look at the error even when all who waited have left, or asyncio complains of it."""
-    if not task.cancelled():
-        task.exception()
-
-
 # --- ollama_pack.services.discovery ---
 # Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
 #
@@ -14707,7 +15515,26 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
 
+Answered = Callable[[ReplyHead], AsyncGenerator[dict[str, Any], None]]
+
 LATE_LOOK_SECONDS = 10.0  # that a chat waits for nodes which nobody has looked at yet
+
+
+@dataclass(frozen=True, slots=True)
+class DirectChat:
+    """A chat that the router will answer.
+
+    Attributes:
+        model: that would answer now.
+        weights: see `weights_behind`.
+        body: as the nodes get it.
+        chunks: asks it.
+    """
+
+    model: str
+    weights: str
+    body: Mapping[str, Any]
+    chunks: Answered
 
 
 async def catalogue_for(router: Router, table: AliasTable, name: str) -> Catalogue:
@@ -15127,6 +15954,28 @@ class RouterValves(PackValves):
         description="How long models stay in memory: 30m, or -1 for ever. Empty: as the nodes have it.",
     )
 
+    warm: str = Field(
+        default="",
+        description=(
+            "Models that are kept in memory, a row a line: llama3:8b = Mon-Fri 07:30-17:00. Several spans "
+            "with commas; copies=2 for two nodes; zone=Europe/Berlin, else the server's time. "
+            "A # starts a comment."
+        ),
+    )
+    drained: str = Field(
+        default="",
+        description=(
+            "Names of nodes that finish what they have and get nothing new, with spaces between them. The "
+            "dashboard sets it."
+        ),
+    )
+
+    @field_validator("warm")
+    @classmethod
+    def _warm_readable(cls, text: str) -> str:
+        parse_warm(cls.lines(text))
+        return text
+
     @field_validator("nodes")
     @classmethod
     def _nodes_readable(cls, text: str) -> str:
@@ -15149,6 +15998,11 @@ class RouterValves(PackValves):
     @property
     def rows(self) -> tuple[NodeRow, ...]:
         return parse_nodes(self.lines(self.nodes))
+
+    def look_after(self, router: Router) -> None:
+        """Let a router do what an admin wants beside chats."""
+        router.upkeep.drain(self.drained.replace(",", " ").split())
+        router.upkeep.keep(parse_warm(self.lines(self.warm)))
 
     @property
     def table(self) -> AliasTable:
@@ -16121,6 +16975,7 @@ class ChatSpan:
 
 # --- ollama_pack.plugins.functions.gpu_router ---
 
+ACCESS_SECONDS = 5.0  # that the gateway remembers what a user may use, unless an event says otherwise
 CONNECTION_SECONDS = 15.0  # between two looks at Open WebUI's own connections
 
 Body = dict[str, Any]
@@ -16170,6 +17025,10 @@ class Pipe:
         self._ids = OfferedIds((), (), are_connections=False)
         self._ids_for: tuple[tuple[NodeRow, ...], tuple[ConnectionModels, ...]] | None = None
         self._look_up_at = 0.0
+        self._embedding = Embedding()
+        self._usable: Remembered[Any, frozenset[str]] = Remembered(ACCESS_SECONDS)
+        self._groups: Remembered[str, frozenset[str]] = Remembered(ACCESS_SECONDS)
+        self._defaults = SingleFlight(default_params, ACCESS_SECONDS)
         show_early_errors()
 
     async def pipes(self) -> list[dict[str, str]]:
@@ -16251,10 +17110,7 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        try:
-            models = await self._models(router, body, name, user)
-        except AliasUnavailableError as error:
-            raise why_absent(error, router) from error
+        models = await self._models(router, body, name, user)
         background = is_background_task(task)
         span = ChatSpan(name, background=background)
         chunks = router.answer(
@@ -16274,6 +17130,99 @@ class Pipe:
             async for chunk in traced:
                 yield chunk
 
+    async def direct_chat(self, body: Body, user: Body, request: Any, metadata: Body) -> DirectChat:
+        """A chat for the gateway, without Open WebUI's filters: what answers, and the answer.
+
+        Args:
+            body: OpenAI's.
+            user: who asks.
+            request: FastAPI's.
+            metadata: of the chat, with the parameters that an admin has given the name.
+
+        Raises:
+            ModelRefusedError: nothing answers; the same goes for the answer's chunks.
+        """
+        take_over(request.app, ROUTER.rstrip("."), self)
+        admin = user.get("role") == "admin"
+        name = str(body["model"]).removeprefix(ROUTER)
+        with self._refusing(for_admin=admin):
+            router = await self._ready()
+            models = await self._models(router, body, name, user, remembers=True)
+            asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
+        last, served = False, None
+        if BUDGET_STATE in metadata:  # else no budget holds
+            budgets, begun = await self._budgets.begin(request.app, user, metadata, always=False)
+            served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
+            last = begun["last"]
+        model = router.answering(models)
+        chunks = partial(
+            router.answer,
+            asked,
+            models,
+            user=str(user.get("id") or ""),
+            chat=str(body.get(CACHE_KEY) or ""),
+            figures=admin,
+            headers=partial(node_headers, request=request, user=user, metadata=metadata),
+            last=last,
+            served=served,
+        )
+
+        async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:
+            with self._refusing(for_admin=admin):
+                async with aclosing(ChatSpan(name, background=False).around(chunks(head))) as traced:
+                    async for chunk in traced:
+                        yield chunk
+
+        return DirectChat(model, weights_behind(model, router.catalogue()), asked, answered)
+
+    async def embed(self, body: Body, user: Body) -> Body:
+        """Vectors for the gateway: `model`, `node`, `tokens` and the `vectors` of the texts in `input`.
+
+        Raises:
+            ModelRefusedError: there are none.
+        """
+        name = str(body["model"]).removeprefix(ROUTER)
+        with self._refusing(for_admin=user.get("role") == "admin"):
+            router = await self._ready()
+            there = self._embedding.catalogue(router)
+            model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
+            made, node = await self._embedding.embed(
+                router, model, body["input"], int(body.get("dimensions") or 0)
+            )
+        return {"model": model, "node": node, "tokens": made.tokens, "vectors": made.vectors}
+
+    async def shown(self, name: str, user: Body) -> Body:
+        """What a node knows of the model that answers for a name, as `/api/show` has it.
+
+        Raises:
+            ModelRefusedError: no node does, or the user may not know.
+        """
+        with self._refusing(for_admin=user.get("role") == "admin"):
+            router = await self._ready()
+            there = self._embedding.catalogue(router)
+            model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
+            found = there.find(model)
+            if found is None:
+                raise router.no_node([model])
+            told = await router.nodes[found.nodes[0]].client.show(found.name)
+        return told.model_dump(mode="json", exclude={"modelfile", "projector_info", "tensors"})
+
+    def forget_access(self) -> None:
+        """Somebody may use more or less than before."""
+        self._usable.forget()
+        self._groups.forget()
+        self._defaults.forget()
+
+    @contextmanager
+    def _refusing(self, *, for_admin: bool) -> Iterator[None]:
+        """Turn an error into what another plugin can tell its client."""
+        try:
+            yield
+        except Exception as error:
+            if self._host.current is not None:
+                self._host.current.counts.refuse(error_code(error))
+            raise ModelRefusedError(refusal_of(error, for_admin=for_admin)) from error
+
     def retire(self) -> None:
         """Other code takes over: leave the nodes alone once the chats that are under way have ended."""
         self._host.retire()
@@ -16285,6 +17234,19 @@ class Pipe:
     async def dashboard(self) -> dict[str, Any]:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
+
+    async def pull(self, model: str, nodes: list[str]) -> dict[str, Any]:
+        """Begin to pull a model at nodes (none: all Ollamas), one after another.
+
+        Returns:
+            What upkeep does, or a `fault`.
+        """
+        router = await self._ready()
+        try:
+            router.upkeep.pull(model, nodes)
+        except ValueError as error:
+            return {"fault": str(error)}
+        return {"fault": "", **router.upkeep.report}
 
     async def metrics(self) -> str:
         """What it did, as Prometheus reads it: its part of `GET /ollama-pack/metrics`."""
@@ -16315,28 +17277,56 @@ class Pipe:
         ]
         return offered_meanwhile(router, named + models)
 
-    async def _models(self, router: Router, body: Body, name: str, user: dict[str, Any]) -> tuple[str, ...]:
+    async def _models(
+        self,
+        router: Router,
+        body: Body,
+        name: str,
+        user: dict[str, Any],
+        *,
+        remembers: bool = False,
+        there: Catalogue | None = None,
+    ) -> tuple[str, ...]:
         """The models that may answer this user, the preferred first.
+
+        Args:
+            router: whose nodes answer.
+            body: what is asked.
+            name: what it is asked of.
+            user: who asks.
+            remembers: what the user may use is looked up once in a few seconds.
+            there: the models to choose among; None: those that chat.
 
         Raises:
             AliasUnavailableError: none of an alias's is there, or the user may use none of them.
+            NoNodeError: none of an alias's is there, but nodes that do not answer may have one.
             ModelClosedError: the user may not use the model.
         """
         table = self.valves.table
-        catalogue = await catalogue_for(router, table, name)
-        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
+        catalogue = there or await catalogue_for(router, table, name)
+        facts = request_facts(body, name, await self._groups_of(user, remembers) if table.uses_groups else ())
         denied: set[str] = set()
         while True:
-            models = models_for(table, facts, catalogue, denied)
+            try:
+                models = models_for(table, facts, catalogue, denied)
+            except AliasUnavailableError as error:
+                raise why_absent(error, router) from error
             variants = [name for model in models for name in auto_parts(model)[0]]
             named = {model: self._ids.named(model, catalogue.find(model)) for model in variants}
-            usable = await usable_models(ROUTER + name, list(named.values()), user)
+            checked = list(named.values())
+            ask = partial(usable_models, ROUTER + name, checked, user)
+            key = user.get("id"), user.get("role"), name, tuple((one.name, one.ids) for one in checked)
+            usable = await (self._usable.get(key, ask) if remembers else ask())
             closed = {model for model, one in named.items() if one.name not in usable}
             if not closed:
                 return models
             if models == (name,):  # no alias: nothing else may answer
                 raise ModelClosedError(name)
             denied |= closed
+
+    async def _groups_of(self, user: dict[str, Any], remembers: bool) -> frozenset[str]:  # noqa: FBT001
+        ask = partial(group_names, user)
+        return await (self._groups.get(str(user.get("id")), ask) if remembers else ask())
 
     async def _ready(self) -> Router:
         """The router for the valves as they are; another one once nodes or settings change."""
@@ -16347,7 +17337,9 @@ class Pipe:
         if self._ids_for != (rows, self._lists):
             self._ids_for = rows, self._lists
             self._ids = OfferedIds(rows, self._lists, are_connections=not valves.rows)
-        return await self._host.router(rows, valves.settings, valves.redis_url)
+        router = await self._host.router(rows, valves.settings, valves.redis_url)
+        valves.look_after(router)
+        return router
 
     async def _look_at_connections(self) -> None:
         """Look Open WebUI's own connections up, once in a while."""
@@ -16361,13 +17353,18 @@ class Pipe:
 
 
 async def _asked(
-    body: Body, model: str, router: Router, metadata: dict[str, Any], user: dict[str, Any]
+    body: Body,
+    model: str,
+    router: Router,
+    metadata: dict[str, Any],
+    user: dict[str, Any],
+    defaults: Callable[[], Awaitable[dict[str, Any]]] = default_params,
 ) -> Body:
     """The body for the nodes: with the row's settings, and without tools that the model cannot use."""
     # Open WebUI passes only OpenAI's parameters of a row to pipes.
     row = ((metadata.get("model") or {}).get("info") or {}).get("params") or {}
     if user.get("role") != "admin":
-        body = with_machine_options(body, await default_params(), row)
+        body = with_machine_options(body, await defaults(), row)
     asked = {**body, "params": {**row, **(body.get("params") or {})}}
     known = router.catalogue().find(model)
     if known is not None and not known.can("tools"):

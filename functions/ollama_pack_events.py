@@ -9,88 +9,89 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10754, which the server calls.
+# Begin here: `class Event`, line 10902, which the server calls.
 # The modules that it uses come first:
-#    157  base.single_flight          Many who ask the same at the same time ask once.
-#    236  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    262  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    273  base.process                One object for all plugins of a process, which are files that share no code.
-#    296  services.activity           What chats did in this process, until somebody writes it into the history.
-#    357  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    713  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1070  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1313  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1328  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1346  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1353  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1498  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1604  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1676  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1785  webui.errors                What goes wrong between the pack and Open WebUI.
-#   1847  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1992  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1998  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2085  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2175  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2325  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2357  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   2481  aliases.errors              What goes wrong with aliases.
-#   2503  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   2526  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2833  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2970  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3007  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3028  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3086  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3148  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3201  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3315  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   3481  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3541  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3637  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   3861  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4128  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4254  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4402  services.pack_valves        What all valves of the pack have in common.
-#   4416  speech.errors               What goes wrong with transcription.
-#   4778  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   4855  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   4946  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   4982  speech.values               What recordings turn into, and what an engine is.
-#   5239  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5389  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   5471  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   5655  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   5788  speech.sentences            Segments of about a sentence, made from words with times.
-#   5842  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6020  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6248  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6370  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   6454  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   6543  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   6707  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7297  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7385  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   7459  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   7734  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   7784  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   7931  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8197  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8235  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8265  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8385  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   8523  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   8677  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   8855  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9106  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9197  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   9458  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#   9569  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10602  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10688  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10722  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10867  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    158  base.single_flight          Many who ask the same at the same time ask once.
+#    237  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    456  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    571  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    597  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    608  base.process                One object for all plugins of a process, which are files that share no code.
+#    631  services.activity           What chats did in this process, until somebody writes it into the history.
+#    692  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1048  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1427  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1670  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1685  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1703  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1710  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1855  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1927  webui.errors                What goes wrong between the pack and Open WebUI.
+#   1989  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2057  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2161  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2314  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2375  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2481  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2590  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2735  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2741  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2828  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2918  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2950  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3074  aliases.errors              What goes wrong with aliases.
+#   3096  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   3119  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3426  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3563  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3600  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3621  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3679  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3741  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3794  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3908  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4074  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4340  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4598  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4724  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4872  services.pack_valves        What all valves of the pack have in common.
+#   4886  speech.errors               What goes wrong with transcription.
+#   5248  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5325  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5416  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5452  speech.values               What recordings turn into, and what an engine is.
+#   5709  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5859  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   5941  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6125  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6258  speech.sentences            Segments of about a sentence, made from words with times.
+#   6312  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6490  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6718  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6840  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   6924  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7013  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7177  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7775  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7863  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   7937  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8212  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8262  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8409  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8675  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8713  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8743  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8863  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9001  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9155  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9333  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9584  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9675  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9717  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10750  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10836  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10870  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11015  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -231,6 +232,340 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():
         task.exception()
+
+
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        "95 of 100 chats (p95)": "100 次中的 95 次 (p95)",
+        "All {count} nodes are down.": "全部 {count} 个节点都不可用。",
+        "Asking …": "正在查询…",
+        "Back to the chats": "返回聊天",
+        "Budgets": "用量预算",
+        "Budgets are not counted: {fault}. Chats go on without.": "用量预算没有计数：{fault}。对话不受预算限制，照常进行。",
+        "Chats": "对话请求",
+        "Chats that wait for a node": "等待节点的请求",
+        "Details": "详情",
+        "Details of this chat": "此请求的详情",
+        "Details of {name}": "{name} 的详情",
+        "Download all as CSV": "下载全部 CSV",
+        "Ended": "结束时间",
+        "Everything works.": "一切正常。",
+        "Filter chats": "筛选请求",
+        "Filter chats by model, node, user or error": "按模型、节点、用户或错误筛选请求",
+        "Filter nodes": "筛选节点",
+        "Filter nodes by name, address, state or model": "按名称、地址、状态或模型筛选节点",
+        "Flush": "清空",
+        "Flushed at {time}.": "已于 {time} 清空。",
+        "GPU busy": "GPU 利用率",
+        "GPU busy {percent} %": "GPU 利用率 {percent} %",
+        "GPU memory": "显存",
+        "GPU memory {memory}": "显存 {memory}",
+        "Generation that the cache saved": "缓存节省的生成时间",
+        "Go on ({count} new)": "继续（{count} 条新请求）",
+        "How it went": "运行情况",
+        "How long lookups took": "查询缓存所用的时间",
+        "In memory": "已加载",
+        "It failed several chats: it is given none for a while.": "它连续处理失败，暂时不再分配请求。",
+        "It failed several chats: one chat tries it again.": "它连续处理失败，正用一个请求重新尝试。",
+        "It failed: {why}": "失败原因：{why}",
+        "It waited {time} for a node.": "等待节点 {time}。",
+        "Kind": "类型",
+        "Last day": "最近一天",
+        "Last hour": "最近一小时",
+        "Left alone": "保持不变",
+        "Lookup took": "查询用时",
+        "Make all cached answers unusable, for everybody?": "要让所有人的缓存回答全部失效吗？",
+        "Model": "模型",
+        "Models in memory": "已加载的模型",
+        "No GPU figures: run gpu_agent.py on the host and name it in agent=…": "没有 GPU 数据：请在该主机上运行 gpu_agent.py，并在 agent=… 中填写其地址",
+        "No GPU figures: {reason}": "没有 GPU 数据：{reason}",
+        "No chat is like that.": "没有符合条件的请求。",
+        "No model in memory.": "没有已加载的模型。",
+        "Node": "节点",
+        "Nodes": "节点",
+        "Nodes up": "可用节点",
+        "None yet. A chat with a model of the router, or an answer from the cache, shows here.": "还没有记录。向路由器的模型发起的对话，或来自缓存的回答，会显示在这里。",
+        "Not flushed: {why}": "未能清空：{why}",
+        "Nothing has been used yet.": "还没有任何用量。",
+        "Nothing is known of any node.": "没有任何节点的信息。",
+        "Nothing is published: publish_aliases is off in this function's valves.": "没有发布任何模型：此函数的 publish_aliases 选项已关闭。",
+        "Nothing to publish: no node has a model, and no alias an answer.": "没有可发布的内容：节点上没有模型，别名也没有可用的模型。",
+        "Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back.": "只有此 Open WebUI 的管理员可以查看仪表盘。请联系管理员，或返回。",
+        "Open WebUI does not answer.": "Open WebUI 没有响应。",
+        "Open WebUI does not answer. What is shown is from {time}.": "Open WebUI 没有响应。当前显示的是 {time} 的数据。",
+        "Outcome": "结果",
+        "Pause": "暂停",
+        "Process": "进程",
+        "Published models": "已发布的模型",
+        "Requests a minute": "每分钟请求数",
+        "Response cache": "回答缓存",
+        "Running": "进行中",
+        "Servers that share the history": "共享历史记录的服务器",
+        "Show older": "显示更早的",
+        "Sign in": "登录",
+        "Sign in to Open WebUI as an admin again.": "请以管理员身份重新登录 Open WebUI。",
+        "Speed": "速度",
+        "State": "状态",
+        "The answer has {tokens} tokens and took {took}.": "回答共 {tokens} 个 token，用时 {took}。",
+        "The answer was in the cache, {age} old: {saved} of generation saved.": "回答来自缓存，已保存 {age}，节省生成时间 {saved}。",
+        "The dashboard is for the admins of this Open WebUI. Sign in as one of them to see it.": "仪表盘仅供此 Open WebUI 的管理员使用。请以管理员身份登录后查看。",
+        "The first token came after {first}; {predicted} at the node were predicted.": "首个 token 在 {first} 后到达；预计节点上需要 {predicted}。",
+        "The first token is predicted after {predicted} at the node.": "预计节点在 {predicted} 后给出首个 token。",
+        "The function ollama_pack_events is switched off, or being updated.": "函数 ollama_pack_events 已关闭，或正在更新。",
+        "The history cannot be read or written: {fault}.": "无法读写历史记录：{fault}。",
+        "The models have not been looked at yet; this takes a few seconds.": "尚未检查模型，需要几秒钟。",
+        "The response cache does not work: {fault}. Chats go to their models.": "回答缓存不可用：{fault}。对话直接交给模型。",
+        "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions.": "路由器没有节点：请在“管理员面板 → 函数”中填写它的“nodes”选项。",
+        "The router's redis_url does not answer: {fault}. This worker goes on alone.": "路由器的 redis_url 没有响应：{fault}。此进程将独立运行。",
+        "The same question was being answered: both chats got that answer.": "同一个问题正在生成回答，两个请求共用该回答。",
+        "The user stopped it, or left.": "用户停止了生成，或已离开。",
+        "Time to the first token": "首个 token 用时",
+        "User": "用户",
+        "Voice": "语音",
+        "Waiting": "等待中",
+        "What each node would have cost": "各节点的预计代价",
+        "Whose": "使用者",
+        "Why not from the cache": "未使用缓存的原因",
+        "a direct connection": "直连",
+        "a new answer was wanted": "要求重新回答",
+        "a scheduled run": "定时任务",
+        "a temporary chat": "临时对话",
+        "admins": "管理员",
+        "all outcomes": "全部结果",
+        "an answer that goes on": "续写的回答",
+        "answered": "已回答",
+        "answered by": "由谁回答",
+        "answered by a model": "由模型回答",
+        "are transcribed now": "正在转写",
+        "as of {time}": "截至 {time}",
+        "assumed": "估计值",
+        "away for {minutes} min": "已离线 {minutes} 分钟",
+        "background": "后台",
+        "busy": "利用率",
+        "context": "上下文",
+        "conversations kept": "保留的对话",
+        "distance": "层级",
+        "down": "不可用",
+        "each minute": "每分钟",
+        "failed": "失败",
+        "failed or stopped": "失败或停止",
+        "first token": "首个 token",
+        "first token, p95, last hour": "首个 token p95（最近一小时）",
+        "for": "可用者",
+        "from the cache": "来自缓存",
+        "from the cache, last hour": "缓存命中（最近一小时）",
+        "generation saved": "节省的生成时间",
+        "generation saved, last day": "节省的生成时间（最近一天）",
+        "given from the cache": "由缓存回答",
+        "half of all chats": "半数请求（中位数）",
+        "healthy": "正常",
+        "in all": "总用时",
+        "in part": "部分可用",
+        "is answered": "回答中",
+        "itself": "自身",
+        "itself, for {alias}": "自身，用于 {alias}",
+        "kept answers": "已保存的回答",
+        "load the model": "加载模型",
+        "loads": "加载中",
+        "loads in": "加载用时",
+        "made by": "创建者",
+        "memory": "显存",
+        "more": "更多",
+        "nodes up": "可用节点",
+        "not asked before, or too long ago": "此前未问过，或已过期",
+        "not for the cache": "不经缓存",
+        "not kept: another model answered": "未保存：由其他模型回答",
+        "not kept: empty": "未保存：内容为空",
+        "not kept: it has no figures": "未保存：缺少统计数据",
+        "not kept: stopped before its end": "未保存：未生成完",
+        "not kept: the cache was flushed": "未保存：缓存已被清空",
+        "not kept: too large": "未保存：过大",
+        "now": "现在",
+        "of": "单位",
+        "of speech": "语音时长",
+        "of work": "处理用时",
+        "on average": "平均",
+        "opens to them: {models}": "同时开放：{models}",
+        "read the prompt": "读取提示词",
+        "reads, tokens/s": "读取，token/秒",
+        "recordings wait": "等待的录音",
+        "requests": "请求数",
+        "requests a minute": "每分钟请求数",
+        "response_cache_replay is missing": "缺少 response_cache_replay",
+        "running": "进行中",
+        "share the GPU": "共用 GPU",
+        "shared": "共用回答",
+        "shared while generated": "生成时共用",
+        "stopped": "已停止",
+        "switched off": "已关闭",
+        "the client wanted no cache": "客户端要求不使用缓存",
+        "the kept answer could not be read": "无法读取已保存的回答",
+        "the same question may have different answers": "同一问题可能有不同回答",
+        "the store is left alone for a while": "暂时不访问存储",
+        "the store was down": "存储不可用",
+        "the store was full": "存储已满",
+        "the store was slow": "存储响应慢",
+        "the user may not use the model": "用户无权使用该模型",
+        "this function": "此函数",
+        "this month": "本月",
+        "this one": "本进程",
+        "this week": "本周",
+        "titles, tags and the like": "标题、标签等后台任务",
+        "today": "今天",
+        "tokens saved": "节省的 token",
+        "transcribed": "已转写",
+        "up to {bound} ms": "不超过 {bound} 毫秒",
+        "used": "已用",
+        "wait": "等待",
+        "waited": "等待",
+        "waiting": "等待中",
+        "waits": "等待",
+        "what others lose": "他人的损失",
+        "when": "时间",
+        "which weights answer is not known": "无法确定由哪份权重回答",
+        "with files, knowledge, memory or tools": "使用了文件、知识库、记忆或工具",
+        "writes, tokens/s": "生成，token/秒",
+        "{count} h": "{count} 小时",
+        "{count} min": "{count} 分钟",
+        "{count} more nodes are down.": "另有 {count} 个节点不可用。",
+        "{failed} of {all} chats failed in the last 5 minutes.": "最近 5 分钟内，{all} 个请求中有 {failed} 个失败。",
+        "{fault}: chats go to their models. Figures of one worker:": "{fault}：对话直接交给模型。以下为单个进程的数据：",
+        "{first} and {count} more": "{first} 及另外 {count} 个",
+        "{model} failed here: it is asked elsewhere for a while.": "{model} 在此失败，暂时改由其他节点回答。",
+        "{model} failed here: one chat tries it again.": "{model} 在此失败，正用一个请求重新尝试。",
+        "{name} asked for {asked}.": "{name} 请求了 {asked}。",
+        "{name} goes on alone: {fault}": "{name} 独立运行：{fault}",
+        "{node} failed chats with {model}: they go elsewhere for a while.": "{node} 上的 {model} 处理失败，请求暂时转到其他节点。",
+        "{node} failed it: {why}": "{node} 处理失败：{why}",
+        "{node} had to load {model}: no node could begin sooner.": "{node} 需要加载 {model}：没有其他节点能更早开始。",
+        "{node} had {model} in memory, and could begin soonest.": "{node} 已加载 {model}，能最早开始回答。",
+        "{node} had {model} in memory, and {held} of the {prompt} tokens of the prompt.": "{node} 已加载 {model}，并保留了提示词 {prompt} 个 token 中的 {held} 个。",
+        "{node} is down: {why}": "{node} 不可用：{why}",
+        "{shown} of {all}": "{shown} / {all}",
+        "{store}, scope {scope}, answers are kept for {minutes} min.": "{store}，范围 {scope}，回答保留 {minutes} 分钟。",
+        "{title}: at most {top}, lately {last}": "{title}：最高 {top}，最近 {last}",
+        "{up} of {all}": "{up} / {all}",
+        "{used} of {total} GiB": "{used} / {total} GiB",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+# Put before a page's script: its `t("Sentence {name}", {name: value})` is in the page's language.
+_SCRIPT_T = """
+const T_WORDS = %WORDS%;
+const t = (english, values = {}) => (T_WORDS[english] || english).replace(
+  /[{](\\w+)[}]/g, (all, name) => name in values ? values[name] : all);
+"""
+
+
+class _messages__Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def message(template: str, /, **values: object) -> _messages__Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return _messages__Message(_filled(template, values, ENGLISH), template, values)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        if not (thing.args and isinstance(thing.args[0], _messages__Message)):
+            return str(thing)
+        thing = thing.args[0]
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, _messages__Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def script_words(script: str, language: str) -> str:
+    """What to put before a page's script: `t`, and the sentences that this script has, in a language."""
+    table = TRANSLATIONS.get(known_language(language), {})
+    used = {english: other for english, other in table.items() if _in_script(english) in script}
+    return _SCRIPT_T.replace("%WORDS%", json.dumps(used, ensure_ascii=False).replace("<", "\\u003c"))
+
+
+def _in_script(english: str) -> str:
+    return json.dumps(english, ensure_ascii=False)
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
 
 
 # --- ollama_pack.errors ---
@@ -772,7 +1107,6 @@ class SqliteHistory:
         """Open nothing yet."""
         self._path = path
         self._lock = asyncio.Lock()
-        self._added = 0
 
     async def add(
         self, chats: Iterable[Mapping[str, Any]], minutes: Mapping[int, Mapping[str, float]]
@@ -816,17 +1150,19 @@ class SqliteHistory:
         await self._with(lambda database: database.executemany("DELETE FROM chats WHERE key = ?", wanted))
 
     async def report(self, name: str, status: Mapping[str, Any]) -> None:
-        row = (name, time.time(), json.dumps(status))
-        await self._with(
-            lambda database: database.execute("INSERT OR REPLACE INTO processes VALUES (?, ?, ?)", row)
-        )
+        now = time.time()
+
+        def write(database: sqlite3.Connection) -> None:
+            row = (name, now, json.dumps(status))
+            database.execute("INSERT OR REPLACE INTO processes VALUES (?, ?, ?)", row)
+            database.execute("DELETE FROM processes WHERE at < ?", (now - 86_400,))
+
+        await self._with(write)
 
     async def processes(self) -> dict[str, dict[str, Any]]:
-        def read(database: sqlite3.Connection) -> list[tuple[str, str]]:
-            database.execute("DELETE FROM processes WHERE at < ?", (time.time() - PROCESS_SECONDS,))
-            return database.execute("SELECT name, status FROM processes").fetchall()
-
-        return {name: json.loads(status) for name, status in await self._with(read)}
+        wanted, seen = "SELECT name, status FROM processes WHERE at >= ?", (time.time() - PROCESS_SECONDS,)
+        rows = await self._with(lambda database: database.execute(wanted, seen).fetchall())
+        return {name: json.loads(status) for name, status in rows}
 
     async def close(self) -> None:
         """Nothing is held between two calls."""
@@ -840,16 +1176,16 @@ class SqliteHistory:
         try:
             return self._work_once(work)
         except sqlite3.DatabaseError as error:
-            if not any(word in str(error) for word in ("not a database", "malformed", "no such table")):
-                raise
-            self._path.unlink(missing_ok=True)
+            if "no such table" not in str(error):
+                if not any(word in str(error) for word in ("not a database", "malformed")):
+                    raise
+                for suffix in ("", "-wal", "-shm"):
+                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._work_once(_make_tables)
             return self._work_once(work)
 
     def _work_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        is_new = not self._path.exists()
         with closing(sqlite3.connect(self._path, timeout=ANSWER_SECONDS)) as database, database:
-            if is_new:
-                _make_tables(database)
             return work(database)
 
 
@@ -1019,7 +1355,10 @@ class HistoryKeeper:
 
     def _opened(self, url: str) -> HistoryStore | None:
         if url:
-            return RedisHistory(redis_client(url))
+            try:
+                return RedisHistory(redis_client(url))
+            except ModuleNotFoundError:  # the minimal image of the Pipelines server lacks redis-py
+                return None
         return SqliteHistory(self._path) if self._path else None
 
     async def run(self, is_wanted: Callable[[], bool]) -> None:
@@ -1065,6 +1404,24 @@ class HistoryKeeper:
         if store is not None:
             with suppress(Exception):
                 await store.close()
+
+
+def process_status(kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """How a process is, for the dashboards of all.
+
+    Args:
+        kind: the server that it belongs to.
+        told: its router's report; empty where it has none.
+    """
+    nodes = [node for node in told.get("nodes") or () if isinstance(node, Mapping)]
+    return {
+        "kind": kind,
+        "waiting": told.get("waiting") or 0,
+        "in_flight": sum(node.get("own") or 0 for node in nodes),
+        "nodes": len(nodes),
+        "nodes_up": sum(bool(node.get("healthy")) for node in nodes),
+        "fault": told.get("sharing_fault") or "",
+    }
 
 
 # --- ollama_pack.services.dashboard ---
@@ -1175,7 +1532,9 @@ class Dashboard:
     async def _parts(self) -> Parts:
         """Everything but chats, by path."""
         told = await self.router()
-        parts = router_parts(object_at(told.get("router")), str(told.get("fault") or ""))
+        parts = router_parts(object_at(told.get("router")), told.get("fault") or "")
+        running = [dict(chat) for chat in parts["router"]["running"] or () if isinstance(chat, Mapping)]
+        parts["router"]["running"] = await self.history.named(running)
         for path, source in self.others.items():
             parts[path] = await source()
         return parts | await self._figures()
@@ -1194,11 +1553,12 @@ class Dashboard:
             fault = fault or type(error).__name__
         return parts | {"history": {"fault": fault, "process": keeper.name}}
 
-    async def stream(self, last_id: str, is_wanted: Callable[[], bool]) -> AsyncIterator[str]:
+    async def stream(self, last_id: str, language: str, is_wanted: Callable[[], bool]) -> AsyncIterator[str]:
         """Server-sent events for one page.
 
         Args:
             last_id: of the last event that it has seen; empty: it has just opened.
+            language: of the sentences that are in it.
             is_wanted: false ends it.
         """
         sent: dict[str, str] = {}
@@ -1206,7 +1566,10 @@ class Dashboard:
         cursor = last_id
         yield "retry: 500\n\n"
         while True:
-            written = {path: json.dumps(part) for path, part in (await self._shared.get()).items()}
+            written = {
+                path: json.dumps(translated(part, language))
+                for path, part in (await self._shared.get()).items()
+            }
             changed = {path: text for path, text in written.items() if sent.get(path) != text}
             is_first = not sent
             gone = [path for path in sent if path not in written]
@@ -1236,30 +1599,24 @@ class Dashboard:
             return [], cursor
 
 
+def translated(value: Any, language: str) -> Any:
+    """JSON with its sentences in a language. Another plugin's translate themselves: it has the words."""
+    if language == ENGLISH:
+        return value
+    if isinstance(value, str):
+        by_itself = getattr(value, "translated", None)
+        return by_itself(language) if by_itself else in_language(value, language)
+    if isinstance(value, Mapping):
+        return {key: translated(one, language) for key, one in value.items()}
+    return [translated(one, language) for one in value] if isinstance(value, list | tuple) else value
+
+
 def router_parts(told: Mapping[str, Any], fault: str) -> Parts:
     """The parts of a router's report: each node is one."""
     nodes = [dict(node) for node in told.get("nodes") or () if isinstance(node, Mapping)]
     by_path = {f"nodes/{node.get('name')}": node for node in nodes}
     others = {name: told.get(name) for name in ("waiting", "peers", "sharing_fault", "running")}
     return {"router": {**others, "fault": fault}, **by_path}
-
-
-def process_status(kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    """How a process is, for the dashboards of all.
-
-    Args:
-        kind: the server that it belongs to.
-        told: its router's report; empty where it has none.
-    """
-    nodes = [node for node in told.get("nodes") or () if isinstance(node, Mapping)]
-    return {
-        "kind": kind,
-        "waiting": told.get("waiting") or 0,
-        "in_flight": sum(node.get("own") or 0 for node in nodes),
-        "nodes": len(nodes),
-        "nodes_up": sum(bool(node.get("healthy")) for node in nodes),
-        "fault": told.get("sharing_fault") or "",
-    }
 
 
 def history_parts(minutes: MinuteFigures, slots: MinuteFigures, now: int) -> Parts:
@@ -1495,6 +1852,526 @@ def voice_metrics(counts: Mapping[str, float]) -> str:
     return "".join(families)
 
 
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
+
+
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI.
+
+
+class AudienceError(PackError, ValueError):
+    """An audience cannot be read.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        part: the part of the text that is wrong.
+    """
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
+            "with commas between several"
+        )
+        self.part = part
+
+
+class RouterUnavailableError(PackError):
+    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        refusal: what the client gets.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
+
+
+class UploadError(PackError):
+    """A request has no file in it that can be taken. The message says how to send one."""
+
+
+class UploadTooLargeError(UploadError):
+    """The file has too many bytes.
+
+    Attributes:
+        limit: bytes.
+        actual: bytes: as many as were announced or read.
+    """
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
+        self.limit = limit
+        self.actual = actual
+
+
+class NoRoomError(PackError):
+    """The server has no place for an upload, such as on a full disk: an admin can help."""
+
+    def __init__(self) -> None:
+        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
+
+
+# --- ollama_pack.webui.functions ---
+# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionState:
+    """A function as the database has it.
+
+    Attributes:
+        installed: there is one.
+        active: it is switched on.
+        owner: id of the user who installed it.
+        valves: what an admin set; defaults are not in it.
+    """
+
+    installed: bool = False
+    active: bool = False
+    owner: str = ""
+    valves: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def function_state(function_id: str) -> FunctionState:
+    """Look a function up.
+
+    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
+    function, or no valves, and what is published would be taken away. Here the database's error is raised.
+    """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
+
+    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    async with get_async_db_context() as session:
+        found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        return FunctionState()
+    is_active, owner, stored = found
+    valves = decrypt_valves(stored) or {}
+    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+
+
+async def set_valve(function_id: str, name: str, value: Any) -> None:
+    """Set one of an installed function's valves, as an admin would, and leave the others as they are."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415 - see the top of this module
+
+    state = await function_state(function_id)
+    await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
+
+
+async def live_function(app: Any, function_id: str) -> Any:
+    """The instance that this process runs, of the code and with the valves that are stored.
+
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    """
+    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
+
+    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+
+
+async def shared_redis_url() -> str:
+    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
+    for function_id in ("gpu_router", "response_cache_filter"):
+        state = await function_state(function_id)
+        if state.active and (url := str(state.valves.get("redis_url") or "")):
+            return url
+    return ""
+
+
+# --- ollama_pack.webui.contact ---
+# The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+
+ROUTER_ID = "gpu_router"
+ASK_SECONDS = 5.0
+
+ABSENT = (
+    "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here"
+)
+SWITCHED_OFF = "gpu_router is switched off: switch it on under Admin Panel → Functions"
+
+
+class RouterContact:
+    """Asks the router of this process. They share no code, so its answers are looked at, not trusted."""
+
+    def __init__(self, app: Any) -> None:
+        """Ask nothing yet; `app` is Open WebUI's."""
+        self._app = app
+        self._said: dict[str, str] = {}
+
+    async def load(self) -> Mapping[str, Any]:
+        """The load of all nodes.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("system_load"))
+
+    async def dashboard(self) -> Mapping[str, Any]:
+        """What an admin may want to see.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("dashboard"))
+
+    async def metrics(self) -> str:
+        """What it did, in Prometheus' text format.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        told = await self._ask("metrics")
+        return told if isinstance(told, str) else ""
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models and aliases that it offers now.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        told = await self._ask("routed_models")
+        return [model for model in told if isinstance(model, dict) and isinstance(model.get("id"), str)]
+
+    async def pull(self, model: str, nodes: list[str]) -> Mapping[str, Any]:
+        """Begin to pull a model at nodes; what upkeep does then.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("pull", model, nodes))
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            answer = await self._ask_once(method, arguments)
+        except RouterUnavailableError as error:
+            self._tell(method, str(error))
+            raise
+        self._said.pop(method, None)
+        return answer
+
+    async def _ask_once(self, method: str, arguments: Sequence[Any]) -> Any:
+        state = await function_state(ROUTER_ID)
+        if not state.active:
+            raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                router = await live_function(self._app, ROUTER_ID)
+                return await _method(router, method)(*arguments)
+        except TimeoutError:
+            raise RouterUnavailableError(
+                f"gpu_router did not answer {method} within {ASK_SECONDS:g} s: see the server's log"
+            ) from None
+        except RouterUnavailableError:
+            raise
+        except Exception as error:
+            raise RouterUnavailableError(
+                f"gpu_router failed at {method} ({type(error).__name__}: {error}): see its valves"
+            ) from error
+
+    def _tell(self, method: str, fault: str) -> None:
+        """Log a fault once, not at every question; that there is no router is none."""
+        if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
+            log.warning("%s", fault)
+        self._said[method] = fault
+
+
+def _method(router: Any, name: str) -> Any:
+    if (method := getattr(router, name, None)) is None:
+        message = f"the installed gpu_router has no {name}: update it to the version of this plugin"
+        raise RouterUnavailableError(message)
+    return method
+
+
+# --- ollama_pack.webui.routes ---
+# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+
+MIN_KEY = 16  # characters
+_BEARER = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A route.
+
+    Attributes:
+        method: GET, POST …
+        path: from the server's root.
+        audience: who is let in; others get Open WebUI's own 401.
+        answer: is called with the request and Open WebUI's user; gives JSON or a response.
+        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
+        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
+            answer, for when the plugin is off.
+        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
+    """
+
+    method: str
+    path: str
+    audience: Literal["user", "admin"]
+    answer: Callable[[Any, Any], Awaitable[Any]]
+    lets_in: Callable[[Any], bool] | None = None
+    without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    user_of: Callable[[Any], Any] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
+
+
+def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
+    """Make these the routes of a plugin, before the mount that answers whatever is left.
+
+    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
+
+    Args:
+        app: Open WebUI's.
+        owner: the plugin's id, which tells its routes from others'.
+        specs: none takes the plugin's routes away.
+    """
+    routes = app.router.routes
+    others = [route for route in routes if not _is_of(route, owner)]
+    first = [_api_route(owner, spec) for spec in specs if spec.without]
+    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
+    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
+    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+
+
+def _is_of(route: Any, owner: str) -> bool:
+    return str(getattr(route, "name", "")).startswith(f"{owner}:")
+
+
+def _catches_all(route: Any) -> bool:
+    """Whether it is the mount at the root, which Starlette writes as an empty path."""
+    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
+
+
+def _api_route(owner: str, spec: RouteSpec) -> Any:
+    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
+    from fastapi.routing import APIRoute  # noqa: PLC0415
+    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
+
+    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
+
+    async def endpoint(request: Request, user: Any = allowed) -> Any:
+        return await spec.answer(request, user)
+
+    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
+    endpoint.__annotations__ = {"request": Request, "user": Any}
+
+    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
+        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
+            ask = super().get_route_handler()
+
+            async def handle(request: Any) -> Any:
+                user = spec.user_of(request) if spec.user_of else None
+                if user is None and not (spec.lets_in and spec.lets_in(request)):
+                    return await asked(request)
+                answer = await spec.answer(request, user)
+                return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
+
+            return handle
+
+    return PackRoute(
+        spec.path,
+        endpoint,
+        methods=[spec.method],
+        name=f"{owner}:{spec.method} {spec.path}",
+        response_model=None,
+        include_in_schema=False,
+    )
+
+
+def check_route_key(text: str) -> str:
+    """A key of a valve as it is; empty: there is none.
+
+    Raises:
+        ValueError: it is so short that it could be guessed.
+    """
+    if 0 < len(text.strip()) < MIN_KEY:
+        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
+    return text.strip()
+
+
+def shows_key(request: Any, key: str) -> bool:
+    """Whether a request has this key as its bearer token. An empty key opens nothing."""
+    shown = str(request.headers.get("authorization", ""))
+    if not key or not shown.lower().startswith(_BEARER):
+        return False
+    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
+
+
+def not_found() -> Any:
+    """The error that answers where a route ought to be gone."""
+    from fastapi import HTTPException  # noqa: PLC0415
+
+    return HTTPException(status_code=404, detail="Not Found")
+
+
+def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
+    """A page as a response."""
+    from starlette.responses import HTMLResponse  # noqa: PLC0415
+
+    return HTMLResponse(text, status, headers)
+
+
+def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
+    """JSON as a response."""
+    from starlette.responses import JSONResponse  # noqa: PLC0415
+
+    return JSONResponse(value, status, headers)
+
+
+def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
+    """Text as a response of a type."""
+    from starlette.responses import Response  # noqa: PLC0415
+
+    return Response(text, headers=headers, media_type=media_type)
+
+
+# --- ollama_pack.services.node_upkeep ---
+# What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+
+MAX_NAME = 256
+MAX_NAMED = 1024
+
+
+def upkeep_routes(router: RouterContact) -> tuple[RouteSpec, ...]:
+    """Routes for the dashboard. Each answers with what upkeep does, and a `fault` that is empty if it worked.
+
+    | route | body |
+    |---|---|
+    | `POST /ollama-pack/nodes/drain` | `{"node": "gpu1", "drain": true}` |
+    | `POST /ollama-pack/nodes/pull` | `{"model": "llama3:8b", "nodes": ["gpu0"]}`; no nodes: all Ollamas |
+    """
+
+    async def drain(request: Any, _user: Any) -> dict[str, Any]:
+        asked = await _object_of(request)
+        return await _drain(router, str(asked.get("node") or ""), drains=asked.get("drain") is not False)
+
+    async def pull(request: Any, _user: Any) -> dict[str, Any]:
+        asked = await _object_of(request)
+        model, nodes = asked.get("model"), asked.get("nodes") or []
+        if not isinstance(model, str) or not 0 < len(model) <= MAX_NAME:
+            return {"fault": "`model` is missing: write the name that `ollama pull` takes"}
+        if not isinstance(nodes, list) or not all(isinstance(node, str) for node in nodes[:MAX_NAMED]):
+            return {"fault": "`nodes` must be a list of names; leave it out for all Ollamas"}
+        try:
+            return dict(await router.pull(model, nodes[:MAX_NAMED]))
+        except RouterUnavailableError as error:
+            return {"fault": str(error)}
+
+    return (
+        RouteSpec("POST", "/ollama-pack/nodes/drain", "admin", drain),
+        RouteSpec("POST", "/ollama-pack/nodes/pull", "admin", pull),
+    )
+
+
+async def _drain(router: RouterContact, node: str, *, drains: bool) -> dict[str, Any]:
+    """Write it into the router's valve: then every worker and replica knows, also after a restart."""
+    try:
+        known = [str(one.get("name")) for one in (await router.dashboard()).get("nodes") or ()]
+        if node not in known:
+            return {"fault": f"there is no node {node!r}: the nodes are {', '.join(known) or 'none'}"}
+        state = await function_state(ROUTER_ID)
+        drained = set(str(state.valves.get("drained") or "").replace(",", " ").split())
+        drained = (drained | {node} if drains else drained - {node}) & set(known)
+        await set_valve(ROUTER_ID, "drained", " ".join(sorted(drained)))
+        return {"fault": "", **object_at((await router.dashboard()).get("upkeep"))}
+    except RouterUnavailableError as error:
+        return {"fault": str(error)}
+
+
+async def _object_of(request: Any) -> Mapping[str, Any]:
+    """The body; what is no JSON object counts as an empty one."""
+    try:
+        return object_at(await request.json())
+    except ValueError:
+        return {}
+
+
 # --- ollama_pack.engines.ollama.from_openai ---
 # An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
 
@@ -1599,78 +2476,6 @@ def _arguments(text: str) -> Any:
         return json.loads(text) if text else {}
     except ValueError:
         return {}
-
-
-# --- ollama_pack.engines.refusals ---
-# What a client gets instead of an answer, in the form of each API that clients speak.
-
-ApiForm = Literal["openai", "anthropic", "ollama"]
-
-# Anthropic names an error by its status; others are `api_error`.
-_ANTHROPIC_TYPES: dict[int, str] = {
-    HTTPStatus.BAD_REQUEST: "invalid_request_error",
-    HTTPStatus.UNAUTHORIZED: "authentication_error",
-    HTTPStatus.FORBIDDEN: "permission_error",
-    HTTPStatus.NOT_FOUND: "not_found_error",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
-    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
-    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
-    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error as a client gets it.
-
-    Attributes:
-        status: of HTTP, where the answer has not begun.
-        message: the sentence for whoever asked.
-        code: a word that programs can act on; None: none.
-        param: the field of the request that is at fault; None: none.
-        retry_after: seconds after which a new try makes sense; None: waiting does not help.
-    """
-
-    status: int
-    message: str
-    code: str | None = None
-    param: str | None = None
-    retry_after: int | None = None
-
-    @property
-    def kind(self) -> str:
-        """OpenAI's name for errors of this kind."""
-        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return "server_error"
-        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
-        return "rate_limit_error" if is_limit else "invalid_request_error"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Of the HTTP response."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-
-    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
-        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
-        if form == "ollama":
-            return {"error": self.message}
-        if form == "anthropic":
-            kind = _ANTHROPIC_TYPES.get(self.status) or (
-                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-            )
-            return {"type": "error", "error": {"type": kind, "message": self.message}}
-        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
-                "status": int(self.status),
-                "retry_after": self.retry_after,
-                "detail": self.message,
-            }
-        }
 
 
 # --- ollama_pack.engines.sse ---
@@ -1780,68 +2585,6 @@ def event_text(value: Mapping[str, Any]) -> str:
         if separator in text:
             text = text.replace(separator, escaped)
     return f"data: {text}\n\n"
-
-
-# --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI.
-
-
-class AudienceError(PackError, ValueError):
-    """An audience cannot be read.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        part: the part of the text that is wrong.
-    """
-
-    def __init__(self, part: str) -> None:
-        super().__init__(
-            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
-            "with commas between several"
-        )
-        self.part = part
-
-
-class RouterUnavailableError(PackError):
-    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
-
-
-class ModelRefusedError(PackError):
-    """A model that was asked through Open WebUI gave an error instead of an answer.
-
-    Attributes:
-        refusal: what the client gets.
-    """
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
-        self.refusal = refusal
-
-
-class UploadError(PackError):
-    """A request has no file in it that can be taken. The message says how to send one."""
-
-
-class UploadTooLargeError(UploadError):
-    """The file has too many bytes.
-
-    Attributes:
-        limit: bytes.
-        actual: bytes: as many as were announced or read.
-    """
-
-    def __init__(self, limit: int, actual: int) -> None:
-        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
-        self.limit = limit
-        self.actual = actual
-
-
-class NoRoomError(PackError):
-    """The server has no place for an upload, such as on a full disk: an admin can help."""
-
-    def __init__(self) -> None:
-        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
 
 
 # --- ollama_pack.webui.calling ---
@@ -2170,156 +2913,6 @@ async def answer_of_open_webui(endpoint: str, request: Any, form: dict[str, Any]
     from open_webui.routers import ollama  # noqa: PLC0415
 
     return await getattr(ollama, endpoint)(request, form, url_idx=None, user=user)
-
-
-# --- ollama_pack.webui.routes ---
-# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-
-MIN_KEY = 16  # characters
-_BEARER = "bearer "
-
-
-@dataclass(frozen=True, slots=True)
-class RouteSpec:
-    """A route.
-
-    Attributes:
-        method: GET, POST …
-        path: from the server's root.
-        audience: who is let in; others get Open WebUI's own 401.
-        answer: is called with the request and Open WebUI's user; gives JSON or a response.
-        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
-        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
-            answer, for when the plugin is off.
-        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
-            Open WebUI answers in its own form.
-    """
-
-    method: str
-    path: str
-    audience: Literal["user", "admin"]
-    answer: Callable[[Any, Any], Awaitable[Any]]
-    lets_in: Callable[[Any], bool] | None = None
-    without: Callable[[Any, Any], Awaitable[Any]] | None = None
-    refused: Callable[[Any, Any], Any] | None = None
-
-
-def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before the mount that answers whatever is left.
-
-    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
-
-    Args:
-        app: Open WebUI's.
-        owner: the plugin's id, which tells its routes from others'.
-        specs: none takes the plugin's routes away.
-    """
-    routes = app.router.routes
-    others = [route for route in routes if not _is_of(route, owner)]
-    first = [_api_route(owner, spec) for spec in specs if spec.without]
-    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
-    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
-
-
-def _is_of(route: Any, owner: str) -> bool:
-    return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _catches_all(route: Any) -> bool:
-    """Whether it is the mount at the root, which Starlette writes as an empty path."""
-    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
-
-
-def _api_route(owner: str, spec: RouteSpec) -> Any:
-    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
-    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
-    from fastapi.routing import APIRoute  # noqa: PLC0415
-    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
-
-    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
-
-    async def endpoint(request: Request, user: Any = allowed) -> Any:
-        return await spec.answer(request, user)
-
-    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
-    endpoint.__annotations__ = {"request": Request, "user": Any}
-
-    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
-        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
-            ask = super().get_route_handler()
-
-            async def handle(request: Any) -> Any:
-                if not (spec.lets_in and spec.lets_in(request)):
-                    return await asked(request)
-                answer = await spec.answer(request, None)
-                return answer if isinstance(answer, Response) else JSONResponse(answer)
-
-            async def asked(request: Any) -> Any:
-                try:
-                    return await ask(request)
-                except HTTPException as error:
-                    if spec.refused is None:
-                        raise
-                    return spec.refused(request, error)
-
-            return handle
-
-    return PackRoute(
-        spec.path,
-        endpoint,
-        methods=[spec.method],
-        name=f"{owner}:{spec.method} {spec.path}",
-        response_model=None,
-        include_in_schema=False,
-    )
-
-
-def check_route_key(text: str) -> str:
-    """A key of a valve as it is; empty: there is none.
-
-    Raises:
-        ValueError: it is so short that it could be guessed.
-    """
-    if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
-    return text.strip()
-
-
-def shows_key(request: Any, key: str) -> bool:
-    """Whether a request has this key as its bearer token. An empty key opens nothing."""
-    shown = str(request.headers.get("authorization", ""))
-    if not key or not shown.lower().startswith(_BEARER):
-        return False
-    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
-
-
-def not_found() -> Any:
-    """The error that answers where a route ought to be gone."""
-    from fastapi import HTTPException  # noqa: PLC0415
-
-    return HTTPException(status_code=404, detail="Not Found")
-
-
-def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
-    """A page as a response."""
-    from starlette.responses import HTMLResponse  # noqa: PLC0415
-
-    return HTMLResponse(text, status, headers)
-
-
-def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-    """JSON as a response."""
-    from starlette.responses import JSONResponse  # noqa: PLC0415
-
-    return JSONResponse(value, status, headers)
-
-
-def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
-    """Text as a response of a type."""
-    from starlette.responses import Response  # noqa: PLC0415
-
-    return Response(text, headers=headers, media_type=media_type)
 
 
 # --- ollama_pack.webui.server ---
@@ -3478,162 +4071,6 @@ async def _reader(user: Mapping[str, Any]) -> _Reader:
     return _Reader(frozenset((("user", "*"), ("user", user_id), *groups)), user_id, is_admin, reads_all=False)
 
 
-# --- ollama_pack.webui.functions ---
-# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionState:
-    """A function as the database has it.
-
-    Attributes:
-        installed: there is one.
-        active: it is switched on.
-        owner: id of the user who installed it.
-        valves: what an admin set; defaults are not in it.
-    """
-
-    installed: bool = False
-    active: bool = False
-    owner: str = ""
-    valves: Mapping[str, Any] = field(default_factory=dict)
-
-
-async def function_state(function_id: str) -> FunctionState:
-    """Look a function up.
-
-    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
-    function, or no valves, and what is published would be taken away. Here the database's error is raised.
-    """
-    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
-    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
-
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
-    async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
-    if found is None:
-        return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
-
-
-async def live_function(app: Any, function_id: str) -> Any:
-    """The instance that this process runs, of the code and with the valves that are stored.
-
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
-    """
-    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
-
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-
-
-async def shared_redis_url() -> str:
-    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
-    for function_id in ("gpu_router", "response_cache_filter"):
-        state = await function_state(function_id)
-        if state.active and (url := str(state.valves.get("redis_url") or "")):
-            return url
-    return ""
-
-
-# --- ollama_pack.webui.contact ---
-# The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-
-ROUTER_ID = "gpu_router"
-ASK_SECONDS = 5.0
-
-ABSENT = (
-    "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here"
-)
-SWITCHED_OFF = "gpu_router is switched off: switch it on under Admin Panel → Functions"
-
-
-class RouterContact:
-    """Asks the router of this process. They share no code, so its answers are looked at, not trusted."""
-
-    def __init__(self, app: Any) -> None:
-        """Ask nothing yet; `app` is Open WebUI's."""
-        self._app = app
-        self._said: dict[str, str] = {}
-
-    async def load(self) -> Mapping[str, Any]:
-        """The load of all nodes.
-
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        return object_at(await self._ask("system_load"))
-
-    async def dashboard(self) -> Mapping[str, Any]:
-        """What an admin may want to see.
-
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        return object_at(await self._ask("dashboard"))
-
-    async def metrics(self) -> str:
-        """What it did, in Prometheus' text format.
-
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        told = await self._ask("metrics")
-        return told if isinstance(told, str) else ""
-
-    async def models(self) -> list[dict[str, Any]]:
-        """The models and aliases that it offers now.
-
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        told = await self._ask("routed_models")
-        return [model for model in told if isinstance(model, dict) and isinstance(model.get("id"), str)]
-
-    async def _ask(self, method: str) -> Any:
-        try:
-            answer = await self._ask_once(method)
-        except RouterUnavailableError as error:
-            self._tell(method, str(error))
-            raise
-        self._said.pop(method, None)
-        return answer
-
-    async def _ask_once(self, method: str) -> Any:
-        state = await function_state(ROUTER_ID)
-        if not state.active:
-            raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
-        try:
-            async with asyncio.timeout(ASK_SECONDS):
-                router = await live_function(self._app, ROUTER_ID)
-                return await _method(router, method)()
-        except TimeoutError:
-            raise RouterUnavailableError(
-                f"gpu_router did not answer {method} within {ASK_SECONDS:g} s: see the server's log"
-            ) from None
-        except RouterUnavailableError:
-            raise
-        except Exception as error:
-            raise RouterUnavailableError(
-                f"gpu_router failed at {method} ({type(error).__name__}: {error}): see its valves"
-            ) from error
-
-    def _tell(self, method: str, fault: str) -> None:
-        """Log a fault once, not at every question; that there is no router is none."""
-        if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
-            log.warning("%s", fault)
-        self._said[method] = fault
-
-
-def _method(router: Any, name: str) -> Any:
-    if (method := getattr(router, name, None)) is None:
-        message = f"the installed gpu_router has no {name}: update it to the version of this plugin"
-        raise RouterUnavailableError(message)
-    return method
-
-
 # --- ollama_pack.webui.publication ---
 # Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
 #
@@ -3665,6 +4102,8 @@ class WantedRow:
         active: it is switched on.
         opened: an admin has stated the audience: it opens the models behind it that have no row.
         tags: that the picker shows. Said once.
+        maker: who makes the row.
+        opens: the models without a row that its audience reaches through it alone.
     """
 
     id: str
@@ -3677,14 +4116,54 @@ class WantedRow:
     active: bool = True
     opened: bool = False
     tags: tuple[str, ...] = ()
+    maker: Literal["events", "upload"] = "events"
+    opens: tuple[str, ...] = ()
 
     @property
     def mark(self) -> dict[str, Any]:
         """What tells whose row it is, as `meta` holds it."""
+        if self.maker == "upload":
+            kind = (
+                "alias" if self.alias and not self.hidden else "base"
+            )  # one without a base only grants its model
+            said = {"kind": kind, "id": self.id, "grants": grant_forms(self.grants)}
+            return {MARK: said | ({"opens": list(self.opens)} if self.opens else {})}
         kind = "alias" if self.base else "base"
         said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
         given = {"grants": grant_forms(self.grants), "active": self.active, "opened": self.opened}
         return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
+
+
+def alias_row(alias: str, base: str, grants: Grants) -> WantedRow:
+    """The row by which an alias is a model that people see.
+
+    Args:
+        alias: its name.
+        base: the model under it: the router's of that name, or one that the alias filter's table names.
+        grants: who may use it.
+    """
+    by_router = base == ROUTER + alias
+    others = (
+        "the model that the router's alias table names"
+        if by_router
+        else f"{base} or what the alias table prefers"
+    )
+    return WantedRow(alias, alias, base, grants, alias, f"{answered_by(alias)}{others}.")
+
+
+def routed_model(alias: WantedRow) -> WantedRow:
+    """The row of the router's model under an alias: for the same people, and not in the picker."""
+    return replace(alias, id=ROUTER + alias.id, base=None, description="", hidden=True)
+
+
+def opened_model(model: str, grants: Grants, maker: Literal["events", "upload"] = "events") -> WantedRow:
+    """The row by which a model behind an alias is open to the alias's audience."""
+    return WantedRow(model, model, None, grants, opened=True, maker=maker)
+
+
+def answered_by(alias: str) -> str:
+    """How a description of ours begins; an admin's own does not."""
+    return f"{alias} is answered by "
 
 
 @dataclass(frozen=True, slots=True)
@@ -3880,6 +4359,11 @@ class AliasTables:
     names: frozenset[str]
     are_known: bool
 
+    @property
+    def in_use(self) -> tuple[AliasTable, ...]:
+        """Those of functions that are on: the router's, then the alias filter's."""
+        return tuple(table for table in (self.router, self.filtered) if table is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -3964,28 +4448,18 @@ def routed_rows(offer: Offer, stated: Grants | None, rows: Mapping[str, Existing
     """
     for model in offer.routed:
         name = str(model["id"])
-        routed_id = f"{ROUTER}{name}"
         if model.get("alias"):
             behind = behind_alias(offer, name)
             access = alias_access(stated, (model_access(one, rows) for one in behind))
-            told = f"{name} is answered by the model that the router's alias table names."
-            alias = WantedRow(
-                name,
-                name,
-                routed_id,
-                access.grants,
-                name,
-                told,
-                active=access.is_on,
-                opened=stated is not None,
-            )
+            row = alias_row(name, ROUTER + name, access.grants)
+            alias = replace(row, active=access.is_on, opened=stated is not None)
             yield alias
-            yield replace(alias, id=routed_id, base=None, description="", hidden=True)
+            yield routed_model(alias)
         else:
             access = model_access(named_model(name, model), rows)
             tags = tuple(str(tag) for tag in model.get("tags") or ())
             shown = str(model.get("name") or name)
-            yield WantedRow(routed_id, shown, None, access.grants, active=access.is_on, tags=tags)
+            yield WantedRow(ROUTER + name, shown, None, access.grants, active=access.is_on, tags=tags)
 
 
 def closed_to_audience(offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]) -> list[str]:
@@ -4040,16 +4514,12 @@ def filtered_rows(
         accesses = {model: model_access(_under(model), rows) for model in found}
         access = alias_access(stated, accesses.values())
         base = next(iter(found)) if stated is not None else _for_most(accesses)
-        told = f"{name} is answered by {base} or what the alias table prefers."
-        aliases.append(
-            WantedRow(
-                name, name, base, access.grants, name, told, active=access.is_on, opened=stated is not None
-            )
-        )
+        row = alias_row(name, base, access.grants)
+        aliases.append(replace(row, active=access.is_on, opened=stated is not None))
         for model, who in found.items() if stated is not None else ():
             if not (model.startswith(ROUTER) and accesses[model].has_row):
                 opened[model] = opened.get(model, NOBODY) | narrowed(stated or NOBODY, who, groups)
-    bases = (WantedRow(model, model, None, grants, opened=True) for model, grants in opened.items())
+    bases = (opened_model(model, grants) for model, grants in opened.items())
     return [*aliases, *bases], problems
 
 
@@ -6717,7 +7187,7 @@ MAX_READ_ERRORS = 100  # until the rest of a file is given up
 MAX_RATE_CHANGES = 100  # of the sampling rate; each costs a new resampler
 MAX_TRACKS = 16  # with sound, of which one is chosen
 MAX_STREAMS = 256  # of any kind in a file
-MAX_NAMED = 8  # tracks, in a message
+_decode__MAX_NAMED = 8  # tracks, in a message
 SAME_SECONDS = 0.002  # between two lengths that are the same
 MIN_BYTES_A_SECOND = 32  # a file that claims to be longer than these allow is not believed
 
@@ -6731,6 +7201,7 @@ _SMALLER_PACKETS = {"aac": 2**14, "aac_latm": 2**14}
 _RAW_CODECS = ("pcm_", "adpcm_", "dsd_")  # hold what their packets hold
 _FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance every 32 KB another is there
 _FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
+TAKES_ODD_TITLES = 19  # PyAV's first version that does by itself
 _QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
 _ENDLESS = "its structure is without end"
 _LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
@@ -6825,8 +7296,8 @@ class DecodedAudio:
         names = [
             _track_name(streams[track], at) for at, track in enumerate(tracks, 1) if track != self._track
         ]
-        if names[MAX_NAMED:]:
-            names[MAX_NAMED:] = [f"{len(names) - MAX_NAMED} more"]
+        if names[_decode__MAX_NAMED:]:
+            names[_decode__MAX_NAMED:] = [f"{len(names) - _decode__MAX_NAMED} more"]
         used = _track_name(streams[self._track], tracks.index(self._track) + 1)
         return f"The recording has {len(tracks)} audio tracks: this is {used}, not {', '.join(names)}."
 
@@ -7182,7 +7653,8 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
         start: where its samples begin.
     """
     try:
-        from av import open as av_open  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+        from av import __version__ as av_version  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+        from av import open as av_open  # noqa: PLC0415
     except ImportError as error:
         raise SpeechDependencyError("decoding", "av") from error
     watched = WatchedFile(file, start)
@@ -7199,7 +7671,11 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
             "max_streams": str(MAX_STREAMS),
             "max_samples": str(MAX_FRAME_VALUES // MAX_CHANNELS),
         }
-        container = av_open(watched, "r", options=allowed, metadata_errors="ignore")
+        # PyAV 19 takes titles of any bytes, and refuses the argument that says so to those before it.
+        odd_titles = (
+            {} if int(av_version.split(".")[0]) >= TAKES_ODD_TITLES else {"metadata_errors": "ignore"}
+        )
+        container = av_open(watched, "r", options=allowed, **odd_titles)
     except _decoder_errors() as error:
         if pcm is None and (found := wav_samples(file)):
             return _opened(file, found[1], found[0])
@@ -7259,7 +7735,9 @@ def _usable_tracks(container: Any) -> list[int]:
 
 def _track_name(stream: Any, number: int) -> str:
     """A track for people: its number from 1, title and language."""
-    told = [str(stream.metadata.get("title", "")), str(stream.metadata.get("language", ""))]
+    told = [
+        str(stream.metadata.get(key, "")).encode(errors="replace").decode() for key in ("title", "language")
+    ]
     found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
     return f"track {number}" + (f" ({found})" if found else "")
 
@@ -9236,336 +9714,6 @@ class CacheContact:
             return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
 
 
-# --- ollama_pack.base.translations ---
-# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-
-TRANSLATIONS: dict[str, dict[str, str]] = {
-    "zh-CN": {
-        "95 of 100 chats (p95)": "100 次中的 95 次 (p95)",
-        "All {count} nodes are down.": "全部 {count} 个节点都不可用。",
-        "Asking …": "正在查询…",
-        "Back to the chats": "返回聊天",
-        "Budgets": "用量预算",
-        "Budgets are not counted: {fault}. Chats go on without.": "用量预算没有计数：{fault}。对话不受预算限制，照常进行。",
-        "Chats": "对话请求",
-        "Chats that wait for a node": "等待节点的请求",
-        "Details": "详情",
-        "Details of this chat": "此请求的详情",
-        "Details of {name}": "{name} 的详情",
-        "Download all as CSV": "下载全部 CSV",
-        "Ended": "结束时间",
-        "Everything works.": "一切正常。",
-        "Filter chats": "筛选请求",
-        "Filter chats by model, node, user or error": "按模型、节点、用户或错误筛选请求",
-        "Filter nodes": "筛选节点",
-        "Filter nodes by name, address, state or model": "按名称、地址、状态或模型筛选节点",
-        "Flush": "清空",
-        "Flushed at {time}.": "已于 {time} 清空。",
-        "GPU busy": "GPU 利用率",
-        "GPU busy {percent} %": "GPU 利用率 {percent} %",
-        "GPU memory": "显存",
-        "GPU memory {memory}": "显存 {memory}",
-        "Generation that the cache saved": "缓存节省的生成时间",
-        "Go on ({count} new)": "继续（{count} 条新请求）",
-        "How it went": "运行情况",
-        "How long lookups took": "查询缓存所用的时间",
-        "In memory": "已加载",
-        "It failed several chats: it is given none for a while.": "它连续处理失败，暂时不再分配请求。",
-        "It failed several chats: one chat tries it again.": "它连续处理失败，正用一个请求重新尝试。",
-        "It failed: {why}": "失败原因：{why}",
-        "It waited {time} for a node.": "等待节点 {time}。",
-        "Kind": "类型",
-        "Last day": "最近一天",
-        "Last hour": "最近一小时",
-        "Left alone": "保持不变",
-        "Lookup took": "查询用时",
-        "Make all cached answers unusable, for everybody?": "要让所有人的缓存回答全部失效吗？",
-        "Model": "模型",
-        "Models in memory": "已加载的模型",
-        "No GPU figures: run gpu_agent.py on the host and name it in agent=…": "没有 GPU 数据：请在该主机上运行 gpu_agent.py，并在 agent=… 中填写其地址",
-        "No GPU figures: {reason}": "没有 GPU 数据：{reason}",
-        "No chat is like that.": "没有符合条件的请求。",
-        "No model in memory.": "没有已加载的模型。",
-        "Node": "节点",
-        "Nodes": "节点",
-        "Nodes up": "可用节点",
-        "None yet. A chat with a model of the router, or an answer from the cache, shows here.": "还没有记录。向路由器的模型发起的对话，或来自缓存的回答，会显示在这里。",
-        "Not flushed: {why}": "未能清空：{why}",
-        "Nothing has been used yet.": "还没有任何用量。",
-        "Nothing is known of any node.": "没有任何节点的信息。",
-        "Nothing is published: publish_aliases is off in this function's valves.": "没有发布任何模型：此函数的 publish_aliases 选项已关闭。",
-        "Nothing to publish: no node has a model, and no alias an answer.": "没有可发布的内容：节点上没有模型，别名也没有可用的模型。",
-        "Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back.": "只有此 Open WebUI 的管理员可以查看仪表盘。请联系管理员，或返回。",
-        "Open WebUI does not answer.": "Open WebUI 没有响应。",
-        "Open WebUI does not answer. What is shown is from {time}.": "Open WebUI 没有响应。当前显示的是 {time} 的数据。",
-        "Outcome": "结果",
-        "Pause": "暂停",
-        "Process": "进程",
-        "Published models": "已发布的模型",
-        "Requests a minute": "每分钟请求数",
-        "Response cache": "回答缓存",
-        "Running": "进行中",
-        "Servers that share the history": "共享历史记录的服务器",
-        "Show older": "显示更早的",
-        "Sign in": "登录",
-        "Sign in to Open WebUI as an admin again.": "请以管理员身份重新登录 Open WebUI。",
-        "Speed": "速度",
-        "State": "状态",
-        "The answer has {tokens} tokens and took {took}.": "回答共 {tokens} 个 token，用时 {took}。",
-        "The answer was in the cache, {age} old: {saved} of generation saved.": "回答来自缓存，已保存 {age}，节省生成时间 {saved}。",
-        "The dashboard is for the admins of this Open WebUI. Sign in as one of them to see it.": "仪表盘仅供此 Open WebUI 的管理员使用。请以管理员身份登录后查看。",
-        "The first token came after {first}; {predicted} at the node were predicted.": "首个 token 在 {first} 后到达；预计节点上需要 {predicted}。",
-        "The first token is predicted after {predicted} at the node.": "预计节点在 {predicted} 后给出首个 token。",
-        "The function ollama_pack_events is switched off, or being updated.": "函数 ollama_pack_events 已关闭，或正在更新。",
-        "The history cannot be read or written: {fault}.": "无法读写历史记录：{fault}。",
-        "The models have not been looked at yet; this takes a few seconds.": "尚未检查模型，需要几秒钟。",
-        "The response cache does not work: {fault}. Chats go to their models.": "回答缓存不可用：{fault}。对话直接交给模型。",
-        "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions.": "路由器没有节点：请在“管理员面板 → 函数”中填写它的“nodes”选项。",
-        "The router's redis_url does not answer: {fault}. This worker goes on alone.": "路由器的 redis_url 没有响应：{fault}。此进程将独立运行。",
-        "The same question was being answered: both chats got that answer.": "同一个问题正在生成回答，两个请求共用该回答。",
-        "The user stopped it, or left.": "用户停止了生成，或已离开。",
-        "Time to the first token": "首个 token 用时",
-        "User": "用户",
-        "Voice": "语音",
-        "Waiting": "等待中",
-        "What each node would have cost": "各节点的预计代价",
-        "Whose": "使用者",
-        "Why not from the cache": "未使用缓存的原因",
-        "a direct connection": "直连",
-        "a new answer was wanted": "要求重新回答",
-        "a scheduled run": "定时任务",
-        "a temporary chat": "临时对话",
-        "admins": "管理员",
-        "all outcomes": "全部结果",
-        "an answer that goes on": "续写的回答",
-        "answered": "已回答",
-        "answered by": "由谁回答",
-        "answered by a model": "由模型回答",
-        "are transcribed now": "正在转写",
-        "as of {time}": "截至 {time}",
-        "assumed": "估计值",
-        "away for {minutes} min": "已离线 {minutes} 分钟",
-        "background": "后台",
-        "busy": "利用率",
-        "context": "上下文",
-        "conversations kept": "保留的对话",
-        "distance": "层级",
-        "down": "不可用",
-        "each minute": "每分钟",
-        "failed": "失败",
-        "failed or stopped": "失败或停止",
-        "first token": "首个 token",
-        "first token, p95, last hour": "首个 token p95（最近一小时）",
-        "for": "可用者",
-        "from the cache": "来自缓存",
-        "from the cache, last hour": "缓存命中（最近一小时）",
-        "generation saved": "节省的生成时间",
-        "generation saved, last day": "节省的生成时间（最近一天）",
-        "given from the cache": "由缓存回答",
-        "half of all chats": "半数请求（中位数）",
-        "healthy": "正常",
-        "in all": "总用时",
-        "in part": "部分可用",
-        "is answered": "回答中",
-        "itself": "自身",
-        "itself, for {alias}": "自身，用于 {alias}",
-        "kept answers": "已保存的回答",
-        "load the model": "加载模型",
-        "loads": "加载中",
-        "loads in": "加载用时",
-        "made by": "创建者",
-        "memory": "显存",
-        "more": "更多",
-        "nodes up": "可用节点",
-        "not asked before, or too long ago": "此前未问过，或已过期",
-        "not for the cache": "不经缓存",
-        "not kept: another model answered": "未保存：由其他模型回答",
-        "not kept: empty": "未保存：内容为空",
-        "not kept: it has no figures": "未保存：缺少统计数据",
-        "not kept: stopped before its end": "未保存：未生成完",
-        "not kept: the cache was flushed": "未保存：缓存已被清空",
-        "not kept: too large": "未保存：过大",
-        "now": "现在",
-        "of": "单位",
-        "of speech": "语音时长",
-        "of work": "处理用时",
-        "on average": "平均",
-        "opens to them: {models}": "同时开放：{models}",
-        "read the prompt": "读取提示词",
-        "reads, tokens/s": "读取，token/秒",
-        "recordings wait": "等待的录音",
-        "requests": "请求数",
-        "requests a minute": "每分钟请求数",
-        "response_cache_replay is missing": "缺少 response_cache_replay",
-        "running": "进行中",
-        "share the GPU": "共用 GPU",
-        "shared": "共用回答",
-        "shared while generated": "生成时共用",
-        "stopped": "已停止",
-        "switched off": "已关闭",
-        "the client wanted no cache": "客户端要求不使用缓存",
-        "the kept answer could not be read": "无法读取已保存的回答",
-        "the same question may have different answers": "同一问题可能有不同回答",
-        "the store is left alone for a while": "暂时不访问存储",
-        "the store was down": "存储不可用",
-        "the store was full": "存储已满",
-        "the store was slow": "存储响应慢",
-        "the user may not use the model": "用户无权使用该模型",
-        "this function": "此函数",
-        "this month": "本月",
-        "this one": "本进程",
-        "this week": "本周",
-        "titles, tags and the like": "标题、标签等后台任务",
-        "today": "今天",
-        "tokens saved": "节省的 token",
-        "transcribed": "已转写",
-        "up to {bound} ms": "不超过 {bound} 毫秒",
-        "used": "已用",
-        "wait": "等待",
-        "waited": "等待",
-        "waiting": "等待中",
-        "waits": "等待",
-        "what others lose": "他人的损失",
-        "when": "时间",
-        "which weights answer is not known": "无法确定由哪份权重回答",
-        "with files, knowledge, memory or tools": "使用了文件、知识库、记忆或工具",
-        "writes, tokens/s": "生成，token/秒",
-        "{count} h": "{count} 小时",
-        "{count} min": "{count} 分钟",
-        "{count} more nodes are down.": "另有 {count} 个节点不可用。",
-        "{failed} of {all} chats failed in the last 5 minutes.": "最近 5 分钟内，{all} 个请求中有 {failed} 个失败。",
-        "{fault}: chats go to their models. Figures of one worker:": "{fault}：对话直接交给模型。以下为单个进程的数据：",
-        "{first} and {count} more": "{first} 及另外 {count} 个",
-        "{model} failed here: it is asked elsewhere for a while.": "{model} 在此失败，暂时改由其他节点回答。",
-        "{model} failed here: one chat tries it again.": "{model} 在此失败，正用一个请求重新尝试。",
-        "{name} asked for {asked}.": "{name} 请求了 {asked}。",
-        "{name} goes on alone: {fault}": "{name} 独立运行：{fault}",
-        "{node} failed chats with {model}: they go elsewhere for a while.": "{node} 上的 {model} 处理失败，请求暂时转到其他节点。",
-        "{node} failed it: {why}": "{node} 处理失败：{why}",
-        "{node} had to load {model}: no node could begin sooner.": "{node} 需要加载 {model}：没有其他节点能更早开始。",
-        "{node} had {model} in memory, and could begin soonest.": "{node} 已加载 {model}，能最早开始回答。",
-        "{node} had {model} in memory, and {held} of the {prompt} tokens of the prompt.": "{node} 已加载 {model}，并保留了提示词 {prompt} 个 token 中的 {held} 个。",
-        "{node} is down: {why}": "{node} 不可用：{why}",
-        "{shown} of {all}": "{shown} / {all}",
-        "{store}, scope {scope}, answers are kept for {minutes} min.": "{store}，范围 {scope}，回答保留 {minutes} 分钟。",
-        "{title}: at most {top}, lately {last}": "{title}：最高 {top}，最近 {last}",
-        "{up} of {all}": "{up} / {all}",
-        "{used} of {total} GiB": "{used} / {total} GiB",
-    },
-}
-
-
-# --- ollama_pack.base.messages ---
-# Sentences for people, in English and in the languages of the catalogue.
-#
-# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
-# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
-# translations; `scripts/messages.py` keeps them complete.
-
-ENGLISH = "en"
-_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
-# Put before a page's script: its `t("Sentence {name}", {name: value})` is in the page's language.
-_SCRIPT_T = """
-const T_WORDS = %WORDS%;
-const t = (english, values = {}) => (T_WORDS[english] || english).replace(
-  /[{](\\w+)[}]/g, (all, name) => name in values ? values[name] : all);
-"""
-
-
-class _messages__Message(str):
-    """A sentence in English, which knows what it was made of.
-
-    Attributes:
-        template: the English sentence with its placeholders: the key in the catalogue.
-        values: what stands in them: messages and exceptions are translated as well.
-    """
-
-    __slots__ = ("template", "values")
-
-    template: str
-    values: Mapping[str, object]
-
-    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
-        made = super().__new__(cls, text)
-        made.template = template or text
-        made.values = values or {}
-        return made
-
-
-def message(template: str, /, **values: object) -> _messages__Message:
-    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
-
-    Args:
-        template: whole sentences in English; placeholders are those of `str.format`.
-        values: one for each placeholder.
-    """
-    return _messages__Message(_filled(template, values, ENGLISH), template, values)
-
-
-def in_language(thing: object, language: str) -> str:
-    """A sentence in a reader's language; in English where the catalogue lacks it.
-
-    Args:
-        thing: a message, an exception that was raised with one, or any other text.
-        language: as `known_language` reads it.
-    """
-    if isinstance(thing, BaseException):
-        if not (thing.args and isinstance(thing.args[0], _messages__Message)):
-            return str(thing)
-        thing = thing.args[0]
-    known = known_language(language)
-    table = TRANSLATIONS.get(known, {})
-    if not isinstance(thing, _messages__Message):
-        return table.get(str(thing), str(thing))
-    if known == ENGLISH:
-        return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
-
-
-def known_language(wanted: str) -> str:
-    """The best language of the catalogue for what a reader asks for; `en` where there is none.
-
-    Args:
-        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
-    """
-    for tag in _by_preference(wanted):
-        primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
-            break
-        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
-            return found
-    return ENGLISH
-
-
-def script_words(script: str, language: str) -> str:
-    """What to put before a page's script: `t`, and the sentences that this script has, in a language."""
-    table = TRANSLATIONS.get(known_language(language), {})
-    used = {english: other for english, other in table.items() if _in_script(english) in script}
-    return _SCRIPT_T.replace("%WORDS%", json.dumps(used, ensure_ascii=False).replace("<", "\\u003c"))
-
-
-def _in_script(english: str) -> str:
-    return json.dumps(english, ensure_ascii=False)
-
-
-def _by_preference(wanted: str) -> list[str]:
-    weighted = []
-    for part in re.split("[,:]", wanted):
-        found = _QUALITY.search(part)
-        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
-        if quality > 0 and (tag := part.partition(";")[0].strip()):
-            weighted.append((-quality, tag))
-    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
-
-
-def _filled(template: str, values: Mapping[str, object], language: str) -> str:
-    shown = {
-        name: in_language(value, language) if isinstance(value, str | BaseException) else value
-        for name, value in values.items()
-    }
-    return template.format_map(shown)
-
-
 # --- ollama_pack.webui.dashboard ---
 # The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
 #
@@ -9833,7 +9981,7 @@ const figure = (value, label) => make("div", {}, make("b", {}, value), make("spa
 function table(label, heads, rows) {
   const head = heads.map(one => one instanceof Element ? one
     : make("th", {scope: "col", class: one[1]}, one[0] || make("span", {class: "hidden"}, t("Details"))));
-  return make("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": label},
+  return make("div", {class: "scroll", tabindex: 0, role: "group", "aria-label": label},
     make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows)));
 }
 
@@ -10087,8 +10235,8 @@ function isWanted(chat) {
 
 // Chats that have just ended, the oldest first; at the beginning the last ones that there are.
 function takeChats(come, isWhole) {
-  const known = new Set(chats.concat(held).map(chat => chat.key));
-  const fresh = come.filter(chat => !known.has(chat.key) && isWanted(chat)).reverse();
+  const known = new Set(chats.concat(held).map(chat => chat.id));
+  const fresh = come.filter(chat => !known.has(chat.id) && isWanted(chat)).reverse();
   if (isWhole && !chats.length && !search.text && !search.outcome) olderKey = fresh.length ? fresh[fresh.length - 1].key : "";
   if (paused) held = fresh.concat(held).slice(0, MAX_SHOWN);
   else chats = fresh.concat(chats).slice(0, MAX_SHOWN);
@@ -10186,7 +10334,7 @@ function sentences(chat) {
   if (chat.written > 0) said.push(t("The answer has {tokens} tokens and took {took}.",
     {tokens: number(chat.written), took: seconds(chat.took)}));
   if (chat.outcome === "stopped") said.push(t("The user stopped it, or left."));
-  if (chat.error_text) said.push(t("It failed: {why}", {why: chat.error_text}));
+  if (chat.error_text) said.push(t("It failed: {why}", {why: object(chat.error_texts)[language] || chat.error_text}));
   return said;
 }
 """
@@ -10974,6 +11122,7 @@ class Event:
             RouteSpec("GET", "/ollama-pack/chats", "admin", self._chats),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
+            *upkeep_routes(self._router),
             RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
             RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
             *ollama_routes(),
@@ -11021,7 +11170,11 @@ class Event:
     async def _stream(self, request: Any, _user: Any) -> Any:
         last = request.headers.get("last-event-id") or request.query_params.get("after") or ""
         service = self._service
-        return event_stream(self._dashboard.stream(str(last), lambda: service is not None and service.runs))
+        return event_stream(
+            self._dashboard.stream(
+                str(last), page_language(request), lambda: service is not None and service.runs
+            )
+        )
 
     async def _chats(self, request: Any, _user: Any) -> dict[str, Any]:
         asked = request.query_params

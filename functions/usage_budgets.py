@@ -9,29 +9,29 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2442, which the server calls.
+# Begin here: `class Filter`, line 2446, which the server calls.
 # The modules that it uses come first:
 #     64  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #     88  base.messages          Sentences for people, in English and in the languages of the catalogue.
-#    195  base.process           One object for all plugins of a process, which are files that share no code.
-#    218  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    238  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    646  budgets.errors         What goes wrong with budgets.
-#    676  budgets.period         Days, weeks and months in the site's time zone.
-#    742  budgets.table          The budget table: a row a line, read once and then only looked up.
-#   1023  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
-#   1095  budgets.store          What a store of budgets does, and the values that it takes and gives.
-#   1209  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1379  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
-#   1538  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
-#   1877  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2033  services.cache_state   What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2042  services.pack_valves   What all valves of the pack have in common.
-#   2056  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2151  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2298  engines.routed_names   How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2304  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2391  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    199  base.process           One object for all plugins of a process, which are files that share no code.
+#    222  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    242  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    650  budgets.errors         What goes wrong with budgets.
+#    680  budgets.period         Days, weeks and months in the site's time zone.
+#    746  budgets.table          The budget table: a row a line, read once and then only looked up.
+#   1027  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#   1099  budgets.store          What a store of budgets does, and the values that it takes and gives.
+#   1213  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1383  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
+#   1542  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
+#   1881  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2037  services.cache_state   What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2046  services.pack_valves   What all valves of the pack have in common.
+#   2060  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2155  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2302  engines.routed_names   How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2308  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2395  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import hashlib
@@ -114,6 +114,10 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
 
 
 def message(template: str, /, **values: object) -> Message:
