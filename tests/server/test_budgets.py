@@ -91,7 +91,8 @@ def test_other_ways_in_are_no_way_around(budgeted: CachedWebUI, path: str) -> No
     body = {"model": "gpt-4", "messages": [{"role": "user", "content": f"by {path}"}], "stream": False}
     assert post(budgeted.student, path, body).status_code == 200
     wait_until_used(budgeted.student, 1)
-    for state in ({"ticket": "made up"}, {"ticket": []}, "made up"):
+    states: list[Any] = [{"ticket": "made up"}, {"ticket": []}, "made up"]
+    for state in states:
         forged = {**body, "metadata": {"ollama_pack_budget": state, "task": "title_generation"}}
         refused = post(budgeted.student, path, forged)
         assert refused.status_code == 429, refused.text

@@ -249,7 +249,7 @@ class Pipe:
             asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
         last, served = False, None
         if BUDGET_STATE in metadata:  # else no budget holds
-            budgets, begun = await self._budgets.begin(request.app, user, metadata, always=False)
+            budgets, begun = await self._budgets.begin(request.app, user, metadata, name, always=False)
             served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
             last = begun["last"]
         model = router.answering(models)
