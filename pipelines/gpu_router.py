@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 15508, which the server calls.
+# Begin here: `class Pipeline`, line 15513, which the server calls.
 # The modules that it uses come first:
 #    199  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    225  aliases.errors                 What goes wrong with aliases.
@@ -72,56 +72,56 @@ version: 0.1.0
 #   8371  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
 #   8451  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
 #   8545  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9033  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9191  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9366  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9604  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9707  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   9713  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#   9815  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9850  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10518  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10594  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10627  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10744  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10928  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11074  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11270  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11410  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11470  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  11948  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12099  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12312  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12496  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  12765  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  12876  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13450  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13517  cache.errors                   What goes wrong with the cache.
-#  13537  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13553  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  13687  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  13816  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  13985  base.single_flight             Many who ask the same at the same time ask once.
-#  14064  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14299  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  14707  base.process                   One object for all plugins of a process, which are files that share no code.
-#  14728  services.activity              What chats did in this process, until somebody writes it into the history.
-#  14794  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15148  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15249  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15284  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15360  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15478  services.pack_valves           What all valves of the pack have in common.
-#  15492  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  15564  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  15871  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  15932  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  15968  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16060  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16141  services.router_valves         The valves of the router, wherever it runs.
-#  16263  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16377  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16630  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   9034  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9192  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9367  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9605  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9708  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   9714  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#   9816  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9851  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10519  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10595  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10628  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10745  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10929  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11075  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11275  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11415  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11475  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  11953  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12104  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12317  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12501  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  12770  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  12881  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13455  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13522  cache.errors                   What goes wrong with the cache.
+#  13542  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13558  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  13692  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  13821  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  13990  base.single_flight             Many who ask the same at the same time ask once.
+#  14069  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14304  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  14712  base.process                   One object for all plugins of a process, which are files that share no code.
+#  14733  services.activity              What chats did in this process, until somebody writes it into the history.
+#  14799  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15153  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15254  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15289  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15365  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15483  services.pack_valves           What all valves of the pack have in common.
+#  15497  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  15569  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  15876  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  15937  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  15973  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16065  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16146  services.router_valves         The valves of the router, wherever it runs.
+#  16268  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16382  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16635  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -2085,7 +2085,7 @@ def auto_name(names: Sequence[str], context: int = 0) -> str:
 def auto_parts(name: str) -> tuple[tuple[str, ...], int]:
     """The variants of an automatic name and its context; any other name stands for itself."""
     names, _, context = name.partition(_WITH)
-    return tuple(names.split(_BETWEEN)), int(context) if context.isdecimal() else 0
+    return tuple(names.split(_BETWEEN)), int(context[:9]) if context.isdecimal() else 0
 
 
 def is_auto(name: str) -> bool:
@@ -8787,6 +8787,7 @@ class NodeState:
 
     def _list(self) -> None:
         """Put together what it may be asked for. A list that is the same stays the same object."""
+        self._autos = {auto: model for auto, model in self._autos.items() if model.name in self.models}
         named = self.memory.sized(self.models, self._sized_for)
         self.listed = named | {fold_name(name): model for name, model in named.items()} | self._autos
 
@@ -11136,6 +11137,10 @@ class Cluster:
         node, now = self.nodes[name], self._clock()
         node.changed()
         node.probed(models, residents, now)
+        for auto in self._autos:  # what waits may be answered by another variant now
+            offer = node.offer(auto)
+            if offer is not None and offer[1]:
+                node.set_auto(auto, offer[0])
         if node.breaker.state(now) == "half-open":
             node.breaker.succeeded()
 

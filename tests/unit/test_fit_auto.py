@@ -105,6 +105,22 @@ def test_the_answer_comes_from_the_variant_that_fits() -> None:
     assert binding.loads
 
 
+def test_a_variant_that_is_removed_while_a_chat_waits_is_replaced() -> None:
+    """Would catch a decision that names a model which the node no longer has."""
+    world = fleet(middle="16GB")
+    auto = auto_name(["m:8b-q8_0", "m:8b-q4_k_m"])
+    world.scheduler.submit(FleetRequest("r", "u", (auto,)))
+    models = dict(world.scheduler.cluster.nodes["middle"].models)
+    del models["m:8b-q8_0"]
+    world.scheduler.cluster.probed("middle", models, [])
+    (binding,) = world.decide()
+    assert binding.model == "m:8b-q4_k_m"
+    del models["m:8b-q4_k_m"]
+    world.scheduler.cancel("r")
+    world.scheduler.cluster.probed("middle", models, [])
+    assert choices(world, "m:8b") == {"middle": "q6_k"}
+
+
 def test_a_spill_shows_how_much_memory_there_is() -> None:
     """Would catch a node without `memory=` whose model half on the CPU teaches nothing."""
     world = World(("x",), slots=1)
@@ -168,6 +184,7 @@ def test_automatic_names_are_read_back() -> None:
     assert fold_name(name) == "m:8b-q8_0 | m @8192"
     assert auto_parts(fold_name(name)) == (("m:8b-q8_0", "m"), 8192)
     assert auto_parts("llama3:8b") == (("llama3:8b",), 0)
+    assert auto_parts(f"x @{'9' * 5000}") == (("x",), 999_999_999)
 
 
 @pytest.mark.parametrize("written", ["quant=auto", "quantization=auto", "quant = AUTO"])

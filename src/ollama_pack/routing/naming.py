@@ -32,7 +32,7 @@ def auto_name(names: Sequence[str], context: int = 0) -> str:
 def auto_parts(name: str) -> tuple[tuple[str, ...], int]:
     """The variants of an automatic name and its context; any other name stands for itself."""
     names, _, context = name.partition(_WITH)
-    return tuple(names.split(_BETWEEN)), int(context) if context.isdecimal() else 0
+    return tuple(names.split(_BETWEEN)), int(context[:9]) if context.isdecimal() else 0
 
 
 def is_auto(name: str) -> bool:

@@ -81,6 +81,10 @@ class Cluster:
         node, now = self.nodes[name], self._clock()
         node.changed()
         node.probed(models, residents, now)
+        for auto in self._autos:  # what waits may be answered by another variant now
+            offer = node.offer(auto)
+            if offer is not None and offer[1]:
+                node.set_auto(auto, offer[0])
         if node.breaker.state(now) == "half-open":
             node.breaker.succeeded()
 

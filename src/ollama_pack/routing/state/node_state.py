@@ -263,6 +263,7 @@ class NodeState:
 
     def _list(self) -> None:
         """Put together what it may be asked for. A list that is the same stays the same object."""
+        self._autos = {auto: model for auto, model in self._autos.items() if model.name in self.models}
         named = self.memory.sized(self.models, self._sized_for)
         self.listed = named | {fold_name(name): model for name, model in named.items()} | self._autos
 
