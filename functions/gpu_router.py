@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 16985, which the server calls.
+# Begin here: `class Pipe`, line 16990, which the server calls.
 # The modules that it uses come first:
 #    205  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    231  aliases.errors                 What goes wrong with aliases.
@@ -79,60 +79,60 @@ version: 0.1.0
 #   9354  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
 #   9434  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
 #   9528  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10016  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10174  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10349  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10587  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10690  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10792  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10827  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11495  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11571  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11604  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11721  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11905  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12051  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12247  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12387  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12447  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12925  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13076  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13289  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13473  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13742  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13853  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14427  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  14487  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14560  cache.errors                   What goes wrong with the cache.
-#  14580  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14608  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14742  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  14748  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  14754  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  14868  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  14915  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15006  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15169  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15259  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15494  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15515  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  15626  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15651  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  15732  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  15840  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  15887  services.pack_valves           What all valves of the pack have in common.
-#  15901  services.router_valves         The valves of the router, wherever it runs.
-#  16023  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16137  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16390  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16422  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16439  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  16490  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  16567  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16662  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  16823  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  16834  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  16893  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  10017  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10175  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10350  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10588  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10691  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10793  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10828  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11496  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11572  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11605  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11722  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11906  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12052  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12252  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12392  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12452  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12930  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13081  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13294  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13478  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13747  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13858  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14432  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  14492  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14565  cache.errors                   What goes wrong with the cache.
+#  14585  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14613  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14747  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  14753  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  14759  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  14873  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  14920  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15011  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15174  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15264  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15499  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15520  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  15631  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15656  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  15737  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  15845  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  15892  services.pack_valves           What all valves of the pack have in common.
+#  15906  services.router_valves         The valves of the router, wherever it runs.
+#  16028  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16142  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16395  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16427  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16444  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  16495  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  16572  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16667  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  16828  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  16839  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  16898  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -3868,7 +3868,7 @@ def auto_name(names: Sequence[str], context: int = 0) -> str:
 def auto_parts(name: str) -> tuple[tuple[str, ...], int]:
     """The variants of an automatic name and its context; any other name stands for itself."""
     names, _, context = name.partition(_WITH)
-    return tuple(names.split(_BETWEEN)), int(context) if context.isdecimal() else 0
+    return tuple(names.split(_BETWEEN)), int(context[:9]) if context.isdecimal() else 0
 
 
 def is_auto(name: str) -> bool:
@@ -9770,6 +9770,7 @@ class NodeState:
 
     def _list(self) -> None:
         """Put together what it may be asked for. A list that is the same stays the same object."""
+        self._autos = {auto: model for auto, model in self._autos.items() if model.name in self.models}
         named = self.memory.sized(self.models, self._sized_for)
         self.listed = named | {fold_name(name): model for name, model in named.items()} | self._autos
 
@@ -12113,6 +12114,10 @@ class Cluster:
         node, now = self.nodes[name], self._clock()
         node.changed()
         node.probed(models, residents, now)
+        for auto in self._autos:  # what waits may be answered by another variant now
+            offer = node.offer(auto)
+            if offer is not None and offer[1]:
+                node.set_auto(auto, offer[0])
         if node.breaker.state(now) == "half-open":
             node.breaker.succeeded()
 
