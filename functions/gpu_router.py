@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17503, which the server calls.
+# Begin here: `class Pipe`, line 17512, which the server calls.
 # The modules that it uses come first:
 #    207  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    312  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -129,12 +129,12 @@ version: 0.1.0
 #  16934  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
 #  16951  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 #  17002  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17070  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17165  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17326  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17337  webui.reader                   Who reads what the pack says, and in which language.
-#  17352  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17411  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  17079  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17174  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17335  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17346  webui.reader                   Who reads what the pack says, and in which language.
+#  17361  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17420  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -17007,6 +17007,7 @@ async def live_function(app: Any, function_id: str) -> Any:
 BUDGETS_ID = "usage_budgets"
 _LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
 _USERS_AT_ONCE = 500
+_MOST_SHOWN = 50  # on the dashboard; the table has all
 NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
 
 
@@ -17029,14 +17030,14 @@ class BudgetContact:
         return found if found is not None and found.valves.budgets else None
 
     async def begin(
-        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], *, always: bool
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], model: str, *, always: bool
     ) -> tuple[Any, dict[str, Any]]:
         """Begin to count an answer: the function, and what its `budget_begin` says."""
         budgets = await self.live(app)
         if budgets is None:
             return None, NO_BUDGET
         try:
-            return budgets, await budgets.budget_begin(user, metadata, always=always)
+            return budgets, await budgets.budget_begin(user, metadata, model, always=always)
         except Exception:
             log.exception("An answer is not counted, and no budgets hold for it")
             return None, NO_BUDGET
@@ -17052,6 +17053,14 @@ class BudgetContact:
         for entry in found.get("all") or ():
             entry["whose"] = names.get(entry["whose"], entry["whose"])
         return found
+
+    async def report(self, app: Any) -> dict[str, Any]:
+        """What is counted, for the dashboard: those who have used most. Empty: there are no budgets."""
+        if await self.live(app) is None:
+            return {}
+        found = await self.usage(app, {"role": "admin"})
+        entries = sorted(found.get("all") or (), key=lambda entry: (not entry["shared"], -entry["used"]))
+        return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
 
     async def _look(self) -> Any:
         if not (await function_state(BUDGETS_ID)).active:
@@ -17617,8 +17626,8 @@ class Pipe:
         self, app: Any, body: Body, user: dict[str, Any], metadata: dict[str, Any], *about: Any
     ) -> AsyncGenerator[Body, None]:
         """The answer, as far as the budgets of its user allow it: see `usage_budgets`."""
-        is_task = bool(metadata.get("task"))
-        budgets, begun = await self._budgets.begin(app, user, metadata, always=is_task)
+        name, is_task = str(body["model"]).removeprefix(ROUTER), bool(metadata.get("task"))
+        budgets, begun = await self._budgets.begin(app, user, metadata, name, always=is_task)
         if begun["refusal"]:
             raise ModelRefusedError(Refusal(**begun["refusal"]))
         served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
@@ -17691,7 +17700,7 @@ class Pipe:
             asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
         last, served = False, None
         if BUDGET_STATE in metadata:  # else no budget holds
-            budgets, begun = await self._budgets.begin(request.app, user, metadata, always=False)
+            budgets, begun = await self._budgets.begin(request.app, user, metadata, name, always=False)
             served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
             last = begun["last"]
         model = router.answering(models)

@@ -9,91 +9,91 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11033, which the server calls.
+# Begin here: `class Event`, line 11071, which the server calls.
 # The modules that it uses come first:
 #    160  base.single_flight          Many who ask the same at the same time ask once.
 #    239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    458  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    592  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    618  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    629  base.process                One object for all plugins of a process, which are files that share no code.
-#    652  services.activity           What chats did in this process, until somebody writes it into the history.
-#    713  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1069  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1448  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1691  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1706  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1724  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1731  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1876  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1948  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2017  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2085  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2189  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2342  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   2403  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2509  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2618  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2763  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2769  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2856  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2943  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2975  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3099  aliases.errors              What goes wrong with aliases.
-#   3121  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   3144  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3451  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3588  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3625  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3646  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3704  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3766  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3819  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3933  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4099  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4365  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4623  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4749  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4897  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4974  services.pack_valves        What all valves of the pack have in common.
-#   4997  speech.errors               What goes wrong with transcription.
-#   5359  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5436  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5527  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5563  speech.values               What recordings turn into, and what an engine is.
-#   5820  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5970  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6052  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6236  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6369  speech.sentences            Segments of about a sentence, made from words with times.
-#   6423  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6601  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6829  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6983  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7067  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7156  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7320  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7918  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   8006  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8080  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8355  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8405  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8552  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8818  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8856  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8886  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   9006  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9144  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9298  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9476  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9730  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9812  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9854  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10872  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10958  webui.reader                Who reads what the pack says, and in which language.
-#  10967  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11001  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11146  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    469  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    603  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    629  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    640  base.process                One object for all plugins of a process, which are files that share no code.
+#    663  services.activity           What chats did in this process, until somebody writes it into the history.
+#    724  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1080  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1459  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1702  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1717  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1735  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1742  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1887  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1959  webui.errors                What goes wrong between the pack and Open WebUI.
+#   2028  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2096  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2200  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2353  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2414  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2520  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2629  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2774  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2780  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2867  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2957  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2989  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3113  aliases.errors              What goes wrong with aliases.
+#   3135  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   3158  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3465  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3602  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3639  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3660  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3718  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3780  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3833  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3947  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4113  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4379  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4637  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4763  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4911  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4988  services.pack_valves        What all valves of the pack have in common.
+#   5011  speech.errors               What goes wrong with transcription.
+#   5373  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5450  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5541  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5577  speech.values               What recordings turn into, and what an engine is.
+#   5834  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5984  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6066  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6250  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6383  speech.sentences            Segments of about a sentence, made from words with times.
+#   6437  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6615  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6843  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6997  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7081  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7170  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7334  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7932  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   8020  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8094  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8369  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8419  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8566  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8832  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8870  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8900  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   9020  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9158  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9312  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9490  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9744  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9835  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9877  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10910  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10996  webui.reader                Who reads what the pack says, and in which language.
+#  11005  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11039  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11184  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -247,11 +247,14 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "All {count} nodes are down.": "全部 {count} 个节点都不可用。",
         "Asking …": "正在查询…",
         "Back to the chats": "返回聊天",
+        "Budgets": "用量预算",
+        "Budgets are not counted: {fault}. Chats go on without.": "用量预算没有计数：{fault}。对话不受预算限制，照常进行。",
         "Chats": "对话请求",
         "Chats that wait for a node": "等待节点的请求",
         "Details": "详情",
         "Details of this chat": "此请求的详情",
         "Details of {name}": "{name} 的详情",
+        "Download all as CSV": "下载全部 CSV",
         "Ended": "结束时间",
         "Everything works.": "一切正常。",
         "Filter chats": "筛选请求",
@@ -290,6 +293,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Nodes up": "可用节点",
         "None yet. A chat with a model of the router, or an answer from the cache, shows here.": "还没有记录。向路由器的模型发起的对话，或来自缓存的回答，会显示在这里。",
         "Not flushed: {why}": "未能清空：{why}",
+        "Nothing has been used yet.": "还没有任何用量。",
         "Nothing is known of any node.": "没有任何节点的信息。",
         "Nothing is published: publish_aliases is off in this function's valves.": "没有发布任何模型：此函数的 publish_aliases 选项已关闭。",
         "Nothing to publish: no node has a model, and no alias an answer.": "没有可发布的内容：节点上没有模型，别名也没有可用的模型。",
@@ -327,6 +331,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Voice": "语音",
         "Waiting": "等待中",
         "What each node would have cost": "各节点的预计代价",
+        "Whose": "使用者",
         "Why not from the cache": "未使用缓存的原因",
         "a direct connection": "直连",
         "a new answer was wanted": "要求重新回答",
@@ -389,6 +394,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "not kept: the cache was flushed": "未保存：缓存已被清空",
         "not kept: too large": "未保存：过大",
         "now": "现在",
+        "of": "单位",
         "of speech": "语音时长",
         "of work": "处理用时",
         "on average": "平均",
@@ -417,16 +423,21 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "the store was slow": "存储响应慢",
         "the user may not use the model": "用户无权使用该模型",
         "this function": "此函数",
+        "this month": "本月",
         "this one": "本进程",
+        "this week": "本周",
         "titles, tags and the like": "标题、标签等后台任务",
+        "today": "今天",
         "tokens saved": "节省的 token",
         "transcribed": "已转写",
         "up to {bound} ms": "不超过 {bound} 毫秒",
+        "used": "已用",
         "wait": "等待",
         "waited": "等待",
         "waiting": "等待中",
         "waits": "等待",
         "what others lose": "他人的损失",
+        "when": "时间",
         "which weights answer is not known": "无法确定由哪份权重回答",
         "with files, knowledge, memory or tools": "使用了文件、知识库、记忆或工具",
         "writes, tokens/s": "生成，token/秒",
@@ -2884,7 +2895,10 @@ async def routed_body(form: Mapping[str, Any]) -> dict[str, Any] | None:
     params = first.params.model_dump(exclude_none=True) if first else {}
     without = {"system", "model_controls"}  # the system prompt is added on the way
     said = {key: value for key, value in params.items() if key not in without}
-    return {**form, "params": said} if said else dict(form)
+    own = {
+        key: value for key, value in form.items() if key != "metadata"
+    }  # what is in it is the server's word
+    return {**own, "params": said} if said else own
 
 
 async def routed_entries(request: Any, user: Any) -> list[dict[str, Any]]:
@@ -9735,6 +9749,7 @@ def _status(error: PackError) -> int:
 BUDGETS_ID = "usage_budgets"
 _LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
 _USERS_AT_ONCE = 500
+_MOST_SHOWN = 50  # on the dashboard; the table has all
 NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
 
 
@@ -9757,14 +9772,14 @@ class BudgetContact:
         return found if found is not None and found.valves.budgets else None
 
     async def begin(
-        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], *, always: bool
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], model: str, *, always: bool
     ) -> tuple[Any, dict[str, Any]]:
         """Begin to count an answer: the function, and what its `budget_begin` says."""
         budgets = await self.live(app)
         if budgets is None:
             return None, NO_BUDGET
         try:
-            return budgets, await budgets.budget_begin(user, metadata, always=always)
+            return budgets, await budgets.budget_begin(user, metadata, model, always=always)
         except Exception:
             log.exception("An answer is not counted, and no budgets hold for it")
             return None, NO_BUDGET
@@ -9780,6 +9795,14 @@ class BudgetContact:
         for entry in found.get("all") or ():
             entry["whose"] = names.get(entry["whose"], entry["whose"])
         return found
+
+    async def report(self, app: Any) -> dict[str, Any]:
+        """What is counted, for the dashboard: those who have used most. Empty: there are no budgets."""
+        if await self.live(app) is None:
+            return {}
+        found = await self.usage(app, {"role": "admin"})
+        entries = sorted(found.get("all") or (), key=lambda entry: (not entry["shared"], -entry["used"]))
+        return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
 
     async def _look(self) -> Any:
         if not (await function_state(BUDGETS_ID)).active:
@@ -10491,6 +10514,8 @@ function problems() {
   if (down.length > 5) found.push(["bad", t("{count} more nodes are down.", {count: down.length - 5})]);
   if (cache.fault && cache.worker)
     found.push(["bad", t("The response cache does not work: {fault}. Chats go to their models.", {fault: cache.fault})]);
+  if (part("budgets").fault)
+    found.push(["bad", t("Budgets are not counted: {fault}. Chats go on without.", {fault: part("budgets").fault})]);
   const {failed = 0, answered = 0} = part("recent");
   if (failed > 0)
     found.push([failed > answered ? "bad" : "warn", t("{failed} of {all} chats failed in the last 5 minutes.",
@@ -10635,6 +10660,19 @@ function lookupTimes(counts) {
   return rows.length ? table(t("How long lookups took"), [[t("Lookup took")], [t("requests"), "number"]], rows) : null;
 }
 
+function drawBudgets() {
+  const told = part("budgets"), rows = list(told.most).map(object);
+  if (!told.most) return put(document.getElementById("budgets"));
+  const periods = {day: t("today"), week: t("this week"), month: t("this month")};
+  put(document.getElementById("budgets"),
+    head(t("Budgets"), make("a", {class: "button", href: "/ollama-pack/usage.csv"}, t("Download all as CSV"))),
+    make("div", {class: "card"}, rows.length
+      ? table(t("Budgets"), [[t("Whose")], [t("used"), "number"], [t("of"), ""], [t("when"), "medium"]],
+        rows.map(row => make("tr", {"data-key": [row.whose, row.unit, row.period].join(" ")}, cell(text(row.whose), "text"),
+          cell(number(row.used), "number"), cell(text(row.unit)), cell(periods[row.period] || text(row.period), "medium"))))
+      : make("p", {class: "soft"}, t("Nothing has been used yet."))));
+}
+
 function drawVoice() {
   const told = part("voice"), counts = object(told.counts), queue = object(told.queue);
   const failed = Object.entries(counts).filter(([name]) => /^outcome[/](?!ok$|kept$)/.test(name));
@@ -10665,11 +10703,11 @@ _MAIN = r"""
 
 const PATIENCE = 8000;  // milliseconds without a word, after which the server does not answer
 const DRAWS = {now: drawTop, charts: drawCharts, nodes: drawNodes, chats: drawChats, published: drawPublished,
-  cache: drawCache, voice: drawVoice, processes: drawProcesses};
+  cache: drawCache, budgets: drawBudgets, voice: drawVoice, processes: drawProcesses};
 // Which sections show a part, by the beginning of its path.
 const SHOWN_BY = {nodes: ["now", "nodes"], router: ["now", "nodes", "chats"], recent: ["now"], last_hour: ["now"],
   last_day: ["now"], hour: ["charts"], day: ["charts"], publishing: ["now", "published"], cache: ["now", "cache"],
-  voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"]};
+  budgets: ["now", "budgets"], voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"]};
 
 let fault = "", needsSignIn = false, source = null, seen = 0, serverAhead = 0, lastKey = "";
 const wanted = new Set();
@@ -11158,6 +11196,7 @@ async def user_names(ids: Sequence[str]) -> dict[str, str]:
 # --- ollama_pack.plugins.functions.ollama_pack_events ---
 
 NO_STORE = {"Cache-Control": "no-store"}
+BUDGET_SECONDS = 5.0  # between two looks at what everybody has used, while a dashboard is open
 MAX_SEARCH = 200  # characters
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
@@ -11247,6 +11286,7 @@ class Event:
         self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
         self._history = HistoryKeeper(shared_redis_url, data_folder() / HISTORY_FILE, self._status)
         others = {"cache": self._cached.get, "publishing": self._publishing, "voice": voice_report}
+        others["budgets"] = SingleFlight(lambda: self._budgets.report(app), BUDGET_SECONDS).get
         history = DashboardHistory(self._history, user_names)
         self._dashboard = Dashboard(self._details.get, others, history)
         self._router_metrics = SingleFlight(self._ask_metrics, LOAD_SECONDS)

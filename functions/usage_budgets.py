@@ -9,30 +9,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2489, which the server calls.
+# Begin here: `class Filter`, line 2531, which the server calls.
 # The modules that it uses come first:
-#     65  base.process             One object for all plugins of a process, which are files that share no code.
-#     88  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    108  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    516  budgets.errors           What goes wrong with budgets.
-#    546  budgets.period           Days, weeks and months in the site's time zone.
-#    612  budgets.table            The budget table: a row a line, read once and then only looked up.
-#    893  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#    965  budgets.store            What a store of budgets does, and the values that it takes and gives.
-#   1079  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1249  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
-#   1408  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
-#   1722  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   1876  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1885  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#   1901  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#   2018  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2080  services.pack_valves     What all valves of the pack have in common.
-#   2103  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2198  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2345  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2351  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2438  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#     65  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#     96  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    213  base.process             One object for all plugins of a process, which are files that share no code.
+#    236  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    256  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    664  budgets.errors           What goes wrong with budgets.
+#    694  budgets.period           Days, weeks and months in the site's time zone.
+#    760  budgets.table            The budget table: a row a line, read once and then only looked up.
+#   1041  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#   1113  budgets.store            What a store of budgets does, and the values that it takes and gives.
+#   1227  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1397  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
+#   1556  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
+#   1895  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2051  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2060  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   2122  services.pack_valves     What all valves of the pack have in common.
+#   2145  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2240  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2387  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2393  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2480  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import hashlib
@@ -61,6 +61,154 @@ from zoneinfo import ZoneInfo
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        ": ": "：",
+        "; ": "；",
+        "Chats that are being answered may use up what is left of your budget: {amount} {period}. Try again when they are done.": "正在回答的对话可能会用完您剩余的预算：{period} {amount}。请等它们结束后再试。",
+        "The budget shared by {subject} is used up: {amount} {period}. You can go on from {when}.": "{subject} 共用的预算已用完：{period} {amount}。{when} 起可以继续使用。",
+        "You have used up your budget: {amount} {period}. You can go on from {when}.": "您的预算已用完：{period} {amount}。{when} 起可以继续使用。",
+        "Your budget is used up. Ask for {model}.": "您的预算已用完。请改用 {model}。",
+        "Your budget is used up. The model {model} would answer then, but it is not open to you.": "您的预算已用完。此时应由模型 {model} 回答，但您无权使用它。",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
+        "this month": "本月",
+        "this week": "本周",
+        "today": "今天",
+        "your budget is used up · others come first": "您的预算已用完 · 其他人优先",
+        "your budget is used up · {model} answers": "您的预算已用完 · 由 {model} 回答",
+        "{left} of {amount} left {period}": "{period}还剩 {left}，共 {amount}",
+        "{number} GPU-minutes": "{number} GPU 分钟",
+        "{number} GPU-seconds": "{number} GPU 秒",
+        "{number} requests": "{number} 次请求",
+        "{number} tokens": "{number} 个 token",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def joined(parts: Iterable[object], separator: str = " · ") -> Message:
+    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
+
+    Args:
+        parts: messages, exceptions or other values; the empty ones are left out.
+        separator: stands between them; a message is translated, too.
+    """
+    kept = [part for part in parts if part not in ("", None)]
+    names = [f"part{number}" for number in range(len(kept))]
+    template = "{between}".join(f"{{{name}}}" for name in names)
+    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    return _filled(table.get(thing.template, thing.template), thing.values, known)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
 
 # --- ollama_pack.base.process ---
 # One object for all plugins of a process, which are files that share no code.
@@ -1420,13 +1568,7 @@ _REST_SECONDS = 5.0  # that a store is left alone after it failed
 _RENEW_SECONDS = RESERVATION_SECONDS / 3
 _MOST_UNSETTLED = 10_000
 _LEARNING = 0.1  # weight of the last chat in what the next one is expected to use
-_UNIT_WORDS = {
-    "gpu-seconds": "GPU-seconds",
-    "gpu-minutes": "GPU-minutes",
-    "tokens": "tokens",
-    "requests": "requests",
-}
-_PERIOD_WORDS = {"day": "today", "week": "this week", "month": "this month"}
+_PERIOD_WORDS = {"day": message("today"), "week": message("this week"), "month": message("this month")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -1665,21 +1807,35 @@ class Budgets:
 
     def _refusal(self, used_up: Sequence[tuple[BudgetRow, Limit, Count]]) -> Refusal:
         row, limit, count = max(used_up, key=lambda each: each[1].period.end)
-        what = f"{_number(row.in_unit(row.amount))} {_UNIT_WORDS[row.unit]} for {_PERIOD_WORDS[row.period]}"
+        amount = _amount_words(row, row.amount)
         if count.used < limit.amount + limit.burst:
-            message = (
-                f"The chats that are being answered may use up what is left of the {what}. "
-                "Try again when they are done."
+            sentence = message(
+                "Chats that are being answered may use up what is left of your budget: {amount} {period}. "
+                "Try again when they are done.",
+                amount=amount,
+                period=_PERIOD_WORDS[row.period],
             )
-            return Refusal(HTTPStatus.TOO_MANY_REQUESTS, message, "budget_reserved", None, BUSY_RETRY_SECONDS)
+            status = HTTPStatus.TOO_MANY_REQUESTS
+            return Refusal(status, sentence, "budget_reserved", None, BUSY_RETRY_SECONDS)
         end = local_time(limit.period.end, self._zone)
-        when = f"tomorrow at {end:%H:%M}" if row.period == "day" else f"on {end:%Y-%m-%d} at {end:%H:%M}"
-        whose = (
-            f"The shared budget of {row.subject.text} is used up:" if row.shared else "You have used up your"
-        )
-        message = f"{whose} {what}. You can go on {when}."
+        when = f"{end:%Y-%m-%d %H:%M}"
+        if row.shared:
+            sentence = message(
+                "The budget shared by {subject} is used up: {amount} {period}. You can go on from {when}.",
+                subject=row.subject.text,
+                amount=amount,
+                period=_PERIOD_WORDS[row.period],
+                when=when,
+            )
+        else:
+            sentence = message(
+                "You have used up your budget: {amount} {period}. You can go on from {when}.",
+                amount=amount,
+                period=_PERIOD_WORDS[row.period],
+                when=when,
+            )
         wait = max(1, math.ceil(limit.period.end - self._clock()))
-        return Refusal(HTTPStatus.TOO_MANY_REQUESTS, message, "budget_used_up", None, wait)
+        return Refusal(HTTPStatus.TOO_MANY_REQUESTS, sentence, "budget_used_up", None, wait)
 
     def _report(self, row: BudgetRow, limit: Limit, count: Count) -> dict[str, Any]:
         return {
@@ -1709,9 +1865,26 @@ def low_line(rows: Sequence[BudgetRow], counts: Sequence[Count]) -> str:
     if not found:
         return ""
     _, row, left = min(found, key=lambda each: each[0])
-    shared = " for all of you" if row.shared else ""
-    unit, period = _UNIT_WORDS[row.unit], _PERIOD_WORDS[row.period]
-    return f"{_number(row.in_unit(left))} of {_number(row.in_unit(row.amount))} {unit} left{shared} {period}"
+    words = message(
+        "{left} of {amount} left {period}",
+        left=_number(row.in_unit(left)),
+        amount=_amount_words(row, row.amount),
+        period=_PERIOD_WORDS[row.period],
+    )
+    return joined([words, row.subject.text if row.shared else ""])
+
+
+def _amount_words(row: BudgetRow, steps: int) -> Message:
+    """Such as `120 GPU-minutes`."""
+    number = _number(row.in_unit(steps))
+    match row.unit:
+        case "gpu-seconds":
+            return message("{number} GPU-seconds", number=number)
+        case "gpu-minutes":
+            return message("{number} GPU-minutes", number=number)
+        case "tokens":
+            return message("{number} tokens", number=number)
+    return message("{number} requests", number=number)
 
 
 def _number(value: float) -> str:
@@ -1740,6 +1913,7 @@ class ChatBudget:
         reservation: what it reserved.
         budgets: where it counts.
         began: when, in seconds of the monotonic clock.
+        is_request: it counts as a request; a background call of a chat does not.
         served: seconds of GPU time and tokens of each answer, as the router knows them.
         figures: seconds and tokens of each answer, as the engine reported them.
         first_at: when the answer began that has no figures yet; None: none has.
@@ -1751,6 +1925,7 @@ class ChatBudget:
     reservation: Reservation
     budgets: Budgets
     began: float
+    is_request: bool = True
     served: list[tuple[float, float]] = field(default_factory=list)
     figures: list[tuple[float, float]] = field(default_factory=list)
     first_at: float | None = None
@@ -1793,19 +1968,19 @@ class ChatBudget:
             left: its user has left while it was answered.
         """
         if self.served:
-            return _sum(self.served)
+            return _sum(self.served, requests=int(self.is_request))
         found = list(self.figures)
         if self.first_at is not None:
             found.append((now - self.first_at, float(self.pieces)))
         elif left and not found:
             found.append((now - self.began, 0.0))
         if found:
-            return _sum(found)
+            return _sum(found, requests=int(self.is_request))
         return BudgetUse(requests=int(self.answered))
 
 
-def _sum(found: list[tuple[float, float]]) -> BudgetUse:
-    return BudgetUse(sum(seconds for seconds, _ in found), sum(tokens for _, tokens in found))
+def _sum(found: list[tuple[float, float]], *, requests: int) -> BudgetUse:
+    return BudgetUse(sum(seconds for seconds, _ in found), sum(tokens for _, tokens in found), requests)
 
 
 def _figures_of(usage: Mapping[str, Any], elapsed: float, pieces: int) -> tuple[float, float]:
@@ -1880,139 +2055,6 @@ def _store_of(settings: BudgetSettings) -> BudgetStore:
 # far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
 # `ticket` that it gives the answer for. `cached`: nothing is generated for it, which usage_budgets looks at.
 STATE = "ollama_pack_cache"
-
-
-# --- ollama_pack.base.translations ---
-# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-
-TRANSLATIONS: dict[str, dict[str, str]] = {
-    "zh-CN": {
-        ": ": "：",
-        "; ": "；",
-        "must be a number": "必须是数字",
-        "must be a whole number": "必须是整数",
-        "must be at least {limit}": "不能小于 {limit}",
-        "must be at most {limit}": "不能大于 {limit}",
-        "must be one of {choices}": "必须是以下之一：{choices}",
-    },
-}
-
-
-# --- ollama_pack.base.messages ---
-# Sentences for people, in English and in the languages of the catalogue.
-#
-# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
-# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
-# translations; `scripts/messages.py` keeps them complete.
-
-ENGLISH = "en"
-_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
-
-
-class Message(str):
-    """A sentence in English, which knows what it was made of.
-
-    Attributes:
-        template: the English sentence with its placeholders: the key in the catalogue.
-        values: what stands in them: messages and exceptions are translated as well.
-    """
-
-    __slots__ = ("template", "values")
-
-    template: str
-    values: Mapping[str, object]
-
-    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
-        made = super().__new__(cls, text)
-        made.template = template or text
-        made.values = values or {}
-        return made
-
-    def translated(self, language: str) -> str:
-        """The sentence in a language, for code of another plugin: each has only the words of its own."""
-        return in_language(self, language)
-
-
-def message(template: str, /, **values: object) -> Message:
-    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
-
-    Args:
-        template: whole sentences in English; placeholders are those of `str.format`.
-        values: one for each placeholder.
-    """
-    return Message(_filled(template, values, ENGLISH), template, values)
-
-
-def joined(parts: Iterable[object], separator: str = " · ") -> Message:
-    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
-
-    Args:
-        parts: messages, exceptions or other values; the empty ones are left out.
-        separator: stands between them; a message is translated, too.
-    """
-    kept = [part for part in parts if part not in ("", None)]
-    names = [f"part{number}" for number in range(len(kept))]
-    template = "{between}".join(f"{{{name}}}" for name in names)
-    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
-
-
-def in_language(thing: object, language: str) -> str:
-    """A sentence in a reader's language; in English where the catalogue lacks it.
-
-    Args:
-        thing: a message, an exception that was raised with one, or any other text.
-        language: as `known_language` reads it.
-    """
-    if isinstance(thing, BaseException):
-        thing = said_by(thing)
-    known = known_language(language)
-    table = TRANSLATIONS.get(known, {})
-    if not isinstance(thing, Message):
-        return table.get(str(thing), str(thing))
-    if known == ENGLISH:
-        return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
-
-
-def said_by(error: BaseException) -> Message:
-    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
-    for found in (getattr(error, "message", None), *error.args[:1]):
-        if isinstance(found, Message):
-            return found
-    return Message(str(error))
-
-
-def known_language(wanted: str) -> str:
-    """The best language of the catalogue for what a reader asks for; `en` where there is none.
-
-    Args:
-        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
-    """
-    for tag in _by_preference(wanted):
-        primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
-            break
-        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
-            return found
-    return ENGLISH
-
-
-def _by_preference(wanted: str) -> list[str]:
-    weighted = []
-    for part in re.split("[,:]", wanted):
-        found = _QUALITY.search(part)
-        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
-        if quality > 0 and (tag := part.partition(";")[0].strip()):
-            weighted.append((-quality, tag))
-    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
-
-
-def _filled(template: str, values: Mapping[str, object], language: str) -> str:
-    shown = {
-        name: in_language(value, language) if isinstance(value, str | BaseException) else value
-        for name, value in values.items()
-    }
-    return template.format_map(shown)
 
 
 # --- ollama_pack.services.refused_valves ---
@@ -2585,11 +2627,11 @@ class Filter:
         try:
             chat = await self._begin(__user__)
             if isinstance(chat, ChatBudget):
-                chat = await self._answered_by(chat, body, __user__, __request__)
-            if isinstance(chat, ChatBudget):
                 self._follow(chat, body, __metadata__)
-                if self.valves.show_status and __event_emitter__ and (line := _status_line(chat)):
-                    await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
+                chat = await self._answered_by(chat, body, __user__, __request__)
+            line = _status_line(chat) if isinstance(chat, ChatBudget) and self.valves.show_status else ""
+            if line and __event_emitter__:
+                await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
         except Exception:
             log.exception("A chat goes on without budgets")
             return body
@@ -2624,13 +2666,14 @@ class Filter:
     # --- for the router, the gateway and the pages: plain values, as each plugin has classes of its own ---
 
     async def budget_begin(
-        self, user: dict[str, Any], metadata: dict[str, Any], *, always: bool = False
+        self, user: dict[str, Any], metadata: dict[str, Any], model: str, *, always: bool = False
     ) -> dict[str, Any]:
         """Begin to count an answer, also one that came by no filter.
 
         Args:
             user: who asks.
             metadata: the request's; a chat that the filter has seen is known by it.
+            model: the name that was asked for.
             always: it is not refused, as it belongs to a chat that has begun.
 
         Returns:
@@ -2640,6 +2683,10 @@ class Filter:
         if (known := self._chat_of(metadata)) is not None:
             return _begun(known, own=False)
         chat = await self._begin(user, always=always) if self.valves.budgets else None
+        if isinstance(chat, ChatBudget) and not always and chat.reservation.model not in ("", model):
+            self._end(chat)
+            sentence = message("Your budget is used up. Ask for {model}.", model=chat.reservation.model)
+            chat = Refusal(HTTPStatus.TOO_MANY_REQUESTS, sentence, "budget_used_up")
         if isinstance(chat, Refusal):
             return {"ticket": "", "own": False, "last": False, "refusal": asdict(chat)}
         return _begun(chat, own=True)
@@ -2678,7 +2725,7 @@ class Filter:
         found = await budgets.reserve(await _budget_user(user, budgets), always=always)
         if found is None or isinstance(found, Refusal):
             return found
-        chat = ChatBudget(found, budgets, time.monotonic())
+        chat = ChatBudget(found, budgets, time.monotonic(), is_request=not always)
         self._chats[found.token] = chat
         return chat
 
@@ -2694,9 +2741,11 @@ class Filter:
                 body["model"] = model_id
                 return chat
         self._end(chat)
-        return Refusal(
-            429, f"Your budget is used up, and the model {model} that answers then is not open to you."
+        sentence = message(
+            "Your budget is used up. The model {model} would answer then, but it is not open to you.",
+            model=model,
         )
+        return Refusal(HTTPStatus.TOO_MANY_REQUESTS, sentence, "budget_used_up")
 
     def _follow(self, chat: ChatBudget, body: Body, metadata: dict[str, Any]) -> None:
         """Count the chat when it ends, however it ends.
@@ -2731,7 +2780,9 @@ class Filter:
             asyncio.get_running_loop().call_later(later, self._end_when_silent, chat)
 
     def _chat_of(self, metadata: dict[str, Any]) -> ChatBudget | None:
-        return self._chats.get((metadata.get(BUDGET_STATE) or {}).get("ticket", ""))
+        state = metadata.get(BUDGET_STATE)
+        ticket = state.get("ticket") if isinstance(state, dict) else None  # a client may have sent anything
+        return self._chats.get(ticket) if isinstance(ticket, str) else None
 
     def _end(self, chat: ChatBudget, *, left: bool = False) -> None:
         """Count what a chat has used, once, while its user reads on."""
@@ -2769,7 +2820,7 @@ async def _budget_user(user: dict[str, Any], budgets: Budgets) -> BudgetUser:
 def _status_line(chat: ChatBudget) -> str:
     """What the user reads about the budget; empty: enough is left."""
     if chat.reservation.model:
-        return f"your budget is used up · {chat.reservation.model} answers"
+        return message("your budget is used up · {model} answers", model=chat.reservation.model)
     if chat.reservation.last:
-        return "your budget is used up · others come first"
+        return message("your budget is used up · others come first")
     return chat.reservation.low

@@ -79,7 +79,7 @@ def test_requests_over_the_budget_get_429(budgeted: CachedWebUI, model: str, str
     refused = ask(budgeted.student, "three", model, stream=stream)
     assert refused.status_code == 429
     assert 0 < int(refused.headers["Retry-After"]) <= 25 * 3600
-    assert "You have used up your 2 requests for today" in refused.json()["error"]["message"]
+    assert "You have used up your budget: 2 requests today." in refused.json()["error"]["message"]
     assert ask(budgeted.admin, "four", model, stream=stream).status_code == 200
     assert ask(budgeted.other, "five", model, stream=stream).status_code == 200
 
@@ -91,10 +91,12 @@ def test_other_ways_in_are_no_way_around(budgeted: CachedWebUI, path: str) -> No
     body = {"model": "gpt-4", "messages": [{"role": "user", "content": f"by {path}"}], "stream": False}
     assert post(budgeted.student, path, body).status_code == 200
     wait_until_used(budgeted.student, 1)
-    forged = {**body, "metadata": {"ollama_pack_budget": {"ticket": "made up"}}}
-    refused = post(budgeted.student, path, forged)
-    assert refused.status_code == 429, refused.text
-    assert "You have used up" in refused.text
+    states: list[Any] = [{"ticket": "made up"}, {"ticket": []}, "made up"]
+    for state in states:
+        forged = {**body, "metadata": {"ollama_pack_budget": state, "task": "title_generation"}}
+        refused = post(budgeted.student, path, forged)
+        assert refused.status_code == 429, refused.text
+        assert "You have used up" in refused.text
 
 
 @pytest.mark.parametrize("model", ["gpt-4", DIRECT], ids=["router", "connection"])
@@ -146,7 +148,7 @@ def test_a_page_s_chat_is_refused_with_a_sentence(budgeted: CachedWebUI) -> None
     assert ask(budgeted.student, "one").status_code == 200
     wait_until_used(budgeted.student, 1)
     shown = page_chat(budgeted.student, "two")
-    assert "You have used up your 1 requests for today." in str(shown.get("error"))
+    assert "You have used up your budget: 1 requests today." in str(shown.get("error"))
 
 
 def page_chat(api: OpenWebUI, text: str, model: str = "gpt-4") -> Json:

@@ -32,6 +32,7 @@ class ChatBudget:
         reservation: what it reserved.
         budgets: where it counts.
         began: when, in seconds of the monotonic clock.
+        is_request: it counts as a request; a background call of a chat does not.
         served: seconds of GPU time and tokens of each answer, as the router knows them.
         figures: seconds and tokens of each answer, as the engine reported them.
         first_at: when the answer began that has no figures yet; None: none has.
@@ -43,6 +44,7 @@ class ChatBudget:
     reservation: Reservation
     budgets: Budgets
     began: float
+    is_request: bool = True
     served: list[tuple[float, float]] = field(default_factory=list)
     figures: list[tuple[float, float]] = field(default_factory=list)
     first_at: float | None = None
@@ -85,19 +87,19 @@ class ChatBudget:
             left: its user has left while it was answered.
         """
         if self.served:
-            return _sum(self.served)
+            return _sum(self.served, requests=int(self.is_request))
         found = list(self.figures)
         if self.first_at is not None:
             found.append((now - self.first_at, float(self.pieces)))
         elif left and not found:
             found.append((now - self.began, 0.0))
         if found:
-            return _sum(found)
+            return _sum(found, requests=int(self.is_request))
         return BudgetUse(requests=int(self.answered))
 
 
-def _sum(found: list[tuple[float, float]]) -> BudgetUse:
-    return BudgetUse(sum(seconds for seconds, _ in found), sum(tokens for _, tokens in found))
+def _sum(found: list[tuple[float, float]], *, requests: int) -> BudgetUse:
+    return BudgetUse(sum(seconds for seconds, _ in found), sum(tokens for _, tokens in found), requests)
 
 
 def _figures_of(usage: Mapping[str, Any], elapsed: float, pieces: int) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from ollama_pack.base.messages import Message, joined, message
 from ollama_pack.budgets.period import local_time, period_at
 from ollama_pack.budgets.store import RESERVATION_SECONDS, BudgetStore, Count, Limit
 from ollama_pack.budgets.table import QUEUE_LAST, REFUSE, BudgetRow, BudgetTable, BudgetUser
@@ -32,13 +33,7 @@ _REST_SECONDS = 5.0  # that a store is left alone after it failed
 _RENEW_SECONDS = RESERVATION_SECONDS / 3
 _MOST_UNSETTLED = 10_000
 _LEARNING = 0.1  # weight of the last chat in what the next one is expected to use
-_UNIT_WORDS = {
-    "gpu-seconds": "GPU-seconds",
-    "gpu-minutes": "GPU-minutes",
-    "tokens": "tokens",
-    "requests": "requests",
-}
-_PERIOD_WORDS = {"day": "today", "week": "this week", "month": "this month"}
+_PERIOD_WORDS = {"day": message("today"), "week": message("this week"), "month": message("this month")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,21 +272,35 @@ class Budgets:
 
     def _refusal(self, used_up: Sequence[tuple[BudgetRow, Limit, Count]]) -> Refusal:
         row, limit, count = max(used_up, key=lambda each: each[1].period.end)
-        what = f"{_number(row.in_unit(row.amount))} {_UNIT_WORDS[row.unit]} for {_PERIOD_WORDS[row.period]}"
+        amount = _amount_words(row, row.amount)
         if count.used < limit.amount + limit.burst:
-            message = (
-                f"The chats that are being answered may use up what is left of the {what}. "
-                "Try again when they are done."
+            sentence = message(
+                "Chats that are being answered may use up what is left of your budget: {amount} {period}. "
+                "Try again when they are done.",
+                amount=amount,
+                period=_PERIOD_WORDS[row.period],
             )
-            return Refusal(HTTPStatus.TOO_MANY_REQUESTS, message, "budget_reserved", None, BUSY_RETRY_SECONDS)
+            status = HTTPStatus.TOO_MANY_REQUESTS
+            return Refusal(status, sentence, "budget_reserved", None, BUSY_RETRY_SECONDS)
         end = local_time(limit.period.end, self._zone)
-        when = f"tomorrow at {end:%H:%M}" if row.period == "day" else f"on {end:%Y-%m-%d} at {end:%H:%M}"
-        whose = (
-            f"The shared budget of {row.subject.text} is used up:" if row.shared else "You have used up your"
-        )
-        message = f"{whose} {what}. You can go on {when}."
+        when = f"{end:%Y-%m-%d %H:%M}"
+        if row.shared:
+            sentence = message(
+                "The budget shared by {subject} is used up: {amount} {period}. You can go on from {when}.",
+                subject=row.subject.text,
+                amount=amount,
+                period=_PERIOD_WORDS[row.period],
+                when=when,
+            )
+        else:
+            sentence = message(
+                "You have used up your budget: {amount} {period}. You can go on from {when}.",
+                amount=amount,
+                period=_PERIOD_WORDS[row.period],
+                when=when,
+            )
         wait = max(1, math.ceil(limit.period.end - self._clock()))
-        return Refusal(HTTPStatus.TOO_MANY_REQUESTS, message, "budget_used_up", None, wait)
+        return Refusal(HTTPStatus.TOO_MANY_REQUESTS, sentence, "budget_used_up", None, wait)
 
     def _report(self, row: BudgetRow, limit: Limit, count: Count) -> dict[str, Any]:
         return {
@@ -321,9 +330,26 @@ def low_line(rows: Sequence[BudgetRow], counts: Sequence[Count]) -> str:
     if not found:
         return ""
     _, row, left = min(found, key=lambda each: each[0])
-    shared = " for all of you" if row.shared else ""
-    unit, period = _UNIT_WORDS[row.unit], _PERIOD_WORDS[row.period]
-    return f"{_number(row.in_unit(left))} of {_number(row.in_unit(row.amount))} {unit} left{shared} {period}"
+    words = message(
+        "{left} of {amount} left {period}",
+        left=_number(row.in_unit(left)),
+        amount=_amount_words(row, row.amount),
+        period=_PERIOD_WORDS[row.period],
+    )
+    return joined([words, row.subject.text if row.shared else ""])
+
+
+def _amount_words(row: BudgetRow, steps: int) -> Message:
+    """Such as `120 GPU-minutes`."""
+    number = _number(row.in_unit(steps))
+    match row.unit:
+        case "gpu-seconds":
+            return message("{number} GPU-seconds", number=number)
+        case "gpu-minutes":
+            return message("{number} GPU-minutes", number=number)
+        case "tokens":
+            return message("{number} tokens", number=number)
+    return message("{number} requests", number=number)
 
 
 def _number(value: float) -> str:

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 BUDGETS_ID = "usage_budgets"
 _LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
 _USERS_AT_ONCE = 500
+_MOST_SHOWN = 50  # on the dashboard; the table has all
 NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
 
 
@@ -39,14 +40,14 @@ class BudgetContact:
         return found if found is not None and found.valves.budgets else None
 
     async def begin(
-        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], *, always: bool
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], model: str, *, always: bool
     ) -> tuple[Any, dict[str, Any]]:
         """Begin to count an answer: the function, and what its `budget_begin` says."""
         budgets = await self.live(app)
         if budgets is None:
             return None, NO_BUDGET
         try:
-            return budgets, await budgets.budget_begin(user, metadata, always=always)
+            return budgets, await budgets.budget_begin(user, metadata, model, always=always)
         except Exception:
             log.exception("An answer is not counted, and no budgets hold for it")
             return None, NO_BUDGET
@@ -62,6 +63,14 @@ class BudgetContact:
         for entry in found.get("all") or ():
             entry["whose"] = names.get(entry["whose"], entry["whose"])
         return found
+
+    async def report(self, app: Any) -> dict[str, Any]:
+        """What is counted, for the dashboard: those who have used most. Empty: there are no budgets."""
+        if await self.live(app) is None:
+            return {}
+        found = await self.usage(app, {"role": "admin"})
+        entries = sorted(found.get("all") or (), key=lambda entry: (not entry["shared"], -entry["used"]))
+        return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
 
     async def _look(self) -> Any:
         if not (await function_state(BUDGETS_ID)).active:

@@ -35,7 +35,10 @@ async def routed_body(form: Mapping[str, Any]) -> dict[str, Any] | None:
     params = first.params.model_dump(exclude_none=True) if first else {}
     without = {"system", "model_controls"}  # the system prompt is added on the way
     said = {key: value for key, value in params.items() if key not in without}
-    return {**form, "params": said} if said else dict(form)
+    own = {
+        key: value for key, value in form.items() if key != "metadata"
+    }  # what is in it is the server's word
+    return {**own, "params": said} if said else own
 
 
 async def routed_entries(request: Any, user: Any) -> list[dict[str, Any]]:

@@ -201,8 +201,8 @@ class Pipe:
         self, app: Any, body: Body, user: dict[str, Any], metadata: dict[str, Any], *about: Any
     ) -> AsyncGenerator[Body, None]:
         """The answer, as far as the budgets of its user allow it: see `usage_budgets`."""
-        is_task = bool(metadata.get("task"))
-        budgets, begun = await self._budgets.begin(app, user, metadata, always=is_task)
+        name, is_task = str(body["model"]).removeprefix(ROUTER), bool(metadata.get("task"))
+        budgets, begun = await self._budgets.begin(app, user, metadata, name, always=is_task)
         if begun["refusal"]:
             raise ModelRefusedError(Refusal(**begun["refusal"]))
         served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
@@ -275,7 +275,7 @@ class Pipe:
             asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
         last, served = False, None
         if BUDGET_STATE in metadata:  # else no budget holds
-            budgets, begun = await self._budgets.begin(request.app, user, metadata, always=False)
+            budgets, begun = await self._budgets.begin(request.app, user, metadata, name, always=False)
             served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
             last = begun["last"]
         model = router.answering(models)

@@ -45,6 +45,7 @@ from ollama_pack.webui.users import user_names
 log = logging.getLogger(__name__)
 
 NO_STORE = {"Cache-Control": "no-store"}
+BUDGET_SECONDS = 5.0  # between two looks at what everybody has used, while a dashboard is open
 MAX_SEARCH = 200  # characters
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
@@ -134,6 +135,7 @@ class Event:
         self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
         self._history = HistoryKeeper(shared_redis_url, data_folder() / HISTORY_FILE, self._status)
         others = {"cache": self._cached.get, "publishing": self._publishing, "voice": voice_report}
+        others["budgets"] = SingleFlight(lambda: self._budgets.report(app), BUDGET_SECONDS).get
         history = DashboardHistory(self._history, user_names)
         self._dashboard = Dashboard(self._details.get, others, history)
         self._router_metrics = SingleFlight(self._ask_metrics, LOAD_SECONDS)

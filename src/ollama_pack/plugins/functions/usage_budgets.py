@@ -13,11 +13,13 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import Any
 from weakref import finalize
 
 from pydantic import Field, field_validator
 
+from ollama_pack.base.messages import message
 from ollama_pack.base.process import process_wide
 from ollama_pack.base.redis import check_redis_url
 from ollama_pack.budgets.errors import BudgetSpentError
@@ -147,11 +149,11 @@ class Filter:
         try:
             chat = await self._begin(__user__)
             if isinstance(chat, ChatBudget):
-                chat = await self._answered_by(chat, body, __user__, __request__)
-            if isinstance(chat, ChatBudget):
                 self._follow(chat, body, __metadata__)
-                if self.valves.show_status and __event_emitter__ and (line := _status_line(chat)):
-                    await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
+                chat = await self._answered_by(chat, body, __user__, __request__)
+            line = _status_line(chat) if isinstance(chat, ChatBudget) and self.valves.show_status else ""
+            if line and __event_emitter__:
+                await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
         except Exception:
             log.exception("A chat goes on without budgets")
             return body
@@ -186,13 +188,14 @@ class Filter:
     # --- for the router, the gateway and the pages: plain values, as each plugin has classes of its own ---
 
     async def budget_begin(
-        self, user: dict[str, Any], metadata: dict[str, Any], *, always: bool = False
+        self, user: dict[str, Any], metadata: dict[str, Any], model: str, *, always: bool = False
     ) -> dict[str, Any]:
         """Begin to count an answer, also one that came by no filter.
 
         Args:
             user: who asks.
             metadata: the request's; a chat that the filter has seen is known by it.
+            model: the name that was asked for.
             always: it is not refused, as it belongs to a chat that has begun.
 
         Returns:
@@ -202,6 +205,10 @@ class Filter:
         if (known := self._chat_of(metadata)) is not None:
             return _begun(known, own=False)
         chat = await self._begin(user, always=always) if self.valves.budgets else None
+        if isinstance(chat, ChatBudget) and not always and chat.reservation.model not in ("", model):
+            self._end(chat)
+            sentence = message("Your budget is used up. Ask for {model}.", model=chat.reservation.model)
+            chat = Refusal(HTTPStatus.TOO_MANY_REQUESTS, sentence, "budget_used_up")
         if isinstance(chat, Refusal):
             return {"ticket": "", "own": False, "last": False, "refusal": asdict(chat)}
         return _begun(chat, own=True)
@@ -240,7 +247,7 @@ class Filter:
         found = await budgets.reserve(await _budget_user(user, budgets), always=always)
         if found is None or isinstance(found, Refusal):
             return found
-        chat = ChatBudget(found, budgets, time.monotonic())
+        chat = ChatBudget(found, budgets, time.monotonic(), is_request=not always)
         self._chats[found.token] = chat
         return chat
 
@@ -256,9 +263,11 @@ class Filter:
                 body["model"] = model_id
                 return chat
         self._end(chat)
-        return Refusal(
-            429, f"Your budget is used up, and the model {model} that answers then is not open to you."
+        sentence = message(
+            "Your budget is used up. The model {model} would answer then, but it is not open to you.",
+            model=model,
         )
+        return Refusal(HTTPStatus.TOO_MANY_REQUESTS, sentence, "budget_used_up")
 
     def _follow(self, chat: ChatBudget, body: Body, metadata: dict[str, Any]) -> None:
         """Count the chat when it ends, however it ends.
@@ -293,7 +302,9 @@ class Filter:
             asyncio.get_running_loop().call_later(later, self._end_when_silent, chat)
 
     def _chat_of(self, metadata: dict[str, Any]) -> ChatBudget | None:
-        return self._chats.get((metadata.get(BUDGET_STATE) or {}).get("ticket", ""))
+        state = metadata.get(BUDGET_STATE)
+        ticket = state.get("ticket") if isinstance(state, dict) else None  # a client may have sent anything
+        return self._chats.get(ticket) if isinstance(ticket, str) else None
 
     def _end(self, chat: ChatBudget, *, left: bool = False) -> None:
         """Count what a chat has used, once, while its user reads on."""
@@ -331,7 +342,7 @@ async def _budget_user(user: dict[str, Any], budgets: Budgets) -> BudgetUser:
 def _status_line(chat: ChatBudget) -> str:
     """What the user reads about the budget; empty: enough is left."""
     if chat.reservation.model:
-        return f"your budget is used up · {chat.reservation.model} answers"
+        return message("your budget is used up · {model} answers", model=chat.reservation.model)
     if chat.reservation.last:
-        return "your budget is used up · others come first"
+        return message("your budget is used up · others come first")
     return chat.reservation.low

@@ -2,11 +2,11 @@
 
 const PATIENCE = 8000;  // milliseconds without a word, after which the server does not answer
 const DRAWS = {now: drawTop, charts: drawCharts, nodes: drawNodes, chats: drawChats, published: drawPublished,
-  cache: drawCache, voice: drawVoice, processes: drawProcesses};
+  cache: drawCache, budgets: drawBudgets, voice: drawVoice, processes: drawProcesses};
 // Which sections show a part, by the beginning of its path.
 const SHOWN_BY = {nodes: ["now", "nodes"], router: ["now", "nodes", "chats"], recent: ["now"], last_hour: ["now"],
   last_day: ["now"], hour: ["charts"], day: ["charts"], publishing: ["now", "published"], cache: ["now", "cache"],
-  voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"]};
+  budgets: ["now", "budgets"], voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"]};
 
 let fault = "", needsSignIn = false, source = null, seen = 0, serverAhead = 0, lastKey = "";
 const wanted = new Set();

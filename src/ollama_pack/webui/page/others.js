@@ -13,6 +13,8 @@ function problems() {
   if (down.length > 5) found.push(["bad", t("{count} more nodes are down.", {count: down.length - 5})]);
   if (cache.fault && cache.worker)
     found.push(["bad", t("The response cache does not work: {fault}. Chats go to their models.", {fault: cache.fault})]);
+  if (part("budgets").fault)
+    found.push(["bad", t("Budgets are not counted: {fault}. Chats go on without.", {fault: part("budgets").fault})]);
   const {failed = 0, answered = 0} = part("recent");
   if (failed > 0)
     found.push([failed > answered ? "bad" : "warn", t("{failed} of {all} chats failed in the last 5 minutes.",
@@ -155,6 +157,19 @@ function lookupTimes(counts) {
   const rows = bounds.map(([bound, value]) => make("tr", {},
     cell(bound === "more" ? t("more") : t("up to {bound} ms", {bound})), cell(number(value), "number")));
   return rows.length ? table(t("How long lookups took"), [[t("Lookup took")], [t("requests"), "number"]], rows) : null;
+}
+
+function drawBudgets() {
+  const told = part("budgets"), rows = list(told.most).map(object);
+  if (!told.most) return put(document.getElementById("budgets"));
+  const periods = {day: t("today"), week: t("this week"), month: t("this month")};
+  put(document.getElementById("budgets"),
+    head(t("Budgets"), make("a", {class: "button", href: "/ollama-pack/usage.csv"}, t("Download all as CSV"))),
+    make("div", {class: "card"}, rows.length
+      ? table(t("Budgets"), [[t("Whose")], [t("used"), "number"], [t("of"), ""], [t("when"), "medium"]],
+        rows.map(row => make("tr", {"data-key": [row.whose, row.unit, row.period].join(" ")}, cell(text(row.whose), "text"),
+          cell(number(row.used), "number"), cell(text(row.unit)), cell(periods[row.period] || text(row.period), "medium"))))
+      : make("p", {class: "soft"}, t("Nothing has been used yet."))));
 }
 
 function drawVoice() {
