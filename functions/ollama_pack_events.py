@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 10854, which the server calls.
+# Begin here: `class Event`, line 10855, which the server calls.
 # The modules that it uses come first:
 #    158  base.single_flight          Many who ask the same at the same time ask once.
 #    237  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -72,26 +72,26 @@ version: 0.1.0
 #   6900  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
 #   6989  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
 #   7153  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7751  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   7839  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   7913  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8188  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8238  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8385  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8651  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8689  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8719  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   8839  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   8977  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9131  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9309  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9560  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9642  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9684  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10702  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10788  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  10822  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  10967  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7752  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   7840  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   7914  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8189  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8239  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8386  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8652  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8690  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8720  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   8840  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   8978  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9132  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9310  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9561  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9643  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9685  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10703  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10789  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  10823  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  10968  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -7392,11 +7392,13 @@ class DecodedAudio:
     def _frames(self) -> Iterator[Any]:
         """Frames of the track; None after many packets without one."""
         last_failed, quiet = False, 0
+        # Asked now: to name a codec that could not be opened ends the whole process in PyAV 19.
+        codec = str(self._container.streams[self._track].codec_context.name)
         for packet in self._packets():
             is_flush = packet.size == 0  # at the end, for what the decoder still holds
             quiet += 1
             try:
-                frames = packet.decode() if _may_decode(packet) else None
+                frames = packet.decode() if _may_decode(packet, codec) else None
             except _decoder_errors():
                 frames = None
             if frames is None:
@@ -7567,9 +7569,8 @@ def _silent_blocks(samples: int, *, heartbeat: bool = False) -> Iterator[Samples
             yield silence[:left]
 
 
-def _may_decode(packet: Any) -> bool:
+def _may_decode(packet: Any, codec: str) -> bool:
     """Whether a packet is of a size that its codec has: one packet of many tiny frames fills the memory."""
-    codec: str = packet.stream.codec_context.name
     if codec.startswith(_RAW_CODECS):
         return True
     limit = _SMALLER_PACKETS.get(codec) or _LARGER_PACKETS.get(codec) or MAX_PACKET_BYTES
