@@ -266,11 +266,13 @@ class DecodedAudio:
     def _frames(self) -> Iterator[Any]:
         """Frames of the track; None after many packets without one."""
         last_failed, quiet = False, 0
+        # Asked now: to name a codec that could not be opened ends the whole process in PyAV 19.
+        codec = str(self._container.streams[self._track].codec_context.name)
         for packet in self._packets():
             is_flush = packet.size == 0  # at the end, for what the decoder still holds
             quiet += 1
             try:
-                frames = packet.decode() if _may_decode(packet) else None
+                frames = packet.decode() if _may_decode(packet, codec) else None
             except _decoder_errors():
                 frames = None
             if frames is None:
@@ -441,9 +443,8 @@ def _silent_blocks(samples: int, *, heartbeat: bool = False) -> Iterator[Samples
             yield silence[:left]
 
 
-def _may_decode(packet: Any) -> bool:
+def _may_decode(packet: Any, codec: str) -> bool:
     """Whether a packet is of a size that its codec has: one packet of many tiny frames fills the memory."""
-    codec: str = packet.stream.codec_context.name
     if codec.startswith(_RAW_CODECS):
         return True
     limit = _SMALLER_PACKETS.get(codec) or _LARGER_PACKETS.get(codec) or MAX_PACKET_BYTES
