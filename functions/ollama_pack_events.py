@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11071, which the server calls.
+# Begin here: `class Event`, line 11072, which the server calls.
 # The modules that it uses come first:
 #    160  base.single_flight          Many who ask the same at the same time ask once.
 #    239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -73,27 +73,27 @@ version: 0.1.0
 #   7081  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
 #   7170  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
 #   7334  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7932  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   8020  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8094  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8369  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8419  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8566  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8832  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8870  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8900  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   9020  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9158  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9312  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9490  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9744  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9835  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9877  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10910  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10996  webui.reader                Who reads what the pack says, and in which language.
-#  11005  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11039  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11184  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7933  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   8021  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8095  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8370  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8420  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8567  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8833  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8871  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8901  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   9021  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9159  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9313  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9491  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9745  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9836  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9878  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10911  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10997  webui.reader                Who reads what the pack says, and in which language.
+#  11006  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11040  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11185  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -7573,11 +7573,13 @@ class DecodedAudio:
     def _frames(self) -> Iterator[Any]:
         """Frames of the track; None after many packets without one."""
         last_failed, quiet = False, 0
+        # Asked now: to name a codec that could not be opened ends the whole process in PyAV 19.
+        codec = str(self._container.streams[self._track].codec_context.name)
         for packet in self._packets():
             is_flush = packet.size == 0  # at the end, for what the decoder still holds
             quiet += 1
             try:
-                frames = packet.decode() if _may_decode(packet) else None
+                frames = packet.decode() if _may_decode(packet, codec) else None
             except _decoder_errors():
                 frames = None
             if frames is None:
@@ -7748,9 +7750,8 @@ def _silent_blocks(samples: int, *, heartbeat: bool = False) -> Iterator[Samples
             yield silence[:left]
 
 
-def _may_decode(packet: Any) -> bool:
+def _may_decode(packet: Any, codec: str) -> bool:
     """Whether a packet is of a size that its codec has: one packet of many tiny frames fills the memory."""
-    codec: str = packet.stream.codec_context.name
     if codec.startswith(_RAW_CODECS):
         return True
     limit = _SMALLER_PACKETS.get(codec) or _LARGER_PACKETS.get(codec) or MAX_PACKET_BYTES

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5425, which the server calls.
+# Begin here: `class Event`, line 5426, which the server calls.
 # The modules that it uses come first:
 #    103  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    117  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -34,24 +34,24 @@ version: 0.1.0
 #   2431  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
 #   2520  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
 #   2684  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3282  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3370  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3444  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3712  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3762  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3909  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4175  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4213  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4246  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4276  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4391  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4529  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4683  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4829  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5009  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5263  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5314  base.single_flight       Many who ask the same at the same time ask once.
-#   5393  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   3283  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3371  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3445  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3713  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3763  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3910  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4176  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4214  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4247  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4277  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4392  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4530  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4684  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4830  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   5010  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5264  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5315  base.single_flight       Many who ask the same at the same time ask once.
+#   5394  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -2923,11 +2923,13 @@ class DecodedAudio:
     def _frames(self) -> Iterator[Any]:
         """Frames of the track; None after many packets without one."""
         last_failed, quiet = False, 0
+        # Asked now: to name a codec that could not be opened ends the whole process in PyAV 19.
+        codec = str(self._container.streams[self._track].codec_context.name)
         for packet in self._packets():
             is_flush = packet.size == 0  # at the end, for what the decoder still holds
             quiet += 1
             try:
-                frames = packet.decode() if _may_decode(packet) else None
+                frames = packet.decode() if _may_decode(packet, codec) else None
             except _decoder_errors():
                 frames = None
             if frames is None:
@@ -3098,9 +3100,8 @@ def _silent_blocks(samples: int, *, heartbeat: bool = False) -> Iterator[Samples
             yield silence[:left]
 
 
-def _may_decode(packet: Any) -> bool:
+def _may_decode(packet: Any, codec: str) -> bool:
     """Whether a packet is of a size that its codec has: one packet of many tiny frames fills the memory."""
-    codec: str = packet.stream.codec_context.name
     if codec.startswith(_RAW_CODECS):
         return True
     limit = _SMALLER_PACKETS.get(codec) or _LARGER_PACKETS.get(codec) or MAX_PACKET_BYTES

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4884, which the server calls.
+# Begin here: `class Tools`, line 4885, which the server calls.
 # The modules that it uses come first:
 #     88  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    102  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -35,19 +35,19 @@ version: 0.1.0
 #   2415  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
 #   2504  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
 #   2668  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3266  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3354  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3428  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3696  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3746  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3893  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4159  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4197  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4213  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4314  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4429  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4567  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4704  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#   3267  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3355  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3429  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3697  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3747  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3894  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4160  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4198  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4214  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4315  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4430  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4568  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4705  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -2907,11 +2907,13 @@ class DecodedAudio:
     def _frames(self) -> Iterator[Any]:
         """Frames of the track; None after many packets without one."""
         last_failed, quiet = False, 0
+        # Asked now: to name a codec that could not be opened ends the whole process in PyAV 19.
+        codec = str(self._container.streams[self._track].codec_context.name)
         for packet in self._packets():
             is_flush = packet.size == 0  # at the end, for what the decoder still holds
             quiet += 1
             try:
-                frames = packet.decode() if _may_decode(packet) else None
+                frames = packet.decode() if _may_decode(packet, codec) else None
             except _decoder_errors():
                 frames = None
             if frames is None:
@@ -3082,9 +3084,8 @@ def _silent_blocks(samples: int, *, heartbeat: bool = False) -> Iterator[Samples
             yield silence[:left]
 
 
-def _may_decode(packet: Any) -> bool:
+def _may_decode(packet: Any, codec: str) -> bool:
     """Whether a packet is of a size that its codec has: one packet of many tiny frames fills the memory."""
-    codec: str = packet.stream.codec_context.name
     if codec.startswith(_RAW_CODECS):
         return True
     limit = _SMALLER_PACKETS.get(codec) or _LARGER_PACKETS.get(codec) or MAX_PACKET_BYTES
