@@ -108,8 +108,8 @@ def site_links(text: str, folder: Path, repository: str) -> str:
         if file.parent in {ROOT / "docs", ROOT / "docs" / CHINESE} and file.suffix == ".md":
             return f"{mark}[{label}]({file.name}{anchor})"
         if file.is_relative_to(ROOT / "docs" / "pictures"):
-            name, _, form = file.name.split(".")  # the site takes the one in the page's language
-            return f"{mark}[{label}](pictures/{name}.{form})"
+            name = file.name.partition(".")[0]  # the site takes the one in the page's language
+            return f"{mark}[{label}](pictures/{name}{file.suffix})"
         if file.stem.partition(".")[0] == "README" and file.parent == ROOT:
             return f"{mark}[{label}](index.md{anchor})"
         return f"[{label}]({repository}/{file.relative_to(ROOT)}{anchor})" if repository else label
