@@ -1,7 +1,7 @@
 """
 title: Response cache
 author: Open WebUI Ollama Pack
-description: Notes on each chat for gpu_router what decides on whether its answer is kept, and for whom.
+description: Adds to each chat what gpu_router needs to decide whether its answer is kept, and who may see it.
 license: MIT
 requirements: redis
 version: 0.1.0

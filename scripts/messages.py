@@ -5,7 +5,7 @@
 Sentences are what the code gives to `message(…)` and the pages' scripts to `t(…)`, and the titles and
 descriptions of plugins and their valves. New ones get an empty translation: write it into `locale/zh_CN.po`,
 then run `scripts/package.py`. With `--check` nothing is written: what is missing, stale or wrong
-is listed.
+is listed, and so are words that readers stumble on, in sentences, in README.md and in docs/.
 
 Exit status: 0 complete, 1 something is missing or wrong, 2 bad usage.
 """
@@ -14,8 +14,9 @@ import argparse
 import ast
 import importlib
 import io
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from string import Formatter
 
@@ -30,6 +31,24 @@ from package import ROOT, add_version
 DICTIONARY = Path("src/ollama_pack/base/translations.py")
 PLUGINS = Path("src/ollama_pack/plugins")
 SOURCES = ("src/ollama_pack", "scripts")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "pack.example.yaml", "docs/*.md")
+# Words that a native reader stumbles on → what to write. Examples that quote a question may have them.
+STUMBLING = {
+    "anew": "again",
+    "beside": "next to",
+    "but for": "except",
+    "heed": "follow",
+    "in vain": "without success",
+    "reckon": "estimate",
+    "tells": "reports, shows or says",
+    "there stand": "there are",
+    "thus": "so",
+    "told": "reported, shown or said",
+    "whoever": "those who",
+    "whom": "a sentence of its own",
+}
+_STUMBLING = re.compile(rf"\b({'|'.join(STUMBLING)})\b", re.IGNORECASE)
+_QUOTED = re.compile(r"`[^`]*`|\*[^*]*\*")
 
 
 def sentences() -> dict[str, set[str]]:
@@ -98,6 +117,20 @@ def placeholders(text: str) -> set[str]:
         return {text}
 
 
+def stumbling(text: str) -> Iterator[str]:
+    """What to write in place of words that readers stumble on. Those in `code` or *italics* do not count."""
+    for found in _STUMBLING.findall(_QUOTED.sub("", text)):
+        yield f"{found!r}: write {STUMBLING[found.lower()]!r}"
+
+
+def _stumbling_places(found: Iterable[str]) -> Iterator[str]:
+    for english in sorted(found):
+        yield from (f"the sentence {english!r} has {advice}" for advice in stumbling(english))
+    for path in (path for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern))):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            yield from (f"{path.relative_to(ROOT)}:{number} has {advice}" for advice in stumbling(line))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Keep the translations in locale/ complete.")
@@ -115,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path.write_bytes(text)
             print(f"wrote {name}")
         wrong += [f"{name}: {problem}" for problem in problems(path)]
+    wrong += _stumbling_places(found)
     if not options.check:
         (ROOT / DICTIONARY).write_text(module_text(translations(ROOT)), encoding="utf-8")
     elif (ROOT / DICTIONARY).read_text(encoding="utf-8") != module_text(translations(ROOT)):

@@ -141,3 +141,13 @@ def test_chinese_uses_its_own_punctuation(path: Path) -> None:
         prose = re.sub(r"`[^`]*`", "", chinese)
         found = re.search(r"[一-鿿] ?[,;:?!]|[一-鿿]\.(?!\w)", prose)
         assert not found, f"{english!r} → {chinese!r}"
+
+
+def test_words_that_readers_stumble_on_are_refused() -> None:
+    """Would catch a check that passes everything, or one that refuses an example in a table."""
+    assert list(catalogue.stumbling("Whoever asks anew is told so.")) == [
+        "'Whoever': write 'those who'",
+        "'anew': write 'again'",
+        "'told': write 'reported, shown or said'",
+    ]
+    assert not list(catalogue.stumbling("`told` and *Can you tell me whom?* are examples, as is a thusness."))

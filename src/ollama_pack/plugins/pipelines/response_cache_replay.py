@@ -1,7 +1,7 @@
 """
 title: Response cache replay
 author: Open WebUI Ollama Pack
-description: Gives the answers of gpu_router that were given before again. It is no model to chat with.
+description: Repeats earlier answers of gpu_router. Not a model to chat with.
 license: MIT
 requirements: redis
 version: {version}
