@@ -23,7 +23,7 @@ import orjson
 
 from ollama_pack.cache.bound import THRESHOLDS, Judged, class_of, has_drifted, upper_bound, usable_threshold
 from ollama_pack.cache.errors import EntryUnreadableError
-from ollama_pack.cache.keyring import Keyring
+from ollama_pack.cache.keyring import Keyring, digest_of
 
 NEIGHBOURS = 256  # of one context; the oldest go first
 MOST_KEYS = 64  # models and kinds of scopes that labels are kept for
@@ -49,7 +49,7 @@ class Lent:
     """What a request lends the semantic tier.
 
     Attributes:
-        key: what labels are counted by: the model, and the kind of the scope.
+        key: what labels are counted by: see `label_key`.
         error: the share of wrong answers that the admin allows.
         embed: the vector of a text.
         judge: asks the same model, behind people; its answer.
@@ -61,6 +61,14 @@ class Lent:
     embed: Callable[[str], Awaitable[Sequence[float]]]
     judge: Callable[[str], Awaitable[str]]
     embedder: str = ""
+
+
+def label_key(model: str, embedder: str, scope: str) -> str:
+    """What labels are counted by: the model, what makes the vectors, and the kind of the scope.
+
+    Of another maker of vectors the same similarity means something else, so its evidence is its own.
+    """
+    return f"{model}|{digest_of(embedder.encode())[:8]}|{scope.partition(':')[0]}"
 
 
 class Neighbour(NamedTuple):
@@ -194,6 +202,7 @@ class Calibration:
             shown = len(THRESHOLDS) - 1 if place is None else place
             wrong, every = judged.above(shown)
             model, _, kind = key.rpartition("|")
+            model = model.rpartition("|")[0] or model  # without what makes the vectors
             rows.append(
                 {
                     "model": model,
