@@ -233,3 +233,12 @@ def test_evidence_is_of_one_maker_of_vectors() -> None:
     assert calibration.threshold(keys[1], ERROR) is None
     (row,) = calibration.report(ERROR)
     assert (row["model"], row["scope"]) == ("m", "user")
+
+
+def test_labels_that_two_processes_take_back_hide_no_wrong_one() -> None:
+    """Would catch counts below zero, which the next wrong answers would fill up unseen."""
+    calibration = Calibration()
+    calibration.learn({"judged/m|user/0/right": -600.0, "judged/m|user/0/wrong": -12.0})
+    added = calibration.label("m|user", 0.99, right=False, error=ERROR)
+    assert added["judged/m|user/0/wrong"] == 13
+    assert calibration.judged("m|user").above(0) == (1, 1)

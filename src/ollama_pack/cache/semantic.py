@@ -179,19 +179,24 @@ class Calibration:
         used = usable_threshold(self.judged(key), error)
         if used is not None and place <= used:
             added |= self._recent(key, right=right)
+        for name, value in self._of(key):  # two processes took the same labels back: no wrong one may be lost
+            if value < 0 and name.endswith("/wrong"):
+                added[name] = added.get(name, 0) - value
         self._add(added)
         seen = [self._counts.get(f"{_BEGIN}{key}/recent {half}/judged", 0) for half in (0, 1)]
         bad = [self._counts.get(f"{_BEGIN}{key}/recent {half}/wrong", 0) for half in (0, 1)]
         if has_drifted(round(sum(bad)), round(sum(seen)), error):
-            gone = {
-                name: -value for name, value in self._counts.items() if name.startswith(f"{_BEGIN}{key}/")
-            }
+            gone = {name: -value for name, value in self._of(key)}
             self._add(gone)
             added = {name: added.get(name, 0) + gone.get(name, 0) for name in added.keys() | gone.keys()}
         return added
 
     def keys(self) -> set[str]:
-        return {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name in self._counts}
+        """Of which there are labels; those that were taken back make room for others."""
+        return {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name, value in self._counts.items() if value}
+
+    def _of(self, key: str) -> list[tuple[str, float]]:
+        return [each for each in self._counts.items() if each[0].startswith(f"{_BEGIN}{key}/")]
 
     def report(self, error: float) -> list[dict[str, Any]]:
         """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound."""

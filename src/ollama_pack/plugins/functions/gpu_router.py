@@ -79,6 +79,7 @@ log = logging.getLogger(__name__)
 
 ACCESS_SECONDS = 5.0  # that the gateway remembers what a user may use, unless an event says otherwise
 CONNECTION_SECONDS = 15.0  # between two looks at Open WebUI's own connections
+MOST_KEY = 128  # characters of what a client names its conversation
 
 Body = dict[str, Any]
 Emitter = Callable[[dict[str, Any]], Awaitable[None]]
@@ -285,7 +286,7 @@ class Pipe:
             asked,
             models,
             user=str(user.get("id") or ""),
-            chat=str(body.get(CACHE_KEY) or ""),
+            chat=str(body.get(CACHE_KEY) or "")[:MOST_KEY],
             figures=admin,
             headers=partial(node_headers, request=request, user=user, metadata=metadata),
             last=last,
