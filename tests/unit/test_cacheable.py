@@ -123,5 +123,6 @@ def test_questions_about_files_are_not_compared_by_meaning() -> None:
     lent = Lent("m|user", 0.01, None, None)  # type: ignore[arg-type] # nothing is called
     more: Json = {"similar": True, "lend": lambda _: lent}
     assert question(asked(**more)).lent is lent
-    for metadata in ({"files": [{"id": "f1"}]}, {"sources": [{"source": {}}]}):
+    private: list[Json] = [{"files": [{"id": "f1"}]}, {"sources": [{"source": {}}]}]
+    for metadata in private:
         assert question(asked(metadata, **more)).lent is None

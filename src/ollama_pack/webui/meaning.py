@@ -39,12 +39,14 @@ def judging(request: Any, user: Mapping[str, Any], model: str) -> Callable[[str]
     """
 
     async def judge(text: str) -> str:
+        chat = request.scope.get("state", {}).get("metadata") or {}
+        row = {"model": chat["model"]} if chat.get("model") else {}  # its settings: others would load it anew
         body = {
             "model": model,
             "messages": [{"role": "user", "content": text}],
             "stream": False,
             "temperature": 0,
-            "metadata": {"task": _BACKGROUND, "user_id": user.get("id"), UNCOUNTED: True},
+            "metadata": {"task": _BACKGROUND, "user_id": user.get("id"), UNCOUNTED: True, **row},
         }
         asking = {name: value for name, value in user.items() if name != "valves"}
         answer = await ModelCall(_apart(request), body, asking, has_system=True).completion()
