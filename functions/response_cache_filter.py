@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 7671, which the server calls.
+# Begin here: `class Filter`, line 7673, which the server calls.
 # The modules that it uses come first:
 #    137  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    162  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -67,16 +67,16 @@ version: 0.1.0
 #   7025  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 #   7083  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
 #   7229  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7287  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7343  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7402  webui.reader              Who reads what the pack says, and in which language.
-#   7417  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7431  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7465  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7489  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7542  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   7570  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   7622  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   7289  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7345  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7404  webui.reader              Who reads what the pack says, and in which language.
+#   7419  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   7433  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7467  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7491  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7544  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   7572  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   7624  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -7263,12 +7263,14 @@ def judging(request: Any, user: Mapping[str, Any], model: str) -> Callable[[str]
     """
 
     async def judge(text: str) -> str:
+        chat = request.scope.get("state", {}).get("metadata") or {}
+        row = {"model": chat["model"]} if chat.get("model") else {}  # its settings: others would load it anew
         body = {
             "model": model,
             "messages": [{"role": "user", "content": text}],
             "stream": False,
             "temperature": 0,
-            "metadata": {"task": _BACKGROUND, "user_id": user.get("id"), UNCOUNTED: True},
+            "metadata": {"task": _BACKGROUND, "user_id": user.get("id"), UNCOUNTED: True, **row},
         }
         asking = {name: value for name, value in user.items() if name != "valves"}
         answer = await ModelCall(_apart(request), body, asking, has_system=True).completion()
