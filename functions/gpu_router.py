@@ -9,132 +9,133 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17512, which the server calls.
+# Begin here: `class Pipe`, line 17525, which the server calls.
 # The modules that it uses come first:
-#    207  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    312  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    429  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    455  aliases.errors                 What goes wrong with aliases.
-#    512  engines.errors                 What goes wrong with a node.
-#    682  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    808  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    883  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    944  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1251  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1398  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1566  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1858  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1934  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1992  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2028  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2436  base.single_flight             Many who ask the same at the same time ask once.
-#   2564  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2712  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2836  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   2947  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3122  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3194  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3200  engines.vectors                Vectors for texts, as an engine gives them.
-#   3229  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3318  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3366  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3414  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3741  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3853  routing.errors                 What goes wrong with routing.
-#   4059  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4097  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4462  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4876  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5000  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5102  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5223  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5331  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5478  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5612  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5932  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6154  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6271  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6329  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6394  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6543  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6674  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7024  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7109  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7152  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7257  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7461  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7741  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7799  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7896  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8099  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8270  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8617  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8904  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8990  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9160  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9354  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9451  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9532  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9598  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9647  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9727  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9821  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10310  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10468  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10643  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10881  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10984  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11086  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11121  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11789  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11865  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11898  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12015  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12199  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12345  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12545  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12685  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12745  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13241  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13392  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13605  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13789  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14058  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14169  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14766  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  14826  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14899  cache.errors                   What goes wrong with the cache.
-#  14919  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14947  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15097  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  15103  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  15109  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15223  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15270  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15361  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15524  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15614  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15849  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15870  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15962  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16099  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16124  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16205  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16313  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16360  services.pack_valves           What all valves of the pack have in common.
-#  16383  services.router_valves         The valves of the router, wherever it runs.
-#  16535  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16649  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16902  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16934  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16951  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  17002  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17079  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17174  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17335  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17346  webui.reader                   Who reads what the pack says, and in which language.
-#  17361  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17420  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    208  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    313  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    430  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    456  aliases.errors                 What goes wrong with aliases.
+#    513  engines.errors                 What goes wrong with a node.
+#    683  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    809  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    884  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    945  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1252  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1399  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1567  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1859  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1935  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1993  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2029  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2437  base.single_flight             Many who ask the same at the same time ask once.
+#   2565  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2713  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2837  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   2948  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3123  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3195  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3201  engines.vectors                Vectors for texts, as an engine gives them.
+#   3230  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3319  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3367  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3415  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3742  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3854  routing.errors                 What goes wrong with routing.
+#   4060  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4098  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4463  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4877  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5001  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5103  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5224  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5332  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5479  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5613  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5933  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6155  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6272  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6330  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6395  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6544  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6675  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7025  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7110  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7153  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7258  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7462  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7742  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7800  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7897  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8100  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8271  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8618  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8905  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8991  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9161  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9355  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9452  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9533  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9599  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9648  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9728  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9822  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10311  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10469  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10644  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10882  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10985  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11087  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11122  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11790  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11866  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11899  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12016  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12200  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12346  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12546  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12686  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12746  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13242  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13393  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13606  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13790  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14059  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14170  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14767  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  14827  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14900  cache.errors                   What goes wrong with the cache.
+#  14920  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14948  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15098  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  15104  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  15110  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  15224  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  15271  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15362  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15525  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15615  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15850  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15871  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15963  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16100  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16125  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16206  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16314  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16361  services.pack_valves           What all valves of the pack have in common.
+#  16384  services.router_valves         The valves of the router, wherever it runs.
+#  16536  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16650  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16903  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16935  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16957  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  16963  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  17014  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  17091  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17186  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17347  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17358  webui.reader                   Who reads what the pack says, and in which language.
+#  17373  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17432  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -16943,9 +16944,20 @@ _NOBODY_WAITS = frozenset(
 )
 
 
+def is_asked_for(task: object) -> bool:
+    """Whether a call with this `metadata.task` is a chat of its own: *Merge responses* is."""
+    return task == "moa_response_generation"
+
+
 def is_background_task(task: object) -> bool:
     """Whether nobody waits for a call with this `metadata.task`."""
     return isinstance(task, str) and task in _NOBODY_WAITS
+
+
+# --- ollama_pack.webui.calling ---
+# Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+
+UNCOUNTED = "ollama_pack_uncounted"  # in a request's metadata, which no client writes: it is the site's own
 
 
 # --- ollama_pack.webui.functions ---
@@ -17033,7 +17045,7 @@ class BudgetContact:
         self, app: Any, user: dict[str, Any], metadata: dict[str, Any], model: str, *, always: bool
     ) -> tuple[Any, dict[str, Any]]:
         """Begin to count an answer: the function, and what its `budget_begin` says."""
-        budgets = await self.live(app)
+        budgets = None if metadata.get(UNCOUNTED) else await self.live(app)
         if budgets is None:
             return None, NO_BUDGET
         try:
@@ -17504,6 +17516,7 @@ class ChatSpan:
 
 ACCESS_SECONDS = 5.0  # that the gateway remembers what a user may use, unless an event says otherwise
 CONNECTION_SECONDS = 15.0  # between two looks at Open WebUI's own connections
+MOST_KEY = 128  # characters of what a client names its conversation
 
 Body = dict[str, Any]
 Emitter = Callable[[dict[str, Any]], Awaitable[None]]
@@ -17626,8 +17639,9 @@ class Pipe:
         self, app: Any, body: Body, user: dict[str, Any], metadata: dict[str, Any], *about: Any
     ) -> AsyncGenerator[Body, None]:
         """The answer, as far as the budgets of its user allow it: see `usage_budgets`."""
-        name, is_task = str(body["model"]).removeprefix(ROUTER), bool(metadata.get("task"))
-        budgets, begun = await self._budgets.begin(app, user, metadata, name, always=is_task)
+        name, task = str(body["model"]).removeprefix(ROUTER), metadata.get("task")
+        belongs = bool(task) and not is_asked_for(task)  # to a chat that has begun
+        budgets, begun = await self._budgets.begin(app, user, metadata, name, always=belongs)
         if begun["refusal"]:
             raise ModelRefusedError(Refusal(**begun["refusal"]))
         served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
@@ -17709,7 +17723,7 @@ class Pipe:
             asked,
             models,
             user=str(user.get("id") or ""),
-            chat=str(body.get(CACHE_KEY) or ""),
+            chat=str(body.get(CACHE_KEY) or "")[:MOST_KEY],
             figures=admin,
             headers=partial(node_headers, request=request, user=user, metadata=metadata),
             last=last,
@@ -17918,6 +17932,8 @@ async def _asked(
     """The body for the nodes: with the row's settings, and without tools that the model cannot use."""
     # Open WebUI passes only OpenAI's parameters of a row to pipes.
     row = ((metadata.get("model") or {}).get("info") or {}).get("params") or {}
+    if metadata.get("direct"):  # a client has sent the row, as if a connection of its browser's own answered
+        row = {}
     if user.get("role") != "admin":
         body = with_machine_options(body, await defaults(), row)
     asked = {**body, "params": {**row, **(body.get("params") or {})}}

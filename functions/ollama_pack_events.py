@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11072, which the server calls.
+# Begin here: `class Event`, line 11073, which the server calls.
 # The modules that it uses come first:
 #    160  base.single_flight          Many who ask the same at the same time ask once.
 #    239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -34,66 +34,66 @@ version: 0.1.0
 #   2414  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
 #   2520  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #   2629  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2774  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2780  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2867  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2957  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2989  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3113  aliases.errors              What goes wrong with aliases.
-#   3135  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   3158  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3465  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3602  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3639  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3660  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3718  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3780  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3833  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3947  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4113  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4379  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4637  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4763  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4911  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4988  services.pack_valves        What all valves of the pack have in common.
-#   5011  speech.errors               What goes wrong with transcription.
-#   5373  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5450  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5541  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5577  speech.values               What recordings turn into, and what an engine is.
-#   5834  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5984  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6066  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6250  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6383  speech.sentences            Segments of about a sentence, made from words with times.
-#   6437  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6615  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6843  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6997  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7081  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7170  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7334  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7933  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   8021  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8095  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8370  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8420  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8567  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8833  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8871  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8901  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   9021  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9159  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9313  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9491  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9745  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9836  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9878  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10911  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10997  webui.reader                Who reads what the pack says, and in which language.
-#  11006  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11040  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11185  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2775  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2781  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2868  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2958  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2990  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3114  aliases.errors              What goes wrong with aliases.
+#   3136  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   3159  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3466  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3603  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3640  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3661  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3719  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3781  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3834  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3948  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4114  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4380  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4638  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4764  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4912  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4989  services.pack_valves        What all valves of the pack have in common.
+#   5012  speech.errors               What goes wrong with transcription.
+#   5374  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5451  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5542  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5578  speech.values               What recordings turn into, and what an engine is.
+#   5835  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   5985  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6067  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6251  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6384  speech.sentences            Segments of about a sentence, made from words with times.
+#   6438  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6616  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6844  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   6998  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7082  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7171  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7335  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7934  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   8022  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8096  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8371  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8421  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8568  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8834  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8872  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8902  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   9022  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9160  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9314  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9492  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9746  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9837  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9879  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10912  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  10998  webui.reader                Who reads what the pack says, and in which language.
+#  11007  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11041  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11186  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -2631,6 +2631,7 @@ def event_text(value: Mapping[str, Any]) -> str:
 
 EVENT_OCTETS = 64 * 2**20  # of the longest event: an answer may hold pictures
 BAD_REQUEST, BAD_GATEWAY, ERROR_STATUS = 400, 502, 400
+UNCOUNTED = "ollama_pack_uncounted"  # in a request's metadata, which no client writes: it is the site's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -9776,7 +9777,7 @@ class BudgetContact:
         self, app: Any, user: dict[str, Any], metadata: dict[str, Any], model: str, *, always: bool
     ) -> tuple[Any, dict[str, Any]]:
         """Begin to count an answer: the function, and what its `budget_begin` says."""
-        budgets = await self.live(app)
+        budgets = None if metadata.get(UNCOUNTED) else await self.live(app)
         if budgets is None:
             return None, NO_BUDGET
         try:

@@ -9,57 +9,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4199, which the server calls.
+# Begin here: `class Event`, line 4259, which the server calls.
 # The modules that it uses come first:
-#    103  base.single_flight             Many who ask the same at the same time ask once.
-#    231  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    295  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    412  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    420  engines.errors                 What goes wrong with a node.
-#    553  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    661  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    789  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    861  aliases.errors                 What goes wrong with aliases.
-#    917  cache.errors                   What goes wrong with the cache.
-#    937  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    962  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   1005  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1114  routing.errors                 What goes wrong with routing.
-#   1266  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1298  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1441  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1547  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1608  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1628  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1779  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1788  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1849  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2156  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2293  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2330  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2351  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2469  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2505  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2511  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2628  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2653  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2712  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2718  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2764  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2909  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   2954  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   3127  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3329  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3368  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3499  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3519  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3636  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   3718  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3757  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4066  base.process                   One object for all plugins of a process, which are files that share no code.
-#   4089  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4151  services.pack_valves           What all valves of the pack have in common.
-#   4174  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    104  base.single_flight             Many who ask the same at the same time ask once.
+#    232  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    296  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    413  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    421  cache.errors                   What goes wrong with the cache.
+#    441  engines.errors                 What goes wrong with a node.
+#    574  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    682  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    707  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    750  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    776  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    904  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    976  aliases.errors                 What goes wrong with aliases.
+#   1032  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1141  routing.errors                 What goes wrong with routing.
+#   1293  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1325  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1468  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1574  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1640  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1660  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1811  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1820  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1881  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2188  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2325  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2362  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2383  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2501  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2537  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2543  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2660  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2685  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2744  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2750  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2796  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2941  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   2986  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   3169  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3383  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3422  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3553  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3573  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3690  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   3772  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3811  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4126  base.process                   One object for all plugins of a process, which are files that share no code.
+#   4149  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4211  services.pack_valves           What all valves of the pack have in common.
+#   4234  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -417,6 +418,26 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            message("the answer was shared with another request, whose generation broke off: regenerate it")
+        )
+        self.chunks = chunks
+
+
 # --- ollama_pack.engines.errors ---
 # What goes wrong with a node.
 
@@ -656,6 +677,100 @@ def _outline(value: object) -> str:
     if isinstance(value, str | bool | float) or value is None:
         return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
     return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
+
+
+# --- ollama_pack.engines.ollama.to_openai ---
+# What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#
+# Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """What all parts of one answer have in common.
+
+    Attributes:
+        id: of the answer, such as chatcmpl-….
+        created: Unix time, in seconds.
+        model: the name that the client knows the model by.
+    """
+
+    id: str
+    created: int
+    model: str
+
+    def tagged(self, kind: str) -> dict[str, Any]:
+        """The first fields of an object of this answer."""
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+# --- ollama_pack.engines.ollama.stream ---
+# A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+
+# Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
+UsagePlace = Literal["apart", "last"]
+
+
+def usage_place(body: Mapping[str, Any]) -> UsagePlace:
+    """Where the client that sent this OpenAI chat body wants the figures.
+
+    Raises:
+        ChatBodyError: `stream_options` is not of its form.
+    """
+    asked = object_in(body.get("stream_options"), "stream_options").get("include_usage")
+    return "apart" if asked and switch_in(asked, "stream_options.include_usage") else "last"
+
+
+def completion_of(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The `chat.completion` that all chunks of an answer make up, for a client that wants no stream."""
+    taken = list(chunks)
+    choices = [chunk["choices"][0] for chunk in taken if chunk["choices"]]
+    logprobs = [token for choice in choices for token in (choice["logprobs"] or {}).get("content", ())]
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "", **_joined(choice["delta"] for choice in choices)},
+        "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
+        "finish_reason": choices[-1]["finish_reason"],
+    }
+    head = {name: taken[0][name] for name in ("id", "created", "model")}
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": taken[-1].get("usage")}
+
+
+def _joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    message: dict[str, Any] = {}
+    for delta in deltas:
+        for name in ("content", "reasoning_content"):
+            if name in delta:
+                message[name] = message.get(name, "") + delta[name]
+        if "tool_calls" in delta:
+            message["tool_calls"] = message.get("tool_calls", []) + delta["tool_calls"]
+    return message
+
+
+# --- ollama_pack.cache.replay ---
+# A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+
+
+def completion_chunks(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """An unstreamed answer as chunks, so that one whose client wants no stream can be shared and kept."""
+    head: dict[str, Any] = {name: body[name] for name in ("id", "created", "model") if name in body}
+    head["object"] = "chat.completion.chunk"
+    extra = {name: value for name, value in body.items() if name not in {*head, "choices"}}
+    choices = [choice for choice in body.get("choices") or () if isinstance(choice, Mapping)]
+    ends = []
+    for choice in choices:
+        common = {name: value for name, value in choice.items() if name not in ("message", "logprobs")}
+        said = {"delta": _delta_of(choice.get("message") or {}), "logprobs": choice.get("logprobs")}
+        yield {**head, "choices": [{**common, **said, "finish_reason": None}]}
+        ends.append({**common, "delta": {}, "logprobs": None})
+    yield {**head, "choices": ends, **extra}
+
+
+def _delta_of(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as a delta: its tool calls get the number that tells pieces of a stream apart."""
+    calls = message.get("tool_calls")
+    numbered = [{"index": place, **call} for place, call in enumerate(calls)] if calls else calls
+    return {**message, **({"tool_calls": numbered} if calls else {})}
 
 
 # --- ollama_pack.engines.ollama.client_request ---
@@ -912,94 +1027,6 @@ class AliasUnavailableError(PackError):
         )
         self.alias = alias
         self.passed_over = passed_over
-
-
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache.
-#
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class LeaderLostError(PackError):
-    """The generation that an answer was copied from ended without its end, and part of it is shown already.
-
-    Attributes:
-        chunks: how many had come.
-    """
-
-    def __init__(self, chunks: int) -> None:
-        super().__init__(
-            message("the answer was shared with another request, whose generation broke off: regenerate it")
-        )
-        self.chunks = chunks
-
-
-# --- ollama_pack.engines.ollama.to_openai ---
-# What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#
-# Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyHead:
-    """What all parts of one answer have in common.
-
-    Attributes:
-        id: of the answer, such as chatcmpl-….
-        created: Unix time, in seconds.
-        model: the name that the client knows the model by.
-    """
-
-    id: str
-    created: int
-    model: str
-
-    def tagged(self, kind: str) -> dict[str, Any]:
-        """The first fields of an object of this answer."""
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
-
-# --- ollama_pack.engines.ollama.stream ---
-# A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-
-# Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
-UsagePlace = Literal["apart", "last"]
-
-
-def usage_place(body: Mapping[str, Any]) -> UsagePlace:
-    """Where the client that sent this OpenAI chat body wants the figures.
-
-    Raises:
-        ChatBodyError: `stream_options` is not of its form.
-    """
-    asked = object_in(body.get("stream_options"), "stream_options").get("include_usage")
-    return "apart" if asked and switch_in(asked, "stream_options.include_usage") else "last"
-
-
-def completion_of(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The `chat.completion` that all chunks of an answer make up, for a client that wants no stream."""
-    taken = list(chunks)
-    choices = [chunk["choices"][0] for chunk in taken if chunk["choices"]]
-    logprobs = [token for choice in choices for token in (choice["logprobs"] or {}).get("content", ())]
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "", **_joined(choice["delta"] for choice in choices)},
-        "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
-        "finish_reason": choices[-1]["finish_reason"],
-    }
-    head = {name: taken[0][name] for name in ("id", "created", "model")}
-    return {**head, "object": "chat.completion", "choices": [choice], "usage": taken[-1].get("usage")}
-
-
-def _joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    message: dict[str, Any] = {}
-    for delta in deltas:
-        for name in ("content", "reasoning_content"):
-            if name in delta:
-                message[name] = message.get(name, "") + delta[name]
-        if "tool_calls" in delta:
-            message["tool_calls"] = message.get("tool_calls", []) + delta["tool_calls"]
-    return message
 
 
 # --- ollama_pack.engines.sse ---
@@ -1568,7 +1595,10 @@ def chat_from_anthropic(body: Mapping[str, Any]) -> Body:
         if not isinstance(tool.get("input_schema"), Mapping):
             reason = "is missing: only tools that the client runs can be used here"
             raise ChatBodyError(f"tools[{number}].input_schema", reason)
-    made: Body = convert_anthropic_to_openai_payload(dict(body))
+    try:
+        made: Body = convert_anthropic_to_openai_payload(dict(body))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # it takes the form for granted
+        raise ChatBodyError("The body", "is not of the form of Anthropic's Messages API") from error
     made.pop("metadata", None)
     made.pop("service_tier", None)  # Anthropic's tiers mean nothing to a node
     if not made.get("tools"):
@@ -1603,6 +1633,8 @@ async def anthropic_events(chunks: AsyncGenerator[Body, None], name: str) -> Asy
             if broken:
                 raise broken[0]
             yield event.decode() if isinstance(event, bytes) else event
+    if broken:
+        raise broken[0]
 
 
 # --- ollama_pack.webui.server ---
@@ -1713,7 +1745,7 @@ async def _prompt_stream(chunks: Chunks, name: str) -> Texts:
         choices = [
             one
             for choice in chunk.get("choices") or ()
-            for one in _text_choice(choice["delta"].get("content"), choice.get("finish_reason"))
+            for one in _text_choice((choice.get("delta") or {}).get("content"), choice.get("finish_reason"))
         ]
         yield event_text({**chunk, "object": "text_completion", "model": name, "choices": choices})
     yield LAST_EVENT
@@ -1755,7 +1787,7 @@ def loaded_answer(form: ClientForm, body: Mapping[str, Any]) -> Body:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     is_chat = form is OLLAMA_CHAT
     said: Body = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
-    reason = "unload" if body.get("keep_alive") in {0, "0", "0s"} else "load"
+    reason = "unload" if body.get("keep_alive") in (0, "0", "0s") else "load"
     return {"model": body["model"], "created_at": now, **said, "done": True, "done_reason": reason}
 
 
@@ -3112,10 +3144,20 @@ async def shown(request: Any, user: Any, name: str, tables: AliasTables, router:
     return told
 
 
-def wildcards(tables: tuple[AliasTable, ...]) -> dict[str, list[str]]:
-    """Names with a star, each with what it stands for."""
-    rows = [row for table in tables for row in table.rows if row.is_wildcard]
-    return {row.alias: list(row.candidates) for row in reversed(rows)}
+async def wildcards(request: Any, tables: tuple[AliasTable, ...], user: Any) -> dict[str, list[str]]:
+    """Names with a star, each with the models behind it that a user may use; those that have one."""
+    who, models = user.model_dump(), ModelCatalogue(await offered_models(request, user))
+    usable: dict[str, bool] = {}
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(row.alias for table in tables for row in table.rows if row.is_wildcard):
+        behind = _behind(tables, name, models)
+        for model in behind:
+            if model not in usable:
+                ids = models.ids_of(model)
+                usable[model] = any([await may_use(who, model_id, request) for model_id in ids])
+        if open_ones := [model for model in behind if usable[model]]:
+            found[name] = open_ones
+    return found
 
 
 def _behind(tables: tuple[AliasTable, ...], name: str, models: Mapping[str, str]) -> tuple[str, ...]:
@@ -3246,10 +3288,13 @@ class DirectChain:
 
     async def budgets_of(self, user: Any) -> list[Mapping[str, Any]]:
         """The budgets that hold for a user, as their filter reports them; none where there is no table."""
-        budgets = await self._budgets.get()
-        if budgets is None:
+        try:
+            budgets = await self._budgets.get()
+            told = await budgets.budget_usage(user.model_dump()) if budgets is not None else {}
+        except Exception:
+            log.exception("What is left of budgets cannot be told, and a chat goes on without")
             return []
-        return list((await budgets.budget_usage(user.model_dump())).get("budgets") or ())
+        return list(told.get("budgets") or ())
 
     async def call(
         self, request: Any, user: Body, chat: Mapping[str, Any], table: AliasTable | None
@@ -3314,16 +3359,25 @@ async def _live_cache(app: Any) -> Any:
     """The response cache, where it is on for all models and knows the gateway."""
     if CACHE_ID not in await global_filters():
         return None
-    cache = await live_function(app, CACHE_ID)
+    cache = await _live_if_sound(app, CACHE_ID)
     return cache if hasattr(cache, "direct_lookup") else None
 
 
 async def _live_budgets(app: Any) -> Any:
-    """The filter of budgets, where it is on for all models and has a table."""
-    if BUDGETS_ID not in await global_filters():
+    """The filter of budgets, where it is on and has a table: for the router it need not be global either."""
+    if not (await function_state(BUDGETS_ID)).active:
         return None
-    budgets = await live_function(app, BUDGETS_ID)
-    return budgets if getattr(budgets.valves, "budgets", "") else None
+    budgets = await _live_if_sound(app, BUDGETS_ID)
+    return budgets if budgets is not None and budgets.valves.budgets else None
+
+
+async def _live_if_sound(app: Any, function_id: str) -> Any:
+    """A function that chats can do without; None: its code or its settings cannot be used."""
+    try:
+        return await live_function(app, function_id)
+    except Exception:
+        log.exception("%s cannot be asked, and chats go on without it", function_id)
+        return None
 
 
 # --- ollama_pack.services.gateway_limits ---
@@ -3896,7 +3950,7 @@ class Gateway:
             "object": "list",
             "data": entries,
             **ends,
-            "ollama_pack": {"wildcards": wildcards(tables.in_use)},
+            "ollama_pack": {"wildcards": await wildcards(request, tables.in_use, user)},
         }
         return json_answer(answer, headers=answer_headers(request, "openai"))
 
@@ -4026,8 +4080,14 @@ async def _answer_alone(chunks: _gateway__Chunks) -> _gateway__Chunks:
         async for chunk in chunks:
             if chunk.get("error"):
                 raise ModelRefusedError(refusal_in(chunk, BAD_GATEWAY))
-            if isinstance(chunk.get("choices"), list):
-                yield chunk
+            if isinstance(choices := chunk.get("choices"), list):
+                for part in completion_chunks(chunk) if _is_whole(choices) else (chunk,):
+                    yield part
+
+
+def _is_whole(choices: list[Any]) -> bool:
+    """Whether it is a whole answer: the row of its model may say that it does not stream."""
+    return any("message" in choice and "delta" not in choice for choice in map(object_at, choices))
 
 
 async def _with_first(first: Body, chunks: _gateway__Chunks) -> _gateway__Chunks:

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 7641, which the server calls.
+# Begin here: `class Filter`, line 7673, which the server calls.
 # The modules that it uses come first:
 #    137  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    162  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -25,58 +25,58 @@ version: 0.1.0
 #   1479  cache.entry               An answer as it is kept.
 #   1548  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
 #   1653  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   1901  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2044  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2170  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   2603  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2702  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   2794  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2805  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   2930  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2936  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2945  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3353  base.process              One object for all plugins of a process, which are files that share no code.
-#   3374  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   3436  services.pack_valves      What all valves of the pack have in common.
-#   3459  services.cache_valves     The valves of the response cache, wherever it runs.
-#   3561  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3636  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   3752  cache.collect             From the chunks of a generation to what may be kept of it.
-#   3907  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   3959  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4063  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4389  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4492  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   4577  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4602  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4635  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4781  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5265  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5608  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   5852  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6179  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6385  services.activity         What chats did in this process, until somebody writes it into the history.
-#   6410  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   6482  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6576  webui.errors              What goes wrong between the pack and Open WebUI.
-#   6592  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   6603  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6848  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   6884  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   6949  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7006  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7064  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   7209  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7257  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7313  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7372  webui.reader              Who reads what the pack says, and in which language.
-#   7387  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7401  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7435  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7459  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7512  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   7540  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   7592  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   1915  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2058  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2184  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   2617  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2716  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   2808  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2819  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   2944  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2950  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2959  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3367  base.process              One object for all plugins of a process, which are files that share no code.
+#   3388  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   3450  services.pack_valves      What all valves of the pack have in common.
+#   3473  services.cache_valves     The valves of the response cache, wherever it runs.
+#   3575  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   3650  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   3769  cache.collect             From the chunks of a generation to what may be kept of it.
+#   3924  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   3976  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4080  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4406  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4509  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   4594  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4619  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4652  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4798  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5284  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5627  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   5871  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6198  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6404  services.activity         What chats did in this process, until somebody writes it into the history.
+#   6429  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   6501  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6595  webui.errors              What goes wrong between the pack and Open WebUI.
+#   6611  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   6622  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6867  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6903  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   6968  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7025  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7083  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   7229  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7289  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7345  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7404  webui.reader              Who reads what the pack says, and in which language.
+#   7419  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   7433  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7467  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7491  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7544  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   7572  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   7624  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -1687,7 +1687,7 @@ class Lent:
     """What a request lends the semantic tier.
 
     Attributes:
-        key: what labels are counted by: the model, and the kind of the scope.
+        key: what labels are counted by: see `label_key`.
         error: the share of wrong answers that the admin allows.
         embed: the vector of a text.
         judge: asks the same model, behind people; its answer.
@@ -1699,6 +1699,14 @@ class Lent:
     embed: Callable[[str], Awaitable[Sequence[float]]]
     judge: Callable[[str], Awaitable[str]]
     embedder: str = ""
+
+
+def label_key(model: str, embedder: str, scope: str) -> str:
+    """What labels are counted by: the model, what makes the vectors, and the kind of the scope.
+
+    Of another maker of vectors the same similarity means something else, so its evidence is its own.
+    """
+    return f"{model}|{digest_of(embedder.encode())[:8]}|{scope.partition(':')[0]}"
 
 
 class Neighbour(NamedTuple):
@@ -1809,19 +1817,24 @@ class Calibration:
         used = usable_threshold(self.judged(key), error)
         if used is not None and place <= used:
             added |= self._recent(key, right=right)
+        for name, value in self._of(key):  # two processes took the same labels back: no wrong one may be lost
+            if value < 0 and name.endswith("/wrong"):
+                added[name] = added.get(name, 0) - value
         self._add(added)
         seen = [self._counts.get(f"{_BEGIN}{key}/recent {half}/judged", 0) for half in (0, 1)]
         bad = [self._counts.get(f"{_BEGIN}{key}/recent {half}/wrong", 0) for half in (0, 1)]
         if has_drifted(round(sum(bad)), round(sum(seen)), error):
-            gone = {
-                name: -value for name, value in self._counts.items() if name.startswith(f"{_BEGIN}{key}/")
-            }
+            gone = {name: -value for name, value in self._of(key)}
             self._add(gone)
             added = {name: added.get(name, 0) + gone.get(name, 0) for name in added.keys() | gone.keys()}
         return added
 
     def keys(self) -> set[str]:
-        return {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name in self._counts}
+        """Of which there are labels; those that were taken back make room for others."""
+        return {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name, value in self._counts.items() if value}
+
+    def _of(self, key: str) -> list[tuple[str, float]]:
+        return [each for each in self._counts.items() if each[0].startswith(f"{_BEGIN}{key}/")]
 
     def report(self, error: float) -> list[dict[str, Any]]:
         """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound."""
@@ -1832,6 +1845,7 @@ class Calibration:
             shown = len(THRESHOLDS) - 1 if place is None else place
             wrong, every = judged.above(shown)
             model, _, kind = key.rpartition("|")
+            model = model.rpartition("|")[0] or model  # without what makes the vectors
             rows.append(
                 {
                     "model": model,
@@ -3693,12 +3707,15 @@ def why_bypassed(body: Mapping[str, Any], metadata: Mapping[str, Any], when: Cac
 
 async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) -> Question | NotCacheable:
     """What to ask the cache for a request."""
-    scope = scope_for(rule, scope_facts(asked))
+    facts = scope_facts(asked)
+    scope = scope_for(rule, facts)
     basis = AnswerBasis(scope, asked.body, asked.digest, asked.preset)
     is_large = sum(_text_sizes(asked.body.get("messages"))) > LARGE_CHARACTERS
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
         return slot
+    # What was looked up stands in the last message, where an embedding would compare it. It has to be equal.
+    compares = asked.similar and not (facts.files or facts.knowledge)
     return Question(
         slot=slot,
         scope=scope,
@@ -3707,7 +3724,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
         needs_usage=asked.needs_usage,
         answerer=asked.answerer,
         basis=basis if asked.similar else None,
-        lent=asked.lend(scope) if asked.lend and asked.similar else None,
+        lent=asked.lend(scope) if asked.lend and compares else None,
     )
 
 
@@ -4978,8 +4995,10 @@ class ResponseCache:
 
     async def _by_meaning(self, question: Question) -> Hit | None:
         """An answer to a question that means the same, as far as the labels allow it."""
-        if (lent := question.lent) is None:
+        if (lent := question.lent) is None or question.basis is None:
             return None
+        if len(last_asked(question.basis.body)) > LONGEST:
+            return None  # none so long is among the neighbours
         self._refresh_calibration()
         threshold = self.calibration.threshold(lent.key, lent.error)
         if threshold is None or (vector := await self._vector(question)) is None:
@@ -7066,6 +7085,7 @@ async def live_function(app: Any, function_id: str) -> Any:
 
 EVENT_OCTETS = 64 * 2**20  # of the longest event: an answer may hold pictures
 BAD_REQUEST, BAD_GATEWAY, ERROR_STATUS = 400, 502, 400
+UNCOUNTED = "ollama_pack_uncounted"  # in a request's metadata, which no client writes: it is the site's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -7209,6 +7229,7 @@ def _header(headers: Mapping[str, str] | None, name: str) -> str:
 # --- ollama_pack.webui.meaning ---
 # What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
 
+_KEPT_STATE = ("token", "user", "auth_type")  # of a request: who asks
 _BACKGROUND = "tags_generation"  # one of Open WebUI's own tasks that nobody waits for
 
 
@@ -7236,22 +7257,33 @@ def embedding(request: Any, user: Mapping[str, Any]) -> Callable[[str], Awaitabl
 
 
 def judging(request: Any, user: Mapping[str, Any], model: str) -> Callable[[str], Awaitable[str]]:
-    """Asks a model as nobody waits for it, on behalf of the user whose question it is about."""
+    """Asks a model as nobody waits for it, with the rights of the user whose question it is about.
+
+    It is no part of that user's chat, and counts on no budget.
+    """
 
     async def judge(text: str) -> str:
+        chat = request.scope.get("state", {}).get("metadata") or {}
+        row = {"model": chat["model"]} if chat.get("model") else {}  # its settings: others would load it anew
         body = {
             "model": model,
             "messages": [{"role": "user", "content": text}],
             "stream": False,
             "temperature": 0,
-            "metadata": {"task": _BACKGROUND, "user_id": user.get("id")},
+            "metadata": {"task": _BACKGROUND, "user_id": user.get("id"), UNCOUNTED: True, **row},
         }
         asking = {name: value for name, value in user.items() if name != "valves"}
-        answer = await ModelCall(request, body, asking, has_system=True).completion()
+        answer = await ModelCall(_apart(request), body, asking, has_system=True).completion()
         said = answer["choices"][0]["message"].get("content")
         return said if isinstance(said, str) else ""
 
     return judge
+
+
+def _apart(request: Any) -> Any:
+    """The request without what Open WebUI has noted of its chat, and would add to any call made with it."""
+    state = {name: value for name, value in request.scope.get("state", {}).items() if name in _KEPT_STATE}
+    return type(request)({**request.scope, "state": state}, request.receive)
 
 
 # --- ollama_pack.webui.models ---
@@ -7829,7 +7861,7 @@ class Filter:
 
         def lend(scope: str) -> Lent:
             return Lent(
-                key=f"{answering.id}|{scope.partition(':')[0]}",
+                key=label_key(answering.id, embedder, scope),
                 error=self.valves.similar_error,
                 embed=embedding(request, user),
                 judge=judging(request, user, str(body["model"])),

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2531, which the server calls.
+# Begin here: `class Filter`, line 2542, which the server calls.
 # The modules that it uses come first:
 #     65  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #     96  base.messages            Sentences for people, in English and in the languages of the catalogue.
@@ -25,14 +25,14 @@ version: 0.1.0
 #   1397  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
 #   1556  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
 #   1895  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2051  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2060  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2122  services.pack_valves     What all valves of the pack have in common.
-#   2145  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2240  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2387  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2393  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2480  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2062  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2071  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   2133  services.pack_valves     What all valves of the pack have in common.
+#   2156  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2251  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2398  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2404  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2491  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import hashlib
@@ -1920,6 +1920,8 @@ class ChatBudget:
         pieces: chunks of that answer.
         answered: an answer came.
         heard_at: when something was heard of it last.
+        ended: id of the answer whose figures came last.
+        ended_began: when that answer began.
     """
 
     reservation: Reservation
@@ -1932,6 +1934,8 @@ class ChatBudget:
     pieces: int = 0
     answered: bool = False
     heard_at: float = 0.0
+    ended: str = ""
+    ended_began: float = 0.0
 
     def take(self, chunk: Mapping[str, Any], now: float) -> None:
         """Look at a chunk of a streamed answer; an error or a source is no part of one."""
@@ -1943,9 +1947,15 @@ class ChatBudget:
             self.take_kept()
             return
         usage, timings = chunk.get("usage"), chunk.get("timings")
+        name = str(chunk.get("id") or "")
+        goes_on = bool(name) and name == self.ended
         if isinstance(usage, Mapping) and usage:
+            if goes_on:  # some engines send what it comes to so far with each chunk
+                self.figures.pop()
+                self.first_at = self.ended_began
             self.take_whole({**usage, **(timings if isinstance(timings, Mapping) else {})}, now)
-        elif self.first_at is None:
+            self.ended = name
+        elif self.first_at is None and not goes_on:
             self.first_at = now
         self.pieces += self.first_at is not None
 
@@ -1954,10 +1964,11 @@ class ChatBudget:
         began = self.began if self.first_at is None else self.first_at
         self.figures.append(_figures_of(usage, now - began, self.pieces))
         self.answered, self.first_at, self.pieces = True, None, 0
+        self.ended_began = began
 
     def take_kept(self) -> None:
         """The answer comes from the response cache: nothing was generated for it."""
-        self.figures = [(0.0, 0.0)]
+        self.figures, self.ended = [(0.0, 0.0)], ""
         self.answered, self.first_at, self.pieces = True, None, 0
 
     def use(self, now: float, *, left: bool = False) -> BudgetUse:
@@ -2621,7 +2632,7 @@ class Filter:
         __event_emitter__: Emitter | None = None,
     ) -> Body:
         """Reserve, or refuse. Anything unexpected is logged, and the chat goes on without budgets."""
-        if not self.valves.budgets or __metadata__.get("direct"):
+        if not self.valves.budgets or _is_browsers_own(body, __metadata__):
             return body
         take_over(__request__.app, __id__, self)
         try:
@@ -2792,6 +2803,15 @@ class Filter:
         task = asyncio.get_running_loop().create_task(chat.budgets.settle(chat.reservation, use))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
+
+
+def _is_browsers_own(body: Body, metadata: dict[str, Any]) -> bool:
+    """Whether a connection of the user's own browser answers.
+
+    Any client can say so of a request: it is true only where the model is the one that the browser has named.
+    """
+    own = metadata.get("model")
+    return bool(metadata.get("direct")) and isinstance(own, dict) and own.get("id") == body.get("model")
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *values: object) -> None:

@@ -19,6 +19,7 @@ from harness.chat_bodies import TOOL
 from harness.fixtures_cache import DIRECT, CachedWebUI, at_once
 from harness.ollama_node import Answer, Model, OllamaNode, ToolCall
 from local.processes import free_port
+from ollama_pack.cache.semantic import label_key
 
 Json = dict[str, Any]
 
@@ -421,7 +422,7 @@ def test_same_meaning_is_served_once_enough_answers_were_compared(cached_file: C
             with sqlite3.connect(
                 next(cached_file.webui.log.parent.rglob("ollama_pack_cache*.sqlite3"))
             ) as file:
-                name = f"judged/{DIRECT}|user/0/right"
+                name = f"judged/{label_key(DIRECT, 'openai/words', 'user:1')}/0/right"
                 file.execute("INSERT OR REPLACE INTO counts VALUES (?, 3000)", (name,))
             cached_file.set_valves(secret=uuid4().hex, similar="semantic")  # another cache, the same labels
             given: list[Json] = []

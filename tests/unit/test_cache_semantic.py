@@ -24,7 +24,7 @@ from ollama_pack.cache.guards import may_be_same
 from ollama_pack.cache.key import AnswerBasis, Slot, slot_of
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import Hit, Lead, Question
-from ollama_pack.cache.semantic import Calibration, Lent, as_bytes, judged_right, similarities
+from ollama_pack.cache.semantic import Calibration, Lent, as_bytes, judged_right, label_key, similarities
 
 DATA = Path(__file__).parents[2] / "bench/data"
 ERROR, CLASSES = 0.01, len(THRESHOLDS)
@@ -222,3 +222,23 @@ def test_same_meaning_is_served_once_there_is_evidence(tmp_path: Path) -> None:
         await site.cache.close()
 
     asyncio.run(test())
+
+
+def test_evidence_is_of_one_maker_of_vectors() -> None:
+    """Would catch a threshold that one embedding model has earned, and that another one serves by."""
+    calibration, keys = Calibration(), [label_key("m", name, "user:1") for name in ("one", "two")]
+    for _ in range(600):
+        calibration.label(keys[0], 0.99, right=True, error=ERROR)
+    assert calibration.threshold(keys[0], ERROR) is not None
+    assert calibration.threshold(keys[1], ERROR) is None
+    (row,) = calibration.report(ERROR)
+    assert (row["model"], row["scope"]) == ("m", "user")
+
+
+def test_labels_that_two_processes_take_back_hide_no_wrong_one() -> None:
+    """Would catch counts below zero, which the next wrong answers would fill up unseen."""
+    calibration = Calibration()
+    calibration.learn({"judged/m|user/0/right": -600.0, "judged/m|user/0/wrong": -12.0})
+    added = calibration.label("m|user", 0.99, right=False, error=ERROR)
+    assert added["judged/m|user/0/wrong"] == 13
+    assert calibration.judged("m|user").above(0) == (1, 1)

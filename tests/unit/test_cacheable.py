@@ -8,6 +8,7 @@ import pytest
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import Question
+from ollama_pack.cache.semantic import Lent
 from ollama_pack.services.cacheable import (
     LARGE_CHARACTERS,
     CacheRequest,
@@ -115,3 +116,13 @@ def test_preset_and_digest_are_in_the_key() -> None:
     """Would catch a changed system prompt, or a pulled model, that gets the old answer."""
     requests = [asked(), asked(preset={"system": "be brief"}), asked(digest="d2")]
     assert len({question(request).slot for request in requests}) == 3
+
+
+def test_questions_about_files_are_not_compared_by_meaning() -> None:
+    """Would catch an answer about one file that is given to a question about another."""
+    lent = Lent("m|user", 0.01, None, None)  # type: ignore[arg-type] # nothing is called
+    more: Json = {"similar": True, "lend": lambda _: lent}
+    assert question(asked(**more)).lent is lent
+    private: list[Json] = [{"files": [{"id": "f1"}]}, {"sources": [{"source": {}}]}]
+    for metadata in private:
+        assert question(asked(metadata, **more)).lent is None

@@ -1,6 +1,7 @@
 """The gateway's pure parts: requests of Ollama's clients, settings for connections, what is remembered."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,8 @@ from ollama_pack.engines.ollama.client_request import (
     fitted_settings,
 )
 from ollama_pack.engines.ollama.to_ollama import request_to_ollama
+from ollama_pack.services.client_forms import OLLAMA_CHAT, OPENAI_PROMPT, loaded_answer
+from ollama_pack.services.gateway import _answer_alone
 from ollama_pack.services.gateway_limits import limit_headers
 from ollama_pack.services.gateway_vectors import Embedded, TextsAsked, openai_vectors, texts_asked
 
@@ -158,3 +161,25 @@ def test_an_answer_from_before_a_change_is_not_kept() -> None:
 
     assert asyncio.run(kept.get("key", ask)) == 1
     assert kept.find("key") is None
+
+
+def test_a_whole_answer_to_who_wants_a_stream_is_streamed() -> None:
+    """Would catch an empty answer of a model whose row says that it does not stream."""
+
+    async def whole() -> AsyncGenerator[dict[str, Any], None]:
+        choice = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+        yield {"id": "a", "object": "chat.completion", "choices": [choice]}
+
+    async def said() -> list[str]:
+        return [text async for text in OPENAI_PROMPT.streamed(_answer_alone(whole()), "m")]
+
+    texts = asyncio.run(said())
+    assert '"text":"Hi"' in texts[0]
+    assert '"finish_reason":"stop"' in texts[-2]
+
+
+@pytest.mark.parametrize("keep_alive", [[], {}, "5m", None])
+def test_whatever_a_client_sends_to_load_a_model_is_taken(keep_alive: Any) -> None:
+    body = {"model": "m", "keep_alive": keep_alive}
+    assert loaded_answer(OLLAMA_CHAT, body)["done_reason"] == "load"
+    assert loaded_answer(OLLAMA_CHAT, body | {"keep_alive": 0})["done_reason"] == "unload"

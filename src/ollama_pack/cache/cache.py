@@ -248,8 +248,10 @@ class ResponseCache:
 
     async def _by_meaning(self, question: Question) -> Hit | None:
         """An answer to a question that means the same, as far as the labels allow it."""
-        if (lent := question.lent) is None:
+        if (lent := question.lent) is None or question.basis is None:
             return None
+        if len(last_asked(question.basis.body)) > LONGEST:
+            return None  # none so long is among the neighbours
         self._refresh_calibration()
         threshold = self.calibration.threshold(lent.key, lent.error)
         if threshold is None or (vector := await self._vector(question)) is None:

@@ -23,7 +23,7 @@ import orjson
 
 from ollama_pack.cache.bound import THRESHOLDS, Judged, class_of, has_drifted, upper_bound, usable_threshold
 from ollama_pack.cache.errors import EntryUnreadableError
-from ollama_pack.cache.keyring import Keyring
+from ollama_pack.cache.keyring import Keyring, digest_of
 
 NEIGHBOURS = 256  # of one context; the oldest go first
 MOST_KEYS = 64  # models and kinds of scopes that labels are kept for
@@ -49,7 +49,7 @@ class Lent:
     """What a request lends the semantic tier.
 
     Attributes:
-        key: what labels are counted by: the model, and the kind of the scope.
+        key: what labels are counted by: see `label_key`.
         error: the share of wrong answers that the admin allows.
         embed: the vector of a text.
         judge: asks the same model, behind people; its answer.
@@ -61,6 +61,14 @@ class Lent:
     embed: Callable[[str], Awaitable[Sequence[float]]]
     judge: Callable[[str], Awaitable[str]]
     embedder: str = ""
+
+
+def label_key(model: str, embedder: str, scope: str) -> str:
+    """What labels are counted by: the model, what makes the vectors, and the kind of the scope.
+
+    Of another maker of vectors the same similarity means something else, so its evidence is its own.
+    """
+    return f"{model}|{digest_of(embedder.encode())[:8]}|{scope.partition(':')[0]}"
 
 
 class Neighbour(NamedTuple):
@@ -171,19 +179,24 @@ class Calibration:
         used = usable_threshold(self.judged(key), error)
         if used is not None and place <= used:
             added |= self._recent(key, right=right)
+        for name, value in self._of(key):  # two processes took the same labels back: no wrong one may be lost
+            if value < 0 and name.endswith("/wrong"):
+                added[name] = added.get(name, 0) - value
         self._add(added)
         seen = [self._counts.get(f"{_BEGIN}{key}/recent {half}/judged", 0) for half in (0, 1)]
         bad = [self._counts.get(f"{_BEGIN}{key}/recent {half}/wrong", 0) for half in (0, 1)]
         if has_drifted(round(sum(bad)), round(sum(seen)), error):
-            gone = {
-                name: -value for name, value in self._counts.items() if name.startswith(f"{_BEGIN}{key}/")
-            }
+            gone = {name: -value for name, value in self._of(key)}
             self._add(gone)
             added = {name: added.get(name, 0) + gone.get(name, 0) for name in added.keys() | gone.keys()}
         return added
 
     def keys(self) -> set[str]:
-        return {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name in self._counts}
+        """Of which there are labels; those that were taken back make room for others."""
+        return {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name, value in self._counts.items() if value}
+
+    def _of(self, key: str) -> list[tuple[str, float]]:
+        return [each for each in self._counts.items() if each[0].startswith(f"{_BEGIN}{key}/")]
 
     def report(self, error: float) -> list[dict[str, Any]]:
         """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound."""
@@ -194,6 +207,7 @@ class Calibration:
             shown = len(THRESHOLDS) - 1 if place is None else place
             wrong, every = judged.above(shown)
             model, _, kind = key.rpartition("|")
+            model = model.rpartition("|")[0] or model  # without what makes the vectors
             rows.append(
                 {
                     "model": model,

@@ -39,6 +39,8 @@ class ChatBudget:
         pieces: chunks of that answer.
         answered: an answer came.
         heard_at: when something was heard of it last.
+        ended: id of the answer whose figures came last.
+        ended_began: when that answer began.
     """
 
     reservation: Reservation
@@ -51,6 +53,8 @@ class ChatBudget:
     pieces: int = 0
     answered: bool = False
     heard_at: float = 0.0
+    ended: str = ""
+    ended_began: float = 0.0
 
     def take(self, chunk: Mapping[str, Any], now: float) -> None:
         """Look at a chunk of a streamed answer; an error or a source is no part of one."""
@@ -62,9 +66,15 @@ class ChatBudget:
             self.take_kept()
             return
         usage, timings = chunk.get("usage"), chunk.get("timings")
+        name = str(chunk.get("id") or "")
+        goes_on = bool(name) and name == self.ended
         if isinstance(usage, Mapping) and usage:
+            if goes_on:  # some engines send what it comes to so far with each chunk
+                self.figures.pop()
+                self.first_at = self.ended_began
             self.take_whole({**usage, **(timings if isinstance(timings, Mapping) else {})}, now)
-        elif self.first_at is None:
+            self.ended = name
+        elif self.first_at is None and not goes_on:
             self.first_at = now
         self.pieces += self.first_at is not None
 
@@ -73,10 +83,11 @@ class ChatBudget:
         began = self.began if self.first_at is None else self.first_at
         self.figures.append(_figures_of(usage, now - began, self.pieces))
         self.answered, self.first_at, self.pieces = True, None, 0
+        self.ended_began = began
 
     def take_kept(self) -> None:
         """The answer comes from the response cache: nothing was generated for it."""
-        self.figures = [(0.0, 0.0)]
+        self.figures, self.ended = [(0.0, 0.0)], ""
         self.answered, self.first_at, self.pieces = True, None, 0
 
     def use(self, now: float, *, left: bool = False) -> BudgetUse:

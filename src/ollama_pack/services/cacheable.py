@@ -70,12 +70,15 @@ def why_bypassed(body: Mapping[str, Any], metadata: Mapping[str, Any], when: Cac
 
 async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) -> Question | NotCacheable:
     """What to ask the cache for a request."""
-    scope = scope_for(rule, scope_facts(asked))
+    facts = scope_facts(asked)
+    scope = scope_for(rule, facts)
     basis = AnswerBasis(scope, asked.body, asked.digest, asked.preset)
     is_large = sum(_text_sizes(asked.body.get("messages"))) > LARGE_CHARACTERS
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
         return slot
+    # What was looked up stands in the last message, where an embedding would compare it. It has to be equal.
+    compares = asked.similar and not (facts.files or facts.knowledge)
     return Question(
         slot=slot,
         scope=scope,
@@ -84,7 +87,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
         needs_usage=asked.needs_usage,
         answerer=asked.answerer,
         basis=basis if asked.similar else None,
-        lent=asked.lend(scope) if asked.lend and asked.similar else None,
+        lent=asked.lend(scope) if asked.lend and compares else None,
     )
 
 

@@ -105,7 +105,7 @@ async def _prompt_stream(chunks: Chunks, name: str) -> Texts:
         choices = [
             one
             for choice in chunk.get("choices") or ()
-            for one in _text_choice(choice["delta"].get("content"), choice.get("finish_reason"))
+            for one in _text_choice((choice.get("delta") or {}).get("content"), choice.get("finish_reason"))
         ]
         yield event_text({**chunk, "object": "text_completion", "model": name, "choices": choices})
     yield LAST_EVENT
@@ -147,7 +147,7 @@ def loaded_answer(form: ClientForm, body: Mapping[str, Any]) -> Body:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     is_chat = form is OLLAMA_CHAT
     said: Body = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
-    reason = "unload" if body.get("keep_alive") in {0, "0", "0s"} else "load"
+    reason = "unload" if body.get("keep_alive") in (0, "0", "0s") else "load"
     return {"model": body["model"], "created_at": now, **said, "done": True, "done_reason": reason}
 
 

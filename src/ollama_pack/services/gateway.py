@@ -13,6 +13,8 @@ from functools import partial
 from typing import Any
 
 from ollama_pack.base.single_flight import SingleFlight
+from ollama_pack.cache.replay import completion_chunks
+from ollama_pack.engines.body import object_at
 from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.ollama.client_request import asks_nothing, fitted_settings
 from ollama_pack.engines.refusals import ApiForm, Refusal
@@ -187,7 +189,7 @@ class Gateway:
             "object": "list",
             "data": entries,
             **ends,
-            "ollama_pack": {"wildcards": wildcards(tables.in_use)},
+            "ollama_pack": {"wildcards": await wildcards(request, tables.in_use, user)},
         }
         return json_answer(answer, headers=answer_headers(request, "openai"))
 
@@ -317,8 +319,14 @@ async def _answer_alone(chunks: Chunks) -> Chunks:
         async for chunk in chunks:
             if chunk.get("error"):
                 raise ModelRefusedError(refusal_in(chunk, BAD_GATEWAY))
-            if isinstance(chunk.get("choices"), list):
-                yield chunk
+            if isinstance(choices := chunk.get("choices"), list):
+                for part in completion_chunks(chunk) if _is_whole(choices) else (chunk,):
+                    yield part
+
+
+def _is_whole(choices: list[Any]) -> bool:
+    """Whether it is a whole answer: the row of its model may say that it does not stream."""
+    return any("message" in choice and "delta" not in choice for choice in map(object_at, choices))
 
 
 async def _with_first(first: Body, chunks: Chunks) -> Chunks:

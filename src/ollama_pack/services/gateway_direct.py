@@ -4,6 +4,7 @@ What a user may use is looked up once in a few seconds. The router, the cache an
 plugins, which share no code with this one. Without the router Open WebUI's own path answers.
 """
 
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -21,6 +22,8 @@ from ollama_pack.services.answers import whole_answer
 from ollama_pack.services.gateway_names import DirectName, direct_name
 from ollama_pack.webui.contact import ROUTER_ID
 from ollama_pack.webui.functions import function_state, global_filters, live_function
+
+log = logging.getLogger(__name__)
 
 ACCESS_SECONDS = 5.0  # that access and keys are remembered, where no event says that they have changed
 LIVE_SECONDS = 2.0  # after which a plugin is looked up again: its valves may have changed
@@ -139,10 +142,13 @@ class DirectChain:
 
     async def budgets_of(self, user: Any) -> list[Mapping[str, Any]]:
         """The budgets that hold for a user, as their filter reports them; none where there is no table."""
-        budgets = await self._budgets.get()
-        if budgets is None:
+        try:
+            budgets = await self._budgets.get()
+            told = await budgets.budget_usage(user.model_dump()) if budgets is not None else {}
+        except Exception:
+            log.exception("What is left of budgets cannot be told, and a chat goes on without")
             return []
-        return list((await budgets.budget_usage(user.model_dump())).get("budgets") or ())
+        return list(told.get("budgets") or ())
 
     async def call(
         self, request: Any, user: Body, chat: Mapping[str, Any], table: AliasTable | None
@@ -207,13 +213,22 @@ async def _live_cache(app: Any) -> Any:
     """The response cache, where it is on for all models and knows the gateway."""
     if CACHE_ID not in await global_filters():
         return None
-    cache = await live_function(app, CACHE_ID)
+    cache = await _live_if_sound(app, CACHE_ID)
     return cache if hasattr(cache, "direct_lookup") else None
 
 
 async def _live_budgets(app: Any) -> Any:
-    """The filter of budgets, where it is on for all models and has a table."""
-    if BUDGETS_ID not in await global_filters():
+    """The filter of budgets, where it is on and has a table: for the router it need not be global either."""
+    if not (await function_state(BUDGETS_ID)).active:
         return None
-    budgets = await live_function(app, BUDGETS_ID)
-    return budgets if getattr(budgets.valves, "budgets", "") else None
+    budgets = await _live_if_sound(app, BUDGETS_ID)
+    return budgets if budgets is not None and budgets.valves.budgets else None
+
+
+async def _live_if_sound(app: Any, function_id: str) -> Any:
+    """A function that chats can do without; None: its code or its settings cannot be used."""
+    try:
+        return await live_function(app, function_id)
+    except Exception:
+        log.exception("%s cannot be asked, and chats go on without it", function_id)
+        return None

@@ -183,10 +183,20 @@ async def shown(request: Any, user: Any, name: str, tables: AliasTables, router:
     return told
 
 
-def wildcards(tables: tuple[AliasTable, ...]) -> dict[str, list[str]]:
-    """Names with a star, each with what it stands for."""
-    rows = [row for table in tables for row in table.rows if row.is_wildcard]
-    return {row.alias: list(row.candidates) for row in reversed(rows)}
+async def wildcards(request: Any, tables: tuple[AliasTable, ...], user: Any) -> dict[str, list[str]]:
+    """Names with a star, each with the models behind it that a user may use; those that have one."""
+    who, models = user.model_dump(), ModelCatalogue(await offered_models(request, user))
+    usable: dict[str, bool] = {}
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(row.alias for table in tables for row in table.rows if row.is_wildcard):
+        behind = _behind(tables, name, models)
+        for model in behind:
+            if model not in usable:
+                ids = models.ids_of(model)
+                usable[model] = any([await may_use(who, model_id, request) for model_id in ids])
+        if open_ones := [model for model in behind if usable[model]]:
+            found[name] = open_ones
+    return found
 
 
 def _behind(tables: tuple[AliasTable, ...], name: str, models: Mapping[str, str]) -> tuple[str, ...]:

@@ -21,6 +21,11 @@ _PROMPT_BEGINNINGS = (
 )
 
 
+def is_asked_for(task: object) -> bool:
+    """Whether a call with this `metadata.task` is a chat of its own: *Merge responses* is."""
+    return task == "moa_response_generation"
+
+
 def is_background_task(task: object) -> bool:
     """Whether nobody waits for a call with this `metadata.task`."""
     return isinstance(task, str) and task in _NOBODY_WAITS

@@ -29,7 +29,10 @@ def chat_from_anthropic(body: Mapping[str, Any]) -> Body:
         if not isinstance(tool.get("input_schema"), Mapping):
             reason = "is missing: only tools that the client runs can be used here"
             raise ChatBodyError(f"tools[{number}].input_schema", reason)
-    made: Body = convert_anthropic_to_openai_payload(dict(body))
+    try:
+        made: Body = convert_anthropic_to_openai_payload(dict(body))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # it takes the form for granted
+        raise ChatBodyError("The body", "is not of the form of Anthropic's Messages API") from error
     made.pop("metadata", None)
     made.pop("service_tier", None)  # Anthropic's tiers mean nothing to a node
     if not made.get("tools"):
@@ -64,3 +67,5 @@ async def anthropic_events(chunks: AsyncGenerator[Body, None], name: str) -> Asy
             if broken:
                 raise broken[0]
             yield event.decode() if isinstance(event, bytes) else event
+    if broken:
+        raise broken[0]

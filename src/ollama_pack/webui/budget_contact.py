@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ollama_pack.base.single_flight import SingleFlight
+from ollama_pack.webui.calling import UNCOUNTED
 from ollama_pack.webui.functions import function_state, live_function
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class BudgetContact:
         self, app: Any, user: dict[str, Any], metadata: dict[str, Any], model: str, *, always: bool
     ) -> tuple[Any, dict[str, Any]]:
         """Begin to count an answer: the function, and what its `budget_begin` says."""
-        budgets = await self.live(app)
+        budgets = None if metadata.get(UNCOUNTED) else await self.live(app)
         if budgets is None:
             return None, NO_BUDGET
         try:

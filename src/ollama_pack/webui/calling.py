@@ -15,6 +15,7 @@ from ollama_pack.webui.errors import ModelRefusedError
 
 EVENT_OCTETS = 64 * 2**20  # of the longest event: an answer may hold pictures
 BAD_REQUEST, BAD_GATEWAY, ERROR_STATUS = 400, 502, 400
+UNCOUNTED = "ollama_pack_uncounted"  # in a request's metadata, which no client writes: it is the site's own
 
 
 @dataclass(frozen=True, slots=True)

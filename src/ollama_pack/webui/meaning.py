@@ -3,8 +3,9 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from ollama_pack.webui.calling import ModelCall
+from ollama_pack.webui.calling import UNCOUNTED, ModelCall
 
+_KEPT_STATE = ("token", "user", "auth_type")  # of a request: who asks
 _BACKGROUND = "tags_generation"  # one of Open WebUI's own tasks that nobody waits for
 
 
@@ -32,19 +33,30 @@ def embedding(request: Any, user: Mapping[str, Any]) -> Callable[[str], Awaitabl
 
 
 def judging(request: Any, user: Mapping[str, Any], model: str) -> Callable[[str], Awaitable[str]]:
-    """Asks a model as nobody waits for it, on behalf of the user whose question it is about."""
+    """Asks a model as nobody waits for it, with the rights of the user whose question it is about.
+
+    It is no part of that user's chat, and counts on no budget.
+    """
 
     async def judge(text: str) -> str:
+        chat = request.scope.get("state", {}).get("metadata") or {}
+        row = {"model": chat["model"]} if chat.get("model") else {}  # its settings: others would load it anew
         body = {
             "model": model,
             "messages": [{"role": "user", "content": text}],
             "stream": False,
             "temperature": 0,
-            "metadata": {"task": _BACKGROUND, "user_id": user.get("id")},
+            "metadata": {"task": _BACKGROUND, "user_id": user.get("id"), UNCOUNTED: True, **row},
         }
         asking = {name: value for name, value in user.items() if name != "valves"}
-        answer = await ModelCall(request, body, asking, has_system=True).completion()
+        answer = await ModelCall(_apart(request), body, asking, has_system=True).completion()
         said = answer["choices"][0]["message"].get("content")
         return said if isinstance(said, str) else ""
 
     return judge
+
+
+def _apart(request: Any) -> Any:
+    """The request without what Open WebUI has noted of its chat, and would add to any call made with it."""
+    state = {name: value for name, value in request.scope.get("state", {}).items() if name in _KEPT_STATE}
+    return type(request)({**request.scope, "state": state}, request.receive)

@@ -56,7 +56,7 @@ from ollama_pack.services.router_host import RouterHost
 from ollama_pack.services.router_metrics import router_metrics
 from ollama_pack.services.router_valves import RouterValves
 from ollama_pack.services.sharing import redis_sharing
-from ollama_pack.services.webui_tasks import is_background_task
+from ollama_pack.services.webui_tasks import is_asked_for, is_background_task
 from ollama_pack.webui.access import usable_models
 from ollama_pack.webui.budget_contact import BudgetContact
 from ollama_pack.webui.connections import (
@@ -79,6 +79,7 @@ log = logging.getLogger(__name__)
 
 ACCESS_SECONDS = 5.0  # that the gateway remembers what a user may use, unless an event says otherwise
 CONNECTION_SECONDS = 15.0  # between two looks at Open WebUI's own connections
+MOST_KEY = 128  # characters of what a client names its conversation
 
 Body = dict[str, Any]
 Emitter = Callable[[dict[str, Any]], Awaitable[None]]
@@ -201,8 +202,9 @@ class Pipe:
         self, app: Any, body: Body, user: dict[str, Any], metadata: dict[str, Any], *about: Any
     ) -> AsyncGenerator[Body, None]:
         """The answer, as far as the budgets of its user allow it: see `usage_budgets`."""
-        name, is_task = str(body["model"]).removeprefix(ROUTER), bool(metadata.get("task"))
-        budgets, begun = await self._budgets.begin(app, user, metadata, name, always=is_task)
+        name, task = str(body["model"]).removeprefix(ROUTER), metadata.get("task")
+        belongs = bool(task) and not is_asked_for(task)  # to a chat that has begun
+        budgets, begun = await self._budgets.begin(app, user, metadata, name, always=belongs)
         if begun["refusal"]:
             raise ModelRefusedError(Refusal(**begun["refusal"]))
         served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
@@ -284,7 +286,7 @@ class Pipe:
             asked,
             models,
             user=str(user.get("id") or ""),
-            chat=str(body.get(CACHE_KEY) or ""),
+            chat=str(body.get(CACHE_KEY) or "")[:MOST_KEY],
             figures=admin,
             headers=partial(node_headers, request=request, user=user, metadata=metadata),
             last=last,
@@ -493,6 +495,8 @@ async def _asked(
     """The body for the nodes: with the row's settings, and without tools that the model cannot use."""
     # Open WebUI passes only OpenAI's parameters of a row to pipes.
     row = ((metadata.get("model") or {}).get("info") or {}).get("params") or {}
+    if metadata.get("direct"):  # a client has sent the row, as if a connection of its browser's own answered
+        row = {}
     if user.get("role") != "admin":
         body = with_machine_options(body, await defaults(), row)
     asked = {**body, "params": {**row, **(body.get("params") or {})}}

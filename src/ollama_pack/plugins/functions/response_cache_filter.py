@@ -20,7 +20,7 @@ from ollama_pack.base.single_flight import Remembered
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.outcome import Follow, Hit, Miss
-from ollama_pack.cache.semantic import Lent
+from ollama_pack.cache.semantic import Lent, label_key
 from ollama_pack.cache.similar import Near
 from ollama_pack.engines.body import object_at
 from ollama_pack.engines.ollama.installed import ModelDigests, TagSite
@@ -253,7 +253,7 @@ class Filter:
 
         def lend(scope: str) -> Lent:
             return Lent(
-                key=f"{answering.id}|{scope.partition(':')[0]}",
+                key=label_key(answering.id, embedder, scope),
                 error=self.valves.similar_error,
                 embed=embedding(request, user),
                 judge=judging(request, user, str(body["model"])),

@@ -143,7 +143,7 @@ class Filter:
         __event_emitter__: Emitter | None = None,
     ) -> Body:
         """Reserve, or refuse. Anything unexpected is logged, and the chat goes on without budgets."""
-        if not self.valves.budgets or __metadata__.get("direct"):
+        if not self.valves.budgets or _is_browsers_own(body, __metadata__):
             return body
         take_over(__request__.app, __id__, self)
         try:
@@ -314,6 +314,15 @@ class Filter:
         task = asyncio.get_running_loop().create_task(chat.budgets.settle(chat.reservation, use))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
+
+
+def _is_browsers_own(body: Body, metadata: dict[str, Any]) -> bool:
+    """Whether a connection of the user's own browser answers.
+
+    Any client can say so of a request: it is true only where the model is the one that the browser has named.
+    """
+    own = metadata.get("model")
+    return bool(metadata.get("direct")) and isinstance(own, dict) and own.get("id") == body.get("model")
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *values: object) -> None:

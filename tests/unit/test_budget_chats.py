@@ -1,0 +1,45 @@
+"""What a chat has used, as the chunks of its answer tell."""
+
+from typing import Any
+
+from ollama_pack.budgets.table import BudgetTable, BudgetUser
+from ollama_pack.plugins.functions.usage_budgets import _is_browsers_own
+from ollama_pack.services.budget_chats import ChatBudget
+from ollama_pack.services.budgets import Budgets, Reservation
+
+
+def chat() -> ChatBudget:
+    budgets = Budgets(BudgetTable(), None)  # type: ignore[arg-type] # no store is asked
+    return ChatBudget(Reservation("t", BudgetUser("u"), ()), budgets, began=0.0)
+
+
+def chunk(name: str, tokens: int | None = None) -> dict[str, Any]:
+    usage = {} if tokens is None else {"usage": {"total_tokens": tokens}}
+    return {"id": name, "choices": [{"delta": {"content": "a"}}], **usage}
+
+
+def test_figures_that_come_with_each_chunk_count_once() -> None:
+    """Would catch an engine's running totals that are added up."""
+    one = chat()
+    for second, tokens in enumerate((10, 11, 12), start=5):
+        one.take(chunk("a", tokens), float(second))
+    one.take(chunk("a"), 8.0)
+    use = one.use(9.0)
+    assert (use.tokens, use.seconds, use.requests) == (12, 7.0, 1)
+
+
+def test_rounds_of_an_answer_are_added_up() -> None:
+    one = chat()
+    for name, second in (("a", 1.0), ("b", 5.0)):
+        one.take(chunk(name), second)
+        one.take(chunk(name, 10), second + 2)
+    use = one.use(20.0)
+    assert (use.tokens, use.seconds, use.requests) == (20, 4.0, 1)
+
+
+def test_only_the_browsers_own_model_is_the_browsers() -> None:
+    """Would catch a client that says so of a model of the server's, to count on no budget."""
+    metadata = {"direct": True, "model": {"id": "mine"}}
+    assert _is_browsers_own({"model": "mine"}, metadata)
+    assert not _is_browsers_own({"model": "llama3:8b"}, metadata)
+    assert not _is_browsers_own({"model": "mine"}, {"model": {"id": "mine"}})

@@ -1,0 +1,37 @@
+"""What the judge of similar answers is asked with."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from ollama_pack.webui.calling import UNCOUNTED, ModelCall
+from ollama_pack.webui.meaning import judging
+
+
+def test_the_judge_is_asked_apart_from_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a judge's call that counts on the user's budget, or changes the chat's own state."""
+    row = {"id": "m", "info": {"params": {"num_ctx": 9}}}
+    chat = {"chat_id": "c", "ollama_pack_budget": {"ticket": "t"}, "model": row}
+    state = {"token": "k", "metadata": chat, "bypass_system_prompt": False}
+    request = Request({"type": "http", "headers": [], "state": state})
+    asked: list[ModelCall] = []
+
+    async def completion(call: ModelCall) -> Mapping[str, Any]:
+        asked.append(call)
+        call.request.state.bypass_system_prompt = True
+        return {"choices": [{"message": {"content": "yes"}}]}
+
+    monkeypatch.setattr(ModelCall, "completion", completion)
+
+    async def judge() -> str:
+        return await judging(request, {"id": "u", "valves": None}, "m")("same?")
+
+    assert asyncio.run(judge()) == "yes"
+    metadata = asked[0].body["metadata"]
+    assert metadata == {"task": "tags_generation", "user_id": "u", UNCOUNTED: True, "model": row}
+    assert asked[0].request.state.token == "k"
+    assert not hasattr(asked[0].request.state, "metadata")
+    assert request.state.bypass_system_prompt is False
