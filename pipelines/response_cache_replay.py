@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6182, which the server calls.
+# Begin here: `class Pipeline`, line 6193, which the server calls.
 # The modules that it uses come first:
 #    110  base.single_flight          Many who ask the same at the same time ask once.
 #    176  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
@@ -28,35 +28,35 @@ version: 0.1.0
 #   1540  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
 #   1694  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
 #   1798  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2046  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2189  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   2315  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   2748  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2847  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   2939  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3265  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   3368  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   3453  engines.errors              What goes wrong with a node.
-#   3471  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3521  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3546  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3563  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3648  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   4132  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4207  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   4323  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4718  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5061  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   5305  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   5632  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   5838  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   5844  base.process                One object for all plugins of a process, which are files that share no code.
-#   5865  services.activity           What chats did in this process, until somebody writes it into the history.
-#   5890  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6042  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6081  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6143  services.pack_valves        What all valves of the pack have in common.
-#   6166  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#   2052  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2195  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   2321  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   2754  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2853  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   2945  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3271  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   3374  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   3459  engines.errors              What goes wrong with a node.
+#   3477  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3527  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3552  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3569  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3654  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   4140  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4215  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   4334  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4729  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5072  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   5316  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   5643  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   5849  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   5855  base.process                One object for all plugins of a process, which are files that share no code.
+#   5876  services.activity           What chats did in this process, until somebody writes it into the history.
+#   5901  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6053  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6092  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6154  services.pack_valves        What all valves of the pack have in common.
+#   6177  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -1832,7 +1832,7 @@ class Lent:
     """What a request lends the semantic tier.
 
     Attributes:
-        key: what labels are counted by: the model, and the kind of the scope.
+        key: what labels are counted by: see `label_key`.
         error: the share of wrong answers that the admin allows.
         embed: the vector of a text.
         judge: asks the same model, behind people; its answer.
@@ -1954,19 +1954,24 @@ class Calibration:
         used = usable_threshold(self.judged(key), error)
         if used is not None and place <= used:
             added |= self._recent(key, right=right)
+        for name, value in self._of(key):  # two processes took the same labels back: no wrong one may be lost
+            if value < 0 and name.endswith("/wrong"):
+                added[name] = added.get(name, 0) - value
         self._add(added)
         seen = [self._counts.get(f"{_BEGIN}{key}/recent {half}/judged", 0) for half in (0, 1)]
         bad = [self._counts.get(f"{_BEGIN}{key}/recent {half}/wrong", 0) for half in (0, 1)]
         if has_drifted(round(sum(bad)), round(sum(seen)), error):
-            gone = {
-                name: -value for name, value in self._counts.items() if name.startswith(f"{_BEGIN}{key}/")
-            }
+            gone = {name: -value for name, value in self._of(key)}
             self._add(gone)
             added = {name: added.get(name, 0) + gone.get(name, 0) for name in added.keys() | gone.keys()}
         return added
 
     def keys(self) -> set[str]:
-        return {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name in self._counts}
+        """Of which there are labels; those that were taken back make room for others."""
+        return {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name, value in self._counts.items() if value}
+
+    def _of(self, key: str) -> list[tuple[str, float]]:
+        return [each for each in self._counts.items() if each[0].startswith(f"{_BEGIN}{key}/")]
 
     def report(self, error: float) -> list[dict[str, Any]]:
         """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound."""
@@ -1977,6 +1982,7 @@ class Calibration:
             shown = len(THRESHOLDS) - 1 if place is None else place
             wrong, every = judged.above(shown)
             model, _, kind = key.rpartition("|")
+            model = model.rpartition("|")[0] or model  # without what makes the vectors
             rows.append(
                 {
                     "model": model,
@@ -3845,8 +3851,10 @@ class ResponseCache:
 
     async def _by_meaning(self, question: Question) -> Hit | None:
         """An answer to a question that means the same, as far as the labels allow it."""
-        if (lent := question.lent) is None:
+        if (lent := question.lent) is None or question.basis is None:
             return None
+        if len(last_asked(question.basis.body)) > LONGEST:
+            return None  # none so long is among the neighbours
         self._refresh_calibration()
         threshold = self.calibration.threshold(lent.key, lent.error)
         if threshold is None or (vector := await self._vector(question)) is None:
@@ -4264,12 +4272,15 @@ def why_bypassed(body: Mapping[str, Any], metadata: Mapping[str, Any], when: Cac
 
 async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) -> Question | NotCacheable:
     """What to ask the cache for a request."""
-    scope = scope_for(rule, scope_facts(asked))
+    facts = scope_facts(asked)
+    scope = scope_for(rule, facts)
     basis = AnswerBasis(scope, asked.body, asked.digest, asked.preset)
     is_large = sum(_text_sizes(asked.body.get("messages"))) > LARGE_CHARACTERS
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
         return slot
+    # What was looked up stands in the last message, where an embedding would compare it. It has to be equal.
+    compares = asked.similar and not (facts.files or facts.knowledge)
     return Question(
         slot=slot,
         scope=scope,
@@ -4278,7 +4289,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
         needs_usage=asked.needs_usage,
         answerer=asked.answerer,
         basis=basis if asked.similar else None,
-        lent=asked.lend(scope) if asked.lend and asked.similar else None,
+        lent=asked.lend(scope) if asked.lend and compares else None,
     )
 
 
