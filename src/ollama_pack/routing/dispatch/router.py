@@ -176,9 +176,8 @@ class Router:
                 self.nodes[row.name] = self._watch(row)
                 self.scheduler.cluster.add(row)
         for name, watch in self.nodes.items():
-            if watch.leaving != (name not in names):
-                watch.leaving = name not in names
-                self.scheduler.cluster.drain(name, draining=watch.leaving)
+            watch.leaving = name not in names
+        self.upkeep.apply()
         self._drop_idle()
         self._decide()
 

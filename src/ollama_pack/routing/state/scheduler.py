@@ -321,7 +321,9 @@ class Scheduler:
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
         """A node failed a request that another one has begun to answer: so the fault was the node's."""
-        node = self.cluster.nodes[name]
+        node = self.cluster.nodes.get(name)
+        if node is None:  # it has left the table meanwhile
+            return
         node.failed(model, self._clock(), node_down=False, hung=hung)
         self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
