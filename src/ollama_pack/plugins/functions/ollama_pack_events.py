@@ -233,10 +233,10 @@ class Event:
 
     async def _forget(self, event_name: str, event: Mapping[str, Any]) -> None:
         """Have the cache discard what was deleted, or liked by nobody, and the history whoever is gone."""
-        if event_name == "user.deleted" and (user := str((event.get("subject") or {}).get("id") or "")):
-            await self._dashboard.history.forget(user)
         if label := await label_to_discard(event_name, event):
             await self._cache.discard(label)
+        if event_name == "user.deleted" and (user := str((event.get("subject") or {}).get("id") or "")):
+            await self._dashboard.history.forget(user)
 
     async def _ask_load(self) -> Mapping[str, Any]:
         try:
