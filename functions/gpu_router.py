@@ -9,132 +9,132 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17512, which the server calls.
+# Begin here: `class Pipe`, line 17534, which the server calls.
 # The modules that it uses come first:
 #    207  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    312  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    429  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    455  aliases.errors                 What goes wrong with aliases.
-#    512  engines.errors                 What goes wrong with a node.
-#    682  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    808  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    883  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    944  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1251  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1398  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1566  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1858  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1934  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1992  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2028  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2436  base.single_flight             Many who ask the same at the same time ask once.
-#   2564  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2712  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2836  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   2947  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3122  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3194  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3200  engines.vectors                Vectors for texts, as an engine gives them.
-#   3229  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3318  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3366  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3414  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3741  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3853  routing.errors                 What goes wrong with routing.
-#   4059  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4097  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4462  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4876  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5000  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5102  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5223  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5331  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5478  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5612  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5932  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6154  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6271  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6329  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6394  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6543  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6674  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7024  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7109  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7152  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7257  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7461  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7741  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7799  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7896  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8099  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8270  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8617  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8904  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8990  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9160  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9354  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9451  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9532  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9598  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9647  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9727  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9821  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10310  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10468  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10643  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10881  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10984  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11086  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11121  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11789  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11865  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11898  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12015  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12199  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12345  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12545  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12685  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12745  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13241  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13392  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13605  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13789  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14058  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14169  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14766  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  14826  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14899  cache.errors                   What goes wrong with the cache.
-#  14919  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14947  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15097  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  15103  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  15109  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15223  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15270  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15361  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15524  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15614  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15849  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15870  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15962  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16099  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16124  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16205  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16313  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16360  services.pack_valves           What all valves of the pack have in common.
-#  16383  services.router_valves         The valves of the router, wherever it runs.
-#  16535  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16649  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16902  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16934  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16951  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  17002  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17079  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17174  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17335  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17346  webui.reader                   Who reads what the pack says, and in which language.
-#  17361  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17420  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    434  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    460  aliases.errors                 What goes wrong with aliases.
+#    517  engines.errors                 What goes wrong with a node.
+#    687  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    813  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    888  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    949  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1256  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1403  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1571  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1863  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1939  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1997  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2033  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2441  base.single_flight             Many who ask the same at the same time ask once.
+#   2569  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2717  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2841  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   2952  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3127  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3199  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3205  engines.vectors                Vectors for texts, as an engine gives them.
+#   3234  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3323  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3371  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3419  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3746  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3858  routing.errors                 What goes wrong with routing.
+#   4064  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4102  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4467  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4881  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5005  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5107  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5228  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5336  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5483  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5617  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5937  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6159  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6276  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6334  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6399  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6548  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6679  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7029  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7114  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7157  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7262  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7466  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7746  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7804  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7901  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8104  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8275  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8622  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8909  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8995  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9165  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9359  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9456  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9537  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9603  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9652  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9732  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9826  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10315  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10473  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10648  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10886  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10989  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11091  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11126  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11794  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11870  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11903  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12020  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12204  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12350  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12550  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12690  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12750  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13248  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13399  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13620  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13812  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14081  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14192  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14788  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  14848  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14921  cache.errors                   What goes wrong with the cache.
+#  14941  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14969  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15119  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  15125  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  15131  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  15245  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  15292  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15383  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15546  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15636  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15871  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15892  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15984  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16121  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16146  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16227  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16335  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16382  services.pack_valves           What all valves of the pack have in common.
+#  16405  services.router_valves         The valves of the router, wherever it runs.
+#  16557  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16671  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16924  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16956  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16973  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  17024  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  17101  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17196  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17357  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17368  webui.reader                   Who reads what the pack says, and in which language.
+#  17383  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17442  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -382,7 +382,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:
@@ -13031,7 +13036,9 @@ class Scheduler:
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
         """A node failed a request that another one has begun to answer: so the fault was the node's."""
-        node = self.cluster.nodes[name]
+        node = self.cluster.nodes.get(name)
+        if node is None:  # it has left the table meanwhile
+            return
         node.failed(model, self._clock(), node_down=False, hung=hung)
         self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
@@ -13468,13 +13475,15 @@ class Upkeep:
     def drain(self, names: Collection[str]) -> None:
         """Let these nodes finish what they have and give them nothing new; all others take part."""
         self._drained = frozenset(names)
-        self._apply()
+        self.apply()
 
-    def _apply(self) -> None:
-        cluster = self._fleet.scheduler.cluster
+    def apply(self) -> None:
+        """Tell the scheduler which nodes get nothing new: those drained, and those that have left."""
+        cluster, watches, drained = self._fleet.scheduler.cluster, self._fleet.nodes, self.drained
         for name, node in cluster.nodes.items():
-            if node.draining != (name in self.drained):
-                cluster.drain(name, draining=name in self.drained)
+            draining = name in drained or watches[name].leaving
+            if node.draining != draining:
+                cluster.drain(name, draining=draining)
 
     # --- models that are kept in memory ---
 
@@ -13544,18 +13553,24 @@ class Upkeep:
 
     async def _pull_all(self, states: Sequence[PullState]) -> None:
         for state in states:
-            async with self._without_chats(state):
-                await self._pull_at(state)
-            self._fleet.nodes[state.node].hurry.set()
+            watch = self._fleet.nodes.get(state.node)  # nodes may go while others pull
+            ask = getattr(watch.client, "pull", None) if watch else None
+            if watch is None or ask is None:
+                fault = "only an Ollama can pull models" if watch else "it is no node any more"
+                state.state, state.fault = "failed", fault
+                continue
+            try:
+                async with self._without_chats(state):
+                    await self._pull_at(state, ask)
+            except Exception as error:
+                state.state, state.fault = "failed", type(error).__name__
+                log.exception("%s could not pull %s", state.node, state.model)
+            watch.hurry.set()
 
-    async def _pull_at(self, state: PullState) -> None:
-        client = getattr(self._fleet.nodes[state.node].client, "pull", None)
-        if client is None:
-            state.state, state.fault = "failed", "only an Ollama can pull models"
-            return
+    async def _pull_at(self, state: PullState, ask: Callable[[str], AsyncIterator[tuple[int, int]]]) -> None:
         state.state = "pulling"
         try:
-            async for done, total in client(state.model):
+            async for done, total in ask(state.model):
                 state.percent = round(100 * done / total, 1) if total else state.percent
         except NodeError as error:
             state.state, state.fault = "failed", error.plain
@@ -13572,7 +13587,7 @@ class Upkeep:
             return
         state.state = "draining"
         self._pulling.add(node)
-        self._apply()
+        self.apply()
         try:
             loop = asyncio.get_running_loop()
             ends = loop.time() + DRAIN_SECONDS
@@ -13581,7 +13596,7 @@ class Upkeep:
             yield
         finally:
             self._pulling.discard(node)
-            self._apply()
+            self.apply()
 
     def _can_spare(self, node: str) -> bool:
         """Whether the other nodes that get chats have all of its models."""
@@ -13690,7 +13705,7 @@ def decode_message(payload: bytes) -> FleetMessage | None:
             case "bye":
                 return ByeMessage(worker)
         return EventMessage(worker, _fleet_event(kind, written["e"]))
-    except (ValueError, TypeError, KeyError, OverflowError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
 
@@ -13700,7 +13715,7 @@ def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
         case "waiting" | "bound":
             return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
         case "begun":
-            return BegunEvent(request_id, float(fields["left"]))
+            return BegunEvent(request_id, _messages__seconds(fields["left"]))
         case "finished":
             lesson = _lesson(fields["lesson"])
             return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
@@ -13723,8 +13738,8 @@ def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
         victims=_strings(fields["victims"]),
         context=int(fields["context"]),
         options=_options(fields["options"]),
-        ready=float(fields["ready"]),
-        left=float(fields["left"]),
+        ready=_messages__seconds(fields["ready"]),
+        left=_messages__seconds(fields["left"]),
         blocks=_blocks(fields["blocks"]),
         user=str(fields.get("user", "")),
         background=bool(fields.get("background")),
@@ -13741,7 +13756,7 @@ def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
         context=int(fields["context"]),
         options=_options(fields["options"]),
         background=bool(fields["background"]),
-        waited=float(fields["waited"]),
+        waited=_messages__seconds(fields["waited"]),
     )
 
 
@@ -13756,11 +13771,11 @@ def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
 def _lesson(fields: dict[str, Any]) -> Lesson:
     spent, match = fields["spent"], fields["match"]
     durations = Durations(
-        total=float(spent["total"]),
-        load=float(spent["load"]),
-        prompt=float(spent["prompt"]),
+        total=_messages__seconds(spent["total"]),
+        load=_messages__seconds(spent["load"]),
+        prompt=_messages__seconds(spent["prompt"]),
         prompt_count=int(spent["prompt_count"]),
-        decode=float(spent["decode"]),
+        decode=_messages__seconds(spent["decode"]),
         decode_count=int(spent["decode_count"]),
         hit=None if spent["hit"] is None else int(spent["hit"]),
     )
@@ -13776,6 +13791,14 @@ def _lesson(fields: dict[str, Any]) -> Lesson:
         background=bool(fields["background"]),
         loaded=bool(fields["loaded"]),
     )
+
+
+def _messages__seconds(written: Any) -> float:
+    """Seconds that can be reckoned with: `1e999` in JSON is infinite, and the text "nan" is a float, too."""
+    seconds = float(written)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{written!r} is no number of seconds")
+    return seconds
 
 
 def _refuse_constant(name: str) -> float:
@@ -14265,9 +14288,8 @@ class Router:
                 self.nodes[row.name] = self._watch(row)
                 self.scheduler.cluster.add(row)
         for name, watch in self.nodes.items():
-            if watch.leaving != (name not in names):
-                watch.leaving = name not in names
-                self.scheduler.cluster.drain(name, draining=watch.leaving)
+            watch.leaving = name not in names
+        self.upkeep.apply()
         self._drop_idle()
         self._decide()
 

@@ -9,54 +9,54 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6182, which the server calls.
+# Begin here: `class Pipeline`, line 6187, which the server calls.
 # The modules that it uses come first:
 #    110  base.single_flight          Many who ask the same at the same time ask once.
 #    176  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
 #    281  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    299  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    416  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    436  cache.errors                What goes wrong with the cache.
-#    472  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    588  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    746  cache.key                   What makes two requests the same: the key of a cached answer.
-#    983  cache.entry                 An answer as it is kept.
-#   1052  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1207  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1259  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1340  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1540  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1694  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1798  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2046  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2189  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   2315  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   2748  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2847  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   2939  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3265  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   3368  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   3453  engines.errors              What goes wrong with a node.
-#   3471  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3521  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3546  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3563  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3648  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   4132  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4207  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   4323  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4718  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5061  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   5305  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   5632  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   5838  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   5844  base.process                One object for all plugins of a process, which are files that share no code.
-#   5865  services.activity           What chats did in this process, until somebody writes it into the history.
-#   5890  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6042  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6081  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6143  services.pack_valves        What all valves of the pack have in common.
-#   6166  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    421  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    441  cache.errors                What goes wrong with the cache.
+#    477  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    593  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    751  cache.key                   What makes two requests the same: the key of a cached answer.
+#    988  cache.entry                 An answer as it is kept.
+#   1057  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1212  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1264  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1345  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1545  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1699  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1803  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2051  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2194  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   2320  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   2753  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2852  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   2944  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3270  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   3373  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   3458  engines.errors              What goes wrong with a node.
+#   3476  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3526  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3551  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3568  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3653  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   4137  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4212  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   4328  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4723  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5066  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   5310  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   5637  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   5843  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   5849  base.process                One object for all plugins of a process, which are files that share no code.
+#   5870  services.activity           What chats did in this process, until somebody writes it into the history.
+#   5895  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6047  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6086  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6148  services.pack_valves        What all valves of the pack have in common.
+#   6171  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -369,7 +369,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:

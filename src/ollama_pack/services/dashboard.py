@@ -221,6 +221,7 @@ def router_parts(told: Mapping[str, Any], fault: str) -> Parts:
     nodes = [dict(node) for node in told.get("nodes") or () if isinstance(node, Mapping)]
     by_path = {f"nodes/{node.get('name')}": node for node in nodes}
     others = {name: told.get(name) for name in ("waiting", "peers", "sharing_fault", "running")}
+    others["drained"] = object_at(told.get("upkeep")).get("drained") or []
     return {"router": {**others, "fault": fault}, **by_path}
 
 

@@ -104,6 +104,7 @@ const ACTS = {
   },
   older: () => findChats(olderKey),
   flush: flushCache,
+  drain: drainNode,
 };
 document.addEventListener("click", event => {
   const pressed = event.target.closest("[data-act]");
