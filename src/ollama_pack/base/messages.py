@@ -8,6 +8,7 @@ translations; `scripts/messages.py` keeps them complete.
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Self
 
 from ollama_pack.base.translations import TRANSLATIONS
@@ -100,6 +101,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 

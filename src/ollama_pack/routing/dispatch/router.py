@@ -378,7 +378,10 @@ class Router:
             error = caught
             raise
         finally:
-            self.note(chat_record(pending, error, self._loop.time()))
+            try:
+                self.note(chat_record(pending, error, self._loop.time()))
+            except Exception:  # noqa: BLE001 - no chat fails for its record
+                router_log.exception("A chat is missing in the history")
 
     @asynccontextmanager
     async def _taken_in(self, pending: PendingChat) -> AsyncIterator[PendingChat]:

@@ -391,8 +391,9 @@ class Scheduler:
 
     def forget_peer(self, worker: str, but: Collection[str] = ()) -> None:
         """A worker is gone, or tells that only these requests are still there."""
-        self.cluster.remote.forget(worker, but)
-        self._line.forget(worker, but)
+        there = frozenset(but)
+        self.cluster.remote.forget(worker, there)
+        self._line.forget(worker, there)
 
     def forget_peers(self) -> None:
         """Nobody tells any more."""
