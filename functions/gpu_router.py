@@ -9,132 +9,132 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17534, which the server calls.
+# Begin here: `class Pipe`, line 17548, which the server calls.
 # The modules that it uses come first:
 #    207  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    312  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    434  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    460  aliases.errors                 What goes wrong with aliases.
-#    517  engines.errors                 What goes wrong with a node.
-#    687  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    813  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    888  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    949  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1256  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1403  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1571  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1863  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1939  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1997  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2033  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2441  base.single_flight             Many who ask the same at the same time ask once.
-#   2569  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2717  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2841  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   2952  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3127  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3199  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3205  engines.vectors                Vectors for texts, as an engine gives them.
-#   3234  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3323  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3371  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3419  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3746  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3858  routing.errors                 What goes wrong with routing.
-#   4064  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4102  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4467  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4881  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5005  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5107  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5228  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5336  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5483  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5617  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5937  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6159  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6276  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6334  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6399  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6548  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6679  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7029  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7114  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7157  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7262  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7466  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7746  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7804  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7901  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8104  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8275  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8622  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8909  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8995  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9165  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9359  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9456  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9537  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9603  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9652  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9732  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9826  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10315  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10473  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10648  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10886  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10989  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11091  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11126  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11794  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11870  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11903  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12020  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12204  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12350  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12550  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12690  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12750  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13248  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13399  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13620  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13812  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14081  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14192  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14788  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  14848  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14921  cache.errors                   What goes wrong with the cache.
-#  14941  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14969  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15119  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  15125  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  15131  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15245  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15292  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15383  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15546  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15636  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15871  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15892  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15984  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16121  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16146  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16227  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16335  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16382  services.pack_valves           What all valves of the pack have in common.
-#  16405  services.router_valves         The valves of the router, wherever it runs.
-#  16557  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16671  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16924  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16956  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16973  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  17024  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17101  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17196  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17357  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17368  webui.reader                   Who reads what the pack says, and in which language.
-#  17383  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17442  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    435  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    461  aliases.errors                 What goes wrong with aliases.
+#    518  engines.errors                 What goes wrong with a node.
+#    688  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    814  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    889  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    950  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1257  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1404  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1572  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1864  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1940  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1998  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2034  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2442  base.single_flight             Many who ask the same at the same time ask once.
+#   2570  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2718  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2842  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   2953  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3128  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3200  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3206  engines.vectors                Vectors for texts, as an engine gives them.
+#   3235  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3324  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3372  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3420  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3747  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3859  routing.errors                 What goes wrong with routing.
+#   4065  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4103  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4468  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4882  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5006  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5108  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5229  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5337  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5484  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5618  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5938  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6160  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6277  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6335  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6400  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6549  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6680  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7030  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7115  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7158  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7263  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7467  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7747  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7805  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7902  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8105  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8276  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8623  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8910  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8996  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9166  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9360  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9457  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9538  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9604  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9653  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9733  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9827  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10316  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10474  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10649  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10887  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10990  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11092  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11127  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11795  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11871  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11904  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12021  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12205  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12351  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12551  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12691  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12751  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13250  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13401  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13622  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13814  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14083  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14194  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14793  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  14853  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14926  cache.errors                   What goes wrong with the cache.
+#  14946  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14974  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15124  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  15130  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  15136  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  15250  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  15297  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15388  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15551  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15641  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15876  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15897  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15989  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16126  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16152  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16233  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16341  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16388  services.pack_valves           What all valves of the pack have in common.
+#  16411  services.router_valves         The valves of the router, wherever it runs.
+#  16563  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16677  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16938  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16970  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16987  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  17038  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  17115  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17210  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17371  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17382  webui.reader                   Who reads what the pack says, and in which language.
+#  17397  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17456  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -398,6 +398,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 
@@ -13106,8 +13107,9 @@ class Scheduler:
 
     def forget_peer(self, worker: str, but: Collection[str] = ()) -> None:
         """A worker is gone, or tells that only these requests are still there."""
-        self.cluster.remote.forget(worker, but)
-        self._line.forget(worker, but)
+        there = frozenset(but)
+        self.cluster.remote.forget(worker, there)
+        self._line.forget(worker, there)
 
     def forget_peers(self) -> None:
         """Nobody tells any more."""
@@ -14490,7 +14492,10 @@ class Router:
             error = caught
             raise
         finally:
-            self.note(chat_record(pending, error, self._loop.time()))
+            try:
+                self.note(chat_record(pending, error, self._loop.time()))
+            except Exception:  # noqa: BLE001 - no chat fails for its record
+                router_log.exception("A chat is missing in the history")
 
     @asynccontextmanager
     async def _taken_in(self, pending: PendingChat) -> AsyncIterator[PendingChat]:
@@ -16132,11 +16137,12 @@ def weights_behind(model: str, catalogue: Catalogue) -> str:
 # | `first/<class>` | chats by the time to the first token, see `first_class` |
 
 _activity__MAX_NOTES = 10_000
+MAX_ASKED = 256  # characters of a name: a wildcard takes names of any length
 
 
 def note_chat(record: Mapping[str, Any]) -> None:
     """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
-    _notes().append(dict(record))
+    _notes().append({**record, "asked": str(record.get("asked") or "")[:MAX_ASKED]})
 
 
 def _notes() -> "deque[dict[str, Any]]":
@@ -16840,9 +16846,17 @@ class RedisShare:
             news = False
             for name, fields in _share_records(found):
                 last = name
-                news |= self._share.hear(fields.get(b"m", b""))
+                news |= self._hear(fields.get(b"m", b""))
             if news:
                 self._decide()
+
+    def _hear(self, payload: bytes) -> bool:
+        """One odd message is passed over: it does not part this worker from the others."""
+        try:
+            return self._share.hear(payload)
+        except Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
+            share_log.exception("A message of another worker could not be used")
+            return False
 
     async def _write(self) -> None:
         while True:

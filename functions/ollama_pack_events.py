@@ -9,91 +9,91 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11127, which the server calls.
+# Begin here: `class Event`, line 11139, which the server calls.
 # The modules that it uses come first:
 #    160  base.single_flight          Many who ask the same at the same time ask once.
 #    239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    474  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    613  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    639  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    650  base.process                One object for all plugins of a process, which are files that share no code.
-#    673  services.activity           What chats did in this process, until somebody writes it into the history.
-#    734  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1090  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1469  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1728  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1743  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1761  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1768  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1913  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1985  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2054  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2122  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2226  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2379  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   2440  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2546  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2655  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2800  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2806  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2893  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2983  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   3015  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3139  aliases.errors              What goes wrong with aliases.
-#   3161  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   3184  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3491  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3628  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3665  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3686  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3744  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3806  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3859  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3973  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4139  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4405  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4663  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4789  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4937  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   5014  services.pack_valves        What all valves of the pack have in common.
-#   5037  speech.errors               What goes wrong with transcription.
-#   5399  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5476  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5567  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5603  speech.values               What recordings turn into, and what an engine is.
-#   5860  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   6010  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6092  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6276  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6409  speech.sentences            Segments of about a sentence, made from words with times.
-#   6463  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6641  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6869  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   7023  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7107  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7196  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7360  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7959  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   8047  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8121  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8396  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8446  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8593  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8859  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8897  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8927  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   9047  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9185  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9339  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9517  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9771  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9862  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9904  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10966  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11052  webui.reader                Who reads what the pack says, and in which language.
-#  11061  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11095  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11240  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    475  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    615  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    641  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    652  base.process                One object for all plugins of a process, which are files that share no code.
+#    675  services.activity           What chats did in this process, until somebody writes it into the history.
+#    736  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1092  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1471  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1731  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1746  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1764  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1771  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1916  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1988  webui.errors                What goes wrong between the pack and Open WebUI.
+#   2057  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2125  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2229  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2382  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2443  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2549  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2658  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2803  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2809  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2896  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2986  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   3018  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3142  aliases.errors              What goes wrong with aliases.
+#   3164  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   3187  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3494  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3631  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3668  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3689  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3747  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3809  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3862  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3976  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4142  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4408  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4666  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4792  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4940  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   5024  services.pack_valves        What all valves of the pack have in common.
+#   5047  speech.errors               What goes wrong with transcription.
+#   5409  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5486  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5577  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5613  speech.values               What recordings turn into, and what an engine is.
+#   5870  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   6020  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6102  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6286  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6419  speech.sentences            Segments of about a sentence, made from words with times.
+#   6473  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6651  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6879  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   7033  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7117  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7206  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7370  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7969  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   8057  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8131  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8406  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8456  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8603  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8869  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8907  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8937  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   9057  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9195  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9349  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9527  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9781  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9872  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9914  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10978  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11064  webui.reader                Who reads what the pack says, and in which language.
+#  11073  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11107  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11252  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -311,6 +311,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Response cache": "回答缓存",
         "Running": "进行中",
         "Servers that share the history": "共享历史记录的服务器",
+        "Settings of {plugin} were refused: {reason}": "{plugin} 的设置未被接受：{reason}",
         "Show older": "显示更早的",
         "Sign in": "登录",
         "Sign in to Open WebUI as an admin again.": "请以管理员身份重新登录 Open WebUI。",
@@ -566,6 +567,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 
@@ -1535,6 +1537,7 @@ class DashboardHistory:
 
     async def forget(self, user: str) -> None:
         """Remove the chats of a user who is deleted."""
+        self._known.pop(user, None)
         store = await self.keeper.store()
 
         async def select(chats: list[Chat]) -> list[Chat]:
@@ -4971,6 +4974,13 @@ def refused_valves(language: str) -> list[dict[str, Any]]:
         for plugin, note in _refused_valves__refused().items()
         if now - note["at"] < KEEP_SECONDS
     ]
+
+
+async def refused_report() -> dict[str, Any]:
+    """The same for the dashboard, with each reason in all languages."""
+    now = time.time()
+    there = [(plugin, note) for plugin, note in _refused_valves__refused().items() if now - note["at"] < KEEP_SECONDS]
+    return {"valves": [{"plugin": plugin, "said": dict(note["said"])} for plugin, note in there]}
 
 
 def _refused_valves__refused() -> dict[str, dict[str, Any]]:
@@ -10580,6 +10590,8 @@ function problems() {
   if (router.fault) found.push(["warn", router.fault]);
   list(part("publishing").problems).filter(one => !router.fault || !String(one).startsWith(router.fault))
     .forEach(one => found.push(["warn", text(one)]));
+  list(part("refused").valves).map(object).forEach(one => found.push(["warn",
+    t("Settings of {plugin} were refused: {reason}", {plugin: text(one.plugin), reason: text(object(one.said)[language] || object(one.said).en)})]));
   if (part("history").fault)
     found.push(["warn", t("The history cannot be read or written: {fault}.", {fault: part("history").fault})]);
   below("processes/").filter(([, one]) => object(one).fault).forEach(([name, one]) =>
@@ -10762,7 +10774,7 @@ const DRAWS = {now: drawTop, charts: drawCharts, nodes: drawNodes, chats: drawCh
 // Which sections show a part, by the beginning of its path.
 const SHOWN_BY = {nodes: ["now", "nodes"], router: ["now", "nodes", "chats"], recent: ["now"], last_hour: ["now"],
   last_day: ["now"], hour: ["charts"], day: ["charts"], publishing: ["now", "published"], cache: ["now", "cache"],
-  budgets: ["now", "budgets"], voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"]};
+  budgets: ["now", "budgets"], voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"], refused: ["now"]};
 
 let fault = "", needsSignIn = false, source = null, seen = 0, serverAhead = 0, lastKey = "";
 const wanted = new Set();
@@ -11342,6 +11354,7 @@ class Event:
         self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
         self._history = HistoryKeeper(shared_redis_url, data_folder() / HISTORY_FILE, self._status)
         others = {"cache": self._cached.get, "publishing": self._publishing, "voice": voice_report}
+        others["refused"] = refused_report
         others["budgets"] = SingleFlight(lambda: self._budgets.report(app), BUDGET_SECONDS).get
         history = DashboardHistory(self._history, user_names)
         self._dashboard = Dashboard(self._details.get, others, history)

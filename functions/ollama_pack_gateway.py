@@ -9,57 +9,57 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4204, which the server calls.
+# Begin here: `class Event`, line 4205, which the server calls.
 # The modules that it uses come first:
 #    103  base.single_flight             Many who ask the same at the same time ask once.
 #    231  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    295  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    417  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    425  engines.errors                 What goes wrong with a node.
-#    558  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    666  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    794  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    866  aliases.errors                 What goes wrong with aliases.
-#    922  cache.errors                   What goes wrong with the cache.
-#    942  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    967  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   1010  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1119  routing.errors                 What goes wrong with routing.
-#   1271  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1303  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1446  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1552  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1613  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1633  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1784  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1793  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1854  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2161  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2298  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2335  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2356  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2474  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2510  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2516  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2633  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2658  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2717  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2723  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2769  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2914  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   2959  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   3132  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3334  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3373  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3504  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3524  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3641  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   3723  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3762  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4071  base.process                   One object for all plugins of a process, which are files that share no code.
-#   4094  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4156  services.pack_valves           What all valves of the pack have in common.
-#   4179  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    418  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    426  engines.errors                 What goes wrong with a node.
+#    559  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    667  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    795  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    867  aliases.errors                 What goes wrong with aliases.
+#    923  cache.errors                   What goes wrong with the cache.
+#    943  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    968  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   1011  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1120  routing.errors                 What goes wrong with routing.
+#   1272  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1304  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1447  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1553  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1614  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1634  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1785  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1794  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1855  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2162  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2299  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2336  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2357  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2475  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2511  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2517  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2634  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2659  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2718  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2724  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2770  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2915  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   2960  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   3133  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3335  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3374  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3505  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3525  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3642  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   3724  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3763  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4072  base.process                   One object for all plugins of a process, which are files that share no code.
+#   4095  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4157  services.pack_valves           What all valves of the pack have in common.
+#   4180  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -381,6 +381,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 

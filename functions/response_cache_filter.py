@@ -9,74 +9,74 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 7646, which the server calls.
+# Begin here: `class Filter`, line 7648, which the server calls.
 # The modules that it uses come first:
 #    137  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    162  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    284  base.single_flight        Many who ask the same at the same time ask once.
-#    471  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    552  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    572  cache.errors              What goes wrong with the cache.
-#    608  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    724  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    893  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1130  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1330  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1484  cache.entry               An answer as it is kept.
-#   1553  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1658  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   1906  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2049  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2175  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   2608  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2707  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   2799  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2810  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   2935  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2941  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2950  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3358  base.process              One object for all plugins of a process, which are files that share no code.
-#   3379  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   3441  services.pack_valves      What all valves of the pack have in common.
-#   3464  services.cache_valves     The valves of the response cache, wherever it runs.
-#   3566  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3641  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   3757  cache.collect             From the chunks of a generation to what may be kept of it.
-#   3912  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   3964  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4068  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4394  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4497  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   4582  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4607  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4640  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4786  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5270  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5613  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   5857  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6184  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6390  services.activity         What chats did in this process, until somebody writes it into the history.
-#   6415  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   6487  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6581  webui.errors              What goes wrong between the pack and Open WebUI.
-#   6597  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   6608  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6853  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   6889  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   6954  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7011  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7069  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   7214  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7262  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7318  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7377  webui.reader              Who reads what the pack says, and in which language.
-#   7392  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7406  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7440  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7464  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7517  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   7545  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   7597  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    285  base.single_flight        Many who ask the same at the same time ask once.
+#    472  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    553  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    573  cache.errors              What goes wrong with the cache.
+#    609  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    725  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    894  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1131  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1331  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1485  cache.entry               An answer as it is kept.
+#   1554  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1659  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   1907  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2050  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2176  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   2609  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2708  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   2800  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2811  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   2936  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2942  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2951  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3359  base.process              One object for all plugins of a process, which are files that share no code.
+#   3380  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   3442  services.pack_valves      What all valves of the pack have in common.
+#   3465  services.cache_valves     The valves of the response cache, wherever it runs.
+#   3567  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   3642  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   3758  cache.collect             From the chunks of a generation to what may be kept of it.
+#   3913  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   3965  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4069  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4395  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4498  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   4583  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4608  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4641  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4787  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5271  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5614  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   5858  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6185  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6391  services.activity         What chats did in this process, until somebody writes it into the history.
+#   6417  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   6489  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6583  webui.errors              What goes wrong between the pack and Open WebUI.
+#   6599  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   6610  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6855  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6891  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   6956  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7013  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7071  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   7216  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7264  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7320  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7379  webui.reader              Who reads what the pack says, and in which language.
+#   7394  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   7408  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7442  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7466  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7519  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   7547  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   7599  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -248,6 +248,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 
@@ -6401,11 +6402,12 @@ def _news(
 # | `first/<class>` | chats by the time to the first token, see `first_class` |
 
 MAX_NOTES = 10_000
+MAX_ASKED = 256  # characters of a name: a wildcard takes names of any length
 
 
 def note_chat(record: Mapping[str, Any]) -> None:
     """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
-    _notes().append(dict(record))
+    _notes().append({**record, "asked": str(record.get("asked") or "")[:MAX_ASKED]})
 
 
 def _notes() -> "deque[dict[str, Any]]":

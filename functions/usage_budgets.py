@@ -9,30 +9,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2536, which the server calls.
+# Begin here: `class Filter`, line 2537, which the server calls.
 # The modules that it uses come first:
 #     65  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #     96  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    218  base.process             One object for all plugins of a process, which are files that share no code.
-#    241  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    261  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    669  budgets.errors           What goes wrong with budgets.
-#    699  budgets.period           Days, weeks and months in the site's time zone.
-#    765  budgets.table            The budget table: a row a line, read once and then only looked up.
-#   1046  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1118  budgets.store            What a store of budgets does, and the values that it takes and gives.
-#   1232  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1402  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
-#   1561  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
-#   1900  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2056  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2065  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2127  services.pack_valves     What all valves of the pack have in common.
-#   2150  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2245  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2392  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2398  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2485  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    219  base.process             One object for all plugins of a process, which are files that share no code.
+#    242  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    262  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    670  budgets.errors           What goes wrong with budgets.
+#    700  budgets.period           Days, weeks and months in the site's time zone.
+#    766  budgets.table            The budget table: a row a line, read once and then only looked up.
+#   1047  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#   1119  budgets.store            What a store of budgets does, and the values that it takes and gives.
+#   1233  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1403  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
+#   1562  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
+#   1901  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2057  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2066  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   2128  services.pack_valves     What all valves of the pack have in common.
+#   2151  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2246  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2393  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2399  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2486  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import hashlib
@@ -182,6 +182,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 

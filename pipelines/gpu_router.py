@@ -8,121 +8,121 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 15956, which the server calls.
+# Begin here: `class Pipeline`, line 15962, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    304  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    426  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    452  aliases.errors                 What goes wrong with aliases.
-#    508  engines.errors                 What goes wrong with a node.
-#    678  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    804  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    879  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    940  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1064  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1136  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1304  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1352  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1679  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1768  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1816  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1928  routing.errors                 What goes wrong with routing.
-#   2134  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2281  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2319  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2684  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3098  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3222  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3324  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3445  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3562  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3670  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3781  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3928  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4062  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4382  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4604  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4721  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4779  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4844  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4993  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5124  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5299  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5649  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5734  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5777  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5882  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6174  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6378  engines.vectors                Vectors for texts, as an engine gives them.
-#   6407  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6687  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6745  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6842  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7045  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7216  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7563  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7850  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7936  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8106  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8300  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8397  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8478  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8544  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8593  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8669  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8749  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8843  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9332  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9490  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9665  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9903  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10006  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10012  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10114  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10149  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10817  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10893  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10926  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11043  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11227  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11373  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11573  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11713  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11773  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12271  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12422  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12643  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12835  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13104  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13215  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13811  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13878  cache.errors                   What goes wrong with the cache.
-#  13898  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13914  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14064  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14193  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14362  base.single_flight             Many who ask the same at the same time ask once.
-#  14441  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14676  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15084  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15105  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15171  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15525  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15626  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15661  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15737  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15855  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15917  services.pack_valves           What all valves of the pack have in common.
-#  15940  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16012  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16319  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16377  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16413  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16508  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16589  services.router_valves         The valves of the router, wherever it runs.
-#  16741  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16855  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17108  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    427  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    453  aliases.errors                 What goes wrong with aliases.
+#    509  engines.errors                 What goes wrong with a node.
+#    679  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    805  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    880  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    941  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1065  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1137  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1305  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1353  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1680  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1769  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1817  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1929  routing.errors                 What goes wrong with routing.
+#   2135  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2282  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2320  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2685  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3099  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3223  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3325  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3446  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3563  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3671  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3782  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3929  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4063  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4383  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4605  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4722  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4780  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4845  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4994  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5125  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5300  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5650  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5735  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5778  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5883  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6175  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6379  engines.vectors                Vectors for texts, as an engine gives them.
+#   6408  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6688  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6746  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6843  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7046  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7217  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7564  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7851  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7937  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8107  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8301  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8398  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8479  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8545  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8594  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8670  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8750  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8844  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9333  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9491  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9666  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9904  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10007  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10013  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10115  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10150  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10818  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10894  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10927  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11044  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11228  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11374  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11574  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11714  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11774  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12273  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12424  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12645  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12837  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13106  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13217  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13816  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13883  cache.errors                   What goes wrong with the cache.
+#  13903  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13919  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14069  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14198  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14367  base.single_flight             Many who ask the same at the same time ask once.
+#  14446  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14681  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15089  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15110  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15177  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15531  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15632  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15667  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15743  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15861  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15923  services.pack_valves           What all valves of the pack have in common.
+#  15946  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16018  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16325  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16383  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16419  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16514  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16595  services.router_valves         The valves of the router, wherever it runs.
+#  16747  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16861  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17122  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -390,6 +390,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 
@@ -12129,8 +12130,9 @@ class Scheduler:
 
     def forget_peer(self, worker: str, but: Collection[str] = ()) -> None:
         """A worker is gone, or tells that only these requests are still there."""
-        self.cluster.remote.forget(worker, but)
-        self._line.forget(worker, but)
+        there = frozenset(but)
+        self.cluster.remote.forget(worker, there)
+        self._line.forget(worker, there)
 
     def forget_peers(self) -> None:
         """Nobody tells any more."""
@@ -13513,7 +13515,10 @@ class Router:
             error = caught
             raise
         finally:
-            self.note(chat_record(pending, error, self._loop.time()))
+            try:
+                self.note(chat_record(pending, error, self._loop.time()))
+            except Exception:  # noqa: BLE001 - no chat fails for its record
+                router_log.exception("A chat is missing in the history")
 
     @asynccontextmanager
     async def _taken_in(self, pending: PendingChat) -> AsyncIterator[PendingChat]:
@@ -15116,6 +15121,7 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
 # | `first/<class>` | chats by the time to the first token, see `first_class` |
 
 _activity__MAX_NOTES = 10_000
+MAX_ASKED = 256  # characters of a name: a wildcard takes names of any length
 CLASS_RATIO = 1.1  # of the upper bounds of two classes; so exact is a percentile
 CLASS_FIRST = 0.01  # seconds: the upper bound of class 0
 MAX_CLASS = 120  # 900 s
@@ -15124,7 +15130,7 @@ _ADDED = ("waited", "saved", "prompt", "held", "written")
 
 def note_chat(record: Mapping[str, Any]) -> None:
     """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
-    _notes().append(dict(record))
+    _notes().append({**record, "asked": str(record.get("asked") or "")[:MAX_ASKED]})
 
 
 def take_notes() -> list[dict[str, Any]]:
@@ -17024,9 +17030,17 @@ class RedisShare:
             news = False
             for name, fields in _share_records(found):
                 last = name
-                news |= self._share.hear(fields.get(b"m", b""))
+                news |= self._hear(fields.get(b"m", b""))
             if news:
                 self._decide()
+
+    def _hear(self, payload: bytes) -> bool:
+        """One odd message is passed over: it does not part this worker from the others."""
+        try:
+            return self._share.hear(payload)
+        except Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
+            share_log.exception("A message of another worker could not be used")
+            return False
 
     async def _write(self) -> None:
         while True:

@@ -83,6 +83,7 @@ class DashboardHistory:
 
     async def forget(self, user: str) -> None:
         """Remove the chats of a user who is deleted."""
+        self._known.pop(user, None)
         store = await self.keeper.store()
 
         async def select(chats: list[Chat]) -> list[Chat]:

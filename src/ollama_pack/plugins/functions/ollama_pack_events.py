@@ -23,7 +23,7 @@ from ollama_pack.services.metrics_text import METRICS_TYPE, PLUGIN_UP, cache_met
 from ollama_pack.services.node_upkeep import upkeep_routes
 from ollama_pack.services.ollama_api import ollama_routes
 from ollama_pack.services.publishing import Publisher
-from ollama_pack.services.refused_valves import refused_valves
+from ollama_pack.services.refused_valves import refused_report, refused_valves
 from ollama_pack.services.transcribing import voice_counts, voice_report
 from ollama_pack.services.voice_routes import MicrophoneValves, VoiceRoutes
 from ollama_pack.webui.access import readable_names
@@ -135,6 +135,7 @@ class Event:
         self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
         self._history = HistoryKeeper(shared_redis_url, data_folder() / HISTORY_FILE, self._status)
         others = {"cache": self._cached.get, "publishing": self._publishing, "voice": voice_report}
+        others["refused"] = refused_report
         others["budgets"] = SingleFlight(lambda: self._budgets.report(app), BUDGET_SECONDS).get
         history = DashboardHistory(self._history, user_names)
         self._dashboard = Dashboard(self._details.get, others, history)
