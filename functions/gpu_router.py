@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17548, which the server calls.
+# Begin here: `class Pipe`, line 17555, which the server calls.
 # The modules that it uses come first:
 #    207  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    312  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -77,64 +77,64 @@ version: 0.1.0
 #   9538  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
 #   9604  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
 #   9653  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9733  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9827  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10316  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10474  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10649  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10887  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10990  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11092  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11127  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11795  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11871  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11904  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12021  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12205  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12351  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12551  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12691  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12751  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13250  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13401  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13622  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13814  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14083  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14194  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14793  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  14853  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14926  cache.errors                   What goes wrong with the cache.
-#  14946  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14974  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15124  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  15130  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  15136  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15250  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15297  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15388  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15551  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15641  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15876  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15897  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15989  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16126  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16152  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16233  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16341  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16388  services.pack_valves           What all valves of the pack have in common.
-#  16411  services.router_valves         The valves of the router, wherever it runs.
-#  16563  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16677  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16938  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16970  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16987  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  17038  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17115  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17210  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17371  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17382  webui.reader                   Who reads what the pack says, and in which language.
-#  17397  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17456  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   9740  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9834  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10323  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10481  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10656  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10894  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10997  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11099  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11134  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11802  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11878  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11911  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12028  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12212  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12358  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12558  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12698  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12758  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13257  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13408  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13629  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13821  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14090  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14201  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14800  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  14860  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14933  cache.errors                   What goes wrong with the cache.
+#  14953  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14981  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15131  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  15137  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  15143  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  15257  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  15304  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15395  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15558  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15648  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15883  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15904  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15996  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16133  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16159  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16240  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16348  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16395  services.pack_valves           What all valves of the pack have in common.
+#  16418  services.router_valves         The valves of the router, wherever it runs.
+#  16570  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16684  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16945  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16977  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16994  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  17045  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  17122  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17217  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17378  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17389  webui.reader                   Who reads what the pack says, and in which language.
+#  17404  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17463  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -9658,6 +9658,7 @@ class ModelStats:
 # What is left of the difference is added for the same weights.
 
 MAX_SEEN = 64  # sets of weights that are remembered
+LAST_SEEN = 4  # of these, the newest that the settings are found out by
 # The settings that a server can have. Unusual ones must be nearer by this part of the size.
 _ENGINES: Mapping[Engine | None, float] = {None: 0.0, "ollama": 0.0001, "llama.cpp": 0.0001}
 _CACHES: Mapping[CacheType, float] = {"f16": 0.0, "q8_0": 0.0003, "q4_0": 0.0006}
@@ -9685,17 +9686,23 @@ class MemoryLearner:
         """
         self._slots = slots
         self._seen: dict[str, SeenLoad] = {}
+        self._on_gpu: dict[str, bool] = {}  # of the same: whether a GPU has some of it
         self.options = RunOptions(0, slots=slots or 1)
 
     def seen(self, blob: str, load: SeenLoad, *, on_gpu: bool) -> bool:
         """Take in a model in memory. Returns whether that has changed what is predicted."""
-        if self._seen.get(blob) == load and self.options.on_gpu == on_gpu:
+        if self._seen.get(blob) == load and self._on_gpu[blob] == on_gpu:
             return False
         self._seen.pop(blob, None)
-        self._seen[blob] = load
+        self._seen[blob], self._on_gpu[blob] = load, on_gpu
         while len(self._seen) > MAX_SEEN:
-            del self._seen[next(iter(self._seen))]
-        self.options = _nearest(self._candidates(on_gpu=on_gpu), tuple(self._seen.values())[-4:])
+            forgotten = next(iter(self._seen))
+            del self._seen[forgotten], self._on_gpu[forgotten]
+        # A node with a GPU may have a small model on the CPU besides: that one says nothing of the others.
+        last = list(self._seen)[-LAST_SEEN:]
+        has_gpu = any(self._on_gpu[one] for one in last)
+        loads = [self._seen[one] for one in last if self._on_gpu[one] == has_gpu]
+        self.options = _nearest(self._candidates(on_gpu=has_gpu), loads)
         return True
 
     def expected(self, blob: str, shape: ModelShape, context: int) -> int:

@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 15962, which the server calls.
+# Begin here: `class Pipeline`, line 15969, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    304  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -70,59 +70,59 @@ version: 0.1.0
 #   8545  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
 #   8594  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
 #   8670  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8750  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8844  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9333  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9491  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9666  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9904  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10007  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10013  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10115  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10150  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10818  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10894  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10927  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11044  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11228  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11374  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11574  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11714  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11774  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12273  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12424  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12645  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12837  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13106  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13217  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13816  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13883  cache.errors                   What goes wrong with the cache.
-#  13903  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13919  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14069  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14198  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14367  base.single_flight             Many who ask the same at the same time ask once.
-#  14446  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14681  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15089  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15110  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15177  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15531  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15632  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15667  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15743  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15861  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15923  services.pack_valves           What all valves of the pack have in common.
-#  15946  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16018  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16325  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16383  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16419  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16514  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16595  services.router_valves         The valves of the router, wherever it runs.
-#  16747  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16861  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17122  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   8757  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8851  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9340  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9498  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9673  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9911  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10014  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10020  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10122  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10157  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10825  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10901  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10934  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11051  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11235  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11381  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11581  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11721  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11781  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12280  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12431  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12652  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12844  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13113  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13224  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13823  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13890  cache.errors                   What goes wrong with the cache.
+#  13910  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13926  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14076  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14205  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14374  base.single_flight             Many who ask the same at the same time ask once.
+#  14453  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14688  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15096  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15117  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15184  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15538  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15639  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15674  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15750  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15868  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15930  services.pack_valves           What all valves of the pack have in common.
+#  15953  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16025  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16332  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16390  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16426  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16521  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16602  services.router_valves         The valves of the router, wherever it runs.
+#  16754  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16868  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17129  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -8675,6 +8675,7 @@ def best_variant(
 # What is left of the difference is added for the same weights.
 
 MAX_SEEN = 64  # sets of weights that are remembered
+LAST_SEEN = 4  # of these, the newest that the settings are found out by
 # The settings that a server can have. Unusual ones must be nearer by this part of the size.
 _ENGINES: Mapping[Engine | None, float] = {None: 0.0, "ollama": 0.0001, "llama.cpp": 0.0001}
 _CACHES: Mapping[CacheType, float] = {"f16": 0.0, "q8_0": 0.0003, "q4_0": 0.0006}
@@ -8702,17 +8703,23 @@ class MemoryLearner:
         """
         self._slots = slots
         self._seen: dict[str, SeenLoad] = {}
+        self._on_gpu: dict[str, bool] = {}  # of the same: whether a GPU has some of it
         self.options = RunOptions(0, slots=slots or 1)
 
     def seen(self, blob: str, load: SeenLoad, *, on_gpu: bool) -> bool:
         """Take in a model in memory. Returns whether that has changed what is predicted."""
-        if self._seen.get(blob) == load and self.options.on_gpu == on_gpu:
+        if self._seen.get(blob) == load and self._on_gpu[blob] == on_gpu:
             return False
         self._seen.pop(blob, None)
-        self._seen[blob] = load
+        self._seen[blob], self._on_gpu[blob] = load, on_gpu
         while len(self._seen) > MAX_SEEN:
-            del self._seen[next(iter(self._seen))]
-        self.options = _nearest(self._candidates(on_gpu=on_gpu), tuple(self._seen.values())[-4:])
+            forgotten = next(iter(self._seen))
+            del self._seen[forgotten], self._on_gpu[forgotten]
+        # A node with a GPU may have a small model on the CPU besides: that one says nothing of the others.
+        last = list(self._seen)[-LAST_SEEN:]
+        has_gpu = any(self._on_gpu[one] for one in last)
+        loads = [self._seen[one] for one in last if self._on_gpu[one] == has_gpu]
+        self.options = _nearest(self._candidates(on_gpu=has_gpu), loads)
         return True
 
     def expected(self, blob: str, shape: ModelShape, context: int) -> int:
