@@ -9,133 +9,133 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17525, which the server calls.
+# Begin here: `class Pipe`, line 17568, which the server calls.
 # The modules that it uses come first:
 #    208  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    313  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    430  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    456  aliases.errors                 What goes wrong with aliases.
-#    513  engines.errors                 What goes wrong with a node.
-#    683  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    809  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    884  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    945  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1252  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1399  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1567  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1859  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1935  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1993  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2029  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2437  base.single_flight             Many who ask the same at the same time ask once.
-#   2565  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2713  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2837  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   2948  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3123  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3195  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3201  engines.vectors                Vectors for texts, as an engine gives them.
-#   3230  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3319  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3367  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3415  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3742  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3854  routing.errors                 What goes wrong with routing.
-#   4060  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4098  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4463  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4877  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5001  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5103  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5224  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5332  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5479  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5613  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5933  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6155  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6272  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6330  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6395  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6544  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6675  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7025  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7110  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7153  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7258  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7462  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7742  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7800  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7897  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8100  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8271  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8618  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8905  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8991  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9161  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9355  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9452  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9533  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9599  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9648  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9728  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9822  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10311  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10469  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10644  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10882  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10985  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11087  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11122  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11790  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11866  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11899  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12016  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12200  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12346  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12546  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12686  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12746  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13242  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13393  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13606  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13790  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14059  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14170  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14767  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  14827  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14900  cache.errors                   What goes wrong with the cache.
-#  14920  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14948  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15098  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  15104  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  15110  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15224  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15271  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15362  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15525  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15615  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15850  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15871  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15963  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16100  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16125  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16206  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16314  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16361  services.pack_valves           What all valves of the pack have in common.
-#  16384  services.router_valves         The valves of the router, wherever it runs.
-#  16536  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16650  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16903  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16935  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16957  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  16963  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  17014  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17091  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17186  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17347  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17358  webui.reader                   Who reads what the pack says, and in which language.
-#  17373  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17432  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    436  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    462  aliases.errors                 What goes wrong with aliases.
+#    519  engines.errors                 What goes wrong with a node.
+#    689  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    815  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    890  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    951  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1258  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1405  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1573  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1865  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1941  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1999  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2035  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2443  base.single_flight             Many who ask the same at the same time ask once.
+#   2571  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2719  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2843  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   2954  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3129  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3201  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3207  engines.vectors                Vectors for texts, as an engine gives them.
+#   3236  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3325  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3373  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3421  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3748  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3860  routing.errors                 What goes wrong with routing.
+#   4066  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4104  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4469  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4883  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5007  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5109  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5230  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5338  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5485  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5619  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5939  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6161  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6278  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6336  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6401  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6550  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6681  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7031  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7116  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7159  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7264  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7468  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7748  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7806  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7903  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8106  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8277  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8624  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8911  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8997  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9167  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9361  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9458  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9539  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9605  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9654  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9741  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9835  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10324  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10482  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10657  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10895  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10998  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11100  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11135  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11803  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11879  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11912  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12029  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12213  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12359  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12559  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12699  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12759  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13258  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13409  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13630  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13822  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14091  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14202  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14801  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  14861  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14934  cache.errors                   What goes wrong with the cache.
+#  14954  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14982  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15132  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  15138  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  15144  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  15258  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  15305  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15396  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15559  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15649  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15884  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15905  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15997  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16134  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16160  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16241  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16349  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16396  services.pack_valves           What all valves of the pack have in common.
+#  16419  services.router_valves         The valves of the router, wherever it runs.
+#  16571  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16685  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16946  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16978  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  17000  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  17006  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  17057  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  17134  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17229  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17390  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17401  webui.reader                   Who reads what the pack says, and in which language.
+#  17416  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17475  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -383,7 +383,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:
@@ -394,6 +399,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 
@@ -9653,6 +9659,7 @@ class ModelStats:
 # What is left of the difference is added for the same weights.
 
 MAX_SEEN = 64  # sets of weights that are remembered
+LAST_SEEN = 4  # of these, the newest that the settings are found out by
 # The settings that a server can have. Unusual ones must be nearer by this part of the size.
 _ENGINES: Mapping[Engine | None, float] = {None: 0.0, "ollama": 0.0001, "llama.cpp": 0.0001}
 _CACHES: Mapping[CacheType, float] = {"f16": 0.0, "q8_0": 0.0003, "q4_0": 0.0006}
@@ -9680,17 +9687,23 @@ class MemoryLearner:
         """
         self._slots = slots
         self._seen: dict[str, SeenLoad] = {}
+        self._on_gpu: dict[str, bool] = {}  # of the same: whether a GPU has some of it
         self.options = RunOptions(0, slots=slots or 1)
 
     def seen(self, blob: str, load: SeenLoad, *, on_gpu: bool) -> bool:
         """Take in a model in memory. Returns whether that has changed what is predicted."""
-        if self._seen.get(blob) == load and self.options.on_gpu == on_gpu:
+        if self._seen.get(blob) == load and self._on_gpu[blob] == on_gpu:
             return False
         self._seen.pop(blob, None)
-        self._seen[blob] = load
+        self._seen[blob], self._on_gpu[blob] = load, on_gpu
         while len(self._seen) > MAX_SEEN:
-            del self._seen[next(iter(self._seen))]
-        self.options = _nearest(self._candidates(on_gpu=on_gpu), tuple(self._seen.values())[-4:])
+            forgotten = next(iter(self._seen))
+            del self._seen[forgotten], self._on_gpu[forgotten]
+        # A node with a GPU may have a small model on the CPU besides: that one says nothing of the others.
+        last = list(self._seen)[-LAST_SEEN:]
+        has_gpu = any(self._on_gpu[one] for one in last)
+        loads = [self._seen[one] for one in last if self._on_gpu[one] == has_gpu]
+        self.options = _nearest(self._candidates(on_gpu=has_gpu), loads)
         return True
 
     def expected(self, blob: str, shape: ModelShape, context: int) -> int:
@@ -13032,7 +13045,9 @@ class Scheduler:
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
         """A node failed a request that another one has begun to answer: so the fault was the node's."""
-        node = self.cluster.nodes[name]
+        node = self.cluster.nodes.get(name)
+        if node is None:  # it has left the table meanwhile
+            return
         node.failed(model, self._clock(), node_down=False, hung=hung)
         self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
@@ -13100,8 +13115,9 @@ class Scheduler:
 
     def forget_peer(self, worker: str, but: Collection[str] = ()) -> None:
         """A worker is gone, or tells that only these requests are still there."""
-        self.cluster.remote.forget(worker, but)
-        self._line.forget(worker, but)
+        there = frozenset(but)
+        self.cluster.remote.forget(worker, there)
+        self._line.forget(worker, there)
 
     def forget_peers(self) -> None:
         """Nobody tells any more."""
@@ -13469,13 +13485,15 @@ class Upkeep:
     def drain(self, names: Collection[str]) -> None:
         """Let these nodes finish what they have and give them nothing new; all others take part."""
         self._drained = frozenset(names)
-        self._apply()
+        self.apply()
 
-    def _apply(self) -> None:
-        cluster = self._fleet.scheduler.cluster
+    def apply(self) -> None:
+        """Tell the scheduler which nodes get nothing new: those drained, and those that have left."""
+        cluster, watches, drained = self._fleet.scheduler.cluster, self._fleet.nodes, self.drained
         for name, node in cluster.nodes.items():
-            if node.draining != (name in self.drained):
-                cluster.drain(name, draining=name in self.drained)
+            draining = name in drained or watches[name].leaving
+            if node.draining != draining:
+                cluster.drain(name, draining=draining)
 
     # --- models that are kept in memory ---
 
@@ -13545,18 +13563,24 @@ class Upkeep:
 
     async def _pull_all(self, states: Sequence[PullState]) -> None:
         for state in states:
-            async with self._without_chats(state):
-                await self._pull_at(state)
-            self._fleet.nodes[state.node].hurry.set()
+            watch = self._fleet.nodes.get(state.node)  # nodes may go while others pull
+            ask = getattr(watch.client, "pull", None) if watch else None
+            if watch is None or ask is None:
+                fault = "only an Ollama can pull models" if watch else "it is no node any more"
+                state.state, state.fault = "failed", fault
+                continue
+            try:
+                async with self._without_chats(state):
+                    await self._pull_at(state, ask)
+            except Exception as error:
+                state.state, state.fault = "failed", type(error).__name__
+                log.exception("%s could not pull %s", state.node, state.model)
+            watch.hurry.set()
 
-    async def _pull_at(self, state: PullState) -> None:
-        client = getattr(self._fleet.nodes[state.node].client, "pull", None)
-        if client is None:
-            state.state, state.fault = "failed", "only an Ollama can pull models"
-            return
+    async def _pull_at(self, state: PullState, ask: Callable[[str], AsyncIterator[tuple[int, int]]]) -> None:
         state.state = "pulling"
         try:
-            async for done, total in client(state.model):
+            async for done, total in ask(state.model):
                 state.percent = round(100 * done / total, 1) if total else state.percent
         except NodeError as error:
             state.state, state.fault = "failed", error.plain
@@ -13573,7 +13597,7 @@ class Upkeep:
             return
         state.state = "draining"
         self._pulling.add(node)
-        self._apply()
+        self.apply()
         try:
             loop = asyncio.get_running_loop()
             ends = loop.time() + DRAIN_SECONDS
@@ -13582,7 +13606,7 @@ class Upkeep:
             yield
         finally:
             self._pulling.discard(node)
-            self._apply()
+            self.apply()
 
     def _can_spare(self, node: str) -> bool:
         """Whether the other nodes that get chats have all of its models."""
@@ -13691,7 +13715,7 @@ def decode_message(payload: bytes) -> FleetMessage | None:
             case "bye":
                 return ByeMessage(worker)
         return EventMessage(worker, _fleet_event(kind, written["e"]))
-    except (ValueError, TypeError, KeyError, OverflowError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
 
@@ -13701,7 +13725,7 @@ def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
         case "waiting" | "bound":
             return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
         case "begun":
-            return BegunEvent(request_id, float(fields["left"]))
+            return BegunEvent(request_id, _messages__seconds(fields["left"]))
         case "finished":
             lesson = _lesson(fields["lesson"])
             return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
@@ -13724,8 +13748,8 @@ def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
         victims=_strings(fields["victims"]),
         context=int(fields["context"]),
         options=_options(fields["options"]),
-        ready=float(fields["ready"]),
-        left=float(fields["left"]),
+        ready=_messages__seconds(fields["ready"]),
+        left=_messages__seconds(fields["left"]),
         blocks=_blocks(fields["blocks"]),
         user=str(fields.get("user", "")),
         background=bool(fields.get("background")),
@@ -13742,7 +13766,7 @@ def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
         context=int(fields["context"]),
         options=_options(fields["options"]),
         background=bool(fields["background"]),
-        waited=float(fields["waited"]),
+        waited=_messages__seconds(fields["waited"]),
     )
 
 
@@ -13757,11 +13781,11 @@ def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
 def _lesson(fields: dict[str, Any]) -> Lesson:
     spent, match = fields["spent"], fields["match"]
     durations = Durations(
-        total=float(spent["total"]),
-        load=float(spent["load"]),
-        prompt=float(spent["prompt"]),
+        total=_messages__seconds(spent["total"]),
+        load=_messages__seconds(spent["load"]),
+        prompt=_messages__seconds(spent["prompt"]),
         prompt_count=int(spent["prompt_count"]),
-        decode=float(spent["decode"]),
+        decode=_messages__seconds(spent["decode"]),
         decode_count=int(spent["decode_count"]),
         hit=None if spent["hit"] is None else int(spent["hit"]),
     )
@@ -13777,6 +13801,14 @@ def _lesson(fields: dict[str, Any]) -> Lesson:
         background=bool(fields["background"]),
         loaded=bool(fields["loaded"]),
     )
+
+
+def _messages__seconds(written: Any) -> float:
+    """Seconds that can be reckoned with: `1e999` in JSON is infinite, and the text "nan" is a float, too."""
+    seconds = float(written)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{written!r} is no number of seconds")
+    return seconds
 
 
 def _refuse_constant(name: str) -> float:
@@ -14266,9 +14298,8 @@ class Router:
                 self.nodes[row.name] = self._watch(row)
                 self.scheduler.cluster.add(row)
         for name, watch in self.nodes.items():
-            if watch.leaving != (name not in names):
-                watch.leaving = name not in names
-                self.scheduler.cluster.drain(name, draining=watch.leaving)
+            watch.leaving = name not in names
+        self.upkeep.apply()
         self._drop_idle()
         self._decide()
 
@@ -14469,7 +14500,10 @@ class Router:
             error = caught
             raise
         finally:
-            self.note(chat_record(pending, error, self._loop.time()))
+            try:
+                self.note(chat_record(pending, error, self._loop.time()))
+            except Exception:  # noqa: BLE001 - no chat fails for its record
+                router_log.exception("A chat is missing in the history")
 
     @asynccontextmanager
     async def _taken_in(self, pending: PendingChat) -> AsyncIterator[PendingChat]:
@@ -16111,11 +16145,12 @@ def weights_behind(model: str, catalogue: Catalogue) -> str:
 # | `first/<class>` | chats by the time to the first token, see `first_class` |
 
 _activity__MAX_NOTES = 10_000
+MAX_ASKED = 256  # characters of a name: a wildcard takes names of any length
 
 
 def note_chat(record: Mapping[str, Any]) -> None:
     """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
-    _notes().append(dict(record))
+    _notes().append({**record, "asked": str(record.get("asked") or "")[:MAX_ASKED]})
 
 
 def _notes() -> "deque[dict[str, Any]]":
@@ -16819,9 +16854,17 @@ class RedisShare:
             news = False
             for name, fields in _share_records(found):
                 last = name
-                news |= self._share.hear(fields.get(b"m", b""))
+                news |= self._hear(fields.get(b"m", b""))
             if news:
                 self._decide()
+
+    def _hear(self, payload: bytes) -> bool:
+        """One odd message is passed over: it does not part this worker from the others."""
+        try:
+            return self._share.hear(payload)
+        except Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
+            share_log.exception("A message of another worker could not be used")
+            return False
 
     async def _write(self) -> None:
         while True:

@@ -9,30 +9,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1601, which the server calls.
+# Begin here: `class Filter`, line 1607, which the server calls.
 # The modules that it uses come first:
 #     57  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #     81  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    198  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    206  aliases.errors           What goes wrong with aliases.
-#    262  engines.content          The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    271  aliases.facts            What an alias table may ask about a request, read off an OpenAI chat body.
-#    332  aliases.table            An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    639  engines.ollama.names     Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    776  fit.shapes               Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    813  fit.choose               Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    834  aliases.resolve          Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    952  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    958  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1083  services.alias_choice    The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   1108  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1180  services.answers         An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1196  base.process             One object for all plugins of a process, which are files that share no code.
-#   1219  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   1311  services.pack_valves     What all valves of the pack have in common.
-#   1334  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1429  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1576  webui.reader             Who reads what the pack says, and in which language.
+#    204  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    212  aliases.errors           What goes wrong with aliases.
+#    268  engines.content          The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    277  aliases.facts            What an alias table may ask about a request, read off an OpenAI chat body.
+#    338  aliases.table            An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    645  engines.ollama.names     Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    782  fit.shapes               Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    819  fit.choose               Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    840  aliases.resolve          Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    958  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    964  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1089  services.alias_choice    The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   1114  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#   1186  services.answers         An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1202  base.process             One object for all plugins of a process, which are files that share no code.
+#   1225  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1317  services.pack_valves     What all valves of the pack have in common.
+#   1340  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1435  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1582  webui.reader             Who reads what the pack says, and in which language.
 
 import logging
 import math
@@ -151,7 +151,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:
@@ -162,6 +167,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 

@@ -9,91 +9,91 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11073, which the server calls.
+# Begin here: `class Event`, line 11140, which the server calls.
 # The modules that it uses come first:
 #    160  base.single_flight          Many who ask the same at the same time ask once.
 #    239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    469  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    603  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    629  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    640  base.process                One object for all plugins of a process, which are files that share no code.
-#    663  services.activity           What chats did in this process, until somebody writes it into the history.
-#    724  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1080  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1459  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1702  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1717  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1735  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1742  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1887  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1959  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2028  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2096  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2200  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2353  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   2414  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2520  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2629  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2775  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2781  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2868  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2958  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2990  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3114  aliases.errors              What goes wrong with aliases.
-#   3136  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   3159  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3466  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3603  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3640  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3661  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3719  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3781  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3834  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3948  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4114  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4380  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4638  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4764  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4912  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4989  services.pack_valves        What all valves of the pack have in common.
-#   5012  speech.errors               What goes wrong with transcription.
-#   5374  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5451  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5542  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5578  speech.values               What recordings turn into, and what an engine is.
-#   5835  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   5985  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6067  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6251  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6384  speech.sentences            Segments of about a sentence, made from words with times.
-#   6438  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6616  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6844  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   6998  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7082  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7171  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7335  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7934  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   8022  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8096  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8371  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8421  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8568  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8834  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8872  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8902  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   9022  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9160  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9314  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9492  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9746  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9837  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9879  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10912  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  10998  webui.reader                Who reads what the pack says, and in which language.
-#  11007  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11041  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11186  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    475  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    615  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    641  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    652  base.process                One object for all plugins of a process, which are files that share no code.
+#    675  services.activity           What chats did in this process, until somebody writes it into the history.
+#    736  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1092  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1471  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1731  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1746  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1764  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1771  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1916  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1988  webui.errors                What goes wrong between the pack and Open WebUI.
+#   2057  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2125  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2229  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2382  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2443  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2549  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2658  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2804  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2810  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2897  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2987  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   3019  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3143  aliases.errors              What goes wrong with aliases.
+#   3165  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   3188  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3495  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3632  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3669  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3690  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3748  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3810  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3863  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3977  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4143  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4409  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4667  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4793  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4941  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   5025  services.pack_valves        What all valves of the pack have in common.
+#   5048  speech.errors               What goes wrong with transcription.
+#   5410  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5487  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5578  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5614  speech.values               What recordings turn into, and what an engine is.
+#   5871  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   6021  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6103  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6287  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6420  speech.sentences            Segments of about a sentence, made from words with times.
+#   6474  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6652  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6880  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   7034  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7118  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7207  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7371  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7970  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   8058  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8132  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8407  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8457  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8604  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8870  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8908  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8938  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   9058  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9196  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9350  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9528  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9782  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9873  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9915  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10979  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11065  webui.reader                Who reads what the pack says, and in which language.
+#  11074  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11108  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11253  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -268,6 +268,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "GPU memory": "显存",
         "GPU memory {memory}": "显存 {memory}",
         "Generation that the cache saved": "缓存节省的生成时间",
+        "Give it nothing new": "停止分配新对话",
         "Go on ({count} new)": "继续（{count} 条新请求）",
         "How it went": "运行情况",
         "How long lookups took": "查询缓存所用的时间",
@@ -275,6 +276,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "It failed several chats: it is given none for a while.": "它连续处理失败，暂时不再分配请求。",
         "It failed several chats: one chat tries it again.": "它连续处理失败，正用一个请求重新尝试。",
         "It failed: {why}": "失败原因：{why}",
+        "It finishes what it has and gets nothing new.": "它会完成已有的对话，不再接收新对话。",
         "It waited {time} for a node.": "等待节点 {time}。",
         "Kind": "类型",
         "Last day": "最近一天",
@@ -292,6 +294,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Nodes": "节点",
         "Nodes up": "可用节点",
         "None yet. A chat with a model of the router, or an answer from the cache, shows here.": "还没有记录。向路由器的模型发起的对话，或来自缓存的回答，会显示在这里。",
+        "Not done: {why}": "未完成：{why}",
         "Not flushed: {why}": "未能清空：{why}",
         "Nothing has been used yet.": "还没有任何用量。",
         "Nothing is known of any node.": "没有任何节点的信息。",
@@ -308,11 +311,13 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Response cache": "回答缓存",
         "Running": "进行中",
         "Servers that share the history": "共享历史记录的服务器",
+        "Settings of {plugin} were refused: {reason}": "{plugin} 的设置未被接受：{reason}",
         "Show older": "显示更早的",
         "Sign in": "登录",
         "Sign in to Open WebUI as an admin again.": "请以管理员身份重新登录 Open WebUI。",
         "Speed": "速度",
         "State": "状态",
+        "Take it back": "恢复使用",
         "The answer has {tokens} tokens and took {took}.": "回答共 {tokens} 个 token，用时 {took}。",
         "The answer was in the cache, {age} old: {saved} of generation saved.": "回答来自缓存，已保存 {age}，节省生成时间 {saved}。",
         "The dashboard is for the admins of this Open WebUI. Sign in as one of them to see it.": "仪表盘仅供此 Open WebUI 的管理员使用。请以管理员身份登录后查看。",
@@ -354,6 +359,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "conversations kept": "保留的对话",
         "distance": "层级",
         "down": "不可用",
+        "drained": "已停止分配",
         "each minute": "每分钟",
         "failed": "失败",
         "failed or stopped": "失败或停止",
@@ -545,7 +551,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:
@@ -556,6 +567,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 
@@ -1487,7 +1499,8 @@ class DashboardHistory:
     async def parts(self, store: HistoryStore, now: int) -> Parts:
         """The points of both charts, and what goes on now."""
         oldest = now - DAY
-        since = max(oldest, max(self._minutes, default=0) - 2)
+        # A host whose clock is ahead writes minutes to come: those of the others are read nevertheless.
+        since = max(oldest, min(now, max(self._minutes, default=0)) - 2)
         read = await store.minutes(since)
         self._minutes = {minute: one for minute, one in self._minutes.items() if minute >= oldest} | read
         touched = {minute // SLOT * SLOT for minute in read}
@@ -1516,11 +1529,15 @@ class DashboardHistory:
         async def select(chats: list[Chat]) -> list[Chat]:
             return [chat for chat in await self.named(chats) if matches(chat, text, outcome)]
 
-        found, following = await found_chats(store, before, FIRST_CHATS, select)
+        try:
+            found, following = await found_chats(store, before, FIRST_CHATS, select)
+        except (ValueError, OverflowError):  # a key of another store, see `HistoryKeeper.store`
+            return {"chats": [], "next": ""}
         return {"chats": found, "next": following}
 
     async def forget(self, user: str) -> None:
         """Remove the chats of a user who is deleted."""
+        self._known.pop(user, None)
         store = await self.keeper.store()
 
         async def select(chats: list[Chat]) -> list[Chat]:
@@ -1568,7 +1585,7 @@ class Dashboard:
         running = [dict(chat) for chat in parts["router"]["running"] or () if isinstance(chat, Mapping)]
         parts["router"]["running"] = await self.history.named(running)
         for path, source in self.others.items():
-            parts[path] = await source()
+            parts[path] = await _part(source)
         return parts | await self._figures()
 
     async def _figures(self) -> Parts:
@@ -1627,8 +1644,19 @@ class Dashboard:
             else:
                 chats = (await store.older("", FIRST_CHATS))[::-1]
             return await self.history.named(chats), chats[-1]["key"] if chats else cursor
+        except (ValueError, OverflowError):  # a key of another store: the page knows its chats by their ids
+            return [], ""
         except Exception:  # noqa: BLE001 - `_figures` says what is wrong
             return [], cursor
+
+
+async def _part(source: Source) -> Mapping[str, Any]:
+    """What a source says; one that fails leaves the others on the page."""
+    try:
+        return await source()
+    except Exception as error:
+        log.exception("A part of the dashboard could not be made")
+        return {"fault": type(error).__name__}
 
 
 def translated(value: Any, language: str) -> Any:
@@ -1648,6 +1676,7 @@ def router_parts(told: Mapping[str, Any], fault: str) -> Parts:
     nodes = [dict(node) for node in told.get("nodes") or () if isinstance(node, Mapping)]
     by_path = {f"nodes/{node.get('name')}": node for node in nodes}
     others = {name: told.get(name) for name in ("waiting", "peers", "sharing_fault", "running")}
+    others["drained"] = object_at(told.get("upkeep")).get("drained") or []
     return {"router": {**others, "fault": fault}, **by_path}
 
 
@@ -4946,6 +4975,13 @@ def refused_valves(language: str) -> list[dict[str, Any]]:
         for plugin, note in _refused_valves__refused().items()
         if now - note["at"] < KEEP_SECONDS
     ]
+
+
+async def refused_report() -> dict[str, Any]:
+    """The same for the dashboard, with each reason in all languages."""
+    now = time.time()
+    there = [(plugin, note) for plugin, note in _refused_valves__refused().items() if now - note["at"] < KEEP_SECONDS]
+    return {"valves": [{"plugin": plugin, "said": dict(note["said"])} for plugin, note in there]}
 
 
 def _refused_valves__refused() -> dict[str, dict[str, Any]]:
@@ -10318,7 +10354,7 @@ function nodeRows(node) {
   const row = make("tr", {"data-key": key},
     cell(opener(key, t("Details of {name}", {name: text(node.name)}))),
     cell(badge(stateWord(node), ["bad", "warn", "good"][rank(node)])),
-    make("th", {scope: "row", class: "text"}, text(node.name)),
+    make("th", {scope: "row", class: "text"}, text(node.name), isDrained(node.name) ? [" ", badge(t("drained"), "warn")] : ""),
     cell(models.length > 3 ? t("{first} and {count} more", {first: models.slice(0, 2).join(", "), count: models.length - 2})
       : models.join(", "), "text medium"),
     cell(number(node.in_flight), "number"), cell(number(node.queued), "number medium"),
@@ -10348,7 +10384,35 @@ function nodeDetails(node) {
       cell(number(one.prefixes), "number"))))
       : make("p", {class: "soft small"}, t("No model in memory.")),
     speeds(node),
+    drainTools(text(node.name)),
   ];
+}
+
+// A drained node finishes what it has. The router's valve `drained` keeps it so, for every worker.
+const isDrained = name => list(part("router").drained).includes(name);
+const drainFaults = new Map();
+function drainTools(name) {
+  const drained = isDrained(name), why = drainFaults.get(name);
+  return make("div", {class: "head"}, make("div", {class: "group"},
+    make("button", {type: "button", "data-act": "drain", "data-value": name},
+      drained ? t("Take it back") : t("Give it nothing new")),
+    make("span", {class: "soft small"}, drained ? t("It finishes what it has and gets nothing new.") : ""),
+    make("span", {class: "small", role: "status"}, why ? t("Not done: {why}", {why}) : "")));
+}
+
+async function drainNode(name) {
+  const asked = {node: name, drain: !isDrained(name)};
+  try {
+    const answer = await fetch("/ollama-pack/nodes/drain",
+      {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(asked)});
+    const told = object(await answer.json());
+    drainFaults.set(name, answer.ok ? told.fault : told.detail || answer.status);
+    if (answer.ok && !told.fault && Array.isArray(told.drained))
+      parts.set("router", {...part("router"), drained: told.drained});
+  } catch (error) {
+    drainFaults.set(name, error.message);
+  }
+  want("nodes");
 }
 
 const breakerSentence = state => state === "open"
@@ -10527,6 +10591,8 @@ function problems() {
   if (router.fault) found.push(["warn", router.fault]);
   list(part("publishing").problems).filter(one => !router.fault || !String(one).startsWith(router.fault))
     .forEach(one => found.push(["warn", text(one)]));
+  list(part("refused").valves).map(object).forEach(one => found.push(["warn",
+    t("Settings of {plugin} were refused: {reason}", {plugin: text(one.plugin), reason: text(object(one.said)[language] || object(one.said).en)})]));
   if (part("history").fault)
     found.push(["warn", t("The history cannot be read or written: {fault}.", {fault: part("history").fault})]);
   below("processes/").filter(([, one]) => object(one).fault).forEach(([name, one]) =>
@@ -10709,7 +10775,7 @@ const DRAWS = {now: drawTop, charts: drawCharts, nodes: drawNodes, chats: drawCh
 // Which sections show a part, by the beginning of its path.
 const SHOWN_BY = {nodes: ["now", "nodes"], router: ["now", "nodes", "chats"], recent: ["now"], last_hour: ["now"],
   last_day: ["now"], hour: ["charts"], day: ["charts"], publishing: ["now", "published"], cache: ["now", "cache"],
-  budgets: ["now", "budgets"], voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"]};
+  budgets: ["now", "budgets"], voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"], refused: ["now"]};
 
 let fault = "", needsSignIn = false, source = null, seen = 0, serverAhead = 0, lastKey = "";
 const wanted = new Set();
@@ -10807,6 +10873,7 @@ const ACTS = {
   },
   older: () => findChats(olderKey),
   flush: flushCache,
+  drain: drainNode,
 };
 document.addEventListener("click", event => {
   const pressed = event.target.closest("[data-act]");
@@ -11288,6 +11355,7 @@ class Event:
         self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
         self._history = HistoryKeeper(shared_redis_url, data_folder() / HISTORY_FILE, self._status)
         others = {"cache": self._cached.get, "publishing": self._publishing, "voice": voice_report}
+        others["refused"] = refused_report
         others["budgets"] = SingleFlight(lambda: self._budgets.report(app), BUDGET_SECONDS).get
         history = DashboardHistory(self._history, user_names)
         self._dashboard = Dashboard(self._details.get, others, history)
@@ -11386,10 +11454,10 @@ class Event:
 
     async def _forget(self, event_name: str, event: Mapping[str, Any]) -> None:
         """Have the cache discard what was deleted, or liked by nobody, and the history whoever is gone."""
-        if event_name == "user.deleted" and (user := str((event.get("subject") or {}).get("id") or "")):
-            await self._dashboard.history.forget(user)
         if label := await label_to_discard(event_name, event):
             await self._cache.discard(label)
+        if event_name == "user.deleted" and (user := str((event.get("subject") or {}).get("id") or "")):
+            await self._dashboard.history.forget(user)
 
     async def _ask_load(self) -> Mapping[str, Any]:
         try:

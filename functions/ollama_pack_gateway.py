@@ -9,58 +9,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4259, which the server calls.
+# Begin here: `class Event`, line 4265, which the server calls.
 # The modules that it uses come first:
 #    104  base.single_flight             Many who ask the same at the same time ask once.
 #    232  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    296  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    413  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    421  cache.errors                   What goes wrong with the cache.
-#    441  engines.errors                 What goes wrong with a node.
-#    574  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    682  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    707  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    750  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    776  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    904  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    976  aliases.errors                 What goes wrong with aliases.
-#   1032  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1141  routing.errors                 What goes wrong with routing.
-#   1293  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1325  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1468  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1574  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1640  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1660  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1811  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1820  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1881  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2188  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2325  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2362  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2383  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2501  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2537  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2543  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2660  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2685  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2744  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2750  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2796  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2941  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   2986  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   3169  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3383  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3422  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3553  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3573  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3690  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   3772  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3811  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4126  base.process                   One object for all plugins of a process, which are files that share no code.
-#   4149  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4211  services.pack_valves           What all valves of the pack have in common.
-#   4234  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    419  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    427  cache.errors                   What goes wrong with the cache.
+#    447  engines.errors                 What goes wrong with a node.
+#    580  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    688  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    713  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    756  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    782  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    910  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    982  aliases.errors                 What goes wrong with aliases.
+#   1038  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1147  routing.errors                 What goes wrong with routing.
+#   1299  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1331  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1474  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1580  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1646  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1666  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1817  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1826  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1887  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2194  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2331  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2368  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2389  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2507  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2543  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2549  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2666  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2691  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2750  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2756  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2802  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2947  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   2992  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   3175  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3389  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3428  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3559  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3579  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3696  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   3778  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3817  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4132  base.process                   One object for all plugins of a process, which are files that share no code.
+#   4155  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4217  services.pack_valves           What all valves of the pack have in common.
+#   4240  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -366,7 +366,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:
@@ -377,6 +382,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 

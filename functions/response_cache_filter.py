@@ -9,74 +9,74 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 7673, which the server calls.
+# Begin here: `class Filter`, line 7680, which the server calls.
 # The modules that it uses come first:
 #    137  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    162  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    279  base.single_flight        Many who ask the same at the same time ask once.
-#    466  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    547  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    567  cache.errors              What goes wrong with the cache.
-#    603  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    719  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    888  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1125  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1325  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1479  cache.entry               An answer as it is kept.
-#   1548  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1653  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   1915  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2058  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2184  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   2617  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2716  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   2808  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2819  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   2944  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2950  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2959  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3367  base.process              One object for all plugins of a process, which are files that share no code.
-#   3388  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   3450  services.pack_valves      What all valves of the pack have in common.
-#   3473  services.cache_valves     The valves of the response cache, wherever it runs.
-#   3575  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3650  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   3769  cache.collect             From the chunks of a generation to what may be kept of it.
-#   3924  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   3976  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4080  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4406  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4509  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   4594  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4619  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4652  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4798  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5284  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5627  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   5871  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6198  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6404  services.activity         What chats did in this process, until somebody writes it into the history.
-#   6429  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   6501  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6595  webui.errors              What goes wrong between the pack and Open WebUI.
-#   6611  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   6622  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6867  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   6903  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   6968  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7025  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7083  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   7229  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7289  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7345  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7404  webui.reader              Who reads what the pack says, and in which language.
-#   7419  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7433  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7467  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7491  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7544  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   7572  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   7624  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    285  base.single_flight        Many who ask the same at the same time ask once.
+#    472  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    553  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    573  cache.errors              What goes wrong with the cache.
+#    609  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    725  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    894  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1131  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1331  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1485  cache.entry               An answer as it is kept.
+#   1554  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1659  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   1921  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2064  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2190  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   2623  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2722  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   2814  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2825  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   2950  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2956  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2965  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3373  base.process              One object for all plugins of a process, which are files that share no code.
+#   3394  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   3456  services.pack_valves      What all valves of the pack have in common.
+#   3479  services.cache_valves     The valves of the response cache, wherever it runs.
+#   3581  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   3656  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   3775  cache.collect             From the chunks of a generation to what may be kept of it.
+#   3930  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   3982  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4086  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4412  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4515  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   4600  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4625  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4658  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4804  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5290  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5633  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   5877  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6204  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6410  services.activity         What chats did in this process, until somebody writes it into the history.
+#   6436  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   6508  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6602  webui.errors              What goes wrong between the pack and Open WebUI.
+#   6618  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   6629  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6874  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6910  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   6975  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7032  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7090  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   7236  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7296  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7352  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7411  webui.reader              Who reads what the pack says, and in which language.
+#   7426  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   7440  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7474  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7498  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7551  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   7579  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   7631  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -232,7 +232,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:
@@ -243,6 +248,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 
@@ -6415,11 +6421,12 @@ def _news(
 # | `first/<class>` | chats by the time to the first token, see `first_class` |
 
 MAX_NOTES = 10_000
+MAX_ASKED = 256  # characters of a name: a wildcard takes names of any length
 
 
 def note_chat(record: Mapping[str, Any]) -> None:
     """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
-    _notes().append(dict(record))
+    _notes().append({**record, "asked": str(record.get("asked") or "")[:MAX_ASKED]})
 
 
 def _notes() -> "deque[dict[str, Any]]":

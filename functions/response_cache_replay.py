@@ -9,28 +9,28 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1487, which the server calls.
+# Begin here: `class Pipe`, line 1493, which the server calls.
 # The modules that it uses come first:
 #     49  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    107  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    224  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    232  engines.errors            What goes wrong with a node.
-#    365  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    415  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    440  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    457  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    529  aliases.errors            What goes wrong with aliases.
-#    567  cache.errors              What goes wrong with the cache.
-#    587  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    696  routing.errors            What goes wrong with routing.
-#    848  webui.errors              What goes wrong between the pack and Open WebUI.
-#    876  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1030  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1039  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1184  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1279  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1440  webui.reader              Who reads what the pack says, and in which language.
-#   1455  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    230  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    238  engines.errors            What goes wrong with a node.
+#    371  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    421  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    446  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    463  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    535  aliases.errors            What goes wrong with aliases.
+#    573  cache.errors              What goes wrong with the cache.
+#    593  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    702  routing.errors            What goes wrong with routing.
+#    854  webui.errors              What goes wrong between the pack and Open WebUI.
+#    882  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1036  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1045  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1190  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1285  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1446  webui.reader              Who reads what the pack says, and in which language.
+#   1461  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import logging
 import re
@@ -39,7 +39,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any, Literal, Self
 from uuid import uuid4
@@ -177,7 +177,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:
@@ -188,6 +193,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 

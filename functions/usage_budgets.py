@@ -9,30 +9,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2542, which the server calls.
+# Begin here: `class Filter`, line 2548, which the server calls.
 # The modules that it uses come first:
 #     65  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #     96  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    213  base.process             One object for all plugins of a process, which are files that share no code.
-#    236  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    256  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    664  budgets.errors           What goes wrong with budgets.
-#    694  budgets.period           Days, weeks and months in the site's time zone.
-#    760  budgets.table            The budget table: a row a line, read once and then only looked up.
-#   1041  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1113  budgets.store            What a store of budgets does, and the values that it takes and gives.
-#   1227  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1397  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
-#   1556  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
-#   1895  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2062  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2071  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2133  services.pack_valves     What all valves of the pack have in common.
-#   2156  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2251  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2398  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2404  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2491  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    219  base.process             One object for all plugins of a process, which are files that share no code.
+#    242  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    262  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    670  budgets.errors           What goes wrong with budgets.
+#    700  budgets.period           Days, weeks and months in the site's time zone.
+#    766  budgets.table            The budget table: a row a line, read once and then only looked up.
+#   1047  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#   1119  budgets.store            What a store of budgets does, and the values that it takes and gives.
+#   1233  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1403  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
+#   1562  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
+#   1901  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2068  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2077  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   2139  services.pack_valves     What all valves of the pack have in common.
+#   2162  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2257  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2404  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2410  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2497  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import hashlib
@@ -166,7 +166,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:
@@ -177,6 +182,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 

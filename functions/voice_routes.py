@@ -9,49 +9,49 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5426, which the server calls.
+# Begin here: `class Event`, line 5432, which the server calls.
 # The modules that it uses come first:
 #    103  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    117  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    135  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    252  base.process             One object for all plugins of a process, which are files that share no code.
-#    275  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    337  services.pack_valves     What all valves of the pack have in common.
-#    360  speech.errors            What goes wrong with transcription.
-#    722  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    799  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    891  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    927  speech.values            What recordings turn into, and what an engine is.
-#   1184  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1334  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1416  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1600  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1733  speech.sentences         Segments of about a sentence, made from words with times.
-#   1787  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1965  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2193  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2347  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2431  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2520  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2684  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3283  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3371  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3445  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3713  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3763  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3910  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4176  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4214  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4247  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4277  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4392  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4530  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4684  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4830  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5010  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5264  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5315  base.single_flight       Many who ask the same at the same time ask once.
-#   5394  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    258  base.process             One object for all plugins of a process, which are files that share no code.
+#    281  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    343  services.pack_valves     What all valves of the pack have in common.
+#    366  speech.errors            What goes wrong with transcription.
+#    728  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    805  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    897  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    933  speech.values            What recordings turn into, and what an engine is.
+#   1190  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1340  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1422  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1606  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1739  speech.sentences         Segments of about a sentence, made from words with times.
+#   1793  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1971  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2199  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2353  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2437  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2526  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2690  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3289  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3377  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3451  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3719  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3769  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3916  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4182  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4220  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4253  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4283  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4398  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4536  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4690  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4836  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   5016  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5270  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5321  base.single_flight       Many who ask the same at the same time ask once.
+#   5400  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -86,7 +86,7 @@ from collections.abc import (
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial, reduce
+from functools import cache, lru_cache, partial, reduce
 from hashlib import sha256
 from importlib.util import find_spec
 from itertools import accumulate, islice, pairwise
@@ -205,7 +205,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:
@@ -216,6 +221,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 

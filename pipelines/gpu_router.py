@@ -8,121 +8,121 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 15934, which the server calls.
+# Begin here: `class Pipeline`, line 15969, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    304  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    421  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    447  aliases.errors                 What goes wrong with aliases.
-#    503  engines.errors                 What goes wrong with a node.
-#    673  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    799  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    874  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    935  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1059  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1131  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1299  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1347  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1674  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1763  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1811  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1923  routing.errors                 What goes wrong with routing.
-#   2129  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2276  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2314  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2679  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3093  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3217  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3319  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3440  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3557  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3665  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3776  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3923  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4057  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4377  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4599  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4716  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4774  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4839  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4988  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5119  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5294  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5644  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5729  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5772  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5877  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6169  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6373  engines.vectors                Vectors for texts, as an engine gives them.
-#   6402  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6682  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6740  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6837  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7040  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7211  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7558  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7845  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7931  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8101  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8295  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8392  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8473  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8539  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8588  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8664  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8744  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8838  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9327  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9485  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9660  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9898  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10001  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10007  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10109  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10144  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10812  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10888  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10921  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11038  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11222  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11368  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11568  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11708  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11768  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12264  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12415  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12628  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12812  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13081  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13192  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13789  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13856  cache.errors                   What goes wrong with the cache.
-#  13876  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13892  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14042  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14171  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14340  base.single_flight             Many who ask the same at the same time ask once.
-#  14419  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14654  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15062  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15083  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15149  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15503  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15604  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15639  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15715  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15833  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15895  services.pack_valves           What all valves of the pack have in common.
-#  15918  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  15990  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16297  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16355  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16391  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16486  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16567  services.router_valves         The valves of the router, wherever it runs.
-#  16719  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16833  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17086  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    427  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    453  aliases.errors                 What goes wrong with aliases.
+#    509  engines.errors                 What goes wrong with a node.
+#    679  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    805  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    880  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    941  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1065  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1137  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1305  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1353  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1680  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1769  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1817  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1929  routing.errors                 What goes wrong with routing.
+#   2135  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2282  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2320  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2685  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3099  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3223  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3325  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3446  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3563  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3671  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3782  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3929  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4063  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4383  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4605  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4722  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4780  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4845  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4994  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5125  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5300  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5650  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5735  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5778  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5883  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6175  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6379  engines.vectors                Vectors for texts, as an engine gives them.
+#   6408  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6688  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6746  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6843  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7046  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7217  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7564  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7851  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7937  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8107  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8301  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8398  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8479  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8545  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8594  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8670  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8757  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8851  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9340  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9498  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9673  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9911  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10014  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10020  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10122  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10157  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10825  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10901  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10934  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11051  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11235  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11381  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11581  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11721  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11781  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12280  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12431  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12652  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12844  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13113  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13224  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13823  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13890  cache.errors                   What goes wrong with the cache.
+#  13910  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13926  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14076  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14205  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14374  base.single_flight             Many who ask the same at the same time ask once.
+#  14453  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14688  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15096  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15117  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15184  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15538  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15639  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15674  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15750  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15868  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15930  services.pack_valves           What all valves of the pack have in common.
+#  15953  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16025  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16332  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16390  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16426  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16521  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16602  services.router_valves         The valves of the router, wherever it runs.
+#  16754  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16868  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17129  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -374,7 +374,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:
@@ -385,6 +390,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 
@@ -8669,6 +8675,7 @@ def best_variant(
 # What is left of the difference is added for the same weights.
 
 MAX_SEEN = 64  # sets of weights that are remembered
+LAST_SEEN = 4  # of these, the newest that the settings are found out by
 # The settings that a server can have. Unusual ones must be nearer by this part of the size.
 _ENGINES: Mapping[Engine | None, float] = {None: 0.0, "ollama": 0.0001, "llama.cpp": 0.0001}
 _CACHES: Mapping[CacheType, float] = {"f16": 0.0, "q8_0": 0.0003, "q4_0": 0.0006}
@@ -8696,17 +8703,23 @@ class MemoryLearner:
         """
         self._slots = slots
         self._seen: dict[str, SeenLoad] = {}
+        self._on_gpu: dict[str, bool] = {}  # of the same: whether a GPU has some of it
         self.options = RunOptions(0, slots=slots or 1)
 
     def seen(self, blob: str, load: SeenLoad, *, on_gpu: bool) -> bool:
         """Take in a model in memory. Returns whether that has changed what is predicted."""
-        if self._seen.get(blob) == load and self.options.on_gpu == on_gpu:
+        if self._seen.get(blob) == load and self._on_gpu[blob] == on_gpu:
             return False
         self._seen.pop(blob, None)
-        self._seen[blob] = load
+        self._seen[blob], self._on_gpu[blob] = load, on_gpu
         while len(self._seen) > MAX_SEEN:
-            del self._seen[next(iter(self._seen))]
-        self.options = _nearest(self._candidates(on_gpu=on_gpu), tuple(self._seen.values())[-4:])
+            forgotten = next(iter(self._seen))
+            del self._seen[forgotten], self._on_gpu[forgotten]
+        # A node with a GPU may have a small model on the CPU besides: that one says nothing of the others.
+        last = list(self._seen)[-LAST_SEEN:]
+        has_gpu = any(self._on_gpu[one] for one in last)
+        loads = [self._seen[one] for one in last if self._on_gpu[one] == has_gpu]
+        self.options = _nearest(self._candidates(on_gpu=has_gpu), loads)
         return True
 
     def expected(self, blob: str, shape: ModelShape, context: int) -> int:
@@ -12054,7 +12067,9 @@ class Scheduler:
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
         """A node failed a request that another one has begun to answer: so the fault was the node's."""
-        node = self.cluster.nodes[name]
+        node = self.cluster.nodes.get(name)
+        if node is None:  # it has left the table meanwhile
+            return
         node.failed(model, self._clock(), node_down=False, hung=hung)
         self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
@@ -12122,8 +12137,9 @@ class Scheduler:
 
     def forget_peer(self, worker: str, but: Collection[str] = ()) -> None:
         """A worker is gone, or tells that only these requests are still there."""
-        self.cluster.remote.forget(worker, but)
-        self._line.forget(worker, but)
+        there = frozenset(but)
+        self.cluster.remote.forget(worker, there)
+        self._line.forget(worker, there)
 
     def forget_peers(self) -> None:
         """Nobody tells any more."""
@@ -12491,13 +12507,15 @@ class Upkeep:
     def drain(self, names: Collection[str]) -> None:
         """Let these nodes finish what they have and give them nothing new; all others take part."""
         self._drained = frozenset(names)
-        self._apply()
+        self.apply()
 
-    def _apply(self) -> None:
-        cluster = self._fleet.scheduler.cluster
+    def apply(self) -> None:
+        """Tell the scheduler which nodes get nothing new: those drained, and those that have left."""
+        cluster, watches, drained = self._fleet.scheduler.cluster, self._fleet.nodes, self.drained
         for name, node in cluster.nodes.items():
-            if node.draining != (name in self.drained):
-                cluster.drain(name, draining=name in self.drained)
+            draining = name in drained or watches[name].leaving
+            if node.draining != draining:
+                cluster.drain(name, draining=draining)
 
     # --- models that are kept in memory ---
 
@@ -12567,18 +12585,24 @@ class Upkeep:
 
     async def _pull_all(self, states: Sequence[PullState]) -> None:
         for state in states:
-            async with self._without_chats(state):
-                await self._pull_at(state)
-            self._fleet.nodes[state.node].hurry.set()
+            watch = self._fleet.nodes.get(state.node)  # nodes may go while others pull
+            ask = getattr(watch.client, "pull", None) if watch else None
+            if watch is None or ask is None:
+                fault = "only an Ollama can pull models" if watch else "it is no node any more"
+                state.state, state.fault = "failed", fault
+                continue
+            try:
+                async with self._without_chats(state):
+                    await self._pull_at(state, ask)
+            except Exception as error:
+                state.state, state.fault = "failed", type(error).__name__
+                log.exception("%s could not pull %s", state.node, state.model)
+            watch.hurry.set()
 
-    async def _pull_at(self, state: PullState) -> None:
-        client = getattr(self._fleet.nodes[state.node].client, "pull", None)
-        if client is None:
-            state.state, state.fault = "failed", "only an Ollama can pull models"
-            return
+    async def _pull_at(self, state: PullState, ask: Callable[[str], AsyncIterator[tuple[int, int]]]) -> None:
         state.state = "pulling"
         try:
-            async for done, total in client(state.model):
+            async for done, total in ask(state.model):
                 state.percent = round(100 * done / total, 1) if total else state.percent
         except NodeError as error:
             state.state, state.fault = "failed", error.plain
@@ -12595,7 +12619,7 @@ class Upkeep:
             return
         state.state = "draining"
         self._pulling.add(node)
-        self._apply()
+        self.apply()
         try:
             loop = asyncio.get_running_loop()
             ends = loop.time() + DRAIN_SECONDS
@@ -12604,7 +12628,7 @@ class Upkeep:
             yield
         finally:
             self._pulling.discard(node)
-            self._apply()
+            self.apply()
 
     def _can_spare(self, node: str) -> bool:
         """Whether the other nodes that get chats have all of its models."""
@@ -12713,7 +12737,7 @@ def decode_message(payload: bytes) -> FleetMessage | None:
             case "bye":
                 return ByeMessage(worker)
         return EventMessage(worker, _fleet_event(kind, written["e"]))
-    except (ValueError, TypeError, KeyError, OverflowError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
 
@@ -12723,7 +12747,7 @@ def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
         case "waiting" | "bound":
             return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
         case "begun":
-            return BegunEvent(request_id, float(fields["left"]))
+            return BegunEvent(request_id, _messages__seconds(fields["left"]))
         case "finished":
             lesson = _lesson(fields["lesson"])
             return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
@@ -12746,8 +12770,8 @@ def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
         victims=_strings(fields["victims"]),
         context=int(fields["context"]),
         options=_options(fields["options"]),
-        ready=float(fields["ready"]),
-        left=float(fields["left"]),
+        ready=_messages__seconds(fields["ready"]),
+        left=_messages__seconds(fields["left"]),
         blocks=_blocks(fields["blocks"]),
         user=str(fields.get("user", "")),
         background=bool(fields.get("background")),
@@ -12764,7 +12788,7 @@ def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
         context=int(fields["context"]),
         options=_options(fields["options"]),
         background=bool(fields["background"]),
-        waited=float(fields["waited"]),
+        waited=_messages__seconds(fields["waited"]),
     )
 
 
@@ -12779,11 +12803,11 @@ def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
 def _lesson(fields: dict[str, Any]) -> Lesson:
     spent, match = fields["spent"], fields["match"]
     durations = Durations(
-        total=float(spent["total"]),
-        load=float(spent["load"]),
-        prompt=float(spent["prompt"]),
+        total=_messages__seconds(spent["total"]),
+        load=_messages__seconds(spent["load"]),
+        prompt=_messages__seconds(spent["prompt"]),
         prompt_count=int(spent["prompt_count"]),
-        decode=float(spent["decode"]),
+        decode=_messages__seconds(spent["decode"]),
         decode_count=int(spent["decode_count"]),
         hit=None if spent["hit"] is None else int(spent["hit"]),
     )
@@ -12799,6 +12823,14 @@ def _lesson(fields: dict[str, Any]) -> Lesson:
         background=bool(fields["background"]),
         loaded=bool(fields["loaded"]),
     )
+
+
+def _messages__seconds(written: Any) -> float:
+    """Seconds that can be reckoned with: `1e999` in JSON is infinite, and the text "nan" is a float, too."""
+    seconds = float(written)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{written!r} is no number of seconds")
+    return seconds
 
 
 def _refuse_constant(name: str) -> float:
@@ -13288,9 +13320,8 @@ class Router:
                 self.nodes[row.name] = self._watch(row)
                 self.scheduler.cluster.add(row)
         for name, watch in self.nodes.items():
-            if watch.leaving != (name not in names):
-                watch.leaving = name not in names
-                self.scheduler.cluster.drain(name, draining=watch.leaving)
+            watch.leaving = name not in names
+        self.upkeep.apply()
         self._drop_idle()
         self._decide()
 
@@ -13491,7 +13522,10 @@ class Router:
             error = caught
             raise
         finally:
-            self.note(chat_record(pending, error, self._loop.time()))
+            try:
+                self.note(chat_record(pending, error, self._loop.time()))
+            except Exception:  # noqa: BLE001 - no chat fails for its record
+                router_log.exception("A chat is missing in the history")
 
     @asynccontextmanager
     async def _taken_in(self, pending: PendingChat) -> AsyncIterator[PendingChat]:
@@ -15094,6 +15128,7 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
 # | `first/<class>` | chats by the time to the first token, see `first_class` |
 
 _activity__MAX_NOTES = 10_000
+MAX_ASKED = 256  # characters of a name: a wildcard takes names of any length
 CLASS_RATIO = 1.1  # of the upper bounds of two classes; so exact is a percentile
 CLASS_FIRST = 0.01  # seconds: the upper bound of class 0
 MAX_CLASS = 120  # 900 s
@@ -15102,7 +15137,7 @@ _ADDED = ("waited", "saved", "prompt", "held", "written")
 
 def note_chat(record: Mapping[str, Any]) -> None:
     """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
-    _notes().append(dict(record))
+    _notes().append({**record, "asked": str(record.get("asked") or "")[:MAX_ASKED]})
 
 
 def take_notes() -> list[dict[str, Any]]:
@@ -17002,9 +17037,17 @@ class RedisShare:
             news = False
             for name, fields in _share_records(found):
                 last = name
-                news |= self._share.hear(fields.get(b"m", b""))
+                news |= self._hear(fields.get(b"m", b""))
             if news:
                 self._decide()
+
+    def _hear(self, payload: bytes) -> bool:
+        """One odd message is passed over: it does not part this worker from the others."""
+        try:
+            return self._share.hear(payload)
+        except Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
+            share_log.exception("A message of another worker could not be used")
+            return False
 
     async def _write(self) -> None:
         while True:

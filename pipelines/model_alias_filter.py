@@ -8,25 +8,25 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1253, which the server calls.
+# Begin here: `class Pipeline`, line 1259, which the server calls.
 # The modules that it uses come first:
 #     54  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #     76  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    193  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    201  aliases.errors            What goes wrong with aliases.
-#    257  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    266  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
-#    327  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    634  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    771  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    808  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    829  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    947  base.single_flight        Many who ask the same at the same time ask once.
-#   1026  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1127  base.process              One object for all plugins of a process, which are files that share no code.
-#   1150  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   1212  services.pack_valves      What all valves of the pack have in common.
-#   1235  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
+#    199  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    207  aliases.errors            What goes wrong with aliases.
+#    263  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    272  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
+#    333  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    640  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    777  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    814  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    835  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    953  base.single_flight        Many who ask the same at the same time ask once.
+#   1032  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1133  base.process              One object for all plugins of a process, which are files that share no code.
+#   1156  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1218  services.pack_valves      What all valves of the pack have in common.
+#   1241  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -146,7 +146,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:
@@ -157,6 +162,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 

@@ -9,23 +9,23 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 927, which the server calls.
+# Begin here: `class Pipeline`, line 933, which the server calls.
 # The modules that it uses come first:
 #     49  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     69  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #    433  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    449  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    566  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    591  base.process                One object for all plugins of a process, which are files that share no code.
-#    614  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    676  services.pack_valves        What all valves of the pack have in common.
-#    699  services.cache_valves       The valves of the response cache, wherever it runs.
-#    801  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    812  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    818  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    841  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    858  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#    909  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    572  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    597  base.process                One object for all plugins of a process, which are files that share no code.
+#    620  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    682  services.pack_valves        What all valves of the pack have in common.
+#    705  services.cache_valves       The valves of the response cache, wherever it runs.
+#    807  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    818  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    824  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    847  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    864  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#    915  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -519,7 +519,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:
@@ -530,6 +535,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 

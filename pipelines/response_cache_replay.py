@@ -9,54 +9,54 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6193, which the server calls.
+# Begin here: `class Pipeline`, line 6200, which the server calls.
 # The modules that it uses come first:
 #    110  base.single_flight          Many who ask the same at the same time ask once.
 #    176  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
 #    281  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    299  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    416  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    436  cache.errors                What goes wrong with the cache.
-#    472  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    588  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    746  cache.key                   What makes two requests the same: the key of a cached answer.
-#    983  cache.entry                 An answer as it is kept.
-#   1052  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1207  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1259  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1340  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1540  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1694  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1798  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2052  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2195  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   2321  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   2754  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2853  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   2945  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3271  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   3374  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   3459  engines.errors              What goes wrong with a node.
-#   3477  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3527  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3552  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3569  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3654  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   4140  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4215  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   4334  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4729  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5072  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   5316  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   5643  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   5849  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   5855  base.process                One object for all plugins of a process, which are files that share no code.
-#   5876  services.activity           What chats did in this process, until somebody writes it into the history.
-#   5901  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6053  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6092  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6154  services.pack_valves        What all valves of the pack have in common.
-#   6177  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    422  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    442  cache.errors                What goes wrong with the cache.
+#    478  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    594  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    752  cache.key                   What makes two requests the same: the key of a cached answer.
+#    989  cache.entry                 An answer as it is kept.
+#   1058  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1213  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1265  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1346  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1546  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1700  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1804  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2058  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2201  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   2327  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   2760  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2859  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   2951  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3277  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   3380  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   3465  engines.errors              What goes wrong with a node.
+#   3483  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3533  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3558  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3575  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3660  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   4146  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4221  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   4340  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4735  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5078  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   5322  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   5649  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   5855  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   5861  base.process                One object for all plugins of a process, which are files that share no code.
+#   5882  services.activity           What chats did in this process, until somebody writes it into the history.
+#   5908  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6060  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6099  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6161  services.pack_valves        What all valves of the pack have in common.
+#   6184  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -86,7 +86,7 @@ from collections.abc import (
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from inspect import signature
 from math import isfinite
 from os import urandom
@@ -369,7 +369,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:
@@ -380,6 +385,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 
@@ -5887,11 +5893,12 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
 # | `first/<class>` | chats by the time to the first token, see `first_class` |
 
 MAX_NOTES = 10_000
+MAX_ASKED = 256  # characters of a name: a wildcard takes names of any length
 
 
 def note_chat(record: Mapping[str, Any]) -> None:
     """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
-    _notes().append(dict(record))
+    _notes().append({**record, "asked": str(record.get("asked") or "")[:MAX_ASKED]})
 
 
 def _notes() -> "deque[dict[str, Any]]":

@@ -156,6 +156,7 @@ def test_search_finds_by_name_and_goes_on(tmp_path: Path) -> None:
             found = await history.search("mia", "answered", found["next"])
         assert seen + len(found["chats"]) == 350
         assert (await history.search("", "failed", ""))["chats"] == []
+        assert (await history.search("", "", "1732867200000-0"))["chats"] == []  # a key of Redis
         await history.forget("u1")
         assert len((await history.search("mia", "", ""))["chats"]) == 0
         assert len(await store.older("", 1000)) == 350
@@ -190,6 +191,10 @@ def test_the_stream_sends_what_changed(tmp_path: Path, monkeypatch: pytest.Monke
         assert changed["parts"]["nodes/gpu1"] is None
         assert "router" not in changed["parts"]
         assert [one["id"] for one in changed["chats"]] in (["c2"], [])
+        after_redis = dashboard.stream("1732867200000-0", "en", lambda: True)
+        await anext(after_redis)
+        await anext(after_redis)
+        assert {one["id"] for one in parsed(await anext(after_redis))["chats"]} >= {"c1"}
 
     asyncio.run(run())
 
@@ -202,3 +207,18 @@ def parsed(event: str) -> dict[str, Any]:
 def test_figures_add_up() -> None:
     assert added_figures([{"a": 1.0}, {"a": 2.0, "b": 1.0}]) == {"a": 3.0, "b": 1.0}
     assert percentile({}, 0.95) is None
+
+
+def test_minutes_are_read_whatever_another_hosts_clock_says(tmp_path: Path) -> None:
+    """Would catch charts that stand still because one host is ten minutes ahead."""
+
+    async def run() -> None:
+        history = history_at(tmp_path / "history.sqlite3")
+        store = await history.keeper.store()
+        assert store is not None
+        await store.add([], {NOW + 10: {"answered": 1.0}})
+        await history.parts(store, NOW)
+        await store.add([], {NOW: {"answered": 2.0}})
+        assert (await history.parts(store, NOW))[f"hour/{NOW}"]["answered"] == 2
+
+    asyncio.run(run())

@@ -200,3 +200,14 @@ def test_an_odd_report_predicts_nothing_absurd() -> None:
     learner.seen("a", SeenLoad(shape, 4096, 1), on_gpu=True)
     learner.seen("b", SeenLoad(ModelShape(), 0, 0), on_gpu=True)
     assert learner.expected("a", shape, 4096) >= shape.weights // 2
+
+
+def test_a_model_on_the_cpu_of_a_gpu_node_changes_nothing_at_each_look() -> None:
+    """Would catch settings that are found out anew at every probe, milliseconds each, and never hold."""
+    learner, shape = MemoryLearner(), SHAPES["Llama 3.1 8B"]
+    on_gpu, on_cpu = SeenLoad(shape, 4096, 6 * 10**9), SeenLoad(shape, 8192, 7 * 10**9)
+    assert learner.seen("a", on_gpu, on_gpu=True)
+    learner.seen("b", on_cpu, on_gpu=False)
+    assert not learner.seen("a", on_gpu, on_gpu=True)
+    assert not learner.seen("b", on_cpu, on_gpu=False)
+    assert learner.options.on_gpu

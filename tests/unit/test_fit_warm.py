@@ -1,13 +1,16 @@
 """The `warm` valve: hours that are read as they are written, on any day and in any zone."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.virtual_world import World
+from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.errors import WarmTableError
 from ollama_pack.routing.nodes import parse_nodes
 from ollama_pack.routing.warm import parse_warm
@@ -127,3 +130,48 @@ def test_a_drained_node_gets_nothing_new() -> None:
     assert [load.node for load in world.scheduler.warm("b", 2)] == []
     world.scheduler.cluster.drain("x", draining=False)
     assert {binding.node for binding in world.decide()} == {"x"}
+
+
+def test_a_node_that_has_left_stays_out_whatever_is_drained() -> None:
+    """Would catch a node that was taken out of the table and gets chats again."""
+
+    async def run() -> list[bool]:
+        async with aiohttp.ClientSession() as session:
+            rows = parse_nodes("x http://x.invalid\ny http://y.invalid")
+            router = Router(rows, session)
+            node, seen = router.scheduler.cluster.nodes["x"], []
+            router.nodes["x"].leaving = True  # as `follow` has it, while x answers a chat
+            for drained in ((), ("x",), ()):
+                router.upkeep.drain(drained)
+                seen.append(node.draining)
+            router.upkeep.drain(("y",))
+            router.follow(rows)
+            seen += [node.draining, router.scheduler.cluster.nodes["y"].draining]
+            router.follow(rows[:1])
+            router.follow(rows)
+            seen.append(router.scheduler.cluster.nodes["y"].draining)
+            await router.close()
+        return seen
+
+    assert asyncio.run(run()) == [True, True, True, False, True, True]
+
+
+def test_a_pull_goes_on_when_a_node_goes() -> None:
+    """Would catch pulls that stand as waiting for ever after the node before them has gone."""
+
+    async def run() -> list[tuple[str, str]]:
+        async with aiohttp.ClientSession() as session:
+            rows = parse_nodes(
+                "x http://127.0.0.1:9\ny http://127.0.0.1:9/y\nz http://127.0.0.1:8 kind=openai"
+            )
+            router = Router(rows, session)
+            router.upkeep.pull("m", ["x", "z", "y"])
+            router.follow(rows[1:])
+            await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "pull m"))
+            await router.close()
+        return [(pull.node, pull.fault) for pull in router.upkeep.pulls]
+
+    found = dict(asyncio.run(asyncio.wait_for(run(), 20)))
+    assert found["x"] == "it is no node any more"
+    assert found["z"] == "only an Ollama can pull models"
+    assert found["y"]

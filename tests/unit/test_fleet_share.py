@@ -103,6 +103,8 @@ def test_messages_of_other_versions_are_passed_over() -> None:
     begun = {"t": "begun", "w": "a", "e": []}
     unusual = b'{"t":"begun","w":"a","e":{"request_id":"r","left":NaN}}'
     assert decode_message(unusual) is None
+    for left in (b"1e999", b'"nan"', b"[" * 10_000):
+        assert decode_message(unusual.replace(b"NaN", left)) is None
     others: list[Any] = [{"t": "new"}, {"t": "bound", "w": "a", "e": {}}, begun, [], 7]
     for written in others:
         assert decode_message(json.dumps(written).encode()) is None

@@ -62,6 +62,18 @@ def test_braces_in_values_stay_as_they_are() -> None:
     assert in_language(said, "zh-CN") == said
 
 
+def test_any_error_can_be_shown_in_any_language() -> None:
+    """Would catch an error path that breaks on an answer in JSON, or on a value that is gone by then."""
+    for said in ('{"error": "no {model}"}', "{", "}", "{0}", "{:d}"):
+        assert in_language(ValueError(said), "zh-CN") == said
+        outer = message("no connection: {why}", why=ValueError(said))
+        assert in_language(outer, "zh-CN") == outer == f"no connection: {said}"
+    odd = Message(
+        "Node gpu1 did not answer.", "Node {node} did not answer within {seconds:g} s.", {"node": 1}
+    )
+    assert in_language(odd, "zh-CN") == "Node gpu1 did not answer."
+
+
 def test_a_message_travels_like_any_text() -> None:
     said = message("Node {node} did not answer within {seconds:g} s.", node="gpu1", seconds=2.0)
     assert orjson.dumps({"detail": said}) == json.dumps({"detail": said}).replace(": ", ":").encode()

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from ollama_pack.base.process import process_wide
 from ollama_pack.plugins.functions.gpu_router import Pipe
 from ollama_pack.services.pack_valves import PackValves
-from ollama_pack.services.refused_valves import refused_valves, tell_refused
+from ollama_pack.services.refused_valves import refused_report, refused_valves, tell_refused
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,10 @@ def test_the_reason_is_kept_in_both_languages(values: dict[str, Any], english: s
     (refused,) = refused_valves("en-US")
     assert (refused["plugin"], refused["reason"]) == ("my_router", english)
     assert chinese in refused_valves("zh-CN")[0]["reason"]
+    (shown,) = asyncio.run(refused_report())["valves"]
+    assert shown["plugin"] == "my_router"
+    assert shown["said"]["en"] == english
+    assert chinese in shown["said"]["zh-CN"]
 
 
 def test_it_ends_when_other_valves_are_saved() -> None:

@@ -8,6 +8,7 @@ translations; `scripts/messages.py` keeps them complete.
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Self
 
 from ollama_pack.base.translations import TRANSLATIONS
@@ -84,7 +85,12 @@ def in_language(thing: object, language: str) -> str:
         return table.get(str(thing), str(thing))
     if known == ENGLISH:
         return str(thing)
-    return _filled(table.get(thing.template, thing.template), thing.values, known)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
 
 
 def said_by(error: BaseException) -> Message:
@@ -95,6 +101,7 @@ def said_by(error: BaseException) -> Message:
     return Message(str(error))
 
 
+@lru_cache(maxsize=64)  # asked for each sentence of a page
 def known_language(wanted: str) -> str:
     """The best language of the catalogue for what a reader asks for; `en` where there is none.
 

@@ -12,6 +12,7 @@ from itertools import product
 from ollama_pack.fit.memory import CacheType, Engine, ModelShape, RunOptions, memory_needed
 
 MAX_SEEN = 64  # sets of weights that are remembered
+LAST_SEEN = 4  # of these, the newest that the settings are found out by
 # The settings that a server can have. Unusual ones must be nearer by this part of the size.
 _ENGINES: Mapping[Engine | None, float] = {None: 0.0, "ollama": 0.0001, "llama.cpp": 0.0001}
 _CACHES: Mapping[CacheType, float] = {"f16": 0.0, "q8_0": 0.0003, "q4_0": 0.0006}
@@ -39,17 +40,23 @@ class MemoryLearner:
         """
         self._slots = slots
         self._seen: dict[str, SeenLoad] = {}
+        self._on_gpu: dict[str, bool] = {}  # of the same: whether a GPU has some of it
         self.options = RunOptions(0, slots=slots or 1)
 
     def seen(self, blob: str, load: SeenLoad, *, on_gpu: bool) -> bool:
         """Take in a model in memory. Returns whether that has changed what is predicted."""
-        if self._seen.get(blob) == load and self.options.on_gpu == on_gpu:
+        if self._seen.get(blob) == load and self._on_gpu[blob] == on_gpu:
             return False
         self._seen.pop(blob, None)
-        self._seen[blob] = load
+        self._seen[blob], self._on_gpu[blob] = load, on_gpu
         while len(self._seen) > MAX_SEEN:
-            del self._seen[next(iter(self._seen))]
-        self.options = _nearest(self._candidates(on_gpu=on_gpu), tuple(self._seen.values())[-4:])
+            forgotten = next(iter(self._seen))
+            del self._seen[forgotten], self._on_gpu[forgotten]
+        # A node with a GPU may have a small model on the CPU besides: that one says nothing of the others.
+        last = list(self._seen)[-LAST_SEEN:]
+        has_gpu = any(self._on_gpu[one] for one in last)
+        loads = [self._seen[one] for one in last if self._on_gpu[one] == has_gpu]
+        self.options = _nearest(self._candidates(on_gpu=has_gpu), loads)
         return True
 
     def expected(self, blob: str, shape: ModelShape, context: int) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 from ollama_pack.base.process import process_wide
 
 MAX_NOTES = 10_000
+MAX_ASKED = 256  # characters of a name: a wildcard takes names of any length
 CLASS_RATIO = 1.1  # of the upper bounds of two classes; so exact is a percentile
 CLASS_FIRST = 0.01  # seconds: the upper bound of class 0
 MAX_CLASS = 120  # 900 s
@@ -29,7 +30,7 @@ Minutes = Mapping[int, Mapping[str, float]]  # minutes since 1970 → figures
 
 def note_chat(record: Mapping[str, Any]) -> None:
     """Keep the record of a chat that has ended. The oldest goes where too many were kept."""
-    _notes().append(dict(record))
+    _notes().append({**record, "asked": str(record.get("asked") or "")[:MAX_ASKED]})
 
 
 def take_notes() -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ ones at first, then those that have ended since.
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.engines.body import object_at
 from ollama_pack.services.activity import CLASS_FIRST, CLASS_RATIO
 from ollama_pack.services.history import Chat, HistoryKeeper, HistoryStore, MinuteFigures, found_chats
+
+log = logging.getLogger(__name__)
 
 STREAM_SECONDS = 15.0  # then the page asks again: so one who signed out does not read on
 TICK_SECONDS = 1.0
@@ -42,7 +45,8 @@ class DashboardHistory:
     async def parts(self, store: HistoryStore, now: int) -> Parts:
         """The points of both charts, and what goes on now."""
         oldest = now - DAY
-        since = max(oldest, max(self._minutes, default=0) - 2)
+        # A host whose clock is ahead writes minutes to come: those of the others are read nevertheless.
+        since = max(oldest, min(now, max(self._minutes, default=0)) - 2)
         read = await store.minutes(since)
         self._minutes = {minute: one for minute, one in self._minutes.items() if minute >= oldest} | read
         touched = {minute // SLOT * SLOT for minute in read}
@@ -71,11 +75,15 @@ class DashboardHistory:
         async def select(chats: list[Chat]) -> list[Chat]:
             return [chat for chat in await self.named(chats) if matches(chat, text, outcome)]
 
-        found, following = await found_chats(store, before, FIRST_CHATS, select)
+        try:
+            found, following = await found_chats(store, before, FIRST_CHATS, select)
+        except (ValueError, OverflowError):  # a key of another store, see `HistoryKeeper.store`
+            return {"chats": [], "next": ""}
         return {"chats": found, "next": following}
 
     async def forget(self, user: str) -> None:
         """Remove the chats of a user who is deleted."""
+        self._known.pop(user, None)
         store = await self.keeper.store()
 
         async def select(chats: list[Chat]) -> list[Chat]:
@@ -123,7 +131,7 @@ class Dashboard:
         running = [dict(chat) for chat in parts["router"]["running"] or () if isinstance(chat, Mapping)]
         parts["router"]["running"] = await self.history.named(running)
         for path, source in self.others.items():
-            parts[path] = await source()
+            parts[path] = await _part(source)
         return parts | await self._figures()
 
     async def _figures(self) -> Parts:
@@ -182,8 +190,19 @@ class Dashboard:
             else:
                 chats = (await store.older("", FIRST_CHATS))[::-1]
             return await self.history.named(chats), chats[-1]["key"] if chats else cursor
+        except (ValueError, OverflowError):  # a key of another store: the page knows its chats by their ids
+            return [], ""
         except Exception:  # noqa: BLE001 - `_figures` says what is wrong
             return [], cursor
+
+
+async def _part(source: Source) -> Mapping[str, Any]:
+    """What a source says; one that fails leaves the others on the page."""
+    try:
+        return await source()
+    except Exception as error:
+        log.exception("A part of the dashboard could not be made")
+        return {"fault": type(error).__name__}
 
 
 def translated(value: Any, language: str) -> Any:
@@ -203,6 +222,7 @@ def router_parts(told: Mapping[str, Any], fault: str) -> Parts:
     nodes = [dict(node) for node in told.get("nodes") or () if isinstance(node, Mapping)]
     by_path = {f"nodes/{node.get('name')}": node for node in nodes}
     others = {name: told.get(name) for name in ("waiting", "peers", "sharing_fault", "running")}
+    others["drained"] = object_at(told.get("upkeep")).get("drained") or []
     return {"router": {**others, "fault": fault}, **by_path}
 
 

@@ -56,6 +56,13 @@ def refused_valves(language: str) -> list[dict[str, Any]]:
     ]
 
 
+async def refused_report() -> dict[str, Any]:
+    """The same for the dashboard, with each reason in all languages."""
+    now = time.time()
+    there = [(plugin, note) for plugin, note in _refused().items() if now - note["at"] < KEEP_SECONDS]
+    return {"valves": [{"plugin": plugin, "said": dict(note["said"])} for plugin, note in there]}
+
+
 async def tell_refused(
     emitter: Callable[[dict[str, Any]], Awaitable[None]] | None, user: Mapping[str, Any], language: str
 ) -> None:

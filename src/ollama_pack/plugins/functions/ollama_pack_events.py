@@ -23,7 +23,7 @@ from ollama_pack.services.metrics_text import METRICS_TYPE, PLUGIN_UP, cache_met
 from ollama_pack.services.node_upkeep import upkeep_routes
 from ollama_pack.services.ollama_api import ollama_routes
 from ollama_pack.services.publishing import Publisher
-from ollama_pack.services.refused_valves import refused_valves
+from ollama_pack.services.refused_valves import refused_report, refused_valves
 from ollama_pack.services.transcribing import voice_counts, voice_report
 from ollama_pack.services.voice_routes import MicrophoneValves, VoiceRoutes
 from ollama_pack.webui.access import readable_names
@@ -135,6 +135,7 @@ class Event:
         self._cached = SingleFlight(self._cache.report, LOAD_SECONDS)
         self._history = HistoryKeeper(shared_redis_url, data_folder() / HISTORY_FILE, self._status)
         others = {"cache": self._cached.get, "publishing": self._publishing, "voice": voice_report}
+        others["refused"] = refused_report
         others["budgets"] = SingleFlight(lambda: self._budgets.report(app), BUDGET_SECONDS).get
         history = DashboardHistory(self._history, user_names)
         self._dashboard = Dashboard(self._details.get, others, history)
@@ -233,10 +234,10 @@ class Event:
 
     async def _forget(self, event_name: str, event: Mapping[str, Any]) -> None:
         """Have the cache discard what was deleted, or liked by nobody, and the history whoever is gone."""
-        if event_name == "user.deleted" and (user := str((event.get("subject") or {}).get("id") or "")):
-            await self._dashboard.history.forget(user)
         if label := await label_to_discard(event_name, event):
             await self._cache.discard(label)
+        if event_name == "user.deleted" and (user := str((event.get("subject") or {}).get("id") or "")):
+            await self._dashboard.history.forget(user)
 
     async def _ask_load(self) -> Mapping[str, Any]:
         try:

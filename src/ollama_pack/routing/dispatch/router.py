@@ -176,9 +176,8 @@ class Router:
                 self.nodes[row.name] = self._watch(row)
                 self.scheduler.cluster.add(row)
         for name, watch in self.nodes.items():
-            if watch.leaving != (name not in names):
-                watch.leaving = name not in names
-                self.scheduler.cluster.drain(name, draining=watch.leaving)
+            watch.leaving = name not in names
+        self.upkeep.apply()
         self._drop_idle()
         self._decide()
 
@@ -379,7 +378,10 @@ class Router:
             error = caught
             raise
         finally:
-            self.note(chat_record(pending, error, self._loop.time()))
+            try:
+                self.note(chat_record(pending, error, self._loop.time()))
+            except Exception:  # noqa: BLE001 - no chat fails for its record
+                router_log.exception("A chat is missing in the history")
 
     @asynccontextmanager
     async def _taken_in(self, pending: PendingChat) -> AsyncIterator[PendingChat]:

@@ -94,13 +94,15 @@ class Upkeep:
     def drain(self, names: Collection[str]) -> None:
         """Let these nodes finish what they have and give them nothing new; all others take part."""
         self._drained = frozenset(names)
-        self._apply()
+        self.apply()
 
-    def _apply(self) -> None:
-        cluster = self._fleet.scheduler.cluster
+    def apply(self) -> None:
+        """Tell the scheduler which nodes get nothing new: those drained, and those that have left."""
+        cluster, watches, drained = self._fleet.scheduler.cluster, self._fleet.nodes, self.drained
         for name, node in cluster.nodes.items():
-            if node.draining != (name in self.drained):
-                cluster.drain(name, draining=name in self.drained)
+            draining = name in drained or watches[name].leaving
+            if node.draining != draining:
+                cluster.drain(name, draining=draining)
 
     # --- models that are kept in memory ---
 
@@ -170,18 +172,24 @@ class Upkeep:
 
     async def _pull_all(self, states: Sequence[PullState]) -> None:
         for state in states:
-            async with self._without_chats(state):
-                await self._pull_at(state)
-            self._fleet.nodes[state.node].hurry.set()
+            watch = self._fleet.nodes.get(state.node)  # nodes may go while others pull
+            ask = getattr(watch.client, "pull", None) if watch else None
+            if watch is None or ask is None:
+                fault = "only an Ollama can pull models" if watch else "it is no node any more"
+                state.state, state.fault = "failed", fault
+                continue
+            try:
+                async with self._without_chats(state):
+                    await self._pull_at(state, ask)
+            except Exception as error:
+                state.state, state.fault = "failed", type(error).__name__
+                log.exception("%s could not pull %s", state.node, state.model)
+            watch.hurry.set()
 
-    async def _pull_at(self, state: PullState) -> None:
-        client = getattr(self._fleet.nodes[state.node].client, "pull", None)
-        if client is None:
-            state.state, state.fault = "failed", "only an Ollama can pull models"
-            return
+    async def _pull_at(self, state: PullState, ask: Callable[[str], AsyncIterator[tuple[int, int]]]) -> None:
         state.state = "pulling"
         try:
-            async for done, total in client(state.model):
+            async for done, total in ask(state.model):
                 state.percent = round(100 * done / total, 1) if total else state.percent
         except NodeError as error:
             state.state, state.fault = "failed", error.plain
@@ -198,7 +206,7 @@ class Upkeep:
             return
         state.state = "draining"
         self._pulling.add(node)
-        self._apply()
+        self.apply()
         try:
             loop = asyncio.get_running_loop()
             ends = loop.time() + DRAIN_SECONDS
@@ -207,7 +215,7 @@ class Upkeep:
             yield
         finally:
             self._pulling.discard(node)
-            self._apply()
+            self.apply()
 
     def _can_spare(self, node: str) -> bool:
         """Whether the other nodes that get chats have all of its models."""

@@ -4,6 +4,7 @@ A message that a worker does not understand, of another version of the pack perh
 """
 
 import json
+import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -106,7 +107,7 @@ def decode_message(payload: bytes) -> FleetMessage | None:
             case "bye":
                 return ByeMessage(worker)
         return EventMessage(worker, _fleet_event(kind, written["e"]))
-    except (ValueError, TypeError, KeyError, OverflowError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
 
@@ -116,7 +117,7 @@ def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
         case "waiting" | "bound":
             return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
         case "begun":
-            return BegunEvent(request_id, float(fields["left"]))
+            return BegunEvent(request_id, _seconds(fields["left"]))
         case "finished":
             lesson = _lesson(fields["lesson"])
             return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
@@ -139,8 +140,8 @@ def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
         victims=_strings(fields["victims"]),
         context=int(fields["context"]),
         options=_options(fields["options"]),
-        ready=float(fields["ready"]),
-        left=float(fields["left"]),
+        ready=_seconds(fields["ready"]),
+        left=_seconds(fields["left"]),
         blocks=_blocks(fields["blocks"]),
         user=str(fields.get("user", "")),
         background=bool(fields.get("background")),
@@ -157,7 +158,7 @@ def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
         context=int(fields["context"]),
         options=_options(fields["options"]),
         background=bool(fields["background"]),
-        waited=float(fields["waited"]),
+        waited=_seconds(fields["waited"]),
     )
 
 
@@ -172,11 +173,11 @@ def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
 def _lesson(fields: dict[str, Any]) -> Lesson:
     spent, match = fields["spent"], fields["match"]
     durations = Durations(
-        total=float(spent["total"]),
-        load=float(spent["load"]),
-        prompt=float(spent["prompt"]),
+        total=_seconds(spent["total"]),
+        load=_seconds(spent["load"]),
+        prompt=_seconds(spent["prompt"]),
         prompt_count=int(spent["prompt_count"]),
-        decode=float(spent["decode"]),
+        decode=_seconds(spent["decode"]),
         decode_count=int(spent["decode_count"]),
         hit=None if spent["hit"] is None else int(spent["hit"]),
     )
@@ -192,6 +193,14 @@ def _lesson(fields: dict[str, Any]) -> Lesson:
         background=bool(fields["background"]),
         loaded=bool(fields["loaded"]),
     )
+
+
+def _seconds(written: Any) -> float:
+    """Seconds that can be reckoned with: `1e999` in JSON is infinite, and the text "nan" is a float, too."""
+    seconds = float(written)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{written!r} is no number of seconds")
+    return seconds
 
 
 def _refuse_constant(name: str) -> float:

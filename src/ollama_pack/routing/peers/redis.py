@@ -187,9 +187,17 @@ class RedisShare:
             news = False
             for name, fields in _share_records(found):
                 last = name
-                news |= self._share.hear(fields.get(b"m", b""))
+                news |= self._hear(fields.get(b"m", b""))
             if news:
                 self._decide()
+
+    def _hear(self, payload: bytes) -> bool:
+        """One odd message is passed over: it does not part this worker from the others."""
+        try:
+            return self._share.hear(payload)
+        except Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
+            share_log.exception("A message of another worker could not be used")
+            return False
 
     async def _write(self) -> None:
         while True:

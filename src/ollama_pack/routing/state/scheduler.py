@@ -321,7 +321,9 @@ class Scheduler:
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
         """A node failed a request that another one has begun to answer: so the fault was the node's."""
-        node = self.cluster.nodes[name]
+        node = self.cluster.nodes.get(name)
+        if node is None:  # it has left the table meanwhile
+            return
         node.failed(model, self._clock(), node_down=False, hung=hung)
         self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
@@ -389,8 +391,9 @@ class Scheduler:
 
     def forget_peer(self, worker: str, but: Collection[str] = ()) -> None:
         """A worker is gone, or tells that only these requests are still there."""
-        self.cluster.remote.forget(worker, but)
-        self._line.forget(worker, but)
+        there = frozenset(but)
+        self.cluster.remote.forget(worker, there)
+        self._line.forget(worker, there)
 
     def forget_peers(self) -> None:
         """Nobody tells any more."""

@@ -6,7 +6,7 @@ const DRAWS = {now: drawTop, charts: drawCharts, nodes: drawNodes, chats: drawCh
 // Which sections show a part, by the beginning of its path.
 const SHOWN_BY = {nodes: ["now", "nodes"], router: ["now", "nodes", "chats"], recent: ["now"], last_hour: ["now"],
   last_day: ["now"], hour: ["charts"], day: ["charts"], publishing: ["now", "published"], cache: ["now", "cache"],
-  budgets: ["now", "budgets"], voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"]};
+  budgets: ["now", "budgets"], voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"], refused: ["now"]};
 
 let fault = "", needsSignIn = false, source = null, seen = 0, serverAhead = 0, lastKey = "";
 const wanted = new Set();
@@ -104,6 +104,7 @@ const ACTS = {
   },
   older: () => findChats(olderKey),
   flush: flushCache,
+  drain: drainNode,
 };
 document.addEventListener("click", event => {
   const pressed = event.target.closest("[data-act]");

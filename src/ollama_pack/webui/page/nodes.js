@@ -60,7 +60,7 @@ function nodeRows(node) {
   const row = make("tr", {"data-key": key},
     cell(opener(key, t("Details of {name}", {name: text(node.name)}))),
     cell(badge(stateWord(node), ["bad", "warn", "good"][rank(node)])),
-    make("th", {scope: "row", class: "text"}, text(node.name)),
+    make("th", {scope: "row", class: "text"}, text(node.name), isDrained(node.name) ? [" ", badge(t("drained"), "warn")] : ""),
     cell(models.length > 3 ? t("{first} and {count} more", {first: models.slice(0, 2).join(", "), count: models.length - 2})
       : models.join(", "), "text medium"),
     cell(number(node.in_flight), "number"), cell(number(node.queued), "number medium"),
@@ -90,7 +90,35 @@ function nodeDetails(node) {
       cell(number(one.prefixes), "number"))))
       : make("p", {class: "soft small"}, t("No model in memory.")),
     speeds(node),
+    drainTools(text(node.name)),
   ];
+}
+
+// A drained node finishes what it has. The router's valve `drained` keeps it so, for every worker.
+const isDrained = name => list(part("router").drained).includes(name);
+const drainFaults = new Map();
+function drainTools(name) {
+  const drained = isDrained(name), why = drainFaults.get(name);
+  return make("div", {class: "head"}, make("div", {class: "group"},
+    make("button", {type: "button", "data-act": "drain", "data-value": name},
+      drained ? t("Take it back") : t("Give it nothing new")),
+    make("span", {class: "soft small"}, drained ? t("It finishes what it has and gets nothing new.") : ""),
+    make("span", {class: "small", role: "status"}, why ? t("Not done: {why}", {why}) : "")));
+}
+
+async function drainNode(name) {
+  const asked = {node: name, drain: !isDrained(name)};
+  try {
+    const answer = await fetch("/ollama-pack/nodes/drain",
+      {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(asked)});
+    const told = object(await answer.json());
+    drainFaults.set(name, answer.ok ? told.fault : told.detail || answer.status);
+    if (answer.ok && !told.fault && Array.isArray(told.drained))
+      parts.set("router", {...part("router"), drained: told.drained});
+  } catch (error) {
+    drainFaults.set(name, error.message);
+  }
+  want("nodes");
 }
 
 const breakerSentence = state => state === "open"

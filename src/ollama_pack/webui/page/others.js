@@ -24,6 +24,8 @@ function problems() {
   if (router.fault) found.push(["warn", router.fault]);
   list(part("publishing").problems).filter(one => !router.fault || !String(one).startsWith(router.fault))
     .forEach(one => found.push(["warn", text(one)]));
+  list(part("refused").valves).map(object).forEach(one => found.push(["warn",
+    t("Settings of {plugin} were refused: {reason}", {plugin: text(one.plugin), reason: text(object(one.said)[language] || object(one.said).en)})]));
   if (part("history").fault)
     found.push(["warn", t("The history cannot be read or written: {fault}.", {fault: part("history").fault})]);
   below("processes/").filter(([, one]) => object(one).fault).forEach(([name, one]) =>
