@@ -10022,7 +10022,7 @@ section { margin-top: 26px; }
 .legend span span { color: var(--soft); }
 .chart rect { stroke: none; }
 .chart path { fill: none; stroke-width: 1.8; vector-effect: non-scaling-stroke; stroke-linejoin: round; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; position: relative; } /* hidden text in it must not widen the page */
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 5px 12px 5px 0; vertical-align: top; border-bottom: 1px solid var(--line); }
 th:last-child, td:last-child { padding-right: 0; }

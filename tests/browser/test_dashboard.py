@@ -219,7 +219,7 @@ def test_nobody_is_kept_out(events: EventsTarget, browser: Browser, server: Runn
         assert [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in wrong] == []
         assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
         if language == "zh-CN":
-            expect(page.get_by_role("heading", name="节点")).to_be_visible()
+            expect(page.get_by_role("heading", name="节点", exact=True)).to_be_visible()
             expect(page.get_by_text("gpu1 不可用", exact=False)).to_be_visible()
         context.close()
     anonymous = browser.new_context(locale="zh-CN")

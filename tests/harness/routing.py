@@ -41,6 +41,16 @@ async def routing(
         await router.close()
 
 
+@asynccontextmanager
+async def router_over(*rows: str) -> AsyncIterator[Router]:
+    router = Router(parse_nodes("\n".join(rows)), aiohttp.ClientSession(), QUICK, Random(1))  # noqa: S311 - breaks ties
+    await router.ready()
+    try:
+        yield router
+    finally:
+        await router.close()
+
+
 @dataclass
 class Chat:
     """One chat through a router: what came, and what was told meanwhile."""

@@ -12,9 +12,8 @@ import aiohttp
 import pytest
 
 from harness.node_clients import HEAD, JSON, PATIENCE, USER, chunks_of, run
+from harness.node_contract import STEADY, WEATHER, WEATHER_CALL, Node, wait_until
 from harness.ollama_node import Answer
-from ollama.conftest import STEADY, Node, wait_until
-from ollama.test_contract import WEATHER, WEATHER_CALL
 from ollama_pack.engines.errors import ModelNotFoundError, RequestRefusedError, RetryableNodeError
 from ollama_pack.engines.ollama.client import OllamaClient
 from ollama_pack.engines.ollama.stream import completion_of

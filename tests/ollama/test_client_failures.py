@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 
 from harness.node_clients import HEAD, JSON, PATIENCE, USER, chunks_of, fail, run
+from harness.node_contract import MODELS, wait_until
 from harness.ollama_node import Answer, OllamaNode, Request, ToolCall
 from local.processes import free_port
-from ollama.conftest import MODELS, wait_until
 from ollama_pack.engines.errors import (
     NodeBusyError,
     NodeError,

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import requests
 
+from harness.node_contract import STEADY, WEATHER, WEATHER_CALL, Node, expires_in, instant, lines, wait_until
 from harness.ollama_node import Answer
-from ollama.conftest import STEADY, Node, lines, wait_until
 
 DETAILS = {"parent_model", "format", "family", "families", "parameter_size", "quantization_level"}
 METRICS = {
@@ -25,40 +25,6 @@ METRICS = {
     "eval_duration",
 }
 ANY_MAP = "map[string]interface {}"  # Go's words
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Tells the weather of a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
-# Constrains even a model of 135M parameters to call the tool.
-WEATHER_CALL = {
-    "type": "object",
-    "properties": {
-        "name": {"enum": ["get_weather"]},
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"enum": ["Paris"]}},
-            "required": ["city"],
-        },
-    },
-    "required": ["name", "parameters"],
-}
-
-
-def instant(text: str) -> datetime:
-    """Read a timestamp; Go writes nanoseconds, Python reads microseconds."""
-    head, dot, tail = text.partition(".")
-    digits = tail[: len(tail) - len(tail.lstrip("0123456789"))]
-    zone = tail[len(digits) :]
-    return datetime.fromisoformat(f"{head}.{digits[:6]:0<6}{zone}" if dot else text)
-
-
-def expires_in(node: Node) -> float:
-    """Return seconds. A real server moves `expires_at` shortly after its answer, so ask until it is right."""
-    return (instant(node.loaded()[node.model]["expires_at"]) - datetime.now(UTC)).total_seconds()
 
 
 def test_root_tells_that_ollama_runs(node: Node) -> None:

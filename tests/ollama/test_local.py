@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.node_contract import wait_until
 from local import ollama
 from local.processes import ServerStartError, free_port, log_tail, running, wait_until_http
-from ollama.conftest import wait_until
 
 # A server with a child that does not end by itself, as Ollama has runners. It writes the child's id.
 PARENT = """

@@ -16,12 +16,12 @@ import pytest
 import requests
 
 from harness.node_clients import HEAD, JSON, PATIENCE, USER, chunks_of
+from harness.node_contract import STEADY, wait_until
 from harness.ollama_node import Answer, Model, OllamaNode
 from harness.openai_engine import MODEL as SERVED
 from harness.openai_engine import EngineAnswer, OpenAIEngine
 from local import engine
 from local.processes import free_port
-from ollama.conftest import STEADY, wait_until
 from ollama_pack.engines.errors import (
     ChatBodyError,
     ModelNotFoundError,

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from random import Random
 
 import aiohttp
 import pytest
@@ -13,24 +12,13 @@ from harness.node_clients import HEAD
 from harness.ollama_node import Model, OllamaNode
 from harness.openai_engine import MODEL as SERVED
 from harness.openai_engine import OpenAIEngine
-from harness.routing import JSON, QUICK, Chat, run, until
+from harness.routing import JSON, Chat, router_over, run, until
 from local import engine
 from ollama_pack.routing.dispatch.router import Router
-from ollama_pack.routing.nodes import parse_nodes
 from ollama_pack.routing.probe.gpus import LOAD_PATH, Gpu, GpuReport, agent_load
 
 LLAMA = Model("llama3:8b")
 METRICS = "vllm:num_requests_running {running}\nvllm:num_requests_waiting {waiting}\n"
-
-
-@asynccontextmanager
-async def router_over(*rows: str) -> AsyncIterator[Router]:
-    router = Router(parse_nodes("\n".join(rows)), aiohttp.ClientSession(), QUICK, Random(1))  # noqa: S311 - breaks ties
-    await router.ready()
-    try:
-        yield router
-    finally:
-        await router.close()
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,9 @@ import pytest
 from harness.ollama_node import Model, OllamaNode
 from harness.openai_engine import MODEL as SERVED
 from harness.openai_engine import EngineAnswer, OpenAIEngine
-from harness.routing import Chat, run
+from harness.routing import Chat, router_over, run
 from local import engine
 from local.gateways import Gateway, GatewayMissingError, gateway
-from ollama.test_router_engines import router_over
 from ollama_pack.engines.openai.client import SESSION_HEADERS
 from ollama_pack.engines.openai.request import CACHE_KEY
 

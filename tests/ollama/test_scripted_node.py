@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 import requests
 
+from harness.node_contract import lines
 from harness.ollama_node import Answer, Model, OllamaNode, ToolCall
-from ollama.conftest import lines
 
 CHAT = {"model": "seer", "messages": [{"role": "user", "content": "hello there"}]}
 

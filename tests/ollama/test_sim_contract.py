@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 import requests
 
+from harness.node_contract import JSON, STEADY, Node, expires_in, wait_until
 from harness.ollama_node import Model, NodeShape, OllamaNode
 from local import ollama
-from ollama.conftest import JSON, STEADY, Node, wait_until
-from ollama.test_contract import expires_in
 
 BUSY = {"error": "server busy, please try again.  maximum pending requests exceeded"}
 # A few seconds of work for the small model: a schema keeps it from ending. A simulated one counts the words.

@@ -18,10 +18,10 @@ import pytest
 import requests
 
 from harness.node_clients import HEAD, PATIENCE, fail
+from harness.node_contract import lines, wait_until
 from harness.ollama_node import Fault, Model, NodeShape, OllamaNode
 from harness.sim_faults import FaultKind
 from harness.sim_process import TESTS, SimulationError, simulated_nodes
-from ollama.conftest import lines, wait_until
 from ollama_pack.engines.errors import (
     NodeError,
     NodeFaultError,
