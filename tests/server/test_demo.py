@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,11 +20,17 @@ ROOT = Path(__file__).resolve().parents[2]
 DEMO = [sys.executable, "-u", str(ROOT / "scripts" / "demo.py")]
 
 
-def start(port: int, **environment: str) -> subprocess.Popen[str]:
+@contextmanager
+def start(port: int, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The demo as it runs. It is ended where a test fails, or that would wait for its end."""
     env = {key: value for key, value in os.environ.items() if key != "ONCE"}
-    return subprocess.Popen(
-        DEMO, env=env | {"PORT": str(port)} | environment, stdout=subprocess.PIPE, text=True
-    )
+    env |= {"PORT": str(port)} | environment
+    with subprocess.Popen(DEMO, env=env, stdout=subprocess.PIPE, text=True) as demo:
+        try:
+            yield demo
+        except BaseException:
+            demo.send_signal(signal.SIGINT)
+            raise
 
 
 def folders() -> set[Path]:
@@ -43,7 +51,7 @@ def test_walk_and_end() -> None:
             if "Ctrl-C ends it" in line:
                 break
         page = requests.get(f"http://127.0.0.1:{port}", timeout=30)
-        email, password = re.findall(r"admin: +(\S+) +(\S+)", "".join(lines))[0]
+        email, password = re.findall(r"(?m)^  admin: +(\S+) +(\S+)", "".join(lines))[0]
         form = {"email": email, "password": password}
         admin = requests.post(f"http://127.0.0.1:{port}/api/v1/auths/signin", json=form, timeout=30).json()
         headers = {"Authorization": f"Bearer {admin['token']}"}

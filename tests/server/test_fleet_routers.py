@@ -123,7 +123,7 @@ def test_a_chat_that_comes_to_another_worker_finds_its_prefix(
                 found.append(again.routed["reason"])
             return found
 
-    assert all("prefix" in reason for reason in run(scenario))
+    assert all("of the prompt is cached there" in reason for reason in run(scenario))
 
 
 def test_what_the_other_does_is_told(nodes: list[OllamaNode], server: Valkey) -> None:
