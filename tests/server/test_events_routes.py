@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,8 @@ def test_bad_audience_is_refused(events: EventsTarget) -> None:
     events.install()
     with pytest.raises(Exception, match="400"):
         events.set_valves(EVENTS, audience="everyone")
+    if version("open-webui") == "0.11.2":  # the page does not know there what was refused
+        return
     (refused,) = events.get(DATA, events.admin).json()["refused_valves"]
     assert refused["plugin"] == EVENTS
     assert "'everyone'" in refused["reason"]
