@@ -73,6 +73,16 @@ class OllamaNode:
         """Totals, and what is in memory and at work now."""
         return stats_of(self._server.state)
 
+    def offer(self, *models: Model, pieces: int = 3) -> None:
+        """Let these models be pulled, in so many pieces."""
+        self._server.state.registry |= {model.name: model for model in models}
+        self._server.state.pull_pieces = pieces
+
+    @property
+    def busy_while_pulling(self) -> int:
+        """The most chats that were at work at one moment of a pull."""
+        return self._server.state.busy_while_pulling
+
     def enqueue(self, *answers: Answer) -> None:
         """Set what the next chat or generate requests get, one answer each."""
         self._server.state.answers.extend(answers)

@@ -20,6 +20,7 @@ from harness.sim_records import Record
 from harness.sim_shape import EngineWords
 from harness.sim_spoil import cut, spoil_before, spoil_whole
 
+PULL_PIECE_SECONDS = 0.2
 CONTROL = "/sim/"  # what is under it is no part of Ollama
 _MEASURED = (CHAT, "/api/chat", "/api/generate", "/api/embed", "/api/embeddings")
 _STRUCTS = {
@@ -30,6 +31,7 @@ _STRUCTS = {
     "/api/show": "ShowRequest",
     "/api/copy": "CopyRequest",
     "/api/delete": "DeleteRequest",
+    "/api/pull": "PullRequest",
 }
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -152,8 +154,32 @@ class NodeRoutes:
             case "/api/delete":
                 self._state.delete(body)
                 return web.Response()
+            case "/api/pull":
+                return await self._pull(request, str(body.get("model")))
             case _:
                 return await self._measured(request, body)
+
+    async def _pull(self, request: web.Request, name: str) -> web.StreamResponse:
+        """Pull a model from the test's registry, in some pieces."""
+        state, response = self._state, web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+
+        async def say(line: JSON) -> None:
+            await response.write(json.dumps(line).encode() + b"\n")
+
+        model = state.registry.get(name)
+        if model is None:
+            await say({"error": "pull model manifest: file does not exist"})
+            return response
+        for done in range(state.pull_pieces):
+            working = sum(record.ended is None for record in state.stats.records)
+            state.busy_while_pulling = max(state.busy_while_pulling, working)
+            total = model.size
+            await say({"status": "pulling", "total": total, "completed": total * done // state.pull_pieces})
+            await asyncio.sleep(PULL_PIECE_SECONDS)
+        state.models[model.full_name] = model
+        await say({"status": "success"})
+        return response
 
     async def _measured(self, request: web.Request, body: JSON) -> web.StreamResponse:
         """Answer a request that takes a model's time, and note how it went."""

@@ -22,6 +22,9 @@ class NodeState:
         self.shape = shape
         self.stats = NodeStats()
         self.scheduler = Scheduler(shape)
+        self.registry: dict[str, Model] = {}  # what can be pulled
+        self.pull_pieces = 3
+        self.busy_while_pulling = 0  # the most chats at one moment of a pull
         self._gpu = gpu
         self._modified_at = datetime.now(UTC)
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -60,6 +60,7 @@ class Model:
     prompt_rate: float | None = None
     decode_rate: float | None = None
     answer_tokens: int | None = None
+    info: JSON | None = field(default=None, compare=False)  # `model_info`; None: SmolLM2's
 
     def __post_init__(self) -> None:
         """Fill in the digests, which follow from the name when left out."""
@@ -238,7 +239,8 @@ def shown(model: Model, modified_at: datetime) -> JSON:
         "parameters": f"{'num_ctx':<30} {model.num_ctx}",
         "template": template,
         "details": model.details,
-        "model_info": {
+        "model_info": model.info
+        or {
             "general.architecture": model.family,
             "general.parameter_count": 134_515_008,
             f"{model.family}.attention.head_count": 9,
@@ -247,7 +249,9 @@ def shown(model: Model, modified_at: datetime) -> JSON:
             f"{model.family}.context_length": model.context_length,
             f"{model.family}.embedding_length": model.embedding_length,
         },
-        "tensors": [{"name": "token_embd.weight", "type": "Q8_0", "shape": [model.embedding_length, 49152]}],
+        "tensors": []
+        if model.info
+        else [{"name": "token_embd.weight", "type": "Q8_0", "shape": [model.embedding_length, 49152]}],
         "capabilities": list(model.capabilities),
         "modified_at": timestamp(modified_at),
     }

@@ -13,6 +13,8 @@ from harness.virtual_world import World
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.errors import WarmTableError
 from ollama_pack.routing.nodes import parse_nodes
+from ollama_pack.routing.peers.messages import PullState
+from ollama_pack.routing.peers.share import FleetShare
 from ollama_pack.routing.warm import parse_warm
 
 MONDAY = datetime(2026, 11, 30, tzinfo=UTC)
@@ -74,8 +76,8 @@ def test_rows_have_settings_and_comments() -> None:
         ("llama3:8b =", "hours are missing"),
         ("a b = 07:00-08:00", "write it as"),
         ("m = 7-8", "cannot be read"),
-        ("m = Mon 25:00-26:00", "is no time"),
-        ("m = Foo 07:00-08:00", "is no day"),
+        ("m = Mon 25:00-26:00", "is not a time"),
+        ("m = Foo 07:00-08:00", "is not a day"),
         ("m = 07:00-08:00 copies=0", "unknown setting"),
         ("m = 07:00-08:00 zone=Mars/Base", "zone=Mars/Base is unknown"),
         ("m = 07:00-08:00 zone=../../etc/passwd", "is unknown"),
@@ -167,11 +169,124 @@ def test_a_pull_goes_on_when_a_node_goes() -> None:
             router = Router(rows, session)
             router.upkeep.pull("m", ["x", "z", "y"])
             router.follow(rows[1:])
-            await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "pull m"))
+            await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "pull"))
             await router.close()
         return [(pull.node, pull.fault) for pull in router.upkeep.pulls]
 
     found = dict(asyncio.run(asyncio.wait_for(run(), 20)))
-    assert found["x"] == "it is no node any more"
-    assert found["z"] == "only an Ollama can pull models"
+    assert found["x"] == "It is not a node any more."
+    assert found["z"] == "Only an Ollama can pull models."
     assert found["y"]
+
+
+# --- what other workers must know of a pull ---
+
+
+def pair() -> tuple[Router, Router]:
+    """Two workers that hear each other: what one writes the other reads, in the same moment."""
+    rows = parse_nodes("x http://127.0.0.1:9\ny http://127.0.0.1:9/y")
+    heard: list[FleetShare] = []
+
+    class Wire:
+        fault = ""
+
+        def __init__(self, share: FleetShare) -> None:
+            self._share = share
+            heard.append(share)
+            share.wake = self._deliver
+            share.connected = True
+
+        def start(self) -> None:
+            """It is."""
+
+        def _deliver(self) -> None:
+            while self._share.outbox:
+                payload = self._share.outbox.popleft().payload
+                for other in heard:
+                    other.hear(payload)
+
+        async def claim(self, _binding: object) -> bool:
+            return True
+
+        async def close(self) -> None:
+            self._share.say_bye()
+
+    return tuple(
+        Router(rows, aiohttp.ClientSession(), connect=lambda share, _decide: Wire(share)) for _ in range(2)
+    )  # type: ignore[return-value] # two of them
+
+
+def draining(router: Router) -> list[str]:
+    return [name for name, node in router.scheduler.cluster.nodes.items() if node.draining]
+
+
+def test_other_workers_give_a_node_nothing_while_it_is_pulled() -> None:
+    """Would catch a pull that only the worker knows of that does it, and drains that outlive it."""
+
+    async def play() -> None:
+        one, two = pair()
+        state = PullState("x", "m", "pulling", 40.0)
+        one.upkeep.pulls, one.upkeep._pulling = [state], {"x"}  # noqa: SLF001 - as in the middle of a pull
+        one.upkeep._changed()  # noqa: SLF001
+        assert draining(two) == ["x"]
+        (told,) = two.upkeep.report["pulls"]
+        assert (told["node"], told["state"], told["percent"]) == ("x", "pulling", 40.0)
+        with pytest.raises(ValueError, match="under way"):
+            two.upkeep.pull("m")
+        await two.close()
+        await one.close()
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+def test_a_worker_that_goes_leaves_no_node_drained() -> None:
+    """Would catch a node that gets nothing for ever, as the worker that pulled it was killed."""
+
+    async def play() -> None:
+        one, two = pair()
+        one.upkeep.pulls, one.upkeep._pulling = [PullState("x", "m", "pulling")], {"x"}  # noqa: SLF001
+        one.upkeep._changed()  # noqa: SLF001
+        assert draining(two) == ["x"]
+        await one.close()
+        assert draining(two) == []
+        (told,) = two.upkeep.report["pulls"]
+        assert (told["state"], "continues where it was" in told["fault"]) == ("failed", True)
+        await two.close()
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+def test_any_worker_stops_a_pull() -> None:
+    """Would catch a stop button that works only where the pull happens to run."""
+
+    async def play() -> None:
+        one, two = pair()
+        with pytest.raises(ValueError, match="No pull is under way"):
+            two.upkeep.stop()
+        one.upkeep.pull("m", ["x", "y"])
+        two.upkeep.stop()
+        assert [pull.state for pull in one.upkeep.pulls] == ["stopped", "stopped"]
+        assert [pull["state"] for pull in two.upkeep.report["pulls"]] == ["stopped", "stopped"]
+        await two.close()
+        await one.close()
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+def test_a_pull_is_handed_over_to_the_router_that_follows() -> None:
+    """Would catch a pull that ends without a word when an admin changes a setting."""
+
+    async def play() -> None:
+        rows = parse_nodes("x http://127.0.0.1:9")
+        one, two = (Router(rows, aiohttp.ClientSession()) for _ in range(2))
+        one.upkeep.pull("m", ["x"])
+        left = one.upkeep.hand_over()
+        assert one.upkeep.pulls == []
+        two.upkeep.go_on([{"node": "of another version"}])
+        two.upkeep.go_on(left)
+        assert [(pull.node, pull.model, pull.state) for pull in two.upkeep.pulls] == [("x", "m", "waiting")]
+        assert two.upkeep.hand_over() == left
+        await one.close()
+        await two.close()
+
+    asyncio.run(asyncio.wait_for(play(), 30))

@@ -222,7 +222,8 @@ def router_parts(told: Mapping[str, Any], fault: str) -> Parts:
     nodes = [dict(node) for node in told.get("nodes") or () if isinstance(node, Mapping)]
     by_path = {f"nodes/{node.get('name')}": node for node in nodes}
     others = {name: told.get(name) for name in ("waiting", "peers", "sharing_fault", "running")}
-    others["drained"] = object_at(told.get("upkeep")).get("drained") or []
+    upkeep = object_at(told.get("upkeep"))
+    others |= {name: upkeep.get(name) or [] for name in ("drained", "pulls")}
     return {"router": {**others, "fault": fault}, **by_path}
 
 

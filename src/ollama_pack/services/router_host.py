@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from ssl import SSLContext
+from typing import Any
 
 import aiohttp
 
+from ollama_pack.base.process import process_wide
 from ollama_pack.routing.dispatch.pending_chat import RouterSettings
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow
@@ -68,6 +70,9 @@ class RouterHost:
         self._made_of = wanted
         router = self.current
         await router.ready()
+        if left := list(_pulls_left()):
+            _pulls_left().clear()
+            router.upkeep.go_on(left)
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -83,9 +88,18 @@ class RouterHost:
         await asyncio.gather(*self._closing)
 
     def retire(self) -> None:
-        """Let the router finish what it has begun, and give its connections back."""
+        """Let the router finish what it has begun, and give its connections back.
+
+        The next router of this process goes on with the models that it pulls.
+        """
         if self.current is not None:
+            _pulls_left().extend(self.current.upkeep.hand_over())
             task = asyncio.get_running_loop().create_task(self.current.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
             self.current = None
+
+
+def _pulls_left() -> list[dict[str, Any]]:
+    """The pulls of routers of this process that were replaced, by whatever code."""
+    return process_wide("pulls left", list[dict[str, Any]])

@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 ROUTER_ID = "gpu_router"
 ASK_SECONDS = 5.0
+PLAN_SECONDS = 55.0  # that a plan may take; a proxy in front of Open WebUI usually waits a minute
 
 ABSENT = (
     "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here"
@@ -70,26 +71,42 @@ class RouterContact:
         """
         return object_at(await self._ask("pull", model, nodes))
 
-    async def _ask(self, method: str, *arguments: Any) -> Any:
+    async def stop_pull(self) -> Mapping[str, Any]:
+        """Stop the pull that is under way; what upkeep does then.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("stop_pull"))
+
+    async def plan(self, context: int, users: int, chats: list[dict[str, Any]]) -> Mapping[str, Any]:
+        """A plan of what to have where, for what people asked for.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked, or is not done in time.
+        """
+        return object_at(await self._ask("plan", context, users, chats, seconds=PLAN_SECONDS))
+
+    async def _ask(self, method: str, *arguments: Any, seconds: float = ASK_SECONDS) -> Any:
         try:
-            answer = await self._ask_once(method, arguments)
+            answer = await self._ask_once(method, arguments, seconds)
         except RouterUnavailableError as error:
             self._tell(method, str(error))
             raise
         self._said.pop(method, None)
         return answer
 
-    async def _ask_once(self, method: str, arguments: Sequence[Any]) -> Any:
+    async def _ask_once(self, method: str, arguments: Sequence[Any], seconds: float) -> Any:
         state = await function_state(ROUTER_ID)
         if not state.active:
             raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
         try:
-            async with asyncio.timeout(ASK_SECONDS):
+            async with asyncio.timeout(seconds):
                 router = await live_function(self._app, ROUTER_ID)
                 return await _method(router, method)(*arguments)
         except TimeoutError:
             raise RouterUnavailableError(
-                f"gpu_router did not answer {method} within {ASK_SECONDS:g} s: see the server's log"
+                f"gpu_router did not answer {method} within {seconds:g} s: see the server's log"
             ) from None
         except RouterUnavailableError:
             raise

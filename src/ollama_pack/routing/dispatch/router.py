@@ -158,6 +158,8 @@ class Router:
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
         self.upkeep = Upkeep(self)
+        if self._share:
+            self.upkeep.peers, self._share.upkeep = self._share, self.upkeep
 
     # --- the nodes ---
 

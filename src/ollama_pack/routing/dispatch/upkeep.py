@@ -3,37 +3,29 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.errors import NodeError
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.naming import fold_name
+from ollama_pack.routing.peers.messages import PullState, UpkeepMessage, pull_state
 from ollama_pack.routing.probe.node_watch import NodeWatch
+from ollama_pack.routing.state.peer_requests import node_key
 from ollama_pack.routing.state.scheduler import Scheduler
 from ollama_pack.routing.warm import WarmRow
 
 log = logging.getLogger(__name__)
 
-WARM_LOOK_SECONDS = 20.0  # between two looks at what has to be in memory
+WARM_LOOK_SECONDS = 5.0  # between two looks at what has to be in memory
 STAY_SECONDS = 300.0  # models that are kept are asked for again before their time in memory falls below this
 IDLE_LOOK_SECONDS = 0.5
 DRAIN_SECONDS = 900.0  # for a node's chats to end before a pull; then it is pulled beside them
 MAX_PULLS = 64  # that are remembered
-
-
-@dataclass(slots=True)
-class PullState:
-    """The pull of a model at one node: `waiting`, `draining`, `pulling`, `done` or `failed`."""
-
-    node: str
-    model: str
-    state: str = "waiting"
-    percent: float = 0.0
-    fault: str = ""
 
 
 class Fleet(Protocol):
@@ -50,6 +42,10 @@ class Fleet(Protocol):
     async def ready(self) -> None:
         """Have the nodes looked at."""
 
+    @property
+    def peers(self) -> int:
+        """How many other workers are heard."""
+
     def in_flight(self, node: str) -> int:
         """Requests at a node."""
 
@@ -61,6 +57,16 @@ class Fleet(Protocol):
 
     def prolong(self, node: str, model: str, seconds: float) -> None:
         """Let a model stay in a node's memory."""
+
+
+class Peers(Protocol):
+    """The way to the other workers."""
+
+    def tell_upkeep(self) -> None:
+        """Let them know what this worker pulls."""
+
+    def stop_pull(self) -> None:
+        """Ask the one that pulls to stop."""
 
 
 class Upkeep:
@@ -76,6 +82,9 @@ class Upkeep:
         self._warming: asyncio.Task[None] | None = None
         self._pull: asyncio.Task[None] | None = None
         self._asked_at: dict[tuple[str, str], float] = {}
+        self._others: dict[str, UpkeepMessage] = {}  # what other workers pull
+        self._lost: list[PullState] = []  # pulls whose worker has gone
+        self.peers: Peers | None = None
         self.pulls: list[PullState] = []
 
     def close(self) -> None:
@@ -88,8 +97,10 @@ class Upkeep:
 
     @property
     def drained(self) -> frozenset[str]:
-        """The nodes that get nothing new, by an admin's wish or for a pull."""
-        return self._drained | self._pulling
+        """The nodes that get nothing new, by an admin's wish or for a pull of any worker."""
+        keys = {key for news in self._others.values() for key in news.drained}
+        others = {name for name, watch in self._fleet.nodes.items() if node_key(watch.row) in keys}
+        return self._drained | self._pulling | others
 
     def drain(self, names: Collection[str]) -> None:
         """Let these nodes finish what they have and give them nothing new; all others take part."""
@@ -157,26 +168,81 @@ class Upkeep:
         """Pull a model at nodes (none: all Ollamas), one after another, each without chats meanwhile.
 
         Raises:
-            ValueError: a pull is under way, or a node is unknown.
+            ValueError: a pull is under way, here or in another worker, or a node is unknown.
         """
-        if self._pull is not None and not self._pull.done():
-            raise ValueError("a pull is under way: wait until it is done")
+        if any(one.is_under_way for one in self.all_pulls):
+            raise ValueError(message("A pull is under way. Wait until it is done, or stop it."))
         watches = self._fleet.nodes
         wanted = list(nodes) or [name for name, watch in watches.items() if watch.row.kind == "ollama"]
         for name in wanted:
             if name not in watches:
-                raise ValueError(f"there is no node {name!r}: the nodes are {', '.join(watches)}")
-        states = [PullState(name, model) for name in wanted]
+                known = ", ".join(watches)
+                raise ValueError(
+                    message("There is no node {node}. The nodes are: {nodes}.", node=name, nodes=known)
+                )
+        self._begin([PullState(name, model) for name in wanted])
+
+    def go_on(self, told: Iterable[Mapping[str, Any]]) -> None:
+        """Take over the pulls of the router before, as `hand_over` gave them."""
+        try:
+            self._begin([pull_state(one) for one in told])
+        except (KeyError, TypeError, ValueError):  # of a router of another version
+            log.exception("A pull could not be continued: pull the model again")
+
+    def hand_over(self) -> list[dict[str, Any]]:
+        """What this router has pulled and has still to pull, for the one that follows. It pulls no more."""
+        pulls = [replace(one, state="waiting") if one.is_under_way else one for one in self.pulls]
+        self.stop_own()
+        self.pulls = []
+        self._changed()
+        return [asdict(one) for one in pulls]
+
+    def stop(self) -> None:
+        """Stop the pull that is under way, in whichever worker.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.stop_own():
+            return
+        if self.peers is None or not any(one.is_under_way for one in self.all_pulls):
+            raise ValueError(message("No pull is under way."))
+        self.peers.stop_pull()
+
+    def stop_own(self) -> bool:
+        """Stop what this worker pulls; false: it pulls nothing. What has come so far stays at the node."""
+        if self._pull is None or self._pull.done():
+            return False
+        self._pull.cancel()
+        for one in self.pulls:
+            if one.is_under_way:
+                one.state = "stopped"
+        self._changed()
+        return True
+
+    def _begin(self, states: list[PullState]) -> None:
         self.pulls = [*self.pulls, *states][-MAX_PULLS:]
-        self._pull = asyncio.get_running_loop().create_task(self._pull_all(states), name=f"pull {model}")
+        if left := [one for one in states if one.is_under_way]:
+            self._lost.clear()
+            self._pull = asyncio.get_running_loop().create_task(self._pull_all(left), name="pull")
+        self._changed()
+
+    def _changed(self) -> None:
+        if self.peers:
+            self.peers.tell_upkeep()
 
     async def _pull_all(self, states: Sequence[PullState]) -> None:
+        await self._fleet.ready()
         for state in states:
             watch = self._fleet.nodes.get(state.node)  # nodes may go while others pull
             ask = getattr(watch.client, "pull", None) if watch else None
             if watch is None or ask is None:
-                fault = "only an Ollama can pull models" if watch else "it is no node any more"
-                state.state, state.fault = "failed", fault
+                state.state = "failed"
+                state.fault = (
+                    message("Only an Ollama can pull models.")
+                    if watch
+                    else message("It is not a node any more.")
+                )
                 continue
             try:
                 async with self._without_chats(state):
@@ -185,6 +251,7 @@ class Upkeep:
                 state.state, state.fault = "failed", type(error).__name__
                 log.exception("%s could not pull %s", state.node, state.model)
             watch.hurry.set()
+            self._changed()
 
     async def _pull_at(self, state: PullState, ask: Callable[[str], AsyncIterator[tuple[int, int]]]) -> None:
         state.state = "pulling"
@@ -207,15 +274,19 @@ class Upkeep:
         state.state = "draining"
         self._pulling.add(node)
         self.apply()
+        self._changed()
         try:
             loop = asyncio.get_running_loop()
             ends = loop.time() + DRAIN_SECONDS
+            if self._fleet.peers:  # they may have given it a chat at this very moment
+                await asyncio.sleep(IDLE_LOOK_SECONDS)
             while self._fleet.in_flight(node) and loop.time() < ends:  # noqa: ASYNC110 - of other workers, too
                 await asyncio.sleep(IDLE_LOOK_SECONDS)
             yield
         finally:
             self._pulling.discard(node)
             self.apply()
+            self._changed()
 
     def _can_spare(self, node: str) -> bool:
         """Whether the other nodes that get chats have all of its models."""
@@ -225,6 +296,36 @@ class Upkeep:
                 others |= {fold_name(model.name) for model in watch.known.models}
         return {fold_name(model.name) for model in self._fleet.nodes[node].known.models} <= others
 
+    # --- what other workers pull ---
+
+    @property
+    def all_pulls(self) -> list[PullState]:
+        """Pulls of all workers that are heard, the newest last."""
+        others = [one for news in self._others.values() for one in news.pulls]
+        return [*self._lost, *others, *self.pulls]
+
+    def own(self, worker: str) -> UpkeepMessage:
+        """What this worker pulls, for the others."""
+        watches = self._fleet.nodes
+        keys = tuple(node_key(watches[name].row) for name in sorted(self._pulling) if name in watches)
+        return UpkeepMessage(worker, keys, tuple(self.pulls))
+
+    def heard(self, news: UpkeepMessage) -> None:
+        """Another worker pulls, or has ended to."""
+        self._others[news.worker] = news
+        if any(one.is_under_way for one in news.pulls):
+            self._lost.clear()
+        self.apply()
+
+    def lost(self, worker: str) -> None:
+        """Another worker has gone: its nodes take part again, and what it had not pulled is not pulled."""
+        news = self._others.pop(worker, None)
+        if news is None:
+            return
+        fault = message("The server that pulled it has stopped. Pull again: Ollama continues where it was.")
+        self._lost += [replace(one, state="failed", fault=fault) for one in news.pulls if one.is_under_way]
+        self.apply()
+
     @property
     def report(self) -> dict[str, Any]:
         """For the dashboard."""
@@ -233,4 +334,5 @@ class Upkeep:
             for row in self._rows
             if (left := row.seconds_left(self._now()))
         ]
-        return {"drained": sorted(self.drained), "warm": kept, "pulls": [asdict(one) for one in self.pulls]}
+        pulls = [asdict(one) for one in self.all_pulls[-MAX_PULLS:]]
+        return {"drained": sorted(self.drained), "warm": kept, "pulls": pulls}

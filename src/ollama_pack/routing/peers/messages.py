@@ -5,9 +5,9 @@ A message that a worker does not understand, of another version of the pack perh
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ollama_pack.routing.decide.prefix import MatchDepth
 from ollama_pack.routing.decide.view import PromptBlock, RunnerOptions
@@ -57,7 +57,42 @@ class EventMessage:
     event: FleetEvent
 
 
-FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
+PullWord = Literal["waiting", "draining", "pulling", "done", "failed", "stopped"]
+ENDED_PULLS = frozenset({"done", "failed", "stopped"})
+
+
+@dataclass(slots=True)
+class PullState:
+    """The pull of a model at one node, with percent of its current layer and why it failed."""
+
+    node: str
+    model: str
+    state: PullWord = "waiting"
+    percent: float = 0.0
+    fault: str = ""
+
+    @property
+    def is_under_way(self) -> bool:
+        return self.state not in ENDED_PULLS
+
+
+@dataclass(frozen=True, slots=True)
+class UpkeepMessage:
+    """A worker pulls models: keys of the nodes that get nothing new meanwhile, and how far it is."""
+
+    worker: str
+    drained: tuple[str, ...] = ()
+    pulls: tuple[PullState, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopPullMessage:
+    """A worker's admin wants the pull to stop, whichever worker does it."""
+
+    worker: str
+
+
+FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage | UpkeepMessage | StopPullMessage
 
 _EVENTS: dict[str, type[FleetEvent]] = {
     "waiting": WaitingEvent,
@@ -80,6 +115,10 @@ def encode_message(message: FleetMessage) -> bytes:
             written = {"t": "alive", "w": worker, "r": requests}
         case ByeMessage(worker):
             written = {"t": "bye", "w": worker}
+        case UpkeepMessage(worker, drained, pulls):
+            written = {"t": "upkeep", "w": worker, "d": drained, "p": [asdict(one) for one in pulls]}
+        case StopPullMessage(worker):
+            written = {"t": "stop", "w": worker}
         case EventMessage(worker, event):
             written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
     return json.dumps(written, separators=(",", ":"), default=str).encode()
@@ -99,16 +138,25 @@ def decode_message(payload: bytes) -> FleetMessage | None:
     try:
         written = json.loads(payload, parse_constant=_refuse_constant)
         kind, worker = str(written["t"]), str(written["w"])
-        match kind:
-            case "hello":
-                return HelloMessage(worker)
-            case "alive":
-                return AliveMessage(worker, _strings(written["r"]))
-            case "bye":
-                return ByeMessage(worker)
-        return EventMessage(worker, _fleet_event(kind, written["e"]))
+        return _of_worker(kind, worker, written) or EventMessage(worker, _fleet_event(kind, written["e"]))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
+
+
+def _of_worker(kind: str, worker: str, written: dict[str, Any]) -> FleetMessage | None:
+    """A message about a worker itself; None: it is about a request."""
+    match kind:
+        case "hello":
+            return HelloMessage(worker)
+        case "alive":
+            return AliveMessage(worker, _strings(written["r"]))
+        case "bye":
+            return ByeMessage(worker)
+        case "upkeep":
+            return UpkeepMessage(worker, _strings(written["d"]), tuple(map(pull_state, written["p"])))
+        case "stop":
+            return StopPullMessage(worker)
+    return None
 
 
 def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
@@ -160,6 +208,19 @@ def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
         background=bool(fields["background"]),
         waited=_seconds(fields["waited"]),
     )
+
+
+def pull_state(written: Mapping[str, Any]) -> PullState:
+    """What `asdict` has made of a pull.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none that this version knows.
+    """
+    state = written["state"]
+    if state not in get_args(PullWord):
+        raise ValueError(state)
+    percent = _seconds(written["percent"])
+    return PullState(str(written["node"]), str(written["model"]), state, percent, str(written["fault"]))
 
 
 def _options(written: Collection[Any]) -> RunnerOptions:

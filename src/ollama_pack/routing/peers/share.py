@@ -18,6 +18,8 @@ from ollama_pack.routing.peers.messages import (
     EventMessage,
     FleetMessage,
     HelloMessage,
+    StopPullMessage,
+    UpkeepMessage,
     decode_message,
     encode_message,
 )
@@ -88,6 +90,22 @@ def chain_key(secret: str) -> bytes:
     return blake2b(_CHAIN_KEY, key=secret.encode()[:64], digest_size=32).digest() if secret else b""
 
 
+class SharedUpkeep(Protocol):
+    """What this worker does to nodes besides chats, which the others must know of."""
+
+    def own(self, worker: str) -> UpkeepMessage:
+        """What it does now."""
+
+    def heard(self, news: UpkeepMessage) -> None:
+        """What another worker does."""
+
+    def lost(self, worker: str) -> None:
+        """Another worker has gone."""
+
+    def stop_own(self) -> bool:
+        """Stop what this worker pulls; false: it pulls nothing."""
+
+
 class FleetShare:
     """One worker among others. Everything here is done on the scheduler's thread.
 
@@ -95,6 +113,7 @@ class FleetShare:
         outbox: steps to be done, in order. Nothing is put there while nobody is connected.
         connected: whether somebody empties it.
         wake: called when something was put there.
+        upkeep: what this worker does besides chats; None: nothing.
     """
 
     def __init__(self, scheduler: Scheduler, worker: str, clock: Callable[[], float]) -> None:
@@ -113,6 +132,7 @@ class FleetShare:
         self._clock = clock
         self._heard_at: dict[str, float] = {}
         self._claims: dict[str, SlotClaim] = {}
+        self.upkeep: SharedUpkeep | None = None
         scheduler.listener = self._told
 
     @property
@@ -140,7 +160,8 @@ class FleetShare:
         """No longer connected: what others do shows in the probes alone."""
         self.connected = False
         self.outbox.clear()
-        self._heard_at.clear()
+        for worker in list(self._heard_at):
+            self._lose(worker)
         self._scheduler.forget_peers()
 
     def say_bye(self) -> None:
@@ -158,6 +179,8 @@ class FleetShare:
                 self._lose(worker)
         self._send(AliveMessage(self._worker, self._scheduler.request_ids))
         self._renew()
+        if self.upkeep and any(one.is_under_way for one in self.upkeep.own(self._worker).pulls):
+            self.tell_upkeep()  # how far it is
 
     def _renew(self) -> None:
         for claim in self._claims.values():
@@ -167,6 +190,19 @@ class FleetShare:
         there: list[FleetEvent] = [*self._scheduler.running(), *self._scheduler.waiting_events()]
         for event in there:
             self._send(EventMessage(self._worker, event))
+        if self.upkeep and self.upkeep.own(self._worker).pulls:
+            self.tell_upkeep()
+
+    # --- nodes that are pulled ---
+
+    def tell_upkeep(self) -> None:
+        """Let the others know what this worker pulls, and which nodes get nothing new meanwhile."""
+        if self.upkeep:
+            self._send(self.upkeep.own(self._worker))
+
+    def stop_pull(self) -> None:
+        """Ask the worker that pulls to stop."""
+        self._send(StopPullMessage(self._worker))
 
     # --- claiming ---
 
@@ -239,12 +275,18 @@ class FleetShare:
                 self._lose(worker)
             case EventMessage(worker, event):
                 self._scheduler.hear(worker, event)
+            case UpkeepMessage() if self.upkeep:
+                self.upkeep.heard(message)
+            case StopPullMessage() if self.upkeep:
+                self.upkeep.stop_own()
         is_waiting = isinstance(message, EventMessage) and isinstance(message.event, WaitingEvent)
         return not (is_waiting or isinstance(message, HelloMessage))
 
     def _lose(self, worker: str) -> None:
         self._heard_at.pop(worker, None)
         self._scheduler.forget_peer(worker)
+        if self.upkeep:
+            self.upkeep.lost(worker)
 
     def _send(self, message: FleetMessage) -> None:
         self._put(ShareStep("tell", None, encode_message(message)))
