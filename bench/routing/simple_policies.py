@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from harness.virtual_chats import Call, Done
-from local.virtual_fleet import Job, SimNode, Timeline
 from ollama_pack.routing.decide.view import PromptBlock
+from ollama_pack.routing.plan.virtual_fleet import Job, SimNode, Timeline
 
 SIMPLE = ("random", "round robin", "least busy", "sticky")
 BLOCKS_PER_PREFIX = 40  # blocks that a router remembers of a node, for each prefix that the node keeps

@@ -1,1 +1,1 @@
-"""What `plan.py` is made of: the nodes as they are, the demand, and its replay in virtual time."""
+"""What `plan.py` reads: the nodes as they are, and a record of chats."""

@@ -1,6 +1,5 @@
 """The nodes of pack.yaml as they are now: what they have installed, how much memory, what is loaded."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,60 +8,35 @@ from deploy.config import Endpoint
 from deploy.errors import UnreachableError
 from deploy.shown import plain, shown_address
 from deploy.web import fetch
+from ollama_pack.base.messages import message
 from ollama_pack.engines.model_kinds import chats
 from ollama_pack.engines.ollama.names import quantization_in
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel, entries_in
 from ollama_pack.fit.choose import usable_memory
-from ollama_pack.fit.planning import PlannedNode, PlannedVariant
+from ollama_pack.fit.planning import PlannedVariant
 from ollama_pack.fit.shapes import level_bits, shape_of
 from ollama_pack.routing.nodes import DISCOVERED, NodeRow, parse_nodes
+from ollama_pack.routing.plan.report import SeenNode
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
 
 SECONDS = 10.0
 MAX_MODELS = 200  # of one node
 
 
-@dataclass(frozen=True)
-class SeenNode:
-    """A node as it answered.
-
-    Attributes:
-        name: of its row.
-        url: its address, as it may be shown.
-        room: bytes that models can have; 0: nobody knows.
-        source: who says so.
-        slots: of its row; 1 where that has none.
-        variants: what it has installed, by name.
-        loaded: names of what is in memory, and the bytes.
-        fault: why nothing is known of it; empty: all is.
-    """
-
-    name: str
-    url: str
-    room: int = 0
-    source: str = ""
-    slots: int = 1
-    variants: dict[str, PlannedVariant] = field(default_factory=dict)
-    loaded: dict[str, int] = field(default_factory=dict)
-    fault: str = ""
-
-    @property
-    def planned(self) -> PlannedNode:
-        return PlannedNode(self.name, self.room, self.slots, frozenset(self.variants))
-
-
 def look_at(node: Endpoint, number: int) -> SeenNode:
     """Ask a node, and its agent. What goes wrong is its `fault`."""
     name = node.name or f"gpu{number}"
     if node.kind != "ollama" or node.url.startswith(DISCOVERED):
-        return SeenNode(name, shown_address(node.url), fault="only Ollama nodes with an address are planned")
+        fault = message("only Ollama nodes with an address of their own are planned")
+        return SeenNode(name, shown_address(node.url), fault=fault)
     (row,) = parse_nodes(node.text(number))
     try:
         listed, _ = entries_in(_ask(row, "/api/tags"), ListedModel)
         loaded, _ = entries_in(_ask(row, "/api/ps"), LoadedModel)
         shown = [(model, _show(row, model.name)) for model in listed[:MAX_MODELS] if not model.is_remote]
     except (UnreachableError, ValueError) as error:
-        return SeenNode(name, shown_address(row.url), fault=f"does not answer as an Ollama ({plain(error)})")
+        fault = message("does not answer as an Ollama ({reason})", reason=plain(error))
+        return SeenNode(name, shown_address(row.url), fault=fault)
     room, source = _room(row, loaded)
     return SeenNode(
         name=row.name,
@@ -73,14 +47,13 @@ def look_at(node: Endpoint, number: int) -> SeenNode:
         variants={
             model.name: _variant(model, about) for model, about in shown if about is None or _is_chat(about)
         },
-        loaded={model.name: model.size for model in loaded},
     )
 
 
 def _room(row: NodeRow, loaded: list[LoadedModel]) -> tuple[int, str]:
-    """Bytes that models can have there, and who says so."""
+    """Bytes that models can have there, and how that is known."""
     if row.memory:
-        return usable_memory(row.memory), "pack.yaml"
+        return usable_memory(row.memory), message("as its row says")
     if row.agent:
         try:
             report = report_in(fetch("GET", row.agent.rstrip("/") + LOAD_PATH, seconds=SECONDS).json())
@@ -88,10 +61,12 @@ def _room(row: NodeRow, loaded: list[LoadedModel]) -> tuple[int, str]:
             report = None
         sizes = [gpu.memory_total for gpu in report.gpus if gpu.memory_total] if report else []
         if sizes:
-            return usable_memory(sum(sizes), len(sizes)), "its agent"
+            return usable_memory(sum(sizes), len(sizes)), message("as its GPUs report")
     spilled = [model for model in loaded if 0 < model.size_vram < model.size]
     if spilled:
-        return sum(model.size_vram for model in loaded), "a model that is partly on the CPU"
+        return sum(model.size_vram for model in loaded), message(
+            "as a model shows that is only partly in GPU memory"
+        )
     return 0, ""
 
 

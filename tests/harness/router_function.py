@@ -40,6 +40,31 @@ class Pipe:
     async def dashboard(self) -> Any:
         return self._said("dashboard")["dashboard"]
 
+    async def plan(self, _context: int, _users: int, _chats: list[dict[str, Any]]) -> Any:
+        return self._said("plan")["plan"]
+
+    async def pull(self, model: str, nodes: list[str]) -> Any:
+        upkeep = self._said("pull")["dashboard"]["upkeep"]
+        if any(one["state"] == "pulling" for one in upkeep["pulls"]):
+            return {"fault": "A pull is under way."}
+        upkeep["pulls"] += [
+            {"node": node, "model": model, "state": "waiting", "percent": 0, "fault": ""} for node in nodes
+        ]
+        return {"fault": "", **self._tell(upkeep)}
+
+    async def stop_pull(self) -> Any:
+        upkeep = self._said("stop_pull")["dashboard"]["upkeep"]
+        upkeep["pulls"] = [one | {"state": "stopped"} for one in upkeep["pulls"]]
+        return {"fault": "", **self._tell(upkeep)}
+
+    def _tell(self, upkeep: Any) -> Any:
+        """Say so from now on."""
+        script = Path(self.valves.script)
+        said = json.loads(script.read_text())
+        said["dashboard"]["upkeep"] = upkeep
+        script.write_text(json.dumps(said))
+        return upkeep
+
     def _said(self, method: str) -> dict[str, Any]:
         with Path(self.valves.script).with_suffix(".asked").open("a") as asked:
             asked.write(f"{method}\n")

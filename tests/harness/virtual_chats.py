@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
-from local.virtual_fleet import Spent, Timeline, Work
 from ollama_pack.routing.decide.view import PromptBlock
+from ollama_pack.routing.plan.virtual_fleet import Spent, Timeline, Work
 
 USERS = 40
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.virtual_workers import Worker
-from local.virtual_fleet import Timeline
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.peers.share import BEAT_SECONDS, ClaimRefusal, FleetShare, ShareStep, SlotClaim
+from ollama_pack.routing.plan.virtual_fleet import Timeline
 
 
 @dataclass

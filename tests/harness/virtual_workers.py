@@ -6,10 +6,10 @@ from random import Random
 from typing import Any
 
 from harness.virtual_chats import Call, Done
-from local.virtual_fleet import Job, SimNode, Spent, Timeline, Work
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest, InstalledModel
 from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.plan.virtual_fleet import Job, SimNode, Spent, Timeline, Work
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.node_state import ResidentModel
 from ollama_pack.routing.state.scheduler import Scheduler

@@ -231,6 +231,6 @@ def test_an_admin_drains_a_node(events: EventsTarget, pupil: Account) -> None:
     assert drain(pupil, node="gpu0").status_code == 401
     assert drain(events.admin, node="gpu0").json()["fault"] == ""
     assert drained() == "gpu0"
-    assert "there is no node 'gpu7': the nodes are gpu0" in drain(events.admin, node="gpu7").json()["fault"]
+    assert "There is no node gpu7. The nodes are: gpu0." in drain(events.admin, node="gpu7").json()["fault"]
     assert drain(events.admin, node="gpu0", drain=False).json()["fault"] == ""
     assert drained() == ""

@@ -13,7 +13,6 @@ from harness.virtual_chats import Chat, Driver, Turn, trace
 from harness.virtual_share import Bus, SharingWorker
 from harness.virtual_workers import Workers
 from harness.virtual_world import MODELS, World, resident
-from local.virtual_fleet import NodeShape, SimNode, Spent, Timeline
 from ollama_pack.routing.decide.prefix import MatchDepth, prompt_blocks
 from ollama_pack.routing.decide.view import PromptBlock
 from ollama_pack.routing.dispatch.request import fleet_request
@@ -27,6 +26,7 @@ from ollama_pack.routing.peers.messages import (
     encode_message,
 )
 from ollama_pack.routing.peers.share import RETRY_SECONDS, SILENT_SECONDS, ClaimRefusal, FleetShare, chain_key
+from ollama_pack.routing.plan.virtual_fleet import NodeShape, SimNode, Spent, Timeline
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.events import (
     BegunEvent,

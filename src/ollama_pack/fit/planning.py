@@ -6,7 +6,7 @@ memory that is left makes quantizations better. Models that fit nowhere next to 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ollama_pack.fit.memory import ModelShape, RunOptions, memory_needed
@@ -44,12 +44,21 @@ class PlannedModel:
 
 @dataclass(frozen=True, slots=True)
 class PlannedNode:
-    """A node: the bytes that models can have (0: unknown), its slots, and the names that it has installed."""
+    """A node.
+
+    Attributes:
+        name: of it.
+        room: the bytes that models can have; 0: unknown.
+        slots: requests that a model answers at once.
+        installed: the names that it has.
+        options: how its server loads models, as far as it has shown; None: as usual.
+    """
 
     name: str
     room: int
     slots: int = 1
     installed: frozenset[str] = frozenset()
+    options: RunOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,8 @@ class FleetPlan:
 
 def need_of(variant: PlannedVariant, node: PlannedNode, context: int) -> int:
     """The bytes that a variant takes on a node."""
-    return memory_needed(variant.shape, RunOptions(context, node.slots)).total
+    options = replace(node.options or RunOptions(0), context=context, slots=node.slots)
+    return memory_needed(variant.shape, options).total
 
 
 def state_of(need: int, room: int, beside: int) -> State:

@@ -10,6 +10,7 @@ One decision, in order:
 5. What can begin is started: `peers/` asks other workers, `dispatch/attempt.py` sends it to the node.
 6. What the node reports teaches rates and slots (`state/estimates.py`), retention and returns.
 
-Five folders: `decide` is pure and imports none of the others; `state` remembers; `probe` looks at nodes;
-`peers` talks to other workers; `dispatch` runs the requests and ties them together.
+Six folders: `decide` is pure and imports none of the others; `state` remembers; `plan` plays a record of
+chats again over simulated nodes; `probe` looks at nodes; `peers` talks to other workers; `dispatch` runs the
+requests and ties them together.
 """

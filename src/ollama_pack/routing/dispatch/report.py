@@ -1,9 +1,12 @@
-"""What a router tells of its nodes: for the load endpoint, and for the admin's dashboard."""
+"""What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan."""
 
 from typing import Any
 
+from ollama_pack.base.messages import message
+from ollama_pack.fit.planning import PlannedVariant
 from ollama_pack.routing.decide.view import NodeView, RunnerView
 from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.plan.report import SeenNode
 from ollama_pack.routing.probe.gpus import gpu_usage, gpu_values
 
 
@@ -74,3 +77,33 @@ def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
         "token": rates.token,
         "learned": rates.learned,
     }
+
+
+def nodes_to_plan(router: Router) -> list[SeenNode]:
+    """The nodes for `plan_report`: what they have installed, how much memory, and how they load models."""
+    return [_node_to_plan(router, name) for name, watch in router.nodes.items() if not watch.leaving]
+
+
+def _node_to_plan(router: Router, name: str) -> SeenNode:
+    watch, state = router.nodes[name], router.scheduler.cluster.nodes[name]
+    address = watch.client.name
+    if watch.row.kind != "ollama":
+        return SeenNode(name, address, fault=message("only Ollama nodes are planned"))
+    if watch.is_gone:
+        return SeenNode(name, address, fault=watch.known.fault or message("it has not answered yet"))
+    memory = state.memory
+    return SeenNode(
+        name=name,
+        url=address,
+        room=memory.room if memory.measured else 0,
+        source=memory.source,
+        slots=watch.row.slots or memory.options.slots,
+        options=memory.options,
+        variants={
+            model.name: PlannedVariant(
+                model.name, model.quantization, model.installed.bits, model.installed.shape
+            )
+            for model in watch.known.models
+            if model.installed.shape is not None and not model.installed.remote
+        },
+    )

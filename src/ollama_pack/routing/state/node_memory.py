@@ -4,9 +4,10 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from ollama_pack.base.messages import message
 from ollama_pack.fit.choose import Variant, best_variant, usable_memory
 from ollama_pack.fit.learned import MemoryLearner, SeenLoad
-from ollama_pack.fit.memory import DRIVER_BYTES
+from ollama_pack.fit.memory import DRIVER_BYTES, RunOptions
 from ollama_pack.routing.decide.view import InstalledModel
 from ollama_pack.routing.naming import auto_parts, fold_name
 from ollama_pack.routing.nodes import NodeRow
@@ -40,6 +41,20 @@ class NodeMemory:
         if self._spilled:
             there = min(there, self._spilled) if there else self._spilled
         return max(there, self._together)
+
+    @property
+    def source(self) -> str:
+        """How it is known how much there is, in words; empty: it is not."""
+        if self._declared:
+            return message("as its row says")
+        if self._told:
+            return message("as its GPUs report")
+        return message("as a model shows that is only partly in GPU memory") if self._spilled else ""
+
+    @property
+    def options(self) -> RunOptions:
+        """How its server loads models, as far as it has shown."""
+        return self._learner.options
 
     def told(self, total: int, used: int, gpus: int, ours: int) -> None:
         """Its GPUs were looked at.

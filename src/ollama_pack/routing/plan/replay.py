@@ -1,20 +1,20 @@
 """A recorded day again, in virtual time: the router's own scheduler over simulated nodes."""
 
 import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from random import Random
 
-from local.virtual_fleet import Job, NodeShape, SimNode, Spent, Timeline, Work
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, PromptBlock
 from ollama_pack.routing.errors import QueueFullError
 from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.plan.demand import Asked, Speeds
+from ollama_pack.routing.plan.virtual_fleet import Job, NodeShape, SimNode, Spent, Timeline, Work
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.node_state import ResidentModel
 from ollama_pack.routing.state.scheduler import Scheduler
-from planning.demand import Asked, Speeds
 
 PROBE_SECONDS = 5.0
 QUEUE = 1000
@@ -76,6 +76,7 @@ class _Day:
     def __init__(self, nodes: Sequence[ReplayNode], speeds: Speeds) -> None:
         self.clock = Timeline()
         self.result = Replayed()
+        kept = {model for node in nodes for model in node.warm}
         self.nodes = {
             node.name: SimNode(
                 node.name,
@@ -87,8 +88,10 @@ class _Day:
                     prompt_rate=speeds.prompt,
                     decode_rate=speeds.decode,
                     prefixes=node.slots,
+                    unloads=True,
                 ),
                 node.sizes,
+                kept,
             )
             for node in nodes
         }
@@ -100,6 +103,7 @@ class _Day:
         }
         self._calls: dict[str, tuple[Asked, Work]] = {}
         self._probing = False
+        self._wakes_at = 0.0  # the next decision that is due without news
         for node in nodes:
             self.scheduler.cluster.sized(node.name, node.room)
             for model in node.warm:
@@ -122,6 +126,8 @@ class _Day:
             del self._calls[displaced.id]
             self.result.refused += 1
         self._calls[identity] = one, work
+        if not self._probing:
+            self._probe()
         self._decide()
         if not self._probing:
             self._probing = True
@@ -146,7 +152,9 @@ class _Day:
     def _decide(self) -> None:
         for binding in [*self.scheduler.decide(), *self.scheduler.load_ahead()]:
             self._start(binding)
-        if (wake := self.scheduler.wake_at) is not None:
+        wake = self.scheduler.wake_at
+        if wake is not None and not self.clock.now < self._wakes_at <= wake:
+            self._wakes_at = wake
             self.clock.at(wake, self._decide)
 
     def _start(self, binding: Assignment) -> None:
@@ -190,8 +198,3 @@ def _blocks(number: int, one: Asked) -> tuple[PromptBlock, ...]:
 
 def _chain(*parts: object) -> int:
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=7).digest())
-
-
-def warm_names(models: Collection[str], sizes: Mapping[str, int]) -> tuple[str, ...]:
-    """Those of the models that a node has."""
-    return tuple(model for model in models if model in sizes)

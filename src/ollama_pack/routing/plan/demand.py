@@ -1,16 +1,11 @@
-"""What people ask for: chats from the router's record, from a file, or as pack.yaml has its models."""
+"""What people ask for: chats from the router's record, or from a file like it."""
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from deploy.errors import DeployError
-
 MAX_RECORDS = 10_000
-MAX_LINE = 2**20
 MAX_TOKENS = 10**7
 HOUR = 3600.0
 
@@ -37,6 +32,14 @@ class Asked:
     written: int
     seconds: float
     background: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Chats of a record, and where they come from, in words. None: all models are asked for equally."""
+
+    chats: Sequence[Asked]
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,35 +79,6 @@ def _asked(record: Mapping[str, Any]) -> Asked | None:
 def _number(value: object, most: float) -> float:
     good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
     return float(value) if good else 0.0  # type: ignore[arg-type] # a number, as `good` says
-
-
-def read_record(path: Path) -> list[Asked]:
-    """The chats in a file: a JSON object on each line, as the dashboard exports them.
-
-    Raises:
-        DeployError: it cannot be read.
-    """
-    found: list[dict[str, Any]] = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if len(line) > MAX_LINE:
-                    raise DeployError(f"{path}, line {number}: it is longer than {MAX_LINE} characters")
-                if line.strip():
-                    found.append(_object(line, f"{path}, line {number}"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DeployError(f"{path} cannot be read: {error}") from None
-    return asked_in(found)
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        raise DeployError(f"{where}: it is no JSON. Write a JSON object on each line.") from None
-    if not isinstance(value, dict):
-        raise DeployError(f"{where}: it is no JSON object. Write one on each line.")
-    return value
 
 
 def busiest_hour(asked: Sequence[Asked]) -> dict[str, float]:

@@ -10,10 +10,12 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from ollama_pack.routing.decide.view import PromptBlock
+
+KEEP_SECONDS = 300.0  # Ollama's own `keep_alive`
 
 
 class Timeline:
@@ -71,7 +73,8 @@ class Spent:
 class NodeShape:
     """How a node is built. Sizes are in units of one model, or in bytes where a node gets its models' sizes.
 
-    A load takes `load` seconds, or with a `load_rate` what reading so many bytes a second takes.
+    A load takes `load` seconds, or with a `load_rate` what reading so many bytes a second takes. With
+    `unloads` a model that was idle for `KEEP_SECONDS` leaves, as in Ollama; otherwise only to make room.
     """
 
     slots: int = 2
@@ -81,6 +84,7 @@ class NodeShape:
     decode_rate: float = 50.0
     prefixes: int = 1
     load_rate: float = 0.0
+    unloads: bool = False
 
 
 @dataclass(slots=True)
@@ -111,13 +115,28 @@ class SimNode:
     """One Ollama. `loads` counts the times that weights were read into memory."""
 
     def __init__(
-        self, name: str, timeline: Timeline, shape: NodeShape, sizes: Mapping[str, int] | None = None
+        self,
+        name: str,
+        timeline: Timeline,
+        shape: NodeShape,
+        sizes: Mapping[str, int] | None = None,
+        kept: Collection[str] = (),
     ) -> None:
+        """Have nothing in memory.
+
+        Args:
+            name: of it.
+            timeline: when things happen.
+            shape: how it is built.
+            sizes: of its models; None: all are of one size.
+            kept: models whose chats ask for them to stay in memory.
+        """
         self.name = name
         self.shape = shape
         self.loads = 0
         self.runners: dict[str, SimRunner] = {}
         self._sizes = sizes or {}
+        self._kept = frozenset(kept)
         self._time = timeline
         self._pending: deque[Job] = deque()
         self._loading = False
@@ -167,6 +186,11 @@ class SimNode:
         del self.runners[victim.model]
         return True
 
+    def _expire(self, runner: SimRunner) -> None:
+        is_there = self.runners.get(runner.model) is runner
+        if is_there and not runner.busy and not runner.line and self._time.now >= runner.expires_at:
+            del self.runners[runner.model]
+
     def _load(self, job: Job) -> None:
         self._loading = True
         self.loads += 1
@@ -208,7 +232,10 @@ class SimNode:
             runner.busy -= 1
             if job.work.answer:
                 slot.append(job.work.answer)
-            runner.expires_at = max(runner.expires_at, self._time.now + 300)
+            stays = math.inf if runner.model in self._kept else self._time.now + KEEP_SECONDS
+            runner.expires_at = max(runner.expires_at, stays)
+            if self.shape.unloads and runner.expires_at < math.inf:
+                self._time.at(runner.expires_at, lambda: self._expire(runner))
             total = self._time.now - job.came
             spent = Spent(total, job.load, prompt, job.work.tokens, decode, job.work.output, hit)
             self._start_next(runner)
