@@ -9,137 +9,145 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17568, which the server calls.
+# Begin here: `class Pipe`, line 18954, which the server calls.
 # The modules that it uses come first:
-#    208  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    313  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    436  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    462  aliases.errors                 What goes wrong with aliases.
-#    519  engines.errors                 What goes wrong with a node.
-#    689  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    815  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    890  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    951  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1258  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1405  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1573  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1865  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1941  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1999  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2035  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2443  base.single_flight             Many who ask the same at the same time ask once.
-#   2571  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2719  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2843  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   2954  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3129  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3201  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3207  engines.vectors                Vectors for texts, as an engine gives them.
-#   3236  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3325  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3373  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3421  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3748  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3860  routing.errors                 What goes wrong with routing.
-#   4066  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4104  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4469  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4883  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5007  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5109  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5230  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5338  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5485  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5619  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5939  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6161  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6278  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6336  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6401  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6550  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6681  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7031  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7116  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7159  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7264  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7468  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7748  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7806  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7903  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8106  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8277  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8624  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8911  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8997  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9167  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9361  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9458  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9539  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9605  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9654  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9741  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9835  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10324  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10482  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10657  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10895  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10998  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11100  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11135  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11803  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11879  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11912  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12029  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12213  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12359  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12559  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12699  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12759  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13258  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13409  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13630  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13822  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14091  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14202  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14801  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  14861  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14934  cache.errors                   What goes wrong with the cache.
-#  14954  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14982  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15132  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  15138  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  15144  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15258  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15305  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15396  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15559  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15649  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15884  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15905  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15997  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16134  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16160  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16241  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16349  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16396  services.pack_valves           What all valves of the pack have in common.
-#  16419  services.router_valves         The valves of the router, wherever it runs.
-#  16571  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16685  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16946  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16978  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  17000  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  17006  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  17057  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17134  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17229  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17390  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17401  webui.reader                   Who reads what the pack says, and in which language.
-#  17416  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17475  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    217  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    348  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    471  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    497  aliases.errors                 What goes wrong with aliases.
+#    554  engines.errors                 What goes wrong with a node.
+#    724  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    850  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    925  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    986  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1293  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1440  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1608  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1947  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2023  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2081  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2117  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2525  base.single_flight             Many who ask the same at the same time ask once.
+#   2653  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2801  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2925  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3036  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3211  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3283  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3289  engines.vectors                Vectors for texts, as an engine gives them.
+#   3318  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3407  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3455  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3503  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3830  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3942  routing.errors                 What goes wrong with routing.
+#   4148  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4186  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4551  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4965  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5089  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5191  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5312  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5420  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5567  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5701  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6021  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6243  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6360  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6418  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6483  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6632  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6763  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7113  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7198  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7241  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7346  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7550  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7830  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7888  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7985  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8188  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8359  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8706  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8993  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9079  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9249  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9443  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9540  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9621  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9687  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9736  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9823  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9931  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10420  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10578  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10753  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10991  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11094  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11196  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11313  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11566  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11599  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11783  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11818  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12486  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12562  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12708  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12908  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13048  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13108  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13607  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13782  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14102  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14411  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14522  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15123  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15183  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15368  routing.plan.bounds            What a plan can be asked for.
+#  15374  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15469  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  15725  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  15912  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16196  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16299  cache.errors                   What goes wrong with the cache.
+#  16319  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16347  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16497  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16503  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16509  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  16623  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  16670  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  16761  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  16924  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17014  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17249  base.process                   One object for all plugins of a process, which are files that share no code.
+#  17270  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  17362  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17507  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17533  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17626  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  17734  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  17781  services.pack_valves           What all valves of the pack have in common.
+#  17804  services.router_valves         The valves of the router, wherever it runs.
+#  17956  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18070  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18331  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18363  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18385  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18391  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18442  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  18519  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  18614  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  18775  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  18786  webui.reader                   Who reads what the pack says, and in which language.
+#  18801  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  18860  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
 import hashlib
+import heapq
+import itertools
 import json
 import logging
 import math
@@ -147,6 +155,7 @@ import os
 import re
 import socket
 import ssl
+import statistics
 import sys
 import threading
 import time
@@ -215,9 +224,13 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         ", ": "、",
         ": ": "：",
         "; ": "；",
+        "A pull is under way. Wait until it is done, or stop it.": "正在拉取模型。请等它完成，或先停止它。",
+        "It is not a node any more.": "它已不再是节点。",
         "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
         "No model behind the alias {alias!r} can answer: {reasons}. An admin can install one (ollama pull {first}), grant access to it, or change the alias.": "别名 {alias!r} 背后没有可用的模型：{reasons}。管理员可以安装一个（ollama pull {first}）、授予使用权限，或修改别名。",
         "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
+        "No pull is under way.": "没有正在进行的拉取。",
+        "Only an Ollama can pull models.": "只有 Ollama 能拉取模型。",
         "Settings of {plugin} were refused: {reason}": "{plugin} 的设置未被接受：{reason}",
         "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
         "The answer failed unexpectedly. Try again. Admins find the cause in the server's log.": "生成回答时发生意外错误。请重试；管理员可在服务器日志中查看原因。",
@@ -225,6 +238,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "The model cannot answer this request. Change it, or choose another model.": "该模型无法回答此请求。请修改请求，或选择其他模型。",
         "The model cannot answer this request: {reason}": "该模型无法回答此请求：{reason}",
         "The model fails at this request every time. Change it, or choose another model.": "该模型每次处理此请求都会失败。请修改请求，或选择其他模型。",
+        "The server that pulled it has stopped. Pull again: Ollama continues where it was.": "拉取它的服务器已停止。请重新拉取：Ollama 会从中断处继续。",
+        "There is no node {node}. The nodes are: {nodes}.": "没有节点 {node}。现有节点：{nodes}。",
         "This model did not begin to answer in time. Try again in a minute, or choose another model.": "该模型未能及时开始回答。请稍后再试，或选择其他模型。",
         "This model failed to answer. Try again in a minute, or choose another model.": "该模型回答失败。请稍后再试，或选择其他模型。",
         "This model has too much to do. Try again in a minute, or choose another model.": "该模型当前负载过高。请稍后再试，或选择其他模型。",
@@ -241,6 +256,11 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "answers with status {status}": "返回状态码 {status}",
         "answers with status {status} and a web page: something in front of it answers": "返回状态码 {status} 和一个网页：是它前面的其他服务在应答",
         "answers with {answered!r} though it was asked for {asked!r}": "请求的是 {asked!r}，却用 {answered!r} 回答",
+        "as a model shows that is only partly in GPU memory": "根据一个只有部分在显存中的模型得知",
+        "as it is": "现状",
+        "as its GPUs report": "根据其 GPU 的报告",
+        "as its row says": "根据其配置行",
+        "at most {count} models can be kept in memory": "最多可保持 {count} 个模型在内存中",
         "at once": "立即响应",
         "cannot be reached (does it run, is the address right?)": "无法连接（是否在运行？地址是否正确？）",
         "ended its answer before it began": "还没开始回答就结束了",
@@ -258,10 +278,12 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "has not sent its first byte within {seconds:g} s": "{seconds:g} 秒内没有返回任何数据",
         "has not sent its next line within {seconds:g} s": "{seconds:g} 秒内没有返回后续内容",
         "has stopped answering": "已停止响应",
+        "hours are missing: write them as Mon-Fri 07:30-17:00, several with commas": "缺少时段：请写成 Mon-Fri 07:30-17:00，多个用逗号分隔",
         "hung up before it answered, or spoke no HTTP": "回答之前断开了连接，或不是 HTTP 服务",
         "hung up in the middle of its answer": "回答到一半断开了连接",
         "in {time}": "用时 {time}",
         "is busy (status {status})": "正忙（状态码 {status}）",
+        "it has not answered yet": "它尚未应答",
         "it is the best variant that fits there": "这是该节点能容纳的最佳版本",
         "lists models in a form that is not OpenAI's: there are none": "模型列表的格式不是 OpenAI 的：没有模型",
         "must be a number": "必须是数字",
@@ -278,6 +300,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "no node that has {wanted} answers at the moment: {reasons}; try again in a minute": "安装了 {wanted} 的节点目前都没有响应：{reasons}；请稍后再试",
         "node {node} {reason}": "节点 {node}：{reason}",
         "on {node}": "节点 {node}",
+        "only Ollama nodes are planned": "只计划 Ollama 节点",
         "redirects to {target} (set that address instead)": "重定向到 {target}（请改用该地址）",
         "refuses the request": "拒绝了该请求",
         "refuses the request (status {status})": "拒绝了该请求（状态码 {status}）",
@@ -286,12 +309,21 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "sends a line of more than {limit} bytes": "返回了超过 {limit} 字节的一行",
         "sends {count} bytes that are no JSON object: is it {engine}?": "返回了 {count} 字节，但不是 JSON 对象：它是 {engine} 吗？",
         "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
+        "the same for each model, as there is no record of chats yet": "每个模型相同，因为还没有对话记录",
+        "unknown setting {name!r}: the known ones are {known}": "未知设置 {name!r}：已知的有 {known}",
         "waited {time} for an answer": "已等待回答 {time}",
         "waiting for a GPU": "正在等待空闲的 GPU",
+        "with the plan": "按计划",
+        "with the plan and one more GPU, {room} GB for models": "按计划并再加一块 GPU（{room} GB 可用于模型）",
+        "write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours": "请写成 `llama3:8b = Mon-Fri 07:30-17:00`：模型、等号、时段",
         "you are next": "下一个就是您",
         "you may not use {model}": "您无权使用 {model}",
+        "zone={name} is unknown: write it as Europe/Berlin or Asia/Shanghai": "未知时区 zone={name}：请写成 Europe/Berlin 或 Asia/Shanghai",
+        "{count} chats of the router's record": "路由器记录中的 {count} 次对话",
+        "{day!r} is not a day: write Mon, Tue, Wed, Thu, Fri, Sat, Sun or two with a dash": "{day!r} 不是星期：请写 Mon、Tue、Wed、Thu、Fri、Sat、Sun，或用短横线连接两个",
         "{field} {reason}": "{field} {reason}",
         "{minutes} min": "{minutes} 分钟",
+        "{model} has a row already: put all its hours into that one, with commas": "{model} 已有一行：请把它的所有时段写在那一行，用逗号分隔",
         "{model} is not installed": "未安装 {model}",
         "{nodes} failed in the same way ({why}): change this request, as it is the likely reason": "{nodes} 以同样的方式出错（{why}）：很可能是请求本身的问题，请修改请求",
         "{node} ({fault})": "{node}（{fault}）",
@@ -301,11 +333,14 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{node} is loading the model": "节点 {node} 正在加载模型",
         "{node} loads {model}": "节点 {node} 需要加载 {model}",
         "{node} passes this on to {model}": "节点 {node} 将请求转给 {model}",
+        "{node}: its memory is not known. Add `memory: 24GB` (in the valve: `memory=24GB`) to its row, or start gpu_agent.py there.": "{node}：其显存未知。请在其配置行中添加 `memory: 24GB`（在阀门中：`memory=24GB`），或在那里启动 gpu_agent.py。",
         "{number} ahead of you": "前面还有 {number} 个请求",
         "{percent} % of the prompt is cached there": "提示词的 {percent}% 已在该节点缓存",
         "{reason}: {said}": "{reason}：{said}",
         "{seconds} s": "{seconds} 秒",
         "{time} of about {usual}": "已用 {time}，共约 {usual}",
+        "{written!r} cannot be read: write hours as Mon-Fri 07:30-17:00, or 07:30-17:00": "无法读取 {written!r}：时段请写成 Mon-Fri 07:30-17:00 或 07:30-17:00",
+        "{written!r} is not a time: write it as 07:30, at most 24:00": "{written!r} 不是时间：请写成 07:30，最大 24:00",
     },
 }
 
@@ -1661,6 +1696,8 @@ _OWN_CACHES: dict[str, int] = {"gemma3n": 20}  # so many leading layers cache; t
 
 _BLOCK = re.compile(r"(?:blk|layers?)\.(\d+)\.(.+)")
 _PROJECTOR = re.compile(r"(?:v|mm|a|vision_tower|multi_modal_projector)\.")
+_PARAMETERS = re.compile(r"(\d+(?:\.\d+)?)\s*([KMBT])", re.IGNORECASE)
+_SCALES = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
 @dataclass(frozen=True, slots=True)
@@ -1857,9 +1894,54 @@ def _state(known: _Metadata) -> int:
     return convolution + size * inner
 
 
+# How wide models of so many billion parameters usually are: layers, KV width (keys and values), embedding,
+# feed-forward and vocabulary, as Llama 3 and Qwen 3 have them.
+_USUAL = (
+    (1.0, 16, 1024, 2048, 8192, 128_000),
+    (3.0, 28, 2048, 3072, 8192, 128_000),
+    (8.0, 32, 2048, 4096, 14_336, 128_000),
+    (14.0, 40, 2048, 5120, 17_408, 152_000),
+    (32.0, 64, 2048, 5120, 25_600, 152_000),
+    (70.0, 80, 2048, 8192, 28_672, 128_000),
+    (240.0, 94, 1024, 4096, 12_288, 152_000),
+    (2000.0, 61, 1152, 7168, 18_432, 129_000),
+)
+
+
+def planned_shape(parameters: float, bits: float) -> ModelShape:
+    """The shape that a model of so many parameters usually has: for one that nobody has pulled yet."""
+    _, layers, width, embedding, feed_forward, vocabulary = next(
+        (row for row in _USUAL if parameters <= row[0] * 1.5e9), _USUAL[-1]
+    )
+    return ModelShape(
+        weights=round(parameters * bits / 8),
+        embedding=embedding,
+        feed_forward=feed_forward,
+        vocabulary=vocabulary,
+        heads=embedding // 128,
+        head_size=128,
+        layers=((LayerCache(width // 2, width // 2), layers),),
+    )
+
+
+def in_other_bits(shape: ModelShape, bits: float, to_bits: float) -> ModelShape:
+    """The same model in another quantization: only the weights change."""
+    scale = to_bits / bits if bits else 1.0
+    weights, table = round(shape.weights * scale), round(shape.token_table * scale)
+    return replace(shape, weights=weights, token_table=table, exact=False)
+
+
 def level_bits(level: str) -> float:
     """Bits of a weight in a quantization level; 0: it is not known."""
     return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+
+
+def parameters_in(text: str) -> float:
+    """The number of parameters in `8.0B`, `llama3:70b` or `135M`; 0: there is none."""
+    found = _PARAMETERS.findall(text)
+    if mixture := re.search(r"(\d+)x(\d+(?:\.\d+)?)b", text, re.IGNORECASE):
+        return int(mixture[1]) * float(mixture[2]) * 0.84e9  # the experts share what is not feed-forward
+    return float(found[-1][0]) * _SCALES[found[-1][1].upper()] if found else 0.0
 
 
 # --- ollama_pack.fit.choose ---
@@ -3887,7 +3969,7 @@ class WarmTableError(PackError, ValueError):
     """
 
     def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
         self.line = line
         self.row = row
         self.reason = reason
@@ -9771,6 +9853,20 @@ class NodeMemory:
             there = min(there, self._spilled) if there else self._spilled
         return max(there, self._together)
 
+    @property
+    def source(self) -> str:
+        """How it is known how much there is, in words; empty: it is not."""
+        if self._declared:
+            return message("as its row says")
+        if self._told:
+            return message("as its GPUs report")
+        return message("as a model shows that is only partly in GPU memory") if self._spilled else ""
+
+    @property
+    def options(self) -> RunOptions:
+        """How its server loads models, as far as it has shown."""
+        return self._learner.options
+
     def told(self, total: int, used: int, gpus: int, ours: int) -> None:
         """Its GPUs were looked at.
 
@@ -11097,6 +11193,593 @@ def _considered(decision: Decision) -> list[dict[str, Any]]:
     ]
 
 
+# --- ollama_pack.routing.state.events ---
+# What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+
+
+@dataclass(frozen=True, slots=True)
+class BoundEvent:
+    """A request goes to a node, or is still there.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        blob: the weights.
+        loads: it makes the node load them.
+        victims: weights that are unloaded first.
+        context: that the runner is asked for, in tokens; 0: the node's default.
+        options: what else it is asked for.
+        ready: when it is loaded.
+        left: when the request is predicted to end.
+        blocks: its prompt.
+        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
+        background: as in `FleetRequest`.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    blob: str
+    loads: bool
+    victims: tuple[str, ...]
+    context: int
+    options: RunnerOptions
+    ready: float
+    left: float
+    blocks: tuple[PromptBlock, ...]
+    user: str = ""
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingEvent:
+    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
+
+    Attributes:
+        waited: seconds since it came.
+    """
+
+    request_id: str
+    user: str
+    models: tuple[str, ...]
+    blocks: tuple[PromptBlock, ...]
+    max_output: int
+    context: int
+    options: RunnerOptions
+    background: bool
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class BegunEvent:
+    """Its first token came; `left` is when it is predicted to end."""
+
+    request_id: str
+    left: float
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEvent:
+    """It was answered, and this is what it teaches of the node with these weights."""
+
+    request_id: str
+    node: str
+    blob: str
+    lesson: Lesson
+
+
+@dataclass(frozen=True, slots=True)
+class EndedEvent:
+    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlamedEvent:
+    """A node failed a request that another one answered: the fault was the node's.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    hung: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEvent:
+    """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
+
+    request_id: str
+    node_down: bool
+    hung: bool = False
+
+
+FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
+Listener = Callable[[FleetEvent], None]
+
+
+def tell_nobody(event: FleetEvent) -> None:
+    """For a worker that is alone."""
+
+
+# --- ollama_pack.routing.peers.messages ---
+# What workers write to each other: events as JSON, with hashes instead of prompts.
+#
+# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
+
+MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
+
+
+@dataclass(frozen=True, slots=True)
+class HelloMessage:
+    """A worker has come and asks what there is."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliveMessage:
+    """A worker is there, and so are these requests of its own, at nodes or waiting."""
+
+    worker: str
+    requests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ByeMessage:
+    """A worker goes, and its requests have ended."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventMessage:
+    """Something happened to a request of a worker."""
+
+    worker: str
+    event: FleetEvent
+
+
+PullWord = Literal["waiting", "draining", "pulling", "done", "failed", "stopped"]
+ENDED_PULLS = frozenset({"done", "failed", "stopped"})
+
+
+@dataclass(slots=True)
+class PullState:
+    """The pull of a model at one node, with percent of its current layer and why it failed."""
+
+    node: str
+    model: str
+    state: PullWord = "waiting"
+    percent: float = 0.0
+    fault: str = ""
+
+    @property
+    def is_under_way(self) -> bool:
+        return self.state not in ENDED_PULLS
+
+
+@dataclass(frozen=True, slots=True)
+class UpkeepMessage:
+    """A worker pulls models: keys of the nodes that get nothing new meanwhile, and how far it is."""
+
+    worker: str
+    drained: tuple[str, ...] = ()
+    pulls: tuple[PullState, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopPullMessage:
+    """A worker's admin wants the pull to stop, whichever worker does it."""
+
+    worker: str
+
+
+FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage | UpkeepMessage | StopPullMessage
+
+_EVENTS: dict[str, type[FleetEvent]] = {
+    "waiting": WaitingEvent,
+    "bound": BoundEvent,
+    "begun": BegunEvent,
+    "finished": FinishedEvent,
+    "ended": EndedEvent,
+    "failed": FailedEvent,
+    "blamed": BlamedEvent,
+}
+_NAMES = {kind: name for name, kind in _EVENTS.items()}
+
+
+def encode_message(message: FleetMessage) -> bytes:
+    """As JSON in UTF-8."""
+    match message:
+        case HelloMessage(worker):
+            written: dict[str, Any] = {"t": "hello", "w": worker}
+        case AliveMessage(worker, requests):
+            written = {"t": "alive", "w": worker, "r": requests}
+        case ByeMessage(worker):
+            written = {"t": "bye", "w": worker}
+        case UpkeepMessage(worker, drained, pulls):
+            written = {"t": "upkeep", "w": worker, "d": drained, "p": [asdict(one) for one in pulls]}
+        case StopPullMessage(worker):
+            written = {"t": "stop", "w": worker}
+        case EventMessage(worker, event):
+            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
+    return json.dumps(written, separators=(",", ":"), default=str).encode()
+
+
+def _event_fields(event: FleetEvent) -> dict[str, Any]:
+    fields = asdict(event)
+    if isinstance(event, BoundEvent | WaitingEvent):
+        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
+    return fields
+
+
+def decode_message(payload: bytes) -> FleetMessage | None:
+    """Read a message; None when it is none that this version knows."""
+    if len(payload) > MAX_MESSAGE:
+        return None
+    try:
+        written = json.loads(payload, parse_constant=_refuse_constant)
+        kind, worker = str(written["t"]), str(written["w"])
+        return _of_worker(kind, worker, written) or EventMessage(worker, _fleet_event(kind, written["e"]))
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def _of_worker(kind: str, worker: str, written: dict[str, Any]) -> FleetMessage | None:
+    """A message about a worker itself; None: it is about a request."""
+    match kind:
+        case "hello":
+            return HelloMessage(worker)
+        case "alive":
+            return AliveMessage(worker, _strings(written["r"]))
+        case "bye":
+            return ByeMessage(worker)
+        case "upkeep":
+            return UpkeepMessage(worker, _strings(written["d"]), tuple(map(pull_state, written["p"])))
+        case "stop":
+            return StopPullMessage(worker)
+    return None
+
+
+def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
+    request_id = str(fields["request_id"])
+    match kind:
+        case "waiting" | "bound":
+            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
+        case "begun":
+            return BegunEvent(request_id, _messages__seconds(fields["left"]))
+        case "finished":
+            lesson = _lesson(fields["lesson"])
+            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
+        case "ended":
+            return EndedEvent(request_id)
+        case "failed":
+            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
+        case "blamed":
+            return BlamedEvent(request_id, str(fields["node"]), str(fields["model"]), bool(fields["hung"]))
+    raise ValueError(kind)
+
+
+def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
+    return BoundEvent(
+        request_id=request_id,
+        node=str(fields["node"]),
+        model=str(fields["model"]),
+        blob=str(fields["blob"]),
+        loads=bool(fields["loads"]),
+        victims=_strings(fields["victims"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        ready=_messages__seconds(fields["ready"]),
+        left=_messages__seconds(fields["left"]),
+        blocks=_blocks(fields["blocks"]),
+        user=str(fields.get("user", "")),
+        background=bool(fields.get("background")),
+    )
+
+
+def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
+    return WaitingEvent(
+        request_id=request_id,
+        user=str(fields["user"]),
+        models=_strings(fields["models"]),
+        blocks=_blocks(fields["blocks"]),
+        max_output=int(fields["max_output"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        background=bool(fields["background"]),
+        waited=_messages__seconds(fields["waited"]),
+    )
+
+
+def pull_state(written: Mapping[str, Any]) -> PullState:
+    """What `asdict` has made of a pull.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none that this version knows.
+    """
+    state = written["state"]
+    if state not in get_args(PullWord):
+        raise ValueError(state)
+    percent = _messages__seconds(written["percent"])
+    return PullState(str(written["node"]), str(written["model"]), state, percent, str(written["fault"]))
+
+
+def _options(written: Collection[Any]) -> RunnerOptions:
+    return tuple((str(name), value) for name, value in written)
+
+
+def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
+    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
+
+
+def _lesson(fields: dict[str, Any]) -> Lesson:
+    spent, match = fields["spent"], fields["match"]
+    durations = Durations(
+        total=_messages__seconds(spent["total"]),
+        load=_messages__seconds(spent["load"]),
+        prompt=_messages__seconds(spent["prompt"]),
+        prompt_count=int(spent["prompt_count"]),
+        decode=_messages__seconds(spent["decode"]),
+        decode_count=int(spent["decode_count"]),
+        hit=None if spent["hit"] is None else int(spent["hit"]),
+    )
+    return Lesson(
+        spent=durations,
+        match=MatchDepth(
+            depth=int(match["depth"]),
+            tokens=int(match["tokens"]),
+            between=int(match["between"]),
+            held=bool(match["held"]),
+        ),
+        beside=int(fields["beside"]),
+        background=bool(fields["background"]),
+        loaded=bool(fields["loaded"]),
+    )
+
+
+def _messages__seconds(written: Any) -> float:
+    """Seconds that can be reckoned with: `1e999` in JSON is infinite, and the text "nan" is a float, too."""
+    seconds = float(written)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{written!r} is no number of seconds")
+    return seconds
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number to reckon with")
+
+
+def _strings(values: Collection[Any]) -> tuple[str, ...]:
+    return tuple(map(str, values))
+
+
+# --- ollama_pack.routing.state.demand ---
+# How often each set of weights is asked for, over the last minutes.
+
+DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
+MAX_BLOBS = 1024
+
+
+class DemandMeter:
+    """Requests a second by blob, exponentially forgotten. Times are seconds on the caller's clock."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[float, float]] = {}  # blob → count, and when it was right
+        self._began: float | None = None
+
+    def add(self, blob: str, now: float, share: float = 1.0) -> None:
+        """A request asks for it, or, with this likelihood, for it among others of the same name."""
+        if self._began is None:
+            self._began = now
+        if blob not in self._counts and len(self._counts) >= MAX_BLOBS:
+            del self._counts[min(self._counts, key=lambda known: self._counts[known][1])]
+        self._counts[blob] = (self._faded(blob, now) + share, now)
+
+    def rates(self, now: float) -> dict[str, float]:
+        """Requests a second by blob. A meter that has not run long yet divides by the time that it has."""
+        ran = now - self._began if self._began is not None else 0.0
+        span = DEMAND_SECONDS * (1 - math.exp(-max(ran, 30.0) / DEMAND_SECONDS))
+        return {blob: self._faded(blob, now) / span for blob in self._counts}
+
+    def _faded(self, blob: str, now: float) -> float:
+        count, then = self._counts.get(blob, (0.0, now))
+        return count * math.exp(-(now - then) / DEMAND_SECONDS)
+
+
+# --- ollama_pack.routing.state.peer_requests ---
+# Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+
+MAX_REMOTE = 4096
+UNKNOWN_WORKER = ""  # of a request that is known only because it keeps one of ours out
+
+
+def node_key(row: NodeRow) -> str:
+    """What workers call a node among themselves: the same whatever its name, and not its address."""
+    return blake2b(row.url.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(slots=True)
+class RemoteRequest:
+    """A request of another worker.
+
+    Attributes:
+        forgotten_at: when it is forgotten unless its worker tells of it; None: with its worker.
+    """
+
+    worker: str
+    node: NodeState
+    runner: RunnerState
+    model: str
+    loads: bool
+    blocks: tuple[PromptBlock, ...] = ()
+    answering: bool = False
+    forgotten_at: float | None = None
+
+
+class RemoteRequests:
+    """Applies what other workers tell to the nodes as this one knows them. Bounded.
+
+    Attributes:
+        nodes: by their keys.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        demand: DemandMeter,
+        prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            clock: the scheduler's own.
+            demand: counts what is asked for.
+            prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
+        """
+        self._prompt_sent = prompt_sent
+        self.nodes: dict[str, NodeState] = {}
+        self._clock = clock
+        self._demand = demand
+        self._there: dict[str, RemoteRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._there
+
+    def at(self, node: str) -> int:
+        """How many of them are at the node of this name."""
+        return sum(remote.node.row.name == node for remote in self._there.values())
+
+    def apply(self, worker: str, event: FleetEvent) -> None:
+        """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
+        match event:
+            case BoundEvent():
+                self._bound(worker, event)
+            case BegunEvent():
+                self._begun(event)
+            case FinishedEvent():
+                self._finished(event)
+            case EndedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.gave_up(remote.model)
+            case BlamedEvent():
+                if node := self.nodes.get(event.node):
+                    node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
+            case FailedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.failed(
+                        remote.model, self._clock(), node_down=event.node_down, hung=event.hung
+                    )
+                    remote.runner.mirror.clear()
+
+    def _bound(self, worker: str, event: BoundEvent) -> None:
+        node, now = self.nodes.get(event.node), self._clock()
+        known = self._there.get(event.request_id)
+        if known and known.worker != UNKNOWN_WORKER:
+            known.runner.ends[event.request_id] = now + event.left
+            known.node.changed()
+            return
+        if known:
+            self._leave(event.request_id)
+        if node is None or event.model not in node.models or len(self._there) >= MAX_REMOTE:
+            return
+        node.passed(event.model)
+        self._demand.add(event.blob, now)
+        runner = node.runners.get(event.blob)
+        if event.loads and event.ready > 0:
+            runner = node.load(event.model, (event.context, event.options), event.victims, now)
+            node.loading_until = runner.ready_at = now + event.ready
+        elif runner is None:
+            runner = node.adopt(event.model, (event.context, event.options), now)
+        self._there[event.request_id] = RemoteRequest(
+            worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
+        )
+        runner.ends[event.request_id] = now + event.left
+        shared, kind = self._prompt_sent(node.row.name, event.blob, event.blocks)
+        runner.mirror.started(event.blocks, now, shared=shared, kind=kind)
+        runner.touched = True
+        node.changed()
+
+    def _begun(self, event: BegunEvent) -> None:
+        if remote := self._there.get(event.request_id):
+            now = self._clock()
+            remote.answering = True
+            remote.node.loaded(remote.runner, now)
+            remote.runner.ends[event.request_id] = now + event.left
+            remote.node.changed()
+
+    def _finished(self, event: FinishedEvent) -> None:
+        now = self._clock()
+        if remote := self._leave(event.request_id):
+            remote.node.succeeded(remote.model)
+            remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
+        node = self.nodes.get(event.node)
+        if node and any(model.blob == event.blob for model in node.models.values()):
+            node.stats(event.blob).learn(event.lesson)
+            node.learned(event.blob)
+
+    def _leave(self, request_id: str) -> RemoteRequest | None:
+        remote = self._there.pop(request_id, None)
+        if remote:
+            now = self._clock()
+            remote.node.changed()
+            remote.node.left(remote.runner, request_id, now)
+            if remote.loads and not remote.answering:
+                remote.node.loaded(remote.runner, now)
+        return remote
+
+    def hold(self, node: NodeState, blob: str, request_id: str, until: float) -> bool:
+        """Believe for a moment that a request is at a runner, of which nothing else is known.
+
+        Returns:
+            Whether that is new.
+        """
+        runner = node.runners.get(blob)
+        if runner is None or request_id in self._there or len(self._there) >= MAX_REMOTE:
+            return False
+        self._there[request_id] = RemoteRequest(
+            UNKNOWN_WORKER, node, runner, runner.model, loads=False, forgotten_at=until
+        )
+        runner.ends[request_id] = max(until, self._clock() + node.known(blob).service)
+        node.changed()
+        return True
+
+    def forget(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these are still there."""
+        gone = [key for key, one in self._there.items() if one.worker == worker and key not in but]
+        for request_id in gone:
+            if remote := self._leave(request_id):
+                remote.node.gave_up(remote.model)
+
+    def forget_all(self) -> None:
+        """Nobody tells any more."""
+        for worker in {remote.worker for remote in self._there.values()}:
+            self.forget(worker)
+
+    def expire(self, now: float) -> None:
+        """Forget what was believed for a moment only."""
+        for request_id, remote in list(self._there.items()):
+            if remote.forgotten_at is not None and remote.forgotten_at <= now:
+                self._leave(request_id)
+
+    def expires_at(self) -> float | None:
+        """When the next is forgotten."""
+        due = [remote.forgotten_at for remote in self._there.values() if remote.forgotten_at is not None]
+        return min(due, default=None)
+
+
 # --- ollama_pack.routing.decide.rendezvous ---
 # Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
 #
@@ -11876,340 +12559,6 @@ class RandomPlanner(PlainPlanner):
         return self.dice.choice(costs) if costs else None
 
 
-# --- ollama_pack.routing.state.demand ---
-# How often each set of weights is asked for, over the last minutes.
-
-DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
-MAX_BLOBS = 1024
-
-
-class DemandMeter:
-    """Requests a second by blob, exponentially forgotten. Times are seconds on the caller's clock."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, tuple[float, float]] = {}  # blob → count, and when it was right
-        self._began: float | None = None
-
-    def add(self, blob: str, now: float, share: float = 1.0) -> None:
-        """A request asks for it, or, with this likelihood, for it among others of the same name."""
-        if self._began is None:
-            self._began = now
-        if blob not in self._counts and len(self._counts) >= MAX_BLOBS:
-            del self._counts[min(self._counts, key=lambda known: self._counts[known][1])]
-        self._counts[blob] = (self._faded(blob, now) + share, now)
-
-    def rates(self, now: float) -> dict[str, float]:
-        """Requests a second by blob. A meter that has not run long yet divides by the time that it has."""
-        ran = now - self._began if self._began is not None else 0.0
-        span = DEMAND_SECONDS * (1 - math.exp(-max(ran, 30.0) / DEMAND_SECONDS))
-        return {blob: self._faded(blob, now) / span for blob in self._counts}
-
-    def _faded(self, blob: str, now: float) -> float:
-        count, then = self._counts.get(blob, (0.0, now))
-        return count * math.exp(-(now - then) / DEMAND_SECONDS)
-
-
-# --- ollama_pack.routing.state.events ---
-# What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-
-
-@dataclass(frozen=True, slots=True)
-class BoundEvent:
-    """A request goes to a node, or is still there.
-
-    Attributes:
-        request_id: the request.
-        node: key of the node, see `node_key`.
-        model: as the node lists it.
-        blob: the weights.
-        loads: it makes the node load them.
-        victims: weights that are unloaded first.
-        context: that the runner is asked for, in tokens; 0: the node's default.
-        options: what else it is asked for.
-        ready: when it is loaded.
-        left: when the request is predicted to end.
-        blocks: its prompt.
-        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
-        background: as in `FleetRequest`.
-    """
-
-    request_id: str
-    node: str
-    model: str
-    blob: str
-    loads: bool
-    victims: tuple[str, ...]
-    context: int
-    options: RunnerOptions
-    ready: float
-    left: float
-    blocks: tuple[PromptBlock, ...]
-    user: str = ""
-    background: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingEvent:
-    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
-
-    Attributes:
-        waited: seconds since it came.
-    """
-
-    request_id: str
-    user: str
-    models: tuple[str, ...]
-    blocks: tuple[PromptBlock, ...]
-    max_output: int
-    context: int
-    options: RunnerOptions
-    background: bool
-    waited: float
-
-
-@dataclass(frozen=True, slots=True)
-class BegunEvent:
-    """Its first token came; `left` is when it is predicted to end."""
-
-    request_id: str
-    left: float
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedEvent:
-    """It was answered, and this is what it teaches of the node with these weights."""
-
-    request_id: str
-    node: str
-    blob: str
-    lesson: Lesson
-
-
-@dataclass(frozen=True, slots=True)
-class EndedEvent:
-    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
-
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class BlamedEvent:
-    """A node failed a request that another one answered: the fault was the node's.
-
-    Attributes:
-        request_id: the request.
-        node: key of the node, see `node_key`.
-        model: as the node lists it.
-        hung: it said nothing for as long as it could.
-    """
-
-    request_id: str
-    node: str
-    model: str
-    hung: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FailedEvent:
-    """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
-
-    request_id: str
-    node_down: bool
-    hung: bool = False
-
-
-FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
-Listener = Callable[[FleetEvent], None]
-
-
-def tell_nobody(event: FleetEvent) -> None:
-    """For a worker that is alone."""
-
-
-# --- ollama_pack.routing.state.peer_requests ---
-# Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-
-MAX_REMOTE = 4096
-UNKNOWN_WORKER = ""  # of a request that is known only because it keeps one of ours out
-
-
-def node_key(row: NodeRow) -> str:
-    """What workers call a node among themselves: the same whatever its name, and not its address."""
-    return blake2b(row.url.encode(), digest_size=8).hexdigest()
-
-
-@dataclass(slots=True)
-class RemoteRequest:
-    """A request of another worker.
-
-    Attributes:
-        forgotten_at: when it is forgotten unless its worker tells of it; None: with its worker.
-    """
-
-    worker: str
-    node: NodeState
-    runner: RunnerState
-    model: str
-    loads: bool
-    blocks: tuple[PromptBlock, ...] = ()
-    answering: bool = False
-    forgotten_at: float | None = None
-
-
-class RemoteRequests:
-    """Applies what other workers tell to the nodes as this one knows them. Bounded.
-
-    Attributes:
-        nodes: by their keys.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        demand: DemandMeter,
-        prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
-    ) -> None:
-        """Begin without any.
-
-        Args:
-            clock: the scheduler's own.
-            demand: counts what is asked for.
-            prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
-        """
-        self._prompt_sent = prompt_sent
-        self.nodes: dict[str, NodeState] = {}
-        self._clock = clock
-        self._demand = demand
-        self._there: dict[str, RemoteRequest] = {}
-
-    def __len__(self) -> int:
-        return len(self._there)
-
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._there
-
-    def at(self, node: str) -> int:
-        """How many of them are at the node of this name."""
-        return sum(remote.node.row.name == node for remote in self._there.values())
-
-    def apply(self, worker: str, event: FleetEvent) -> None:
-        """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
-        match event:
-            case BoundEvent():
-                self._bound(worker, event)
-            case BegunEvent():
-                self._begun(event)
-            case FinishedEvent():
-                self._finished(event)
-            case EndedEvent():
-                if remote := self._leave(event.request_id):
-                    remote.node.gave_up(remote.model)
-            case BlamedEvent():
-                if node := self.nodes.get(event.node):
-                    node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
-            case FailedEvent():
-                if remote := self._leave(event.request_id):
-                    remote.node.failed(
-                        remote.model, self._clock(), node_down=event.node_down, hung=event.hung
-                    )
-                    remote.runner.mirror.clear()
-
-    def _bound(self, worker: str, event: BoundEvent) -> None:
-        node, now = self.nodes.get(event.node), self._clock()
-        known = self._there.get(event.request_id)
-        if known and known.worker != UNKNOWN_WORKER:
-            known.runner.ends[event.request_id] = now + event.left
-            known.node.changed()
-            return
-        if known:
-            self._leave(event.request_id)
-        if node is None or event.model not in node.models or len(self._there) >= MAX_REMOTE:
-            return
-        node.passed(event.model)
-        self._demand.add(event.blob, now)
-        runner = node.runners.get(event.blob)
-        if event.loads and event.ready > 0:
-            runner = node.load(event.model, (event.context, event.options), event.victims, now)
-            node.loading_until = runner.ready_at = now + event.ready
-        elif runner is None:
-            runner = node.adopt(event.model, (event.context, event.options), now)
-        self._there[event.request_id] = RemoteRequest(
-            worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
-        )
-        runner.ends[event.request_id] = now + event.left
-        shared, kind = self._prompt_sent(node.row.name, event.blob, event.blocks)
-        runner.mirror.started(event.blocks, now, shared=shared, kind=kind)
-        runner.touched = True
-        node.changed()
-
-    def _begun(self, event: BegunEvent) -> None:
-        if remote := self._there.get(event.request_id):
-            now = self._clock()
-            remote.answering = True
-            remote.node.loaded(remote.runner, now)
-            remote.runner.ends[event.request_id] = now + event.left
-            remote.node.changed()
-
-    def _finished(self, event: FinishedEvent) -> None:
-        now = self._clock()
-        if remote := self._leave(event.request_id):
-            remote.node.succeeded(remote.model)
-            remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
-        node = self.nodes.get(event.node)
-        if node and any(model.blob == event.blob for model in node.models.values()):
-            node.stats(event.blob).learn(event.lesson)
-            node.learned(event.blob)
-
-    def _leave(self, request_id: str) -> RemoteRequest | None:
-        remote = self._there.pop(request_id, None)
-        if remote:
-            now = self._clock()
-            remote.node.changed()
-            remote.node.left(remote.runner, request_id, now)
-            if remote.loads and not remote.answering:
-                remote.node.loaded(remote.runner, now)
-        return remote
-
-    def hold(self, node: NodeState, blob: str, request_id: str, until: float) -> bool:
-        """Believe for a moment that a request is at a runner, of which nothing else is known.
-
-        Returns:
-            Whether that is new.
-        """
-        runner = node.runners.get(blob)
-        if runner is None or request_id in self._there or len(self._there) >= MAX_REMOTE:
-            return False
-        self._there[request_id] = RemoteRequest(
-            UNKNOWN_WORKER, node, runner, runner.model, loads=False, forgotten_at=until
-        )
-        runner.ends[request_id] = max(until, self._clock() + node.known(blob).service)
-        node.changed()
-        return True
-
-    def forget(self, worker: str, but: Collection[str] = ()) -> None:
-        """A worker is gone, or tells that only these are still there."""
-        gone = [key for key, one in self._there.items() if one.worker == worker and key not in but]
-        for request_id in gone:
-            if remote := self._leave(request_id):
-                remote.node.gave_up(remote.model)
-
-    def forget_all(self) -> None:
-        """Nobody tells any more."""
-        for worker in {remote.worker for remote in self._there.values()}:
-            self.forget(worker)
-
-    def expire(self, now: float) -> None:
-        """Forget what was believed for a moment only."""
-        for request_id, remote in list(self._there.items()):
-            if remote.forgotten_at is not None and remote.forgotten_at <= now:
-                self._leave(request_id)
-
-    def expires_at(self) -> float | None:
-        """When the next is forgotten."""
-        due = [remote.forgotten_at for remote in self._there.values() if remote.forgotten_at is not None]
-        return min(due, default=None)
-
-
 # --- ollama_pack.routing.state.returns ---
 # Whether prompts are gone on with, learned for each set of weights and for each number of turns.
 #
@@ -12234,7 +12583,7 @@ def _usual(span: int) -> float:
     return 1 - left(begins_at(span + 1)) / left(begins_at(span))
 
 
-_USUAL = tuple(map(_usual, range(SPANS)))
+_returns__USUAL = tuple(map(_usual, range(SPANS)))
 
 
 @dataclass(slots=True, eq=False)
@@ -12278,12 +12627,12 @@ class LifeTable:
 
     def curve(self) -> ReturnCurve:
         """What was observed, and what is usual as far as that has proved true."""
-        expected = sum(usual * reached for usual, reached in zip(_USUAL, self._reached, strict=True))
+        expected = sum(usual * reached for usual, reached in zip(_returns__USUAL, self._reached, strict=True))
         proved = (sum(self._returned) + DOUBT / 2) / (expected + DOUBT / 2)
         return ReturnCurve(
             tuple(
                 min(1.0, (returned + DOUBT * min(1.0, proved * usual)) / (reached + DOUBT))
-                for usual, returned, reached in zip(_USUAL, self._returned, self._reached, strict=True)
+                for usual, returned, reached in zip(_returns__USUAL, self._returned, self._reached, strict=True)
             )
         )
 
@@ -13342,22 +13691,28 @@ def parse_warm(text: str) -> tuple[WarmRow, ...]:
                 rows.append(_warm_row(line, written))
                 _refuse_more(rows)
             except ValueError as fault:
-                raise WarmTableError(line, written, str(fault)) from None
+                raise WarmTableError(line, written, said_by(fault)) from None
     return tuple(rows)
 
 
 def _refuse_more(rows: list[WarmRow]) -> None:
     *before, row = rows
     if any(row.model == other.model for other in before):
-        raise ValueError(f"{row.model} has a row already: put all its hours into that one, with commas")
+        raise ValueError(
+            message(
+                "{model} has a row already: put all its hours into that one, with commas", model=row.model
+            )
+        )
     if len(rows) > MAX_WARM_ROWS:
-        raise ValueError(f"at most {MAX_WARM_ROWS} models can be kept in memory")
+        raise ValueError(message("at most {count} models can be kept in memory", count=MAX_WARM_ROWS))
 
 
 def _warm_row(line: int, written: str) -> WarmRow:
     model, equals, rest = map(str.strip, written.partition("="))
     if not equals or not model or re.search(r"[\s,]", model):
-        raise ValueError("write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours")
+        raise ValueError(
+            message("write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours")
+        )
     hours, copies, zone = [], 1, ""
     for word in rest.split():
         name, has_value, value = word.partition("=")
@@ -13368,17 +13723,26 @@ def _warm_row(line: int, written: str) -> WarmRow:
         elif name == "zone":
             zone = _zone(value)
         else:
-            raise ValueError(f"unknown setting {word!r}: the known ones are {_WARM_SETTINGS}")
+            raise ValueError(
+                message(
+                    "unknown setting {name!r}: the known ones are {known}", name=word, known=_WARM_SETTINGS
+                )
+            )
     spans = tuple(_span(part.strip()) for part in " ".join(hours).split(",") if part.strip())
     if not spans:
-        raise ValueError("hours are missing: write them as Mon-Fri 07:30-17:00, several with commas")
+        raise ValueError(message("hours are missing: write them as Mon-Fri 07:30-17:00, several with commas"))
     return WarmRow(model, spans, copies, zone, line)
 
 
 def _span(written: str) -> Span:
     found = _SPAN.fullmatch(written.lower())
     if found is None:
-        raise ValueError(f"{written!r} cannot be read: write hours as Mon-Fri 07:30-17:00, or 07:30-17:00")
+        raise ValueError(
+            message(
+                "{written!r} cannot be read: write hours as Mon-Fri 07:30-17:00, or 07:30-17:00",
+                written=written,
+            )
+        )
     return Span(_days(found["days"] or "mon-sun"), _minutes(found["begins"]), _minutes(found["ends"]))
 
 
@@ -13386,7 +13750,12 @@ def _days(written: str) -> frozenset[int]:
     first, _, last = written.partition("-")
     for day in (first, last or first):
         if day not in _DAYS:
-            raise ValueError(f"{day!r} is no day: write Mon, Tue, Wed, Thu, Fri, Sat, Sun or two with a dash")
+            raise ValueError(
+                message(
+                    "{day!r} is not a day: write Mon, Tue, Wed, Thu, Fri, Sat, Sun or two with a dash",
+                    day=day,
+                )
+            )
     begin, end = _DAYS.index(first), _DAYS.index(last or first)
     return frozenset((begin + offset) % 7 for offset in range((end - begin) % 7 + 1))
 
@@ -13394,7 +13763,9 @@ def _days(written: str) -> frozenset[int]:
 def _minutes(written: str) -> int:
     hour, minute = map(int, written.split(":"))
     if hour > 24 or minute > 59 or (hour == 24 and minute):  # noqa: PLR2004 - a clock's
-        raise ValueError(f"{written!r} is no time: write it as 07:30, at most 24:00")
+        raise ValueError(
+            message("{written!r} is not a time: write it as 07:30, at most 24:00", written=written)
+        )
     return (60 * hour + minute) % _MINUTES_A_DAY
 
 
@@ -13402,29 +13773,20 @@ def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"zone={name} is unknown: write it as Europe/Berlin or Asia/Shanghai") from None
+        raise ValueError(
+            message("zone={name} is unknown: write it as Europe/Berlin or Asia/Shanghai", name=name)
+        ) from None
     return name
 
 
 # --- ollama_pack.routing.dispatch.upkeep ---
 # What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
 
-WARM_LOOK_SECONDS = 20.0  # between two looks at what has to be in memory
+WARM_LOOK_SECONDS = 5.0  # between two looks at what has to be in memory
 STAY_SECONDS = 300.0  # models that are kept are asked for again before their time in memory falls below this
 IDLE_LOOK_SECONDS = 0.5
 DRAIN_SECONDS = 900.0  # for a node's chats to end before a pull; then it is pulled beside them
 MAX_PULLS = 64  # that are remembered
-
-
-@dataclass(slots=True)
-class PullState:
-    """The pull of a model at one node: `waiting`, `draining`, `pulling`, `done` or `failed`."""
-
-    node: str
-    model: str
-    state: str = "waiting"
-    percent: float = 0.0
-    fault: str = ""
 
 
 class Fleet(Protocol):
@@ -13441,6 +13803,10 @@ class Fleet(Protocol):
     async def ready(self) -> None:
         """Have the nodes looked at."""
 
+    @property
+    def peers(self) -> int:
+        """How many other workers are heard."""
+
     def in_flight(self, node: str) -> int:
         """Requests at a node."""
 
@@ -13452,6 +13818,16 @@ class Fleet(Protocol):
 
     def prolong(self, node: str, model: str, seconds: float) -> None:
         """Let a model stay in a node's memory."""
+
+
+class Peers(Protocol):
+    """The way to the other workers."""
+
+    def tell_upkeep(self) -> None:
+        """Let them know what this worker pulls."""
+
+    def stop_pull(self) -> None:
+        """Ask the one that pulls to stop."""
 
 
 class Upkeep:
@@ -13467,6 +13843,9 @@ class Upkeep:
         self._warming: asyncio.Task[None] | None = None
         self._pull: asyncio.Task[None] | None = None
         self._asked_at: dict[tuple[str, str], float] = {}
+        self._others: dict[str, UpkeepMessage] = {}  # what other workers pull
+        self._lost: list[PullState] = []  # pulls whose worker has gone
+        self.peers: Peers | None = None
         self.pulls: list[PullState] = []
 
     def close(self) -> None:
@@ -13479,8 +13858,10 @@ class Upkeep:
 
     @property
     def drained(self) -> frozenset[str]:
-        """The nodes that get nothing new, by an admin's wish or for a pull."""
-        return self._drained | self._pulling
+        """The nodes that get nothing new, by an admin's wish or for a pull of any worker."""
+        keys = {key for news in self._others.values() for key in news.drained}
+        others = {name for name, watch in self._fleet.nodes.items() if node_key(watch.row) in keys}
+        return self._drained | self._pulling | others
 
     def drain(self, names: Collection[str]) -> None:
         """Let these nodes finish what they have and give them nothing new; all others take part."""
@@ -13548,26 +13929,81 @@ class Upkeep:
         """Pull a model at nodes (none: all Ollamas), one after another, each without chats meanwhile.
 
         Raises:
-            ValueError: a pull is under way, or a node is unknown.
+            ValueError: a pull is under way, here or in another worker, or a node is unknown.
         """
-        if self._pull is not None and not self._pull.done():
-            raise ValueError("a pull is under way: wait until it is done")
+        if any(one.is_under_way for one in self.all_pulls):
+            raise ValueError(message("A pull is under way. Wait until it is done, or stop it."))
         watches = self._fleet.nodes
         wanted = list(nodes) or [name for name, watch in watches.items() if watch.row.kind == "ollama"]
         for name in wanted:
             if name not in watches:
-                raise ValueError(f"there is no node {name!r}: the nodes are {', '.join(watches)}")
-        states = [PullState(name, model) for name in wanted]
+                known = ", ".join(watches)
+                raise ValueError(
+                    message("There is no node {node}. The nodes are: {nodes}.", node=name, nodes=known)
+                )
+        self._begin([PullState(name, model) for name in wanted])
+
+    def go_on(self, told: Iterable[Mapping[str, Any]]) -> None:
+        """Take over the pulls of the router before, as `hand_over` gave them."""
+        try:
+            self._begin([pull_state(one) for one in told])
+        except (KeyError, TypeError, ValueError):  # of a router of another version
+            log.exception("A pull could not be continued: pull the model again")
+
+    def hand_over(self) -> list[dict[str, Any]]:
+        """What this router has pulled and has still to pull, for the one that follows. It pulls no more."""
+        pulls = [replace(one, state="waiting") if one.is_under_way else one for one in self.pulls]
+        self.stop_own()
+        self.pulls = []
+        self._changed()
+        return [asdict(one) for one in pulls]
+
+    def stop(self) -> None:
+        """Stop the pull that is under way, in whichever worker.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.stop_own():
+            return
+        if self.peers is None or not any(one.is_under_way for one in self.all_pulls):
+            raise ValueError(message("No pull is under way."))
+        self.peers.stop_pull()
+
+    def stop_own(self) -> bool:
+        """Stop what this worker pulls; false: it pulls nothing. What has come so far stays at the node."""
+        if self._pull is None or self._pull.done():
+            return False
+        self._pull.cancel()
+        for one in self.pulls:
+            if one.is_under_way:
+                one.state = "stopped"
+        self._changed()
+        return True
+
+    def _begin(self, states: list[PullState]) -> None:
         self.pulls = [*self.pulls, *states][-MAX_PULLS:]
-        self._pull = asyncio.get_running_loop().create_task(self._pull_all(states), name=f"pull {model}")
+        if left := [one for one in states if one.is_under_way]:
+            self._lost.clear()
+            self._pull = asyncio.get_running_loop().create_task(self._pull_all(left), name="pull")
+        self._changed()
+
+    def _changed(self) -> None:
+        if self.peers:
+            self.peers.tell_upkeep()
 
     async def _pull_all(self, states: Sequence[PullState]) -> None:
+        await self._fleet.ready()
         for state in states:
             watch = self._fleet.nodes.get(state.node)  # nodes may go while others pull
             ask = getattr(watch.client, "pull", None) if watch else None
             if watch is None or ask is None:
-                fault = "only an Ollama can pull models" if watch else "it is no node any more"
-                state.state, state.fault = "failed", fault
+                state.state = "failed"
+                state.fault = (
+                    message("Only an Ollama can pull models.")
+                    if watch
+                    else message("It is not a node any more.")
+                )
                 continue
             try:
                 async with self._without_chats(state):
@@ -13576,6 +14012,7 @@ class Upkeep:
                 state.state, state.fault = "failed", type(error).__name__
                 log.exception("%s could not pull %s", state.node, state.model)
             watch.hurry.set()
+            self._changed()
 
     async def _pull_at(self, state: PullState, ask: Callable[[str], AsyncIterator[tuple[int, int]]]) -> None:
         state.state = "pulling"
@@ -13598,15 +14035,19 @@ class Upkeep:
         state.state = "draining"
         self._pulling.add(node)
         self.apply()
+        self._changed()
         try:
             loop = asyncio.get_running_loop()
             ends = loop.time() + DRAIN_SECONDS
+            if self._fleet.peers:  # they may have given it a chat at this very moment
+                await asyncio.sleep(IDLE_LOOK_SECONDS)
             while self._fleet.in_flight(node) and loop.time() < ends:  # noqa: ASYNC110 - of other workers, too
                 await asyncio.sleep(IDLE_LOOK_SECONDS)
             yield
         finally:
             self._pulling.discard(node)
             self.apply()
+            self._changed()
 
     def _can_spare(self, node: str) -> bool:
         """Whether the other nodes that get chats have all of its models."""
@@ -13616,6 +14057,36 @@ class Upkeep:
                 others |= {fold_name(model.name) for model in watch.known.models}
         return {fold_name(model.name) for model in self._fleet.nodes[node].known.models} <= others
 
+    # --- what other workers pull ---
+
+    @property
+    def all_pulls(self) -> list[PullState]:
+        """Pulls of all workers that are heard, the newest last."""
+        others = [one for news in self._others.values() for one in news.pulls]
+        return [*self._lost, *others, *self.pulls]
+
+    def own(self, worker: str) -> UpkeepMessage:
+        """What this worker pulls, for the others."""
+        watches = self._fleet.nodes
+        keys = tuple(node_key(watches[name].row) for name in sorted(self._pulling) if name in watches)
+        return UpkeepMessage(worker, keys, tuple(self.pulls))
+
+    def heard(self, news: UpkeepMessage) -> None:
+        """Another worker pulls, or has ended to."""
+        self._others[news.worker] = news
+        if any(one.is_under_way for one in news.pulls):
+            self._lost.clear()
+        self.apply()
+
+    def lost(self, worker: str) -> None:
+        """Another worker has gone: its nodes take part again, and what it had not pulled is not pulled."""
+        news = self._others.pop(worker, None)
+        if news is None:
+            return
+        fault = message("The server that pulled it has stopped. Pull again: Ollama continues where it was.")
+        self._lost += [replace(one, state="failed", fault=fault) for one in news.pulls if one.is_under_way]
+        self.apply()
+
     @property
     def report(self) -> dict[str, Any]:
         """For the dashboard."""
@@ -13624,199 +14095,8 @@ class Upkeep:
             for row in self._rows
             if (left := row.seconds_left(self._now()))
         ]
-        return {"drained": sorted(self.drained), "warm": kept, "pulls": [asdict(one) for one in self.pulls]}
-
-
-# --- ollama_pack.routing.peers.messages ---
-# What workers write to each other: events as JSON, with hashes instead of prompts.
-#
-# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
-
-MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
-
-
-@dataclass(frozen=True, slots=True)
-class HelloMessage:
-    """A worker has come and asks what there is."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class AliveMessage:
-    """A worker is there, and so are these requests of its own, at nodes or waiting."""
-
-    worker: str
-    requests: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ByeMessage:
-    """A worker goes, and its requests have ended."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class EventMessage:
-    """Something happened to a request of a worker."""
-
-    worker: str
-    event: FleetEvent
-
-
-FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
-
-_EVENTS: dict[str, type[FleetEvent]] = {
-    "waiting": WaitingEvent,
-    "bound": BoundEvent,
-    "begun": BegunEvent,
-    "finished": FinishedEvent,
-    "ended": EndedEvent,
-    "failed": FailedEvent,
-    "blamed": BlamedEvent,
-}
-_NAMES = {kind: name for name, kind in _EVENTS.items()}
-
-
-def encode_message(message: FleetMessage) -> bytes:
-    """As JSON in UTF-8."""
-    match message:
-        case HelloMessage(worker):
-            written: dict[str, Any] = {"t": "hello", "w": worker}
-        case AliveMessage(worker, requests):
-            written = {"t": "alive", "w": worker, "r": requests}
-        case ByeMessage(worker):
-            written = {"t": "bye", "w": worker}
-        case EventMessage(worker, event):
-            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
-    return json.dumps(written, separators=(",", ":"), default=str).encode()
-
-
-def _event_fields(event: FleetEvent) -> dict[str, Any]:
-    fields = asdict(event)
-    if isinstance(event, BoundEvent | WaitingEvent):
-        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
-    return fields
-
-
-def decode_message(payload: bytes) -> FleetMessage | None:
-    """Read a message; None when it is none that this version knows."""
-    if len(payload) > MAX_MESSAGE:
-        return None
-    try:
-        written = json.loads(payload, parse_constant=_refuse_constant)
-        kind, worker = str(written["t"]), str(written["w"])
-        match kind:
-            case "hello":
-                return HelloMessage(worker)
-            case "alive":
-                return AliveMessage(worker, _strings(written["r"]))
-            case "bye":
-                return ByeMessage(worker)
-        return EventMessage(worker, _fleet_event(kind, written["e"]))
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        return None
-
-
-def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
-    request_id = str(fields["request_id"])
-    match kind:
-        case "waiting" | "bound":
-            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
-        case "begun":
-            return BegunEvent(request_id, _messages__seconds(fields["left"]))
-        case "finished":
-            lesson = _lesson(fields["lesson"])
-            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
-        case "ended":
-            return EndedEvent(request_id)
-        case "failed":
-            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
-        case "blamed":
-            return BlamedEvent(request_id, str(fields["node"]), str(fields["model"]), bool(fields["hung"]))
-    raise ValueError(kind)
-
-
-def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
-    return BoundEvent(
-        request_id=request_id,
-        node=str(fields["node"]),
-        model=str(fields["model"]),
-        blob=str(fields["blob"]),
-        loads=bool(fields["loads"]),
-        victims=_strings(fields["victims"]),
-        context=int(fields["context"]),
-        options=_options(fields["options"]),
-        ready=_messages__seconds(fields["ready"]),
-        left=_messages__seconds(fields["left"]),
-        blocks=_blocks(fields["blocks"]),
-        user=str(fields.get("user", "")),
-        background=bool(fields.get("background")),
-    )
-
-
-def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
-    return WaitingEvent(
-        request_id=request_id,
-        user=str(fields["user"]),
-        models=_strings(fields["models"]),
-        blocks=_blocks(fields["blocks"]),
-        max_output=int(fields["max_output"]),
-        context=int(fields["context"]),
-        options=_options(fields["options"]),
-        background=bool(fields["background"]),
-        waited=_messages__seconds(fields["waited"]),
-    )
-
-
-def _options(written: Collection[Any]) -> RunnerOptions:
-    return tuple((str(name), value) for name, value in written)
-
-
-def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
-    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
-
-
-def _lesson(fields: dict[str, Any]) -> Lesson:
-    spent, match = fields["spent"], fields["match"]
-    durations = Durations(
-        total=_messages__seconds(spent["total"]),
-        load=_messages__seconds(spent["load"]),
-        prompt=_messages__seconds(spent["prompt"]),
-        prompt_count=int(spent["prompt_count"]),
-        decode=_messages__seconds(spent["decode"]),
-        decode_count=int(spent["decode_count"]),
-        hit=None if spent["hit"] is None else int(spent["hit"]),
-    )
-    return Lesson(
-        spent=durations,
-        match=MatchDepth(
-            depth=int(match["depth"]),
-            tokens=int(match["tokens"]),
-            between=int(match["between"]),
-            held=bool(match["held"]),
-        ),
-        beside=int(fields["beside"]),
-        background=bool(fields["background"]),
-        loaded=bool(fields["loaded"]),
-    )
-
-
-def _messages__seconds(written: Any) -> float:
-    """Seconds that can be reckoned with: `1e999` in JSON is infinite, and the text "nan" is a float, too."""
-    seconds = float(written)
-    if not math.isfinite(seconds):
-        raise ValueError(f"{written!r} is no number of seconds")
-    return seconds
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number to reckon with")
-
-
-def _strings(values: Collection[Any]) -> tuple[str, ...]:
-    return tuple(map(str, values))
+        pulls = [asdict(one) for one in self.all_pulls[-MAX_PULLS:]]
+        return {"drained": sorted(self.drained), "warm": kept, "pulls": pulls}
 
 
 # --- ollama_pack.routing.peers.share ---
@@ -13889,6 +14169,22 @@ def chain_key(secret: str) -> bytes:
     return blake2b(_CHAIN_KEY, key=secret.encode()[:64], digest_size=32).digest() if secret else b""
 
 
+class SharedUpkeep(Protocol):
+    """What this worker does to nodes besides chats, which the others must know of."""
+
+    def own(self, worker: str) -> UpkeepMessage:
+        """What it does now."""
+
+    def heard(self, news: UpkeepMessage) -> None:
+        """What another worker does."""
+
+    def lost(self, worker: str) -> None:
+        """Another worker has gone."""
+
+    def stop_own(self) -> bool:
+        """Stop what this worker pulls; false: it pulls nothing."""
+
+
 class FleetShare:
     """One worker among others. Everything here is done on the scheduler's thread.
 
@@ -13896,6 +14192,7 @@ class FleetShare:
         outbox: steps to be done, in order. Nothing is put there while nobody is connected.
         connected: whether somebody empties it.
         wake: called when something was put there.
+        upkeep: what this worker does besides chats; None: nothing.
     """
 
     def __init__(self, scheduler: Scheduler, worker: str, clock: Callable[[], float]) -> None:
@@ -13914,6 +14211,7 @@ class FleetShare:
         self._clock = clock
         self._heard_at: dict[str, float] = {}
         self._claims: dict[str, SlotClaim] = {}
+        self.upkeep: SharedUpkeep | None = None
         scheduler.listener = self._told
 
     @property
@@ -13941,7 +14239,8 @@ class FleetShare:
         """No longer connected: what others do shows in the probes alone."""
         self.connected = False
         self.outbox.clear()
-        self._heard_at.clear()
+        for worker in list(self._heard_at):
+            self._lose(worker)
         self._scheduler.forget_peers()
 
     def say_bye(self) -> None:
@@ -13959,6 +14258,8 @@ class FleetShare:
                 self._lose(worker)
         self._send(AliveMessage(self._worker, self._scheduler.request_ids))
         self._renew()
+        if self.upkeep and any(one.is_under_way for one in self.upkeep.own(self._worker).pulls):
+            self.tell_upkeep()  # how far it is
 
     def _renew(self) -> None:
         for claim in self._claims.values():
@@ -13968,6 +14269,19 @@ class FleetShare:
         there: list[FleetEvent] = [*self._scheduler.running(), *self._scheduler.waiting_events()]
         for event in there:
             self._send(EventMessage(self._worker, event))
+        if self.upkeep and self.upkeep.own(self._worker).pulls:
+            self.tell_upkeep()
+
+    # --- nodes that are pulled ---
+
+    def tell_upkeep(self) -> None:
+        """Let the others know what this worker pulls, and which nodes get nothing new meanwhile."""
+        if self.upkeep:
+            self._send(self.upkeep.own(self._worker))
+
+    def stop_pull(self) -> None:
+        """Ask the worker that pulls to stop."""
+        self._send(StopPullMessage(self._worker))
 
     # --- claiming ---
 
@@ -14040,12 +14354,18 @@ class FleetShare:
                 self._lose(worker)
             case EventMessage(worker, event):
                 self._scheduler.hear(worker, event)
+            case UpkeepMessage() if self.upkeep:
+                self.upkeep.heard(message)
+            case StopPullMessage() if self.upkeep:
+                self.upkeep.stop_own()
         is_waiting = isinstance(message, EventMessage) and isinstance(message.event, WaitingEvent)
         return not (is_waiting or isinstance(message, HelloMessage))
 
     def _lose(self, worker: str) -> None:
         self._heard_at.pop(worker, None)
         self._scheduler.forget_peer(worker)
+        if self.upkeep:
+            self.upkeep.lost(worker)
 
     def _send(self, message: FleetMessage) -> None:
         self._put(ShareStep("tell", None, encode_message(message)))
@@ -14280,6 +14600,8 @@ class Router:
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
         self.upkeep = Upkeep(self)
+        if self._share:
+            self.upkeep.peers, self._share.upkeep = self._share, self.upkeep
 
     # --- the nodes ---
 
@@ -14858,8 +15180,1021 @@ class Embedding:
         return [node for _, node in sorted(found, key=lambda one: one[0])]
 
 
+# --- ollama_pack.fit.planning ---
+# Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#
+# First each model gets one place, in a modest quantization, where the most memory is left; the model that is
+# asked for most comes first. Then those that are asked for more than one copy can answer get more copies. The
+# memory that is left makes quantizations better. Models that fit nowhere next to others are left to loads.
+
+State = Literal["fits beside", "fits", "spills", "cannot"]
+MODEST_BITS = 5.0  # the most of a first place
+HOPELESS_SHARE = 0.25  # of a model; with less in GPU memory it is too slow to be of use
+BUSY_SHARE = 0.6  # of a copy's slots; above that another copy is worth its memory
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedVariant:
+    """A quantization of a model: the name to pull, its level and bits, and its shape."""
+
+    name: str
+    level: str
+    bits: float
+    shape: ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """A model that people ask for.
+
+    Attributes:
+        name: what the aliases call it.
+        variants: those that can be had, the best first.
+        busy: requests of it that run at once, on average, in the busiest hour.
+    """
+
+    name: str
+    variants: tuple[PlannedVariant, ...]
+    busy: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedNode:
+    """A node.
+
+    Attributes:
+        name: of it.
+        room: the bytes that models can have; 0: unknown.
+        slots: requests that a model answers at once.
+        installed: the names that it has.
+        options: how its server loads models, as far as it has shown; None: as usual.
+    """
+
+    name: str
+    room: int
+    slots: int = 1
+    installed: frozenset[str] = frozenset()
+    options: RunOptions | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A model on a node, with the bytes that it takes."""
+
+    node: str
+    model: str
+    variant: PlannedVariant
+    need: int
+    pull: bool
+
+
+@dataclass(slots=True)
+class FleetPlan:
+    """What to have where.
+
+    Attributes:
+        placements: in the order in which they were decided.
+        unplaced: models that fit nowhere next to the others: each time somebody asks, something is unloaded.
+    """
+
+    placements: list[Placement] = field(default_factory=list)
+    unplaced: list[str] = field(default_factory=list)
+
+    def on(self, node: str) -> list[Placement]:
+        return [one for one in self.placements if one.node == node]
+
+    def of(self, model: str) -> list[Placement]:
+        return [one for one in self.placements if one.model == model]
+
+    def used(self, node: str) -> int:
+        return sum(one.need for one in self.on(node))
+
+
+def need_of(variant: PlannedVariant, node: PlannedNode, context: int) -> int:
+    """The bytes that a variant takes on a node."""
+    options = replace(node.options or RunOptions(0), context=context, slots=node.slots)
+    return memory_needed(variant.shape, options).total
+
+
+def state_of(need: int, room: int, beside: int) -> State:
+    """How well a model fits a node.
+
+    Args:
+        need: bytes that it takes.
+        room: bytes that models can have there.
+        beside: bytes of the others that are to be there.
+    """
+    if need + beside <= room:
+        return "fits beside"
+    if need <= room:
+        return "fits"
+    return "spills" if room >= HOPELESS_SHARE * need else "cannot"
+
+
+def plan_fleet(nodes: Sequence[PlannedNode], models: Sequence[PlannedModel], context: int) -> FleetPlan:
+    """What to have where.
+
+    Args:
+        nodes: those whose memory is known.
+        models: that are asked for.
+        context: tokens for each slot.
+    """
+    plan = FleetPlan()
+    wanted = sorted(models, key=lambda model: (-model.busy, model.name))
+    for model in wanted:
+        if not _place(plan, nodes, model, context, _modest(model)):
+            plan.unplaced.append(model.name)
+    for model in wanted:
+        while (copies := plan.of(model.name)) and _is_crowded(model, copies, nodes):
+            if not _place(plan, nodes, model, context, _modest(model)):
+                break
+    _improve(plan, nodes, {model.name: model for model in models}, context)
+    return plan
+
+
+def _modest(model: PlannedModel) -> tuple[PlannedVariant, ...]:
+    """The variants for a first place: the best with few bits, then those with fewer, then the others."""
+    few = tuple(one for one in model.variants if one.bits <= MODEST_BITS)
+    return few + tuple(one for one in reversed(model.variants) if one not in few)
+
+
+def _place(
+    plan: FleetPlan,
+    nodes: Sequence[PlannedNode],
+    model: PlannedModel,
+    context: int,
+    variants: Sequence[PlannedVariant],
+) -> bool:
+    """Give a model one more node. Those that have the variant come first, then those with the most room."""
+    there = {one.node for one in plan.of(model.name)}
+    for variant in variants:
+        found = [
+            (variant.name in node.installed, node.room - plan.used(node.name), node)
+            for node in nodes
+            if node.name not in there and need_of(variant, node, context) + plan.used(node.name) <= node.room
+        ]
+        if found:
+            _, _, node = max(found, key=lambda one: one[:2])
+            need = need_of(variant, node, context)
+            pull = variant.name not in node.installed
+            plan.placements.append(Placement(node.name, model.name, variant, need, pull))
+            return True
+    return False
+
+
+def _is_crowded(model: PlannedModel, copies: Sequence[Placement], nodes: Sequence[PlannedNode]) -> bool:
+    slots = {node.name: node.slots for node in nodes}
+    return model.busy > BUSY_SHARE * sum(slots[one.node] for one in copies)
+
+
+def _improve(
+    plan: FleetPlan, nodes: Sequence[PlannedNode], models: Mapping[str, PlannedModel], context: int
+) -> None:
+    """Use what memory is left for better quantizations."""
+    rooms = {node.name: node for node in nodes}
+    for number, placed in enumerate(plan.placements):
+        node = rooms[placed.node]
+        left = node.room - plan.used(node.name) + placed.need
+        for variant in models[placed.model].variants:
+            if variant == placed.variant:
+                break
+            need = need_of(variant, node, context)
+            if need <= left:
+                pull = variant.name not in node.installed
+                plan.placements[number] = Placement(node.name, placed.model, variant, need, pull)
+                break
+
+
+# --- ollama_pack.routing.plan.bounds ---
+# What a plan can be asked for.
+
+USUAL_CONTEXT = 8192
+
+
+# --- ollama_pack.routing.plan.demand ---
+# What people ask for: chats from the router's record, or from a file like it.
+
+MAX_RECORDS = 10_000
+MAX_TOKENS = 10**7
+HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One chat of the record.
+
+    Attributes:
+        at: when it came, in seconds.
+        model: that answered.
+        user: who asked, as the record names people.
+        prompt: tokens, and `held` of these that were in a node's cache.
+        written: tokens of the answer.
+        seconds: that it held a slot.
+        background: nobody waited for it.
+    """
+
+    at: float
+    model: str
+    user: str
+    prompt: int
+    held: int
+    written: int
+    seconds: float
+    background: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Chats of a record, and where they come from, in words. None: all models are asked for equally."""
+
+    chats: Sequence[Asked]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """What the record says of the nodes: tokens a second, and bytes a second of a load."""
+
+    prompt: float = 700.0
+    decode: float = 40.0
+    load: float = 1.0e9
+
+
+def asked_in(records: Iterable[Mapping[str, Any]]) -> list[Asked]:
+    """The chats of a record that a node has answered, the oldest first; odd ones are passed over."""
+    found = [one for record in records if (one := _asked(record))]
+    return sorted(found, key=lambda one: one.at)[-MAX_RECORDS:]
+
+
+def _asked(record: Mapping[str, Any]) -> Asked | None:
+    model, at = record.get("model"), _number(record.get("at"), 1e12)
+    if not isinstance(model, str) or not model or not at:
+        return None
+    took = _number(record.get("took"), 1e6)
+    waited = min(took, _number(record.get("waited"), 1e6))
+    prompt = int(_number(record.get("prompt"), MAX_TOKENS))
+    return Asked(
+        at=at - took,
+        model=model,
+        user=str(record.get("user") or ""),
+        prompt=max(1, prompt),
+        held=min(prompt, int(_number(record.get("held"), MAX_TOKENS))),
+        written=max(1, int(_number(record.get("written"), MAX_TOKENS))),
+        seconds=took - waited,
+        background=record.get("background") is True,
+    )
+
+
+def _number(value: object, most: float) -> float:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
+    return float(value) if good else 0.0  # type: ignore[arg-type] # a number, as `good` says
+
+
+def busiest_hour(asked: Sequence[Asked]) -> dict[str, float]:
+    """Model → requests of it that run at once, on average, in the hour in which most do."""
+    hours: dict[int, dict[str, float]] = {}
+    for one in asked:
+        hour = hours.setdefault(int(one.at // HOUR), {})
+        hour[one.model] = hour.get(one.model, 0.0) + one.seconds / HOUR
+    return max(hours.values(), key=lambda hour: sum(hour.values()), default={})
+
+
+def speeds_of(asked: Sequence[Asked]) -> Speeds:
+    """How fast the nodes were, as far as the record shows it."""
+    usual = Speeds()
+    rates = [one.written / one.seconds for one in asked if one.seconds > 1 and one.written > 20]  # noqa: PLR2004 - enough to tell
+    return Speeds(decode=statistics.median(rates)) if rates else usual
+
+
+# --- ollama_pack.routing.plan.virtual_fleet ---
+# A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#
+# What it does is what a real one does: requests for a loaded model wait at its runner
+# without bound; those that must load wait in one line, and one load blocks the others; the idle runner with the
+# shortest `keep_alive` makes room; prompts are evaluated but for the prefix that a slot still holds; waiting
+# shows only in the total duration.
+
+KEEP_SECONDS = 300.0  # Ollama's own `keep_alive`
+
+
+class Timeline:
+    """Virtual time and what happens in it. Ties happen in the order in which they were asked for."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+
+    def at(self, when: float, then: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (max(when, self.now), next(self._order), then))
+
+    def after(self, delay: float, then: Callable[[], None]) -> None:
+        self.at(self.now + delay, then)
+
+    def run(self, until: float = float("inf")) -> None:
+        """Let everything happen that is due up to then."""
+        while self._due and self._due[0][0] <= until:
+            self.now, _, then = heapq.heappop(self._due)
+            then()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a request makes a node do. The answer's block is what a later prompt may continue."""
+
+    id: str
+    model: str
+    blocks: tuple[PromptBlock, ...]
+    output: int
+    answer: PromptBlock | None = None
+    context: int = 4096
+    load_only: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return self.blocks[-1].upto
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What the node reports at the end, in seconds, as Ollama does; `hit` only the simulation knows."""
+
+    total: float
+    load: float
+    prompt: float
+    prompt_count: int
+    decode: float
+    decode_count: int
+    hit: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeShape:
+    """How a node is built. Sizes are in units of one model, or in bytes where a node gets its models' sizes.
+
+    A load takes `load` seconds, or with a `load_rate` what reading so many bytes a second takes. With
+    `unloads` a model that was idle for `KEEP_SECONDS` leaves, as in Ollama; otherwise only to make room.
+    """
+
+    slots: int = 2
+    room: int = 1
+    load: float = 4.0
+    prompt_rate: float = 700.0
+    decode_rate: float = 50.0
+    prefixes: int = 1
+    load_rate: float = 0.0
+    unloads: bool = False
+
+
+@dataclass(slots=True)
+class Job:
+    """A request at a node, and whom to tell."""
+
+    work: Work
+    came: float
+    first_token: Callable[[], None]
+    done: Callable[[Spent], None]
+    load: float = 0.0
+    began: float = 0.0
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class SimRunner:
+    model: str
+    context: int
+    ready: bool = False
+    busy: int = 0
+    line: deque[Job] = field(default_factory=deque)
+    kept: list[list[PromptBlock]] = field(default_factory=list)
+    expires_at: float = 0.0
+
+
+class SimNode:
+    """One Ollama. `loads` counts the times that weights were read into memory."""
+
+    def __init__(
+        self,
+        name: str,
+        timeline: Timeline,
+        shape: NodeShape,
+        sizes: Mapping[str, int] | None = None,
+        kept: Collection[str] = (),
+    ) -> None:
+        """Have nothing in memory.
+
+        Args:
+            name: of it.
+            timeline: when things happen.
+            shape: how it is built.
+            sizes: of its models; None: all are of one size.
+            kept: models whose chats ask for them to stay in memory.
+        """
+        self.name = name
+        self.shape = shape
+        self.loads = 0
+        self.runners: dict[str, SimRunner] = {}
+        self._sizes = sizes or {}
+        self._kept = frozenset(kept)
+        self._time = timeline
+        self._pending: deque[Job] = deque()
+        self._loading = False
+
+    @property
+    def outstanding(self) -> int:
+        at_runners = sum(runner.busy + len(runner.line) for runner in self.runners.values())
+        return at_runners + len(self._pending)
+
+    def submit(self, job: Job) -> None:
+        runner = self.runners.get(job.work.model)
+        if runner and runner.context >= job.work.context:
+            self._join(runner, job)
+        else:
+            self._pending.append(job)
+            self._serve_pending()
+
+    def _serve_pending(self) -> None:
+        while self._pending and not self._loading:
+            job = self._pending[0]
+            runner = self.runners.get(job.work.model)
+            if runner and runner.context >= job.work.context:
+                self._pending.popleft()
+                self._join(runner, job)
+            elif runner is None and self._fits(job.work.model):
+                self._load(self._pending.popleft())
+            elif not self._evict(runner):
+                return
+
+    def preload(self, model: str, context: int = 4096) -> None:
+        """Have a model in memory from the beginning, and keep it as long as there is another to unload."""
+        self.loads += 1
+        self.runners[model] = SimRunner(model, context, ready=True, expires_at=math.inf)
+
+    def _size(self, model: str) -> int:
+        return self._sizes.get(model, 1)
+
+    def _fits(self, model: str) -> bool:
+        return not self.runners or sum(map(self._size, (*self.runners, model))) <= self.shape.room
+
+    def _evict(self, reloaded: SimRunner | None) -> bool:
+        """Unload the runner that must go; False: it is busy, and whoever waits waits."""
+        idle = [one for one in self.runners.values() if not one.busy and not one.line]
+        victim = reloaded or min(idle, key=lambda one: one.expires_at, default=None)
+        if victim is None or victim.busy or victim.line:
+            return False
+        del self.runners[victim.model]
+        return True
+
+    def _expire(self, runner: SimRunner) -> None:
+        is_there = self.runners.get(runner.model) is runner
+        if is_there and not runner.busy and not runner.line and self._time.now >= runner.expires_at:
+            del self.runners[runner.model]
+
+    def _load(self, job: Job) -> None:
+        self._loading = True
+        self.loads += 1
+        shape = self.shape
+        job.load = self._size(job.work.model) / shape.load_rate if shape.load_rate else shape.load
+        runner = self.runners[job.work.model] = SimRunner(job.work.model, job.work.context)
+        runner.line.append(job)
+
+        def loaded() -> None:
+            self._loading = False
+            runner.ready = True
+            self._start_next(runner)
+            self._serve_pending()
+
+        self._time.after(job.load, loaded)
+
+    def _join(self, runner: SimRunner, job: Job) -> None:
+        runner.line.append(job)
+        self._start_next(runner)
+
+    def _start_next(self, runner: SimRunner) -> None:
+        while runner.ready and runner.line and runner.busy < self.shape.slots:
+            job = runner.line.popleft()
+            if not job.cancelled:
+                self._start(runner, job)
+
+    def _start(self, runner: SimRunner, job: Job) -> None:
+        if job.work.load_only:
+            job.done(Spent(self._time.now - job.came, job.load, 0.0, 0, 0.0, 0, 0))
+            return
+        runner.busy += 1
+        job.began = self._time.now
+        blocks = job.work.blocks
+        hit, slot = self._take_slot(runner, blocks)
+        prompt = (job.work.tokens - hit + 1) / self.shape.prompt_rate
+        decode = job.work.output / self.shape.decode_rate
+
+        def done() -> None:
+            runner.busy -= 1
+            if job.work.answer:
+                slot.append(job.work.answer)
+            stays = math.inf if runner.model in self._kept else self._time.now + KEEP_SECONDS
+            runner.expires_at = max(runner.expires_at, stays)
+            if self.shape.unloads and runner.expires_at < math.inf:
+                self._time.at(runner.expires_at, lambda: self._expire(runner))
+            total = self._time.now - job.came
+            spent = Spent(total, job.load, prompt, job.work.tokens, decode, job.work.output, hit)
+            self._start_next(runner)
+            self._serve_pending()
+            job.done(spent)
+
+        self._time.after(prompt, job.first_token)
+        self._time.after(prompt + decode, done)
+
+    def _take_slot(self, runner: SimRunner, blocks: tuple[PromptBlock, ...]) -> tuple[int, list[PromptBlock]]:
+        """The longest prefix that is held, and the slot that now holds this prompt instead."""
+        hits = [_common(kept, blocks) for kept in runner.kept]
+        best = max(range(len(hits)), key=hits.__getitem__, default=-1)
+        hit = hits[best] if hits else 0
+        if hits and 2 * hit >= runner.kept[best][-1].upto:  # it continues that prompt
+            runner.kept.pop(best)
+        slot = list(blocks)
+        runner.kept.insert(0, slot)
+        del runner.kept[self.shape.prefixes :]
+        return hit, slot
+
+
+def _common(kept: list[PromptBlock], blocks: tuple[PromptBlock, ...]) -> int:
+    same = itertools.takewhile(lambda pair: pair[0].chain == pair[1].chain, zip(kept, blocks, strict=False))
+    return max((block.upto for _, block in same), default=0)
+
+
+# --- ollama_pack.routing.plan.replay ---
+# A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+
+PROBE_SECONDS = 5.0
+_replay__QUEUE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayNode:
+    """A node to replay on.
+
+    Attributes:
+        name: of it.
+        room: bytes that models can have.
+        slots: requests that a model answers at once.
+        sizes: model → bytes, of those that it has.
+        warm: models that are loaded before the day begins, and kept.
+    """
+
+    name: str
+    room: int
+    slots: int
+    sizes: Mapping[str, int]
+    warm: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What came of it: seconds to the first token of people's chats, loads, and chats that got no answer."""
+
+    waits: list[float] = field(default_factory=list)
+    loads: int = 0
+    refused: int = 0
+
+    @property
+    def figures(self) -> dict[str, float]:
+        ordered = sorted(self.waits) or [0.0]
+        return {
+            "chats": len(self.waits),
+            "mean_seconds": round(statistics.mean(ordered), 2),
+            "p95_seconds": round(ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 2),
+            "loads": self.loads,
+            "refused": self.refused,
+        }
+
+
+def replay(nodes: Sequence[ReplayNode], asked: Sequence[Asked], speeds: Speeds) -> Replayed:
+    """Play chats on nodes. Equal arguments give equal figures."""
+    day = _Day(nodes, speeds)
+    begins = min((one.at for one in asked), default=0.0)
+    for number, one in enumerate(asked):
+        day.clock.at(1.0 + one.at - begins, lambda number=number, one=one: day.ask(number, one))  # type: ignore[misc] # mypy cannot see a lambda's defaults
+    day.clock.run()
+    day.result.loads = sum(node.loads for node in day.nodes.values())
+    return day.result
+
+
+class _Day:
+    """The scheduler, told of what happens as the router would tell it."""
+
+    def __init__(self, nodes: Sequence[ReplayNode], speeds: Speeds) -> None:
+        self.clock = Timeline()
+        self.result = Replayed()
+        kept = {model for node in nodes for model in node.warm}
+        self.nodes = {
+            node.name: SimNode(
+                node.name,
+                self.clock,
+                NodeShape(
+                    slots=node.slots,
+                    room=node.room,
+                    load_rate=speeds.load,
+                    prompt_rate=speeds.prompt,
+                    decode_rate=speeds.decode,
+                    prefixes=node.slots,
+                    unloads=True,
+                ),
+                node.sizes,
+                kept,
+            )
+            for node in nodes
+        }
+        rows = [NodeRow(node.name, f"http://{node.name}", slots=node.slots) for node in nodes]
+        self.scheduler = Scheduler(rows, lambda: self.clock.now, Random(1), max_queue=_replay__QUEUE)  # noqa: S311 - breaks ties
+        self._installed = {
+            node.name: {name: InstalledModel(name, size) for name, size in node.sizes.items()}
+            for node in nodes
+        }
+        self._calls: dict[str, tuple[Asked, Work]] = {}
+        self._probing = False
+        self._wakes_at = 0.0  # the next decision that is due without news
+        for node in nodes:
+            self.scheduler.cluster.sized(node.name, node.room)
+            for model in node.warm:
+                self.nodes[node.name].preload(model)
+        self._probe()
+
+    def ask(self, number: int, one: Asked) -> None:
+        """A chat comes."""
+        identity = f"r{number}"
+        blocks = _replay__blocks(number, one)
+        answer = PromptBlock(_chain("answer", number), one.prompt + one.written, answer=True)
+        work = Work(identity, one.model, blocks, one.written, answer)
+        request = FleetRequest(identity, one.user, (one.model,), one.user, blocks, background=one.background)
+        try:
+            displaced = self.scheduler.submit(request)
+        except (QueueFullError, LookupError, ValueError):
+            self.result.refused += 1
+            return
+        if displaced:
+            del self._calls[displaced.id]
+            self.result.refused += 1
+        self._calls[identity] = one, work
+        if not self._probing:
+            self._probe()
+        self._decide()
+        if not self._probing:
+            self._probing = True
+            self.clock.after(PROBE_SECONDS, self._probe_again)
+
+    def _probe_again(self) -> None:
+        self._probe()
+        self._decide()
+        self._probing = bool(self._calls)
+        if self._probing:
+            self.clock.after(PROBE_SECONDS, self._probe_again)
+
+    def _probe(self) -> None:
+        for name, node in self.nodes.items():
+            there = [one for one in node.runners.values() if one.ready]
+            sizes = self._installed[name]
+            residents = [
+                ResidentModel(one.model, sizes[one.model].size, one.context, one.expires_at) for one in there
+            ]
+            self.scheduler.cluster.probed(name, sizes, residents)
+
+    def _decide(self) -> None:
+        for binding in [*self.scheduler.decide(), *self.scheduler.load_ahead()]:
+            self._start(binding)
+        wake = self.scheduler.wake_at
+        if wake is not None and not self.clock.now < self._wakes_at <= wake:
+            self._wakes_at = wake
+            self.clock.at(wake, self._decide)
+
+    def _start(self, binding: Assignment) -> None:
+        identity = binding.request.id
+        if binding.request.load_only:
+            work = Work(identity, binding.model, (), 0, load_only=True)
+            self._send(binding, work, lambda: None)
+            return
+        one, work = self._calls[identity]
+
+        def began() -> None:
+            self.scheduler.first_token(identity)
+            if not one.background:
+                self.result.waits.append(self.clock.now - came)
+            self._decide()
+
+        came = self.clock.now - binding.waited
+        self._send(binding, work, began)
+
+    def _send(self, binding: Assignment, work: Work, began: Callable[[], None]) -> None:
+        identity = binding.request.id
+
+        def ended(spent: Spent) -> None:
+            self._calls.pop(identity, None)
+            self.scheduler.finished(identity, _durations(spent))
+            self._decide()
+
+        self.nodes[binding.node].submit(Job(work, self.clock.now, began, ended))
+
+
+def _durations(spent: Spent) -> Durations:
+    counts = spent.prompt_count, spent.decode, spent.decode_count
+    return Durations(spent.total, spent.load, spent.prompt, *counts, spent.hit)
+
+
+def _replay__blocks(number: int, one: Asked) -> tuple[PromptBlock, ...]:
+    """What a node held of the prompt, which is its user's, and the rest, which is new."""
+    held = (PromptBlock(_chain(one.model, one.user), one.held),) if one.held else ()
+    return (*held, PromptBlock(_chain("new", number), max(one.prompt, one.held + 1)))
+
+
+def _chain(*parts: object) -> int:
+    return int.from_bytes(blake2b(repr(parts).encode(), digest_size=7).digest())
+
+
+# --- ollama_pack.routing.plan.report ---
+# What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+
+USUAL_LEVEL = "Q4_K_M"  # of a model whose name says none
+LEVELS = ("Q8_0", "Q6_K", USUAL_LEVEL, "Q3_K_M")  # that the table has, whether they are installed or not
+MORE_GPUS = (24, 48, 80)  # GB of one more GPU, next to those that the fleet has
+MAX_SIZES = 5  # of one more GPU that are tried
+ACTIVE_SHARE = 0.1  # of people who use a chat, those who wait for an answer at one moment
+MAX_PLANNED = 50  # models; those that people ask for most
+GIGABYTE = 1e9
+# Of the newest chats so many are simulated where somebody waits: about a second for each fleet.
+MOST_STEPS, LEAST_REPLAYED = 6_000, 100  # chats times nodes; chats
+
+
+@dataclass(frozen=True, slots=True)
+class SeenNode:
+    """A node as it answered.
+
+    Attributes:
+        name: of its row.
+        url: its address, as it may be shown.
+        room: bytes that models can have; 0: nobody knows.
+        source: how that is known, in words.
+        slots: requests that a model answers at once.
+        options: how its server is set up, as far as it has shown; None: as usual.
+        variants: what it has installed, by name.
+        fault: why nothing is known of it; empty: all is.
+    """
+
+    name: str
+    url: str
+    room: int = 0
+    source: str = ""
+    slots: int = 1
+    options: RunOptions | None = None
+    variants: Mapping[str, PlannedVariant] = field(default_factory=dict)
+    fault: str = ""
+
+    @property
+    def planned(self) -> PlannedNode:
+        return PlannedNode(self.name, self.room, self.slots, frozenset(self.variants), self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class WantedModels:
+    """The models that aliases name, and those of them whose best variant is chosen (`quantization: auto`)."""
+
+    names: tuple[str, ...] = ()
+    automatic: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class PlanReport:
+    """All that was found out.
+
+    Attributes:
+        nodes: as they are.
+        context: tokens of each chat.
+        rows: for each model, quantization and node the bytes, and how well it fits.
+        plan: what to have where.
+        demand: where the demand comes from, in words.
+        replays: the record again, on several fleets, and how many of its chats.
+    """
+
+    nodes: Sequence[SeenNode]
+    context: int
+    demand: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    plan: FleetPlan = field(default_factory=FleetPlan)
+    replays: list[dict[str, Any]] = field(default_factory=list)
+    replayed: int = 0
+
+    @property
+    def pulls(self) -> list[str]:
+        """What to pull where, as commands."""
+        urls = {node.name: node.url for node in self.nodes}
+        return [
+            f"OLLAMA_HOST={urls[one.node]} ollama pull {one.variant.name}"
+            for one in self.plan.placements
+            if one.pull
+        ]
+
+    @property
+    def notes(self) -> list[str]:
+        """What keeps nodes out of the plan though they answer."""
+        return [
+            message(
+                "{node}: its memory is not known. Add `memory: 24GB` (in the valve: `memory=24GB`) to its "
+                "row, or start gpu_agent.py there.",
+                node=node.name,
+            )
+            for node in self.nodes
+            if not node.fault and not node.room
+        ]
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """For the page, and for programs."""
+        return {
+            "context": self.context,
+            "nodes": [
+                {
+                    "name": node.name,
+                    "room_bytes": node.room,
+                    "room_from": node.source,
+                    "slots": node.slots,
+                    "fault": node.fault,
+                }
+                for node in self.nodes
+            ],
+            "fits": self.rows,
+            "plan": [
+                {
+                    "node": one.node,
+                    "model": one.model,
+                    "variant": one.variant.name,
+                    "level": one.variant.level,
+                    "bytes": one.need,
+                    "pull": one.pull,
+                }
+                for one in self.plan.placements
+            ],
+            "unplaced": self.plan.unplaced,
+            "pulls": self.pulls,
+            "demand": self.demand,
+            "replays": self.replays,
+            "replayed": self.replayed,
+            "notes": self.notes,
+        }
+
+
+def plan_report(  # noqa: PLR0913 - each is a fact of its own
+    nodes: Sequence[SeenNode],
+    wanted: WantedModels,
+    demand: Demand,
+    *,
+    context: int = USUAL_CONTEXT,
+    users: int | None = None,
+    seconds: float = math.inf,
+) -> PlanReport:
+    """Plan.
+
+    Args:
+        nodes: as they answered.
+        wanted: the models that aliases name.
+        demand: what people asked for.
+        context: tokens of each chat.
+        users: people who use chats; None: as many as the record has.
+        seconds: after which no further fleet is simulated, and fewer chats are: somebody waits.
+    """
+    report, asked = PlanReport(nodes, context, demand.source), demand.chats
+    known = [node for node in nodes if node.room and not node.fault]
+    planned = [node.planned for node in known]
+    models = list(_report__models(nodes, wanted, asked, users))
+    report.plan = plan_fleet(planned, models, context)
+    report.rows = list(_rows(planned, models, report.plan, context))
+    if asked and known:
+        hurried = math.isfinite(seconds)
+        recent = asked[-max(LEAST_REPLAYED, MOST_STEPS // len(known)) :] if hurried else asked
+        ends = time.monotonic() + seconds
+        for one in _replays(known, models, report.plan, recent, context):
+            report.replays.append(one)
+            if time.monotonic() > ends:
+                break
+        report.replayed = len(recent)
+    return report
+
+
+def _report__models(
+    nodes: Sequence[SeenNode], wanted: WantedModels, asked: Sequence[Asked], users: int | None
+) -> Iterator[PlannedModel]:
+    """What people ask for, by the record and the aliases, in all quantizations that are there."""
+    there = {name: one for node in nodes for name, one in node.variants.items()}
+    levels = {name: one.level for name, one in there.items()}
+    busy = busiest_hour(asked)
+    often = sorted(dict.fromkeys(one.model for one in asked), key=lambda name: -busy.get(name, 0.0))
+    names = list(dict.fromkeys([*wanted.names, *often]))[:MAX_PLANNED] or sorted(there)[:MAX_PLANNED]
+    if not busy:
+        busy = dict.fromkeys(names, 1 / max(1, len(names)))
+    scale = users * ACTIVE_SHARE / max(1e-9, sum(busy.values())) if users else 1.0
+    covered: set[str] = set()
+    for name in names:
+        exact = find_model(name, there)
+        family = variants_of(name, levels) if name in wanted.automatic else {exact: ""} if exact else {}
+        variants = [there[one] for one in quality_order(list(family), [levels[one] for one in family])]
+        if not variants and parameters_in(name):
+            variants = [_not_pulled(name)]
+        found = {one.name for one in variants}
+        if variants and not found & covered:
+            covered |= found
+            yield PlannedModel(
+                name, tuple(variants), scale * sum(busy.get(one, 0.0) for one in found | {name})
+            )
+
+
+def _not_pulled(name: str) -> PlannedVariant:
+    """A model that no node has, by what its name says."""
+    level = quantization_in(name) or USUAL_LEVEL
+    bits = level_bits(level) or level_bits(USUAL_LEVEL)
+    return PlannedVariant(name, level, bits, planned_shape(parameters_in(name), bits))
+
+
+def _rows(
+    nodes: Sequence[PlannedNode], models: Sequence[PlannedModel], plan: FleetPlan, context: int
+) -> Iterator[dict[str, Any]]:
+    """Nodes, models and quantizations, those that are there and the usual ones."""
+    on = {node.name: plan.on(node.name) for node in nodes}
+    for model in models:
+        best = model.variants[0]
+        usual = [
+            PlannedVariant(
+                "",
+                level,
+                level_bits(level),
+                in_other_bits(best.shape, best.bits or level_bits(USUAL_LEVEL), level_bits(level)),
+            )
+            for level in LEVELS
+            if level not in {one.level.upper() for one in model.variants}
+        ]
+        for variant in sorted([*model.variants, *usual], key=lambda one: -one.bits):
+            for node in nodes:
+                need = need_of(variant, node, context)
+                beside = sum(one.need for one in on[node.name] if one.model != model.name)
+                yield {
+                    "model": model.name,
+                    "variant": variant.name,
+                    "level": variant.level,
+                    "node": node.name,
+                    "bytes": need,
+                    "state": state_of(need, node.room, beside),
+                    "installed": variant.name in node.installed,
+                    "planned": any(one.variant == variant for one in on[node.name]),
+                }
+
+
+def _replays(
+    nodes: Sequence[SeenNode],
+    models: Sequence[PlannedModel],
+    plan: FleetPlan,
+    asked: Sequence[Asked],
+    context: int,
+) -> Iterator[dict[str, Any]]:
+    """The recorded chats again: on the nodes as they are, with the plan, and with one more GPU."""
+    speeds = speeds_of(asked)
+    names = {variant.name: model.name for model in models for variant in model.variants}
+    known = [replace(one, model=names.get(one.model, one.model)) for one in asked]
+    before = [_as_it_is(node, models, context) for node in nodes]
+    sizes = {node.name: node.sizes for node in before}
+    yield {"fleet": message("as it is")} | replay(before, known, speeds).figures
+    planned = [node.planned for node in nodes]
+    with_plan = [_with_plan(node, plan, sizes[node.name]) for node in planned]
+    yield {"fleet": message("with the plan")} | replay(with_plan, known, speeds).figures
+    rooms = {node.room for node in nodes} | {usable_memory(round(size * GIGABYTE)) for size in MORE_GPUS}
+    for room in sorted(_different(rooms)):
+        slots = max(node.slots for node in nodes)
+        more = [*planned, PlannedNode("one more", room, slots)]
+        plan_then = plan_fleet(more, models, context)
+        fleet = [_with_plan(node, plan_then, sizes.get(node.name, {})) for node in more]
+        label = message("with the plan and one more GPU, {room} GB for models", room=f"{room / GIGABYTE:.0f}")
+        yield {"fleet": label} | replay(fleet, known, speeds).figures
+
+
+def _as_it_is(node: SeenNode, models: Sequence[PlannedModel], context: int) -> ReplayNode:
+    sizes = {
+        model.name: min(
+            need_of(one, node.planned, context) for one in model.variants if one.name in node.variants
+        )
+        for model in models
+        if any(one.name in node.variants for one in model.variants)
+    }
+    return ReplayNode(node.name, node.room, node.slots, sizes)
+
+
+def _with_plan(node: PlannedNode, plan: FleetPlan, sizes: Mapping[str, int]) -> ReplayNode:
+    placed = {one.model: one.need for one in plan.on(node.name)}
+    return ReplayNode(node.name, node.room, node.slots, {**sizes, **placed}, tuple(placed))
+
+
+def _different(rooms: Collection[int]) -> list[int]:
+    """The sizes of a further GPU, without those that read the same."""
+    by_label = {round(room / GIGABYTE): room for room in sorted(rooms)}
+    return sorted(by_label.values())[-MAX_SIZES:]
+
+
 # --- ollama_pack.routing.dispatch.report ---
-# What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+# What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
 
 
 def load_report(router: Router) -> dict[str, Any]:
@@ -14929,6 +16264,36 @@ def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
         "token": rates.token,
         "learned": rates.learned,
     }
+
+
+def nodes_to_plan(router: Router) -> list[SeenNode]:
+    """The nodes for `plan_report`: what they have installed, how much memory, and how they load models."""
+    return [_node_to_plan(router, name) for name, watch in router.nodes.items() if not watch.leaving]
+
+
+def _node_to_plan(router: Router, name: str) -> SeenNode:
+    watch, state = router.nodes[name], router.scheduler.cluster.nodes[name]
+    address = watch.client.name
+    if watch.row.kind != "ollama":
+        return SeenNode(name, address, fault=message("only Ollama nodes are planned"))
+    if watch.is_gone:
+        return SeenNode(name, address, fault=watch.known.fault or message("it has not answered yet"))
+    memory = state.memory
+    return SeenNode(
+        name=name,
+        url=address,
+        room=memory.room if memory.measured else 0,
+        source=memory.source,
+        slots=watch.row.slots or memory.options.slots,
+        options=memory.options,
+        variants={
+            model.name: PlannedVariant(
+                model.name, model.quantization, model.installed.bits, model.installed.shape
+            )
+            for model in watch.known.models
+            if model.installed.shape is not None and not model.installed.remote
+        },
+    )
 
 
 # --- ollama_pack.cache.errors ---
@@ -15907,7 +17272,7 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
 #
 # What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
 
-KEEP_SECONDS = 3600.0
+_refused_valves__KEEP_SECONDS = 3600.0
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -15937,7 +17302,7 @@ def refused_valves(language: str) -> list[dict[str, Any]]:
     return [
         {"plugin": plugin, "at": note["at"], "reason": _in(note["said"], language)}
         for plugin, note in _refused().items()
-        if now - note["at"] < KEEP_SECONDS
+        if now - note["at"] < _refused_valves__KEEP_SECONDS
     ]
 
 
@@ -16125,6 +17490,14 @@ def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
     return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]
 
 
+def wanted_models(table: AliasTable) -> WantedModels:
+    """The models that the table names, for a plan."""
+    rows = [(row, name) for row in table.rows for name in row.candidates if "*" not in name]
+    named = [(row, name) for row, name in rows if not table.exact(name)]  # else it is an alias itself
+    automatic = frozenset(name for row, name in named if row.is_automatic)
+    return WantedModels(tuple(dict.fromkeys(name for _, name in named)), automatic)
+
+
 def weights_behind(model: str, catalogue: Catalogue) -> str:
     """A model's weights, as against others of its name, for the response cache; empty: no node has it."""
     found = [one for name in auto_parts(model)[0] if (one := catalogue.find(name))]
@@ -16215,6 +17588,9 @@ class RouterHost:
         self._made_of = wanted
         router = self.current
         await router.ready()
+        if left := list(_pulls_left()):
+            _pulls_left().clear()
+            router.upkeep.go_on(left)
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -16230,12 +17606,21 @@ class RouterHost:
         await asyncio.gather(*self._closing)
 
     def retire(self) -> None:
-        """Let the router finish what it has begun, and give its connections back."""
+        """Let the router finish what it has begun, and give its connections back.
+
+        The next router of this process goes on with the models that it pulls.
+        """
         if self.current is not None:
+            _pulls_left().extend(self.current.upkeep.hand_over())
             task = asyncio.get_running_loop().create_task(self.current.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
             self.current = None
+
+
+def _pulls_left() -> list[dict[str, Any]]:
+    """The pulls of routers of this process that were replaced, by whatever code."""
+    return process_wide("pulls left", list[dict[str, Any]])
 
 
 # --- ollama_pack.services.metrics_text ---
@@ -17558,6 +18943,7 @@ class ChatSpan:
 # --- ollama_pack.plugins.functions.gpu_router ---
 
 ACCESS_SECONDS = 5.0  # that the gateway remembers what a user may use, unless an event says otherwise
+PLAN_SECONDS = 20.0  # of simulation, for a plan on the dashboard
 CONNECTION_SECONDS = 15.0  # between two looks at Open WebUI's own connections
 MOST_KEY = 128  # characters of what a client names its conversation
 
@@ -17719,7 +19105,7 @@ class Pipe:
         background = is_background_task(task)
         span = ChatSpan(name, background=background)
         chunks = router.answer(
-            await _asked(body, models[0], router, metadata, user),
+            await _gpu_router__asked(body, models[0], router, metadata, user),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
             user=str(user.get("id") or ""),
@@ -17754,7 +19140,7 @@ class Pipe:
         with self._refusing(for_admin=admin):
             router = await self._ready()
             models = await self._models(router, body, name, user, remembers=True)
-            asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
+            asked = await _gpu_router__asked(body, models[0], router, metadata, user, self._defaults.get)
         last, served = False, None
         if BUDGET_STATE in metadata:  # else no budget holds
             budgets, begun = await self._budgets.begin(request.app, user, metadata, name, always=False)
@@ -17847,12 +19233,49 @@ class Pipe:
         Returns:
             What upkeep does, or a `fault`.
         """
+        return await self._looked_after(lambda upkeep: upkeep.pull(model, nodes))
+
+    async def stop_pull(self) -> dict[str, Any]:
+        """Stop the pull that is under way; the same as `pull` returns."""
+        return await self._looked_after(lambda upkeep: upkeep.stop())
+
+    async def _looked_after(self, do: Callable[[Upkeep], None]) -> dict[str, Any]:
         router = await self._ready()
         try:
-            router.upkeep.pull(model, nodes)
+            do(router.upkeep)
         except ValueError as error:
-            return {"fault": str(error)}
+            return {"fault": said_by(error)}
         return {"fault": "", **router.upkeep.report}
+
+    async def plan(self, context: int, users: int, chats: list[dict[str, Any]]) -> dict[str, Any]:
+        """What fits where, what to pull, and what one more GPU would bring: see `PlanReport.as_json`.
+
+        Args:
+            context: tokens of each chat.
+            users: people who use chats; 0: as many as the record has.
+            chats: the record. It is simulated in a thread.
+        """
+        router = await self._ready()
+        table, nodes = self.valves.table, nodes_to_plan(router)
+
+        def made() -> dict[str, Any]:
+            asked = asked_in(chats)
+            source = (
+                message("{count} chats of the router's record", count=len(asked))
+                if asked
+                else message("the same for each model, as there is no record of chats yet")
+            )
+            report = plan_report(
+                nodes,
+                wanted_models(table),
+                Demand(asked, source),
+                context=context,
+                users=users or None,
+                seconds=PLAN_SECONDS,
+            )
+            return report.as_json
+
+        return await asyncio.to_thread(made)
 
     async def metrics(self) -> str:
         """What it did, as Prometheus reads it: its part of `GET /ollama-pack/metrics`."""
@@ -17964,7 +19387,7 @@ class Pipe:
             self._connections = tuple(row.entered_by(ways.get(row.url, row.way_in)) for row in rows)
 
 
-async def _asked(
+async def _gpu_router__asked(
     body: Body,
     model: str,
     router: Router,

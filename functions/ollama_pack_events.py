@@ -9,91 +9,93 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11140, which the server calls.
+# Begin here: `class Event`, line 11499, which the server calls.
 # The modules that it uses come first:
-#    160  base.single_flight          Many who ask the same at the same time ask once.
-#    239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    475  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    615  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    641  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    652  base.process                One object for all plugins of a process, which are files that share no code.
-#    675  services.activity           What chats did in this process, until somebody writes it into the history.
-#    736  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1092  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1471  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1731  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1746  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1764  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1771  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1916  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1988  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2057  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2125  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2229  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2382  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   2443  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2549  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2658  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2804  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2810  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2897  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2987  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   3019  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3143  aliases.errors              What goes wrong with aliases.
-#   3165  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   3188  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3495  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3632  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3669  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3690  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3748  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3810  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3863  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3977  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4143  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4409  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4667  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4793  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4941  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   5025  services.pack_valves        What all valves of the pack have in common.
-#   5048  speech.errors               What goes wrong with transcription.
-#   5410  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5487  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5578  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5614  speech.values               What recordings turn into, and what an engine is.
-#   5871  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   6021  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6103  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6287  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6420  speech.sentences            Segments of about a sentence, made from words with times.
-#   6474  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6652  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6880  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   7034  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7118  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7207  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7371  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7970  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   8058  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8132  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8407  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8457  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8604  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8870  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8908  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8938  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   9058  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9196  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9350  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9528  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9782  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9873  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9915  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10979  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11065  webui.reader                Who reads what the pack says, and in which language.
-#  11074  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11108  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11253  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    162  base.single_flight          Many who ask the same at the same time ask once.
+#    290  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    568  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    708  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    734  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    745  base.process                One object for all plugins of a process, which are files that share no code.
+#    768  services.activity           What chats did in this process, until somebody writes it into the history.
+#    829  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1185  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1564  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1825  routing.plan.bounds         What a plan can be asked for.
+#   1832  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1904  webui.errors                What goes wrong between the pack and Open WebUI.
+#   1973  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2041  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2162  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2315  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3538  services.fleet_plan         The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   3607  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3622  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   3640  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   3647  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   3792  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   3866  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   3972  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4081  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4227  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   4233  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4320  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4410  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   4442  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   4566  aliases.errors              What goes wrong with aliases.
+#   4588  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   4611  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   4918  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   5055  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5092  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   5113  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5171  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   5233  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5286  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   5400  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   5566  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   5832  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   6090  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6216  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   6364  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6448  services.pack_valves        What all valves of the pack have in common.
+#   6471  speech.errors               What goes wrong with transcription.
+#   6833  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   6910  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7001  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7037  speech.values               What recordings turn into, and what an engine is.
+#   7294  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   7444  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   7526  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   7710  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   7843  speech.sentences            Segments of about a sentence, made from words with times.
+#   7897  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8075  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   8303  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   8457  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   8541  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   8630  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   8794  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   9393  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   9481  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   9555  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   9830  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   9880  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10027  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  10293  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  10331  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  10361  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  10481  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  10619  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  10773  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  10951  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  11205  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  11296  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#  11338  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11424  webui.reader                Who reads what the pack says, and in which language.
+#  11433  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11467  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11612  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -160,6 +162,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 # --- ollama_pack.base.single_flight ---
 # Many who ask the same at the same time ask once.
 
+_Key = TypeVar("_Key")
 _Shared = TypeVar("_Shared")
 
 
@@ -230,6 +233,54 @@ class SingleFlight(Generic[_Shared]):
                 self._task = None
 
 
+class Remembered(Generic[_Key, _Shared]):
+    """Answers by key, each kept for a while; of more than the limit the oldest go first. One event loop."""
+
+    def __init__(
+        self, seconds: float, limit: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Remember nothing yet.
+
+        Args:
+            seconds: how old an answer may be, counted from when it was asked for.
+            limit: answers at the most.
+            clock: monotonic seconds.
+        """
+        self._seconds, self._limit, self._clock = seconds, limit, clock
+        self._kept: dict[_Key, tuple[float, _Shared]] = {}
+
+    def find(self, key: _Key) -> _Shared | None:
+        """The answer that is kept; None: there is none, or it is too old."""
+        found = self._kept.get(key)
+        return found[1] if found is not None and self._clock() - found[0] <= self._seconds else None
+
+    def keep(self, key: _Key, answer: _Shared) -> None:
+        """Keep an answer."""
+        self._keep(key, answer, self._clock())
+
+    async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        """The kept answer, or a new one. What `ask` raises is not kept."""
+        kept = self._kept.get(key)
+        began = self._clock()
+        if kept is not None and began - kept[0] <= self._seconds:
+            return kept[1]
+        before = self._kept
+        answer = await ask()
+        if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
+            self._keep(key, answer, began)
+        return answer
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept = {}
+
+    def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
+        self._kept.pop(key, None)
+        while len(self._kept) >= self._limit:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = at, answer
+
+
 def _retrieve(task: asyncio.Task[Any]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():
@@ -251,6 +302,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Budgets are not counted: {fault}. Chats go on without.": "用量预算没有计数：{fault}。对话不受预算限制，照常进行。",
         "Chats": "对话请求",
         "Chats that wait for a node": "等待节点的请求",
+        "Demand: {source}.": "需求：{source}。",
         "Details": "详情",
         "Details of this chat": "此请求的详情",
         "Details of {name}": "{name} 的详情",
@@ -283,20 +335,25 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Last hour": "最近一小时",
         "Left alone": "保持不变",
         "Lookup took": "查询用时",
+        "Make a plan": "制定计划",
         "Make all cached answers unusable, for everybody?": "要让所有人的缓存回答全部失效吗？",
         "Model": "模型",
+        "Model to pull": "要拉取的模型",
         "Models in memory": "已加载的模型",
         "No GPU figures: run gpu_agent.py on the host and name it in agent=…": "没有 GPU 数据：请在该主机上运行 gpu_agent.py，并在 agent=… 中填写其地址",
         "No GPU figures: {reason}": "没有 GPU 数据：{reason}",
         "No chat is like that.": "没有符合条件的请求。",
         "No model in memory.": "没有已加载的模型。",
+        "No model to plan with, or no node whose memory is known.": "没有可计划的模型，或没有显存已知的节点。",
         "Node": "节点",
+        "Node to pull at": "在哪个节点拉取",
         "Nodes": "节点",
         "Nodes up": "可用节点",
         "None yet. A chat with a model of the router, or an answer from the cache, shows here.": "还没有记录。向路由器的模型发起的对话，或来自缓存的回答，会显示在这里。",
         "Not done: {why}": "未完成：{why}",
         "Not flushed: {why}": "未能清空：{why}",
         "Nothing has been used yet.": "还没有任何用量。",
+        "Nothing has to be pulled.": "不需要拉取任何模型。",
         "Nothing is known of any node.": "没有任何节点的信息。",
         "Nothing is published: publish_aliases is off in this function's valves.": "没有发布任何模型：此函数的 publish_aliases 选项已关闭。",
         "Nothing to publish: no node has a model, and no alias an answer.": "没有可发布的内容：节点上没有模型，别名也没有可用的模型。",
@@ -305,8 +362,15 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Open WebUI does not answer. What is shown is from {time}.": "Open WebUI 没有响应。当前显示的是 {time} 的数据。",
         "Outcome": "结果",
         "Pause": "暂停",
+        "Plan": "计划",
+        "Planning …": "正在计划…",
         "Process": "进程",
         "Published models": "已发布的模型",
+        "Pull": "拉取",
+        "Pull a model": "拉取模型",
+        "Pull a model here": "在此拉取模型",
+        "Pull {model} at {node}": "在 {node} 拉取 {model}",
+        "Pulls": "拉取",
         "Requests a minute": "每分钟请求数",
         "Response cache": "回答缓存",
         "Running": "进行中",
@@ -315,8 +379,10 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Show older": "显示更早的",
         "Sign in": "登录",
         "Sign in to Open WebUI as an admin again.": "请以管理员身份重新登录 Open WebUI。",
+        "Simulation": "模拟",
         "Speed": "速度",
         "State": "状态",
+        "Stop the pull": "停止拉取",
         "Take it back": "恢复使用",
         "The answer has {tokens} tokens and took {took}.": "回答共 {tokens} 个 token，用时 {took}。",
         "The answer was in the cache, {age} old: {saved} of generation saved.": "回答来自缓存，已保存 {age}，节省生成时间 {saved}。",
@@ -325,24 +391,33 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "The first token is predicted after {predicted} at the node.": "预计节点在 {predicted} 后给出首个 token。",
         "The function ollama_pack_events is switched off, or being updated.": "函数 ollama_pack_events 已关闭，或正在更新。",
         "The history cannot be read or written: {fault}.": "无法读写历史记录：{fault}。",
+        "The last {count} chats again, simulated": "最近 {count} 次对话的重放模拟",
+        "The model is missing. Write the name that `ollama pull` takes.": "缺少模型。请填写 `ollama pull` 所用的名称。",
         "The models have not been looked at yet; this takes a few seconds.": "尚未检查模型，需要几秒钟。",
         "The response cache does not work: {fault}. Chats go to their models.": "回答缓存不可用：{fault}。对话直接交给模型。",
         "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions.": "路由器没有节点：请在“管理员面板 → 函数”中填写它的“nodes”选项。",
         "The router's redis_url does not answer: {fault}. This worker goes on alone.": "路由器的 redis_url 没有响应：{fault}。此进程将独立运行。",
         "The same question was being answered: both chats got that answer.": "同一个问题正在生成回答，两个请求共用该回答。",
         "The user stopped it, or left.": "用户停止了生成，或已离开。",
+        "There is no node {node}. The nodes are: {nodes}.": "没有节点 {node}。现有节点：{nodes}。",
         "Time to the first token": "首个 token 用时",
+        "Tokens must be a whole number from {least} to {most}, and people one up to {people}.": "token 数必须是 {least} 到 {most} 的整数，人数必须是不超过 {people} 的整数。",
         "User": "用户",
         "Voice": "语音",
         "Waiting": "等待中",
         "What each node would have cost": "各节点的预计代价",
+        "What fits": "什么放得下",
+        "What fits where, what to pull so that the busiest hour needs the fewest loads, and what one more GPU would bring.": "哪里放得下什么，拉取什么能让最忙的一小时加载次数最少，以及再加一块 GPU 会带来什么。",
+        "What to pull": "要拉取什么",
         "Whose": "使用者",
         "Why not from the cache": "未使用缓存的原因",
+        "`nodes` must be a list of names. Leave it out for all Ollamas.": "`nodes` 必须是名称列表。省略它表示所有 Ollama。",
         "a direct connection": "直连",
         "a new answer was wanted": "要求重新回答",
         "a scheduled run": "定时任务",
         "a temporary chat": "临时对话",
         "admins": "管理员",
+        "all nodes, one after another": "所有节点，依次进行",
         "all outcomes": "全部结果",
         "an answer that goes on": "续写的回答",
         "answered": "已回答",
@@ -354,17 +429,24 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, with commas between several": "audience：无法识别 {part!r}：请填写 public（所有已登录用户）、admin 或 group:组名，多个之间用逗号分隔",
         "away for {minutes} min": "已离线 {minutes} 分钟",
         "background": "后台",
+        "bits": "位数",
         "busy": "利用率",
         "context": "上下文",
         "conversations kept": "保留的对话",
         "distance": "层级",
+        "does not fit": "放不下",
+        "done": "完成",
         "down": "不可用",
         "drained": "已停止分配",
         "each minute": "每分钟",
         "failed": "失败",
         "failed or stopped": "失败或停止",
+        "finishes its chats": "正在完成已有对话",
         "first token": "首个 token",
+        "first token, mean": "首个 token，平均",
         "first token, p95, last hour": "首个 token p95（最近一小时）",
+        "fits alone": "单独放得下",
+        "fits next to the others": "能与其他模型同时放下",
         "for": "可用者",
         "from the cache": "来自缓存",
         "from the cache, last hour": "缓存命中（最近一小时）",
@@ -376,6 +458,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "in all": "总用时",
         "in part": "部分可用",
         "is answered": "回答中",
+        "its memory is not known": "其显存未知",
         "itself": "自身",
         "itself, for {alias}": "自身，用于 {alias}",
         "kept answers": "已保存的回答",
@@ -405,9 +488,14 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "of work": "处理用时",
         "on average": "平均",
         "opens to them: {models}": "同时开放：{models}",
+        "partly on the CPU": "部分在 CPU 上",
+        "people (empty: as many as now)": "人数（留空：与现在相同）",
+        "planned": "计划中",
+        "pulls": "正在拉取",
         "read the prompt": "读取提示词",
         "reads, tokens/s": "读取，token/秒",
         "recordings wait": "等待的录音",
+        "refused": "拒绝",
         "requests": "请求数",
         "requests a minute": "每分钟请求数",
         "response_cache_replay is missing": "缺少 response_cache_replay",
@@ -434,6 +522,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "this week": "本周",
         "titles, tags and the like": "标题、标签等后台任务",
         "today": "今天",
+        "tokens for each chat": "每次对话的 token 数",
         "tokens saved": "节省的 token",
         "transcribed": "已转写",
         "up to {bound} ms": "不超过 {bound} 毫秒",
@@ -442,6 +531,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "waited": "等待",
         "waiting": "等待中",
         "waits": "等待",
+        "waits for its turn": "等待轮到它",
         "what others lose": "他人的损失",
         "when": "时间",
         "which weights answer is not known": "无法确定由哪份权重回答",
@@ -455,6 +545,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{first} and {count} more": "{first} 及另外 {count} 个",
         "{model} failed here: it is asked elsewhere for a while.": "{model} 在此失败，暂时改由其他节点回答。",
         "{model} failed here: one chat tries it again.": "{model} 在此失败，正用一个请求重新尝试。",
+        "{model} fits nowhere next to the others: it is loaded when asked for": "{model} 无法与其他模型同时放下：有人请求时才加载",
         "{name} asked for {asked}.": "{name} 请求了 {asked}。",
         "{name} goes on alone: {fault}": "{name} 独立运行：{fault}",
         "{node} failed chats with {model}: they go elsewhere for a while.": "{node} 上的 {model} 处理失败，请求暂时转到其他节点。",
@@ -463,6 +554,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{node} had {model} in memory, and could begin soonest.": "{node} 已加载 {model}，能最早开始回答。",
         "{node} had {model} in memory, and {held} of the {prompt} tokens of the prompt.": "{node} 已加载 {model}，并保留了提示词 {prompt} 个 token 中的 {held} 个。",
         "{node} is down: {why}": "{node} 不可用：{why}",
+        "{percent} % pulled": "已拉取 {percent} %",
+        "{room} GB for models, {source}": "{room} GB 可用于模型，{source}",
         "{shown} of {all}": "{shown} / {all}",
         "{store}, scope {scope}, answers are kept for {minutes} min.": "{store}，范围 {scope}，回答保留 {minutes} 分钟。",
         "{title}: at most {top}, lately {last}": "{title}：最高 {top}，最近 {last}",
@@ -1676,7 +1769,8 @@ def router_parts(told: Mapping[str, Any], fault: str) -> Parts:
     nodes = [dict(node) for node in told.get("nodes") or () if isinstance(node, Mapping)]
     by_path = {f"nodes/{node.get('name')}": node for node in nodes}
     others = {name: told.get(name) for name in ("waiting", "peers", "sharing_fault", "running")}
-    others["drained"] = object_at(told.get("upkeep")).get("drained") or []
+    upkeep = object_at(told.get("upkeep"))
+    others |= {name: upkeep.get(name) or [] for name in ("drained", "pulls")}
     return {"router": {**others, "fault": fault}, **by_path}
 
 
@@ -1728,189 +1822,11 @@ def percentile(figures: Mapping[str, float], share: float) -> float | None:
     return None
 
 
-# --- ollama_pack.webui.chats ---
-# Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+# --- ollama_pack.routing.plan.bounds ---
+# What a plan can be asked for.
 
-
-async def rated_down(feedback_id: str) -> str | None:
-    """The message that a feedback is about, if its thumb points down."""
-    from open_webui.models.feedbacks import Feedbacks  # noqa: PLC0415
-
-    feedback = await Feedbacks.get_feedback_by_id(feedback_id)
-    if feedback is None or (feedback.data or {}).get("rating") != -1:
-        return None
-    message = (feedback.meta or {}).get("message_id")
-    return message if isinstance(message, str) else None
-
-
-# --- ollama_pack.services.forgetting ---
-# Which answers of the cache to discard when something happens in Open WebUI.
-
-# Event → what the label of the answers begins with; the rest is the id of the event's subject.
-_DELETIONS = {"chat.deleted": "chat", "chat.deleted_all": "user", "user.deleted": "user"}
-_RATINGS = frozenset({"feedback.created", "feedback.updated"})
-
-
-async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | None:
-    """The label of the answers to discard: of a chat, of a user, or of a message that got a thumbs-down."""
-    subject = str((event.get("subject") or {}).get("id") or "")
-    if subject and event_name in _DELETIONS:
-        return f"{_DELETIONS[event_name]}:{subject}"
-    if subject and event_name in _RATINGS and (message := await rated_down(subject)):
-        return f"message:{message}"
-    return None
-
-
-# --- ollama_pack.cache.counters ---
-# What the cache did, in figures without any text: of this process, and to be added up over all of them.
-
-# Upper bounds in milliseconds of the classes of lookup times; what takes longer is in a class of its own.
-LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
-
-
-# --- ollama_pack.services.metrics_text ---
-# What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#
-# Each process counts for itself, since it was started. Labels are nodes, models and a few words: never users.
-
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One family of series.
-
-    Attributes:
-        name: without the beginning that all have, `ollama_pack_`.
-        kind: as Prometheus calls it.
-        labels: their names.
-        text: what it is.
-    """
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Buckets:
-    """What a histogram shows.
-
-    Attributes:
-        bounds: upper bounds, the smallest first; there is one class more, of what is above the last.
-        counts: how many there were in each class.
-        total: the sum of all.
-    """
-
-    bounds: tuple[float, ...]
-    counts: tuple[float, ...]
-    total: float
-
-
-MetricSamples = Iterable[tuple[tuple[str, ...], float | Buckets]]  # values of the labels, and the value
-
-PLUGIN_UP = Metric(
-    "plugin_up", "gauge", ("plugin",), "Whether this plugin of the pack is on and answers (1)."
-)
-
-CACHE_UP = Metric("cache_up", "gauge", (), "Whether the response cache's store answers (1).")
-CACHE_REQUESTS = Metric(
-    "cache_requests_total",
-    "counter",
-    ("outcome", "reason"),
-    "Chats by what the cache did: hit, follow (shares a generation), miss, bypass (not looked up).",
-)
-CACHE_LOOKUP = Metric("cache_lookup_seconds", "histogram", (), "How long lookups took.")
-CACHE_STORED = Metric("cache_stored_total", "counter", (), "Answers that were stored.")
-CACHE_NOT_STORED = Metric("cache_not_stored_total", "counter", ("reason",), "Answers that were not stored.")
-CACHE_SECONDS = Metric("cache_saved_seconds_total", "counter", (), "Seconds of generation saved.")
-CACHE_TOKENS = Metric("cache_saved_tokens_total", "counter", (), "Generated tokens saved.")
-
-VOICE = Metric(
-    "voice_transcriptions_total", "counter", ("outcome",), "Recordings: ok, kept, or the error's code."
-)
-VOICE_AUDIO = Metric("voice_audio_seconds_total", "counter", (), "Length of the recordings transcribed.")
-VOICE_WORK = Metric("voice_work_seconds_total", "counter", (), "Time that these took, waiting included.")
-
-
-def family(metric: Metric, samples: MetricSamples) -> str:
-    """A family in the text format; empty where it has no samples."""
-    full = f"ollama_pack_{metric.name}"
-    lines = [line for values, value in samples for line in _lines(full, metric, values, value)]
-    head = (f"# HELP {full} {metric.text}", f"# TYPE {full} {metric.kind}")
-    return "\n".join([*head, *lines, ""]) if lines else ""
-
-
-def _lines(full: str, metric: Metric, values: tuple[str, ...], value: float | Buckets) -> Iterator[str]:
-    labels = dict(zip(metric.labels, values, strict=True)) | _worker()
-    if not isinstance(value, Buckets):
-        yield f"{full}{_labels(labels)} {value}"
-        return
-    for bound, count in zip((*value.bounds, "+Inf"), accumulate(value.counts), strict=True):
-        yield f"{full}_bucket{_labels(labels | {'le': str(bound)})} {count}"
-    yield f"{full}_sum{_labels(labels)} {value.total}"
-    yield f"{full}_count{_labels(labels)} {sum(value.counts)}"
-
-
-def _worker() -> dict[str, str]:
-    """A label where several processes answer at one address: each counts for itself."""
-    return {} if os.environ.get("UVICORN_WORKERS", "1") in {"", "1"} else {"worker": str(os.getpid())}
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
-    return f"{{{pairs}}}" if pairs else ""
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def cache_metrics(report: Mapping[str, Any]) -> str:
-    """What the response cache of this process did.
-
-    Args:
-        report: as its `cache_report` gives it, of any version; only `fault`, where it cannot be asked.
-    """
-    counts = report.get("worker")
-    if not isinstance(counts, Mapping):
-        return ""
-    number = {str(name): float(value) for name, value in counts.items() if isinstance(value, int | float)}
-    outcomes = [(("hit", ""), number.get("hits", 0.0)), (("follow", ""), number.get("follows", 0.0))]
-    outcomes += [(("miss", reason), value) for reason, value in _by_reason(number, "misses/")]
-    outcomes += [(("bypass", reason), value) for reason, value in _by_reason(number, "bypasses/")]
-    classes = [number.get(f"lookups_ms/{bound:g}", 0.0) for bound in LOOKUP_BOUNDS]
-    lookups = Buckets(
-        tuple(bound / 1000 for bound in LOOKUP_BOUNDS),
-        (*classes, number.get("lookups_ms/more", 0.0)),
-        number.get("lookup_seconds", 0.0),
-    )
-    families = (
-        family(CACHE_UP, [((), float(not report.get("fault")))]),
-        family(CACHE_REQUESTS, outcomes),
-        family(CACHE_LOOKUP, [((), lookups)]),
-        family(CACHE_STORED, [((), number.get("stored", 0.0))]),
-        family(CACHE_NOT_STORED, [((reason,), value) for reason, value in _by_reason(number, "not_stored/")]),
-        family(CACHE_SECONDS, [((), number.get("seconds_saved", 0.0))]),
-        family(CACHE_TOKENS, [((), number.get("tokens_saved", 0.0))]),
-    )
-    return "".join(families)
-
-
-def _by_reason(counts: Mapping[str, float], begin: str) -> Iterator[tuple[str, float]]:
-    return ((name.removeprefix(begin), value) for name, value in counts.items() if name.startswith(begin))
-
-
-def voice_metrics(counts: Mapping[str, float]) -> str:
-    """What `transcribing.voice_counts` has counted."""
-    outcomes = [((name,), value) for name, value in _by_reason(counts, "outcome/")]
-    families = (
-        family(VOICE, outcomes),
-        family(VOICE_AUDIO, [((), counts.get("audio_seconds", 0.0))]),
-        family(VOICE_WORK, [((), counts.get("work_seconds", 0.0))]),
-    )
-    return "".join(families)
+USUAL_CONTEXT = 8192
+LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS = 256, 2**22, 10**6
 
 
 # --- ollama_pack.engines.refusals ---
@@ -2127,6 +2043,7 @@ async def shared_redis_url() -> str:
 
 ROUTER_ID = "gpu_router"
 ASK_SECONDS = 5.0
+PLAN_SECONDS = 55.0  # that a plan may take; a proxy in front of Open WebUI usually waits a minute
 
 ABSENT = (
     "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here"
@@ -2184,26 +2101,42 @@ class RouterContact:
         """
         return object_at(await self._ask("pull", model, nodes))
 
-    async def _ask(self, method: str, *arguments: Any) -> Any:
+    async def stop_pull(self) -> Mapping[str, Any]:
+        """Stop the pull that is under way; what upkeep does then.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("stop_pull"))
+
+    async def plan(self, context: int, users: int, chats: list[dict[str, Any]]) -> Mapping[str, Any]:
+        """A plan of what to have where, for what people asked for.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked, or is not done in time.
+        """
+        return object_at(await self._ask("plan", context, users, chats, seconds=PLAN_SECONDS))
+
+    async def _ask(self, method: str, *arguments: Any, seconds: float = ASK_SECONDS) -> Any:
         try:
-            answer = await self._ask_once(method, arguments)
+            answer = await self._ask_once(method, arguments, seconds)
         except RouterUnavailableError as error:
             self._tell(method, str(error))
             raise
         self._said.pop(method, None)
         return answer
 
-    async def _ask_once(self, method: str, arguments: Sequence[Any]) -> Any:
+    async def _ask_once(self, method: str, arguments: Sequence[Any], seconds: float) -> Any:
         state = await function_state(ROUTER_ID)
         if not state.active:
             raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
         try:
-            async with asyncio.timeout(ASK_SECONDS):
+            async with asyncio.timeout(seconds):
                 router = await live_function(self._app, ROUTER_ID)
                 return await _method(router, method)(*arguments)
         except TimeoutError:
             raise RouterUnavailableError(
-                f"gpu_router did not answer {method} within {ASK_SECONDS:g} s: see the server's log"
+                f"gpu_router did not answer {method} within {seconds:g} s: see the server's log"
             ) from None
         except RouterUnavailableError:
             raise
@@ -2379,11 +2312,1490 @@ def text_answer(text: str, media_type: str, headers: dict[str, str] | None = Non
     return Response(text, headers=headers, media_type=media_type)
 
 
+# --- ollama_pack.webui.dashboard ---
+# The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#
+# The page itself is in `page/`: HTML, a style sheet and scripts, each readable by itself. Every value reaches
+# it as text, after it has opened.
+
+DASHBOARD_PATH = "/ollama-pack"
+REFUSED = frozenset({401, 403})
+SIGN_IN = f"/auth?redirect={quote(DASHBOARD_PATH, safe='')}"
+
+
+_PAGE = r"""
+<!doctype html>
+<html lang="%LANGUAGE%">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Ollama Pack</title>
+<link rel="icon" href="data:,">
+<style nonce="%NONCE%">%STYLE%</style>
+</head>
+<body>
+<header id="top"></header>
+<main id="page"><noscript><p>The dashboard needs JavaScript.</p></noscript></main>
+<script nonce="%NONCE%">%SCRIPT%</script>
+</body>
+</html>
+"""
+_PLAIN_PAGE = r"""
+<!doctype html>
+<html lang="%LANGUAGE%">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Ollama Pack</title>
+<link rel="icon" href="data:,">
+<style nonce="%NONCE%">%STYLE%</style>
+</head>
+<body>
+<main class="plain"><h1>Ollama Pack</h1><p>%SENTENCE%</p><p><a class="button" href="%LINK%">%LABEL%</a></p></main>
+</body>
+</html>
+"""
+_STYLE = r"""
+:root {
+  color-scheme: light dark;
+  --page: light-dark(#f5f6f8, #101215);
+  --card: light-dark(#ffffff, #191c20);
+  --line: light-dark(#dfe3e8, #2e343b);
+  --text: light-dark(#1b1f24, #e8eaed);
+  --soft: light-dark(#56606b, #a3adb8);
+  --faint: light-dark(#eceff2, #262b31);
+  --good: light-dark(#0f6b3d, #5fd295);
+  --good-soft: light-dark(#dcf2e5, #12341f);
+  --bad: light-dark(#a82015, #ff9a91);
+  --bad-soft: light-dark(#fde6e3, #431a17);
+  --warn: light-dark(#7c4a05, #f0bd68);
+  --warn-soft: light-dark(#fdf0d5, #3a2a0d);
+  --accent: light-dark(#2b5cb8, #85acf7);
+  --first: light-dark(#3b6fd4, #6c9bf5);
+  --second: light-dark(#2f9e6a, #4fc48a);
+  --third: light-dark(#d0452f, #f0776a);
+}
+:root[data-theme="dark"] { color-scheme: dark; }
+:root[data-theme="light"] { color-scheme: light; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--text); font: 14px/1.45 system-ui, sans-serif; }
+header, main { max-width: 1280px; margin: 0 auto; padding: 0 20px; }
+header { display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: baseline; padding-top: 18px; }
+main { padding-bottom: 48px; }
+h1 { font-size: 20px; margin: 0; }
+h2 { font-size: 16px; margin: 0; }
+h3 { font-size: 14px; margin: 14px 0 4px; }
+p { margin: 0; }
+a { color: var(--accent); }
+section { margin-top: 26px; }
+.state { margin-left: auto; }
+.soft { color: var(--soft); }
+.small { font-size: 12.5px; }
+.hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
+.head { display: flex; flex-wrap: wrap; gap: 8px 12px; align-items: center; margin-bottom: 10px; }
+.head h2 { margin-right: auto; }
+.head .group { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; }
+.badge { border-radius: 99px; padding: 1px 9px; font-size: 12px; background: var(--faint); white-space: nowrap; }
+.good { background: var(--good-soft); color: var(--good); }
+.bad { background: var(--bad-soft); color: var(--bad); }
+.warn { background: var(--warn-soft); color: var(--warn); }
+.notice { border-radius: 8px; padding: 8px 12px; margin: 10px 0 0; overflow-wrap: anywhere; list-style: none; }
+.notices { margin: 0; padding: 0; }
+.tiles { display: grid; grid-template-columns: repeat(6, 1fr); gap: 12px; margin-top: 12px; }
+.tile b { display: block; font-size: 22px; font-weight: 600; line-height: 1.25; white-space: nowrap; }
+.tile.bad, .tile.warn { border-color: currentcolor; }
+.tile.bad .soft, .tile.warn .soft { color: inherit; }
+.charts { display: grid; grid-template-columns: repeat(2, 1fr); gap: 12px; }
+.chart .plot { position: relative; margin-top: 6px; }
+.chart svg { display: block; width: 100%; height: 110px; border-bottom: 1px solid var(--line); }
+.chart .top { position: absolute; top: 0; left: 0; border-top: 1px dashed var(--line); width: 100%; }
+.chart .times { display: flex; justify-content: space-between; margin-top: 2px; }
+.chart .legend { display: flex; flex-wrap: wrap; gap: 2px 12px; }
+.key::before {
+  content: ""; display: inline-block; width: 9px; height: 9px; margin-right: 5px; border-radius: 2px;
+  background: currentcolor;
+}
+.first { color: var(--first); fill: var(--first); stroke: var(--first); }
+.second { color: var(--second); fill: var(--second); stroke: var(--second); }
+.third { color: var(--third); fill: var(--third); stroke: var(--third); }
+.legend span span { color: var(--soft); }
+.chart rect { stroke: none; }
+.chart path { fill: none; stroke-width: 1.8; vector-effect: non-scaling-stroke; stroke-linejoin: round; }
+.scroll { overflow-x: auto; position: relative; } /* hidden text in it must not widen the page */
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: 5px 12px 5px 0; vertical-align: top; border-bottom: 1px solid var(--line); }
+th:last-child, td:last-child { padding-right: 0; }
+thead th { font-weight: 500; color: var(--soft); font-size: 12.5px; white-space: nowrap; }
+tbody th { font-weight: 500; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+tbody tr:last-child > * { border-bottom: 0; }
+td.wide, th.wide { padding-left: 8px; }
+tr.chosen > td { background: var(--faint); }
+td.inner { padding: 2px 0 14px 26px; }
+td.nowrap { white-space: nowrap; }
+td.text { overflow-wrap: anywhere; }
+button, select, input, .button {
+  font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 7px;
+  padding: 4px 11px; min-height: 32px;
+}
+button, select, .button { cursor: pointer; }
+.button { display: inline-block; text-decoration: none; background: var(--accent); color: var(--card); }
+button:hover { background: var(--faint); }
+button[aria-pressed="true"] { background: var(--faint); border-color: var(--soft); }
+thead button, button.more { border: 0; background: none; padding: 0; min-height: 24px; }
+thead button::after { content: " ↕"; opacity: 0.45; }
+th[aria-sort="ascending"] button::after { content: " ↑"; opacity: 1; }
+th[aria-sort="descending"] button::after { content: " ↓"; opacity: 1; }
+button.more { width: 24px; height: 24px; border-radius: 5px; color: var(--soft); }
+button.more::before { content: "▸"; }
+button.more[aria-expanded="true"]::before { content: "▾"; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+input[type="search"], input[type="text"] { width: 210px; }
+input.short { width: 90px; }
+.card + .card { margin-top: 12px; }
+.card > h3:first-child { margin-top: 0; }
+.bar { display: block; height: 6px; width: 100%; min-width: 54px; margin-top: 3px; border-radius: 3px; background: var(--faint); }
+.bar rect { fill: var(--first); }
+.gpus { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 8px 24px; max-width: 900px; }
+.figures { display: flex; flex-wrap: wrap; gap: 10px 34px; margin-bottom: 6px; }
+.figures b { display: block; font-size: 18px; font-weight: 600; }
+.columns { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 28px; }
+code { font: 12.5px ui-monospace, monospace; overflow-wrap: anywhere; }
+ul { margin: 0; padding-left: 18px; }
+.plain { max-width: 460px; margin: 15vh auto 0; }
+.plain p { margin-top: 14px; }
+@media (max-width: 1000px) {
+  .tiles { grid-template-columns: repeat(3, 1fr); }
+  .wide { display: none; }
+}
+@media (max-width: 640px) {
+  header, main { padding-left: 12px; padding-right: 12px; }
+  .state { margin-left: 0; width: 100%; }
+  .tiles { grid-template-columns: repeat(2, 1fr); gap: 8px; }
+  .charts, .columns { grid-template-columns: minmax(0, 1fr); }
+  .card { padding: 10px 12px; }
+  .medium { display: none; }
+  .head .group, input[type="search"], #pull-model { width: 100%; }
+  td.inner { padding-left: 0; }
+  th, td { padding-right: 8px; }
+  thead button::after { content: ""; }
+}
+"""
+_BASICS = r"""
+"use strict";
+// What all parts of the page use: words, elements, figures, and changing only what has changed.
+
+// The function t stands before this script: it gives a sentence in the language of the page.
+const language = document.documentElement.lang || "en";
+
+// Everything that comes from outside goes through here, as text or as an attribute's value.
+const SVG = new Set(["svg", "rect", "path", "title", "g"]);
+function make(tag, attributes = {}, ...children) {
+  const element = SVG.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag)
+    : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes))
+    if (value !== null && value !== undefined && value !== false)
+      element.setAttribute(name, value === true ? "" : value);
+  element.append(...children.flat(3).filter(child => child !== null && child !== undefined && child !== ""));
+  return element;
+}
+
+// Makes an element like another one, and leaves alone what is equal: focus, selection and scrolling stay.
+// What has a data-key is found again by it. What a user sets by hand (a field's value, `open`) stays.
+const keyOf = node => node.nodeType === 1 ? node.getAttribute("data-key") : null;
+function morph(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  if (old.nodeType !== 1) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+    return;
+  }
+  for (const {name} of [...old.attributes])
+    if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
+  for (const {name, value} of fresh.attributes)
+    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  const keyed = new Map([...old.children].filter(keyOf).map(child => [keyOf(child), child]));
+  const staying = new Set([...fresh.children].map(keyOf));
+  let at = old.firstChild;
+  for (const child of [...fresh.childNodes]) {
+    const key = keyOf(child);
+    while (at && keyOf(at) && !staying.has(keyOf(at))) at = removed(at);
+    const same = key ? keyed.get(key) : at && !keyOf(at) && alike(at, child) ? at : null;
+    if (!same) old.insertBefore(child, at);
+    else {
+      if (same === at) at = at.nextSibling;
+      else old.insertBefore(same, at);
+      morph(same, child);
+    }
+  }
+  while (at) at = removed(at);
+}
+const alike = (one, other) => one.nodeType === other.nodeType && one.nodeName === other.nodeName;
+function removed(node) {
+  const next = node.nextSibling;
+  node.remove();
+  return next;
+}
+
+// Puts children into an element, and keeps the focus where a row has moved.
+function put(element, ...children) {
+  const focused = document.activeElement;
+  const fresh = element.cloneNode(false);
+  fresh.append(...children.flat(3).filter(child => child !== null && child !== undefined && child !== ""));
+  morph(element, fresh);
+  if (focused && focused !== document.activeElement && focused.isConnected) focused.focus({preventScroll: true});
+}
+
+// What the server has sent, by path.
+const parts = new Map();
+const part = path => parts.get(path) || {};
+function below(prefix) {
+  const found = [];
+  for (const [path, value] of parts) if (path.startsWith(prefix)) found.push([path.slice(prefix.length), value]);
+  return found;
+}
+
+const text = value => value === null || value === undefined || value === "" ? "—" : String(value);
+const list = value => Array.isArray(value) ? value : [];
+const object = value => value && typeof value === "object" && !Array.isArray(value) ? value : {};
+const isNumber = value => typeof value === "number" && Number.isFinite(value);
+const number = value => isNumber(value) ? value.toLocaleString(language, {maximumFractionDigits: 1}) : "—";
+const percent = share => isNumber(share) ? Math.round(100 * share) + " %" : "—";
+const gigabytes = value => isNumber(value) ? (value / 2 ** 30).toFixed(1) : "—";
+const CLOCK = {hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23"};
+const clock = at => isNumber(at) ? new Date(at * 1000).toLocaleTimeString(language, CLOCK) : "—";
+function seconds(value) {
+  if (!isNumber(value)) return "—";
+  if (value === 0) return "0";
+  if (Math.abs(value) < 0.0005) return "<1 ms";
+  if (Math.abs(value) < 1) return Math.round(value * 1000) + " ms";
+  if (value < 120) return value.toFixed(value < 10 ? 2 : 1) + " s";
+  return value < 7200 ? t("{count} min", {count: Math.round(value / 60)}) : t("{count} h", {count: (value / 3600).toFixed(1)});
+}
+
+const badge = (label, kind) => make("span", {class: "badge " + (kind || "")}, label);
+const code = value => make("code", {}, text(value));
+const cell = (value, kind) => make("td", kind ? {class: kind} : {}, value);
+const figure = (value, label) => make("div", {}, make("b", {}, value), make("span", {class: "soft small"}, label));
+
+// A table whose heads are [label, class]; a narrow screen scrolls it, by keyboard too.
+function table(label, heads, rows) {
+  const head = heads.map(one => one instanceof Element ? one
+    : make("th", {scope: "col", class: one[1]}, one[0] || make("span", {class: "hidden"}, t("Details"))));
+  return make("div", {class: "scroll", tabindex: 0, role: "group", "aria-label": label},
+    make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows)));
+}
+
+function bar(share, label) {
+  const width = Math.max(0, Math.min(100, isNumber(share) ? 100 * share : 0));
+  return make("svg", {class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", role: "img", "aria-label": label},
+    make("rect", {width: width.toFixed(1), height: 6}));
+}
+
+// Rows that are open: their keys. The button that opens one says so to screen readers.
+const opened = new Set();
+const opener = (key, label) => make("button", {class: "more", type: "button", "data-act": "open", "data-value": key,
+  "aria-expanded": String(opened.has(key)), "aria-label": label});
+
+// The head of a section: its title, and what can be done there.
+const head = (title, ...tools) => make("div", {class: "head"}, make("h2", {}, title),
+  tools.length ? make("div", {class: "group"}, tools) : null);
+"""
+_CHARTS = r"""
+// Charts of the last hour and the last day, drawn by hand.
+
+let span = "hour";
+const SPANS = {hour: {step: 1, count: 60}, day: {step: 10, count: 144}};
+const WIDTH = 600, HEIGHT = 110;
+
+function points() {
+  const {step, count} = SPANS[span];
+  const now = Math.floor(clockNow() / 60 / step) * step, found = new Map(below(span + "/"));
+  return Array.from({length: count}, (_, at) => {
+    const minute = now - (count - 1 - at) * step;
+    return {minute, ...object(found.get(String(minute)))};
+  });
+}
+
+const CHARTS = [
+  {
+    title: () => t("Requests a minute"), kind: "bars", format: number,
+    series: [
+      ["first", () => t("answered by a model"), one => one.answered],
+      ["second", () => t("from the cache"), one => (one.cached || 0) + (one.shared || 0)],
+      ["third", () => t("failed or stopped"), one => (one.failed || 0) + (one.stopped || 0)],
+    ].map(([name, label, value]) => [name, label, one => (value(one) || 0) / SPANS[span].step]),
+  },
+  {
+    title: () => t("Time to the first token"), kind: "lines", format: seconds,
+    series: [
+      ["first", () => t("half of all chats"), one => one.p50],
+      ["third", () => t("95 of 100 chats (p95)"), one => one.p95],
+    ],
+  },
+  {
+    title: () => t("Chats that wait for a node"), kind: "bars", format: number,
+    series: [["first", () => t("on average"), one => one.waiting]],
+  },
+  {
+    title: () => t("Generation that the cache saved"), kind: "bars", format: seconds,
+    series: [["second", () => t("each minute"), one => (one.saved || 0) / SPANS[span].step]],
+  },
+];
+
+function drawCharts() {
+  const all = points();
+  const button = (name, label) => make("button", {type: "button", "data-act": "span", "data-value": name,
+    "aria-pressed": String(span === name)}, label);
+  put(document.getElementById("charts"), head(t("How it went"), button("hour", t("Last hour")), button("day", t("Last day"))),
+    make("div", {class: "charts"}, CHARTS.map(one => chart(one, all))));
+}
+
+function chart({title, kind, format, series}, all) {
+  const values = series.map(([, , value]) => all.map(one => value(one)));
+  const sums = all.map((_, at) => values.reduce((sum, row) => sum + (row[at] || 0), 0));
+  const top = Math.max(0, ...(kind === "bars" ? sums : values.flat().filter(isNumber)));
+  const last = values[values.length - 1].findLast(isNumber);
+  const label = t("{title}: at most {top}, lately {last}", {title: title(), top: format(top), last: format(last)});
+  const times = [all[0], all[Math.floor(all.length / 2)], all[all.length - 1]].map(({minute}) =>
+    make("span", {}, new Date(minute * 60000).toLocaleTimeString(language, {...CLOCK, second: undefined})));
+  return make("div", {class: "card chart", "data-key": title()},
+    make("h3", {}, title()),
+    make("div", {class: "legend small"}, series.map(([name, legend]) =>
+      make("span", {class: "key " + name}, make("span", {}, legend())))),
+    make("div", {class: "plot"}, make("span", {class: "top soft small"}, top ? format(top) : ""),
+      make("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label},
+        top ? (kind === "bars" ? bars(series, values, top) : lines(series, values, top)) : [])),
+    make("div", {class: "times soft small"}, times));
+}
+
+function bars(series, values, top) {
+  const width = WIDTH / values[0].length, floor = values[0].map(() => HEIGHT);
+  return series.map(([name], row) => make("g", {class: name}, values[row].map((value, at) => {
+    const height = (value || 0) / top * (HEIGHT - 16);
+    floor[at] -= height;
+    return height > 0 ? make("rect", {x: (at * width + 0.5).toFixed(1), y: floor[at].toFixed(1),
+      width: (width - 1).toFixed(1), height: height.toFixed(1)}) : null;
+  })));
+}
+
+// A minute without a value is a gap; one that stands alone is a short line.
+function lines(series, values, top) {
+  const width = WIDTH / values[0].length;
+  return series.map(([name], row) => {
+    let pen = "M", path = "";
+    values[row].forEach((value, at) => {
+      if (!isNumber(value)) return void (pen = "M");
+      const y = (HEIGHT - value / top * (HEIGHT - 16)).toFixed(1);
+      path += pen === "M" ? `M${(at * width).toFixed(1)} ${y}h${width.toFixed(1)}` : `L${((at + 0.5) * width).toFixed(1)} ${y}`;
+      pen = "L";
+    });
+    return make("path", {class: name, d: path || "M0 0"});
+  });
+}
+"""
+_NODES = r"""
+// The nodes: a line each, the worst first, with details where a line is opened.
+
+let nodeFilter = "", nodeSort = {by: "state", down: false};
+
+const gpusOf = node => list(node.gpus).map(object);
+const busiest = node => Math.max(-1, ...gpusOf(node).map(gpu => isNumber(gpu.utilization) ? gpu.utilization : -1));
+const memoryOf = node => gpusOf(node).reduce(([used, total], gpu) =>
+  [used + (gpu.memory_used || 0), total + (gpu.memory_total || 0)], [0, 0]);
+const modelsOf = node => list(node.runners).map(runner => object(runner).model).concat(node.runners ? [] : list(node.models));
+
+// 0: down, 1: some models are left alone after failures, 2: healthy.
+function rank(node) {
+  if (!node.healthy) return 0;
+  return Object.keys(object(node.breakers)).length ? 1 : 2;
+}
+
+const NODE_COLUMNS = [
+  ["state", () => t("State"), "", rank],
+  ["name", () => t("Node"), "", node => node.name],
+  ["models", () => t("In memory"), "medium", node => modelsOf(node).join(" ")],
+  ["running", () => t("Running"), "number", node => -(node.in_flight || 0)],
+  ["waiting", () => t("Waiting"), "number medium", node => -(node.queued || 0)],
+  ["busy", () => t("GPU busy"), "number", node => -busiest(node)],
+  ["memory", () => t("GPU memory"), "wide", node => -memoryOf(node)[0]],
+];
+
+function sortedNodes() {
+  const wanted = nodeFilter.toLowerCase();
+  const value = NODE_COLUMNS.find(([name]) => name === nodeSort.by)[3];
+  const order = (one, other) => {
+    const [a, b] = [value(one), value(other)];
+    const by = typeof a === "string" || typeof b === "string" ? text(a).localeCompare(text(b)) : a - b;
+    return (nodeSort.down ? -by : by) || text(one.name).localeCompare(text(other.name), language, {numeric: true});
+  };
+  return below("nodes/").map(([, node]) => object(node)).filter(node =>
+    [node.name, node.url, node.fault, stateWord(node), ...modelsOf(node)].join("\n").toLowerCase().includes(wanted))
+    .sort(order);
+}
+
+const stateWord = node => [t("down"), t("in part"), t("healthy")][rank(node)];
+
+function drawNodes() {
+  const all = below("nodes/"), shown = sortedNodes(), router = part("router");
+  const heads = [["", ""], ...NODE_COLUMNS.map(([name, label, kind]) => make("th", {scope: "col", class: kind,
+    "aria-sort": nodeSort.by === name ? (nodeSort.down ? "descending" : "ascending") : null},
+    make("button", {type: "button", "data-act": "sort", "data-value": name}, label())))];
+  const search = make("input", {type: "search", id: "node-filter", placeholder: t("Filter nodes"),
+    "aria-label": t("Filter nodes by name, address, state or model")});
+  const count = shown.length === all.length ? "" : t("{shown} of {all}", {shown: shown.length, all: all.length});
+  put(document.getElementById("nodes"),
+    head(t("Nodes"), make("span", {class: "soft small"}, count), all.length > 1 ? search : null),
+    make("div", {class: "card"}, all.length ? table(t("Nodes"), heads, shown.flatMap(nodeRows))
+      : make("span", {class: "soft"}, router.fault ? t("Nothing is known of any node.")
+        : t("The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions."))),
+    all.length ? pullCard(all.map(([, node]) => text(object(node).name))) : null);
+}
+
+function nodeRows(node) {
+  const key = "node " + node.name, [used, total] = memoryOf(node), busy = busiest(node);
+  const models = modelsOf(node), memory = t("{used} of {total} GiB", {used: gigabytes(used), total: gigabytes(total)});
+  const row = make("tr", {"data-key": key},
+    cell(opener(key, t("Details of {name}", {name: text(node.name)}))),
+    cell(badge(stateWord(node), ["bad", "warn", "good"][rank(node)])),
+    make("th", {scope: "row", class: "text"}, text(node.name), isDrained(node.name) ? [" ", badge(t("drained"), "warn")] : ""),
+    cell(models.length > 3 ? t("{first} and {count} more", {first: models.slice(0, 2).join(", "), count: models.length - 2})
+      : models.join(", "), "text medium"),
+    cell(number(node.in_flight), "number"), cell(number(node.queued), "number medium"),
+    cell(busy < 0 ? "—" : [Math.round(busy) + " %", bar(busy / 100, t("GPU busy {percent} %", {percent: Math.round(busy)}))], "number"),
+    cell(total ? [memory, bar(used / total, t("GPU memory {memory}", {memory}))] : "—", "wide"));
+  return opened.has(key)
+    ? [row, make("tr", {"data-key": key + " details"}, make("td", {colspan: 8, class: "inner"}, nodeDetails(node)))] : [row];
+}
+
+function nodeDetails(node) {
+  const gpus = gpusOf(node), runners = list(node.runners).map(object);
+  const left = Object.entries(object(node.breakers));
+  return [
+    node.url ? make("p", {}, code(node.url)) : null,
+    node.fault ? make("p", {class: "notice bad"}, node.fault) : null,
+    node.breaker && node.breaker !== "closed"
+      ? make("p", {class: "notice warn"}, breakerSentence(node.breaker)) : null,
+    left.map(([model, state]) => make("p", {class: "notice warn"}, state === "open"
+      ? t("{model} failed here: it is asked elsewhere for a while.", {model})
+      : t("{model} failed here: one chat tries it again.", {model}))),
+    gpus.length ? make("div", {class: "gpus"}, gpus.map(gpuDetails))
+      : make("p", {class: "soft small"}, node.gpu_reason ? t("No GPU figures: {reason}", {reason: node.gpu_reason})
+        : t("No GPU figures: run gpu_agent.py on the host and name it in agent=…")),
+    runners.length ? table(t("Models in memory"), [[t("In memory")], [t("context"), "number"], [t("running"), "number"],
+      [t("conversations kept"), "number"]], runners.map(one => make("tr", {}, cell(code(one.model)),
+      cell(number(one.context), "number"), cell(text(one.running) + " / " + text(one.slots), "number"),
+      cell(number(one.prefixes), "number"))))
+      : make("p", {class: "soft small"}, t("No model in memory.")),
+    speeds(node),
+    drainTools(text(node.name)),
+  ];
+}
+
+// A drained node finishes what it has. The router's valve `drained` keeps it so, for every worker.
+const isDrained = name => list(part("router").drained).includes(name);
+const drainFaults = new Map();
+function drainTools(name) {
+  const drained = isDrained(name), why = drainFaults.get(name);
+  return make("div", {class: "head"}, make("div", {class: "group"},
+    make("button", {type: "button", "data-act": "drain", "data-value": name},
+      drained ? t("Take it back") : t("Give it nothing new")),
+    make("button", {type: "button", "data-act": "pullHere", "data-value": name}, t("Pull a model here")),
+    make("span", {class: "soft small"}, drained ? t("It finishes what it has and gets nothing new.") : ""),
+    make("span", {class: "small", role: "status"}, why ? t("Not done: {why}", {why}) : "")));
+}
+
+// Asks for something to be done; gives what upkeep does then, and why it was not done.
+async function changed(path, asked) {
+  try {
+    const answer = await fetch("/ollama-pack/nodes/" + path + "?" + new URLSearchParams({language}),
+      {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(asked)});
+    const said = object(await answer.json());
+    const why = answer.ok ? said.fault : said.detail || answer.status;
+    if (!why) parts.set("router", {...part("router"), drained: list(said.drained), pulls: list(said.pulls)});
+    return why;
+  } catch (error) {
+    return error.message;
+  }
+}
+
+async function drainNode(name) {
+  drainFaults.set(name, await changed("drain", {node: name, drain: !isDrained(name)}));
+  want("nodes");
+}
+
+// Models are pulled at one node after another, in whichever worker: all of them show how far it is.
+const PULLS = {waiting: [() => t("waits for its turn"), ""], draining: [() => t("finishes its chats"), "warn"],
+  pulling: [() => t("pulls"), ""], done: [() => t("done"), "good"], failed: [() => t("failed"), "bad"],
+  stopped: [() => t("stopped"), "warn"]};
+const MAX_PULLS_SHOWN = 20;
+let pullFault = "";
+
+function pullCard(nodes) {
+  const pulls = list(part("router").pulls).map(object).slice(-MAX_PULLS_SHOWN);
+  const goesOn = pulls.some(one => ["waiting", "draining", "pulling"].includes(one.state));
+  return make("div", {class: "card", "data-key": "pulls"},
+    make("h3", {}, t("Pull a model")),
+    make("div", {class: "head"}, make("div", {class: "group"},
+      make("input", {type: "text", id: "pull-model", placeholder: "llama3:8b", "aria-label": t("Model to pull")}),
+      make("select", {id: "pull-node", "aria-label": t("Node to pull at")},
+        make("option", {value: ""}, t("all nodes, one after another")),
+        nodes.map(name => make("option", {value: name, "data-key": "option " + name}, name))),
+      make("button", {type: "button", "data-act": "pull"}, t("Pull")),
+      goesOn ? make("button", {type: "button", "data-act": "stopPull", "data-key": "stop"}, t("Stop the pull")) : null,
+      make("span", {class: "small", role: "status"}, pullFault ? t("Not done: {why}", {why: pullFault}) : ""))),
+    pulls.length ? table(t("Pulls"), [[t("Model")], [t("Node")], [t("State")], ["%", "number"]], pulls.map(pullRow)) : null);
+}
+
+function pullRow(one) {
+  const [word, kind] = PULLS[one.state] || [() => text(one.state), ""];
+  return make("tr", {}, cell(code(one.model), "text"), cell(text(one.node), "text"),
+    cell([badge(word(), kind), one.fault ? make("div", {class: "small"}, one.fault) : ""], "text"),
+    cell(one.state === "pulling" ? [number(one.percent), bar(one.percent / 100, t("{percent} % pulled", {percent: number(one.percent)}))]
+      : "", "number"));
+}
+
+async function pullModel(model, nodes) {
+  pullFault = await changed("pull", {model, nodes});
+  want("nodes", "plan");
+}
+
+const askPull = () => {
+  const node = document.getElementById("pull-node").value;
+  return pullModel(document.getElementById("pull-model").value, node ? [node] : []);
+};
+
+async function stopPull() {
+  pullFault = await changed("pull/stop", {});
+  want("nodes");
+}
+
+function pullHere(name) {
+  document.getElementById("pull-node").value = name;
+  document.getElementById("pull-model").focus();
+}
+
+const breakerSentence = state => state === "open"
+  ? t("It failed several chats: it is given none for a while.") : t("It failed several chats: one chat tries it again.");
+
+function gpuDetails(gpu) {
+  const busy = isNumber(gpu.utilization) ? Math.round(gpu.utilization) : "—";
+  const memory = t("{used} of {total} GiB", {used: gigabytes(gpu.memory_used), total: gigabytes(gpu.memory_total)});
+  return make("div", {class: "small"},
+    make("span", {}, "GPU " + text(gpu.index) + (gpu.name ? " · " + gpu.name : "")),
+    make("div", {}, t("busy"), " ", make("span", {}, busy + " %"), bar(busy / 100, t("GPU busy {percent} %", {percent: busy}))),
+    make("div", {}, t("memory"), " ", make("span", {}, memory),
+      bar(gpu.memory_total > 0 ? gpu.memory_used / gpu.memory_total : 0, t("GPU memory {memory}", {memory}))));
+}
+
+// How fast a model is here: tokens a second, as learned from answers.
+function speeds(node) {
+  const known = Object.values(object(node.rates)).map(object).filter(rate => rate.model);
+  if (!known.length) return null;
+  return table(t("Speed"), [[t("Speed")], [t("reads, tokens/s"), "number"], [t("writes, tokens/s"), "number"],
+    [t("loads in"), "number"], [""]], known.map(rate => make("tr", {}, cell(code(rate.model)),
+    cell(isNumber(rate.prompt) ? number(Math.round(rate.prompt)) : "—", "number"),
+    cell(rate.token > 0 ? number(1 / rate.token) : "—", "number"), cell(seconds(rate.load), "number"),
+    cell(rate.learned === false ? t("assumed") : ""))));
+}
+"""
+_PLAN = r"""
+// A plan for the fleet, when somebody asks for one: what fits where, what to pull, what one more GPU brings.
+
+const PLAN_CONTEXT = 8192;
+let plan = null, planFault = "", planning = false;
+
+async function makePlan() {
+  if (planning) return;
+  const value = id => document.getElementById(id).value.trim();
+  const asked = new URLSearchParams({context: value("plan-context"), users: value("plan-users"), language});
+  [planning, planFault] = [true, ""];
+  want("plan");
+  try {
+    const answer = await fetch("/ollama-pack/plan?" + asked, {cache: "no-store"});
+    const said = object(await answer.json());
+    planFault = answer.ok ? said.fault : said.detail || answer.status;
+    if (!planFault) plan = said;
+  } catch (error) {
+    planFault = error.message;
+  }
+  planning = false;
+  want("plan");
+}
+
+function drawPlan() {
+  const field = (id, label, value) => make("label", {}, label, " ",
+    make("input", {type: "text", inputmode: "numeric", class: "short", id, value}));
+  put(document.getElementById("plan"), head(t("Plan"),
+    field("plan-context", t("tokens for each chat"), String(PLAN_CONTEXT)),
+    field("plan-users", t("people (empty: as many as now)"), ""),
+    make("button", {type: "button", "data-act": "plan", disabled: planning}, planning ? t("Planning …") : t("Make a plan"))),
+    make("div", {class: "card"},
+      make("p", {class: "soft small"},
+        t("What fits where, what to pull so that the busiest hour needs the fewest loads, and what one more GPU would bring.")),
+      planFault ? make("p", {class: "notice bad", role: "status"}, t("Not done: {why}", {why: planFault})) : null,
+      plan ? planDetails() : null));
+}
+
+function planDetails() {
+  const nodes = list(plan.nodes).map(object);
+  return [
+    make("ul", {}, nodes.map(node => make("li", {}, make("b", {}, text(node.name)), ": ", node.fault
+      || (node.room_bytes ? t("{room} GB for models, {source}", {room: planGB(node.room_bytes), source: node.room_from})
+        : t("its memory is not known"))))),
+    list(plan.notes).map(note => make("p", {class: "notice warn"}, note)),
+    list(plan.unplaced).map(model => make("p", {class: "notice warn"},
+      t("{model} fits nowhere next to the others: it is loaded when asked for", {model}))),
+    make("p", {class: "small"}, t("Demand: {source}.", {source: text(plan.demand)})),
+    make("h3", {}, t("What to pull")), planPulls(),
+    make("h3", {}, t("What fits")), planTable(), planReplays(),
+  ];
+}
+
+const planGB = bytes => number(bytes / 1e9);
+
+function planPulls() {
+  const missing = list(plan.plan).map(object).filter(one => one.pull);
+  if (!missing.length) return make("p", {class: "soft"}, t("Nothing has to be pulled."));
+  return table(t("What to pull"), [[t("Model")], [t("Node")], ["GB", "number"], [""]], missing.map(one => make("tr", {},
+    cell(code(one.variant), "text"), cell(text(one.node), "text"), cell(planGB(one.bytes), "number"),
+    cell(make("button", {type: "button", "data-act": "planPull", "data-value": JSON.stringify([one.variant, one.node]),
+      "aria-label": t("Pull {model} at {node}", {model: one.variant, node: one.node})}, t("Pull"))))));
+}
+
+// A row for each model and quantization, a column for each node.
+function planTable() {
+  const words = {"fits beside": [t("fits next to the others"), "good"], fits: [t("fits alone"), "good"],
+    spills: [t("partly on the CPU"), "warn"], cannot: [t("does not fit"), "bad"]};
+  const fits = list(plan.fits).map(object), columns = [...new Set(fits.map(row => row.node))], rows = new Map();
+  for (const row of fits) {
+    const key = [row.model, row.variant, row.level].join(" ");
+    if (!rows.has(key)) rows.set(key, [row, new Map()]);
+    rows.get(key)[1].set(row.node, row);
+  }
+  if (!fits.length) return make("p", {class: "soft"}, t("No model to plan with, or no node whose memory is known."));
+  return table(t("What fits"), [[t("Model")], [t("bits")], ...columns.map(name => [text(name)])],
+    [...rows].map(([key, [row, cells]]) => make("tr", {"data-key": "plan " + key},
+      cell(code(row.variant || row.model), "text"), cell(text(row.level), "nowrap"),
+      columns.map(name => {
+        const one = object(cells.get(name)), [word, kind] = words[one.state] || ["—", ""];
+        return cell([badge(word, kind), " ", planGB(one.bytes) + " GB", one.planned ? [" ", badge(t("planned"))] : ""], "nowrap");
+      }))));
+}
+
+function planReplays() {
+  const rows = list(plan.replays).map(object);
+  if (!rows.length) return null;
+  return [make("h3", {}, t("The last {count} chats again, simulated", {count: number(plan.replayed)})),
+    table(t("Simulation"), [[t("Nodes")], [t("first token, mean"), "number"], ["p95", "number"], [t("loads"), "number"],
+      [t("refused"), "number"]], rows.map(one => make("tr", {}, cell(text(one.fleet), "text"),
+      cell(seconds(one.mean_seconds), "number"), cell(seconds(one.p95_seconds), "number"), cell(number(one.loads), "number"),
+      cell(number(one.refused), "number"))))];
+}
+"""
+_CHATS = r"""
+// The chats: those at work now, then those that have ended, the newest first.
+
+const MAX_SHOWN = 1000;
+let chats = [], held = [], paused = false, olderKey = "", search = {text: "", outcome: ""}, searching = 0;
+
+const OUTCOMES = {
+  answered: [() => t("answered"), "good"], cached: [() => t("from the cache"), "good"],
+  shared: [() => t("shared"), "good"], stopped: [() => t("stopped"), "warn"], failed: [() => t("failed"), "bad"],
+  waiting: [() => t("waits"), "warn"], loading: [() => t("loads"), "warn"], answering: [() => t("is answered"), ""],
+};
+const outcomeWord = outcome => OUTCOMES[outcome] ? OUTCOMES[outcome][0]() : text(outcome);
+
+// The same rule as the server's `matches`.
+function isWanted(chat) {
+  if (search.outcome && chat.outcome !== search.outcome) return false;
+  return [chat.asked, chat.model, chat.node, chat.name, chat.error, chat.error_text].join("\n").toLowerCase()
+    .includes(search.text.toLowerCase());
+}
+
+// Chats that have just ended, the oldest first; at the beginning the last ones that there are.
+function takeChats(come, isWhole) {
+  const known = new Set(chats.concat(held).map(chat => chat.id));
+  const fresh = come.filter(chat => !known.has(chat.id) && isWanted(chat)).reverse();
+  if (isWhole && !chats.length && !search.text && !search.outcome) olderKey = fresh.length ? fresh[fresh.length - 1].key : "";
+  if (paused) held = fresh.concat(held).slice(0, MAX_SHOWN);
+  else chats = fresh.concat(chats).slice(0, MAX_SHOWN);
+}
+
+async function findChats(before) {
+  const number = ++searching, asked = new URLSearchParams({...search, before});
+  const answer = await fetch("/ollama-pack/chats?" + asked, {cache: "no-store"});
+  if (!answer.ok || number !== searching) return;
+  const found = await answer.json();
+  chats = before ? chats.concat(list(found.chats)) : list(found.chats);
+  if (!before) held = [];
+  olderKey = found.next;
+  want("chats");
+}
+
+function drawChats() {
+  const running = list(part("router").running).map(object).filter(isWanted);
+  const heads = [["", ""], [t("Ended")], [t("Model")], [t("Node"), "medium"], [t("User"), "medium"],
+    [t("waited"), "number wide"], [t("first token"), "number medium"], [t("in all"), "number wide"], [t("Outcome")]];
+  const filter = make("input", {type: "search", id: "chat-filter", placeholder: t("Filter chats"),
+    "aria-label": t("Filter chats by model, node, user or error")});
+  const outcomes = make("select", {id: "chat-outcome", "aria-label": t("Outcome")},
+    make("option", {value: ""}, t("all outcomes")),
+    ["answered", "cached", "shared", "stopped", "failed"].map(name => make("option", {value: name}, outcomeWord(name))));
+  const pause = make("button", {type: "button", "data-act": "pause", "aria-pressed": String(paused)},
+    paused ? t("Go on ({count} new)", {count: held.length}) : t("Pause"));
+  const rows = [...running.map(chat => [chat, "running " + chat.id]), ...chats.map(chat => [chat, "chat " + chat.key])];
+  put(document.getElementById("chats"), head(t("Chats"), filter, outcomes, pause),
+    make("div", {class: "card"},
+      rows.length ? table(t("Chats"), heads, rows.flatMap(([chat, key]) => chatRows(chat, key)))
+        : make("span", {class: "soft"}, search.text || search.outcome ? t("No chat is like that.")
+          : t("None yet. A chat with a model of the router, or an answer from the cache, shows here.")),
+      olderKey && chats.length < MAX_SHOWN
+        ? make("p", {class: "head"}, make("button", {type: "button", "data-act": "older"}, t("Show older"))) : null));
+}
+
+function chatRows(chat, key) {
+  const [, kind] = OUTCOMES[chat.outcome] || [];
+  const off = isNumber(chat.first) && isNumber(chat.predicted) && chat.first - (chat.waited || 0) > 2 * chat.predicted + 0.5;
+  const row = make("tr", {"data-key": key},
+    cell(opener(key, t("Details of this chat"))),
+    cell(chat.outcome in {waiting: 1, loading: 1, answering: 1} ? t("now") : clock(chat.at), "nowrap"),
+    cell([code(chat.asked), chat.model && chat.model !== chat.asked ? [" → ", code(chat.model)] : "",
+      chat.background ? [" ", badge(t("background"))] : ""], "text"),
+    cell(text(chat.node), "text medium"), cell(text(chat.name), "text medium"),
+    cell(seconds(chat.waited), "number wide"),
+    cell(off ? badge(seconds(chat.first), "warn") : seconds(chat.first), "number medium"),
+    cell(seconds(chat.took), "number wide"), cell(badge(outcomeWord(chat.outcome), kind)));
+  return opened.has(key)
+    ? [row, make("tr", {"data-key": key + " details"}, make("td", {colspan: 9, class: "inner"}, chatDetails(chat)))] : [row];
+}
+
+function chatDetails(chat) {
+  const considered = list(chat.considered).map(object);
+  const terms = [...new Set(considered.flatMap(one => Object.keys(object(one.terms))))]
+    .filter(term => considered.some(one => object(one.terms)[term] > 0));
+  return [
+    make("ul", {}, sentences(chat).map(sentence => make("li", {}, sentence))),
+    considered.length > 1 ? [make("h3", {}, t("What each node would have cost")),
+      table(t("What each node would have cost"), [[t("Node")], [t("Model")], ...terms.map(term => [termWord(term), "number"])],
+        considered.map((one, at) => make("tr", at ? {} : {class: "chosen"}, cell(text(one.node)), cell(code(one.model)),
+          terms.map(term => cell(seconds(object(one.terms)[term]), "number")))))] : null,
+  ];
+}
+
+function termWord(term) {
+  const known = {wait: t("wait"), load: t("load the model"), prompt: t("read the prompt"), decode: t("share the GPU"),
+    evict: t("what others lose"), tier: t("distance")};
+  return known[term] || term;
+}
+
+// Why it went as it did, in sentences.
+function sentences(chat) {
+  const {asked, model, node, name} = chat, said = [];
+  if (name) said.push(t("{name} asked for {asked}.", {name, asked}));
+  if (chat.outcome === "cached")
+    return said.concat(t("The answer was in the cache, {age} old: {saved} of generation saved.",
+      {age: seconds(chat.age || 0), saved: seconds(chat.saved || 0)}));
+  if (chat.outcome === "shared")
+    return said.concat(t("The same question was being answered: both chats got that answer."));
+  for (const [failing, why] of Object.entries(object(chat.tried)))
+    said.push(t("{node} failed it: {why}", {node: failing, why}));
+  if (node && chat.loads) said.push(t("{node} had to load {model}: no node could begin sooner.", {node, model}));
+  else if (node && chat.held > 0)
+    said.push(t("{node} had {model} in memory, and {held} of the {prompt} tokens of the prompt.",
+      {node, model, held: number(chat.held), prompt: number(chat.prompt)}));
+  else if (node) said.push(t("{node} had {model} in memory, and could begin soonest.", {node, model}));
+  if (chat.waited >= 0.05) said.push(t("It waited {time} for a node.", {time: seconds(chat.waited)}));
+  if (isNumber(chat.first) && isNumber(chat.predicted))
+    said.push(t("The first token came after {first}; {predicted} at the node were predicted.",
+      {first: seconds(chat.first), predicted: seconds(chat.predicted)}));
+  else if (isNumber(chat.predicted))
+    said.push(t("The first token is predicted after {predicted} at the node.", {predicted: seconds(chat.predicted)}));
+  if (chat.written > 0) said.push(t("The answer has {tokens} tokens and took {took}.",
+    {tokens: number(chat.written), took: seconds(chat.took)}));
+  if (chat.outcome === "stopped") said.push(t("The user stopped it, or left."));
+  if (chat.error_text) said.push(t("It failed: {why}", {why: object(chat.error_texts)[language] || chat.error_text}));
+  return said;
+}
+"""
+_OTHERS = r"""
+// What is wrong and what goes on, on top; names, the cache, voice and processes, below.
+
+// Sentences of what is wrong, the worst first: [kind, sentence].
+function problems() {
+  const router = part("router"), cache = part("cache"), found = [];
+  const nodes = below("nodes/").map(([, node]) => object(node)), down = nodes.filter(node => !node.healthy);
+  if (fault) found.push(["bad", fault]);
+  if (router.sharing_fault)
+    found.push(["bad", t("The router's redis_url does not answer: {fault}. This worker goes on alone.", {fault: router.sharing_fault})]);
+  if (nodes.length && down.length === nodes.length) found.push(["bad", t("All {count} nodes are down.", {count: down.length})]);
+  down.slice(0, 5).forEach(node => found.push(["bad", t("{node} is down: {why}",
+    {node: text(node.name), why: node.fault || breakerSentence(node.breaker)})]));
+  if (down.length > 5) found.push(["bad", t("{count} more nodes are down.", {count: down.length - 5})]);
+  if (cache.fault && cache.worker)
+    found.push(["bad", t("The response cache does not work: {fault}. Chats go to their models.", {fault: cache.fault})]);
+  if (part("budgets").fault)
+    found.push(["bad", t("Budgets are not counted: {fault}. Chats go on without.", {fault: part("budgets").fault})]);
+  const {failed = 0, answered = 0} = part("recent");
+  if (failed > 0)
+    found.push([failed > answered ? "bad" : "warn", t("{failed} of {all} chats failed in the last 5 minutes.",
+      {failed, all: failed + answered})]);
+  nodes.filter(node => rank(node) === 1).forEach(node => Object.keys(object(node.breakers)).forEach(model =>
+    found.push(["warn", t("{node} failed chats with {model}: they go elsewhere for a while.", {node: node.name, model})])));
+  if (router.fault) found.push(["warn", router.fault]);
+  list(part("publishing").problems).filter(one => !router.fault || !String(one).startsWith(router.fault))
+    .forEach(one => found.push(["warn", text(one)]));
+  list(part("refused").valves).map(object).forEach(one => found.push(["warn",
+    t("Settings of {plugin} were refused: {reason}", {plugin: text(one.plugin), reason: text(object(one.said)[language] || object(one.said).en)})]));
+  if (part("history").fault)
+    found.push(["warn", t("The history cannot be read or written: {fault}.", {fault: part("history").fault})]);
+  below("processes/").filter(([, one]) => object(one).fault).forEach(([name, one]) =>
+    found.push(["warn", t("{name} goes on alone: {fault}", {name, fault: one.fault})]));
+  return found;
+}
+
+function drawTop() {
+  const nodes = below("nodes/").map(([, node]) => object(node)), up = nodes.filter(node => node.healthy).length;
+  const router = part("router"), recent = part("recent"), hour = part("last_hour"), day = part("last_day");
+  const all = one => ["answered", "cached", "shared", "stopped", "failed"].reduce((sum, name) => sum + (one[name] || 0), 0);
+  const asked = below("processes/").length ? below("processes/").reduce((sum, [, one]) => sum + (object(one).waiting || 0), 0)
+    : router.waiting;
+  const given = (hour.cached || 0) + (hour.shared || 0);
+  const wrong = problems();
+  const tile = (value, label, kind) => make("div", {class: "card tile " + (kind || "")}, make("b", {}, value),
+    make("span", {class: "soft small"}, label));
+  put(document.getElementById("now"),
+    parts.size ? make("ul", {class: "notices"}, wrong.length
+      ? wrong.map(([kind, sentence]) => make("li", {class: "notice " + kind}, sentence))
+      : make("li", {class: "notice good"}, t("Everything works.")),
+    needsSignIn ? make("li", {class: "notice"}, make("a", {class: "button", href: "/auth?redirect=%2Follama-pack"}, t("Sign in"))) : null)
+      : make("p", {class: "soft"}, t("Asking …")),
+    parts.size ? make("div", {class: "tiles"},
+      tile(nodes.length ? t("{up} of {all}", {up, all: nodes.length}) : "—", t("nodes up"), nodes.length && up < nodes.length ? "bad" : ""),
+      tile(number(all(recent) / 5), t("requests a minute")),
+      tile(number(asked), t("waiting"), asked > 0 ? "warn" : ""),
+      tile(seconds(hour.p95), t("first token, p95, last hour")),
+      tile(all(hour) ? percent(given / all(hour)) : "—", t("from the cache, last hour")),
+      tile(seconds(day.saved || 0), t("generation saved, last day"))) : null);
+}
+
+function drawPublished() {
+  const told = part("publishing"), rows = list(told.rows).map(object), uploaded = new Set(rows.filter(row => row.made_by === "upload").map(row => row.id));
+  const left = list(told.left).map(object).filter(row => !uploaded.has(row.id));
+  const content = () => {
+    if (told.publish_aliases === false && !rows.length)
+      return make("p", {class: "notice warn"}, t("Nothing is published: publish_aliases is off in this function's valves."));
+    if (!told.looked_at) return make("p", {class: "soft"}, t("The models have not been looked at yet; this takes a few seconds."));
+    if (!rows.length) return make("p", {class: "soft"}, t("Nothing to publish: no node has a model, and no alias an answer."));
+    return table(t("Published models"), [[t("Model")], [t("answered by")], [t("for")], [t("made by"), "medium"], [""]],
+      rows.map(row => make("tr", {"data-key": text(row.id)}, cell(code(row.id), "text"), cell(answerers(row), "text"),
+        cell([list(row.audience).join(", ") || t("admins"), list(row.opens).length
+          ? make("div", {class: "soft small"}, t("opens to them: {models}", {models: row.opens.join(", ")})) : ""]),
+        cell(row.made_by === "upload" ? "upload.py" : t("this function"), "medium"),
+        cell([row.active === false ? badge(t("switched off"), "warn") : "", isNumber(row.missing_seconds)
+          ? badge(t("away for {minutes} min", {minutes: Math.round(row.missing_seconds / 60)}), "warn") : ""]))));
+  };
+  put(document.getElementById("published"), head(t("Published models")), make("div", {class: "card"}, content()),
+    left.length ? [make("h3", {}, t("Left alone")), make("div", {class: "card"}, make("ul", {}, left.map(row =>
+      make("li", {}, code(row.id), ": " + text(row.reason)))))] : null);
+}
+
+function answerers(row) {
+  const models = list(row.answers);
+  if (models.length) return models.map((model, at) => [at ? ", " : "", code(model)]);
+  if (row.base) return make("code", {class: "soft"}, row.base);
+  return make("span", {class: "soft"}, row.alias ? t("itself, for {alias}", {alias: row.alias}) : t("itself"));
+}
+
+const total = (counts, begin) => Object.entries(counts)
+  .filter(([name]) => name.startsWith(begin)).reduce((sum, [, value]) => sum + value, 0);
+
+let flushed = "";
+async function flushCache() {
+  if (!confirm(t("Make all cached answers unusable, for everybody?"))) return;
+  try {
+    const answer = await fetch("/ollama-pack/cache/flush", {method: "POST"});
+    const told = await answer.json();
+    flushed = answer.ok && !told.fault ? t("Flushed at {time}.", {time: clock(Date.now() / 1000)})
+      : t("Not flushed: {why}", {why: told.fault || told.detail || answer.status});
+  } catch (error) {
+    flushed = t("Not flushed: {why}", {why: error.message});
+  }
+  want("cache");
+}
+
+function drawCache() {
+  const told = part("cache"), counts = object(told.fault ? told.worker : told.all);
+  const given = (counts.hits || 0) + (counts.follows || 0), asked = given + total(counts, "misses/");
+  const title = t("Response cache");
+  if (!told.all) return put(document.getElementById("cache"), head(title), make("div", {class: "card soft"}, text(told.fault)));
+  put(document.getElementById("cache"),
+    head(title, make("span", {class: "small", role: "status"}, flushed),
+      make("button", {type: "button", "data-act": "flush"}, t("Flush"))),
+    make("div", {class: "card"},
+      told.fault ? make("p", {class: "notice bad"}, t("{fault}: chats go to their models. Figures of one worker:", {fault: told.fault})) : null,
+      make("div", {class: "figures"},
+        figure(asked ? percent(given / asked) : "—", t("given from the cache")),
+        figure(number(counts.hits || 0), t("kept answers")), figure(number(counts.follows || 0), t("shared while generated")),
+        figure(seconds(counts.seconds_saved || 0), t("generation saved")),
+        figure(number(counts.tokens_saved || 0), t("tokens saved")),
+        figure(number(total(counts, "bypasses/")), t("not for the cache"))),
+      make("p", {class: "soft small"}, t("{store}, scope {scope}, answers are kept for {minutes} min.",
+        {store: told.store, scope: told.scope, minutes: Math.round(told.ttl_seconds / 60)}),
+        told.enabled === false ? [" ", badge(t("switched off"), "warn")] : ""),
+      make("div", {class: "columns"}, cacheReasons(counts), lookupTimes(counts))));
+}
+
+// Why the cache did not answer or keep an answer, by the name that it counts under.
+function reasonWord(name) {
+  const words = {
+    "misses/absent": t("not asked before, or too long ago"), "misses/refresh": t("a new answer was wanted"),
+    "misses/unreadable": t("the kept answer could not be read"), "misses/store slow": t("the store was slow"),
+    "misses/store down": t("the store was down"), "misses/store full": t("the store was full"),
+    "misses/store open": t("the store is left alone for a while"), "bypasses/background task": t("titles, tags and the like"),
+    "bypasses/temporary chat": t("a temporary chat"), "bypasses/continued answer": t("an answer that goes on"),
+    "bypasses/scheduled run": t("a scheduled run"), "bypasses/direct connection": t("a direct connection"),
+    "bypasses/not deterministic": t("the same question may have different answers"),
+    "bypasses/client's wish": t("the client wanted no cache"), "bypasses/no scope": t("with files, knowledge, memory or tools"),
+    "bypasses/model digest unknown": t("which weights answer is not known"),
+    "bypasses/no replay": t("response_cache_replay is missing"), "bypasses/no access": t("the user may not use the model"),
+    "not_stored/not finished": t("not kept: stopped before its end"), "not_stored/too large": t("not kept: too large"),
+    "not_stored/empty": t("not kept: empty"), "not_stored/another model": t("not kept: another model answered"),
+    "not_stored/no usage": t("not kept: it has no figures"), "not_stored/flushed": t("not kept: the cache was flushed"),
+  };
+  return words[name] || name.replace("/", ": ").replace("_", " ");
+}
+
+function cacheReasons(counts) {
+  const rows = Object.entries(counts).filter(([name]) => /^(misses|bypasses|not_stored)[/]/.test(name))
+    .sort((one, other) => other[1] - one[1]).slice(0, 12)
+    .map(([name, value]) => make("tr", {}, cell(reasonWord(name)), cell(number(value), "number")));
+  return rows.length ? table(t("Why not from the cache"), [[t("Why not from the cache")], [t("requests"), "number"]], rows) : null;
+}
+
+function lookupTimes(counts) {
+  const bounds = Object.keys(counts).filter(name => name.startsWith("lookups_ms/"))
+    .map(name => [name.split("/")[1], counts[name]])
+    .sort((one, other) => (parseFloat(one[0]) || Infinity) - (parseFloat(other[0]) || Infinity));
+  const rows = bounds.map(([bound, value]) => make("tr", {},
+    cell(bound === "more" ? t("more") : t("up to {bound} ms", {bound})), cell(number(value), "number")));
+  return rows.length ? table(t("How long lookups took"), [[t("Lookup took")], [t("requests"), "number"]], rows) : null;
+}
+
+function drawBudgets() {
+  const told = part("budgets"), rows = list(told.most).map(object);
+  if (!told.most) return put(document.getElementById("budgets"));
+  const periods = {day: t("today"), week: t("this week"), month: t("this month")};
+  put(document.getElementById("budgets"),
+    head(t("Budgets"), make("a", {class: "button", href: "/ollama-pack/usage.csv"}, t("Download all as CSV"))),
+    make("div", {class: "card"}, rows.length
+      ? table(t("Budgets"), [[t("Whose")], [t("used"), "number"], [t("of"), ""], [t("when"), "medium"]],
+        rows.map(row => make("tr", {"data-key": [row.whose, row.unit, row.period].join(" ")}, cell(text(row.whose), "text"),
+          cell(number(row.used), "number"), cell(text(row.unit)), cell(periods[row.period] || text(row.period), "medium"))))
+      : make("p", {class: "soft"}, t("Nothing has been used yet."))));
+}
+
+function drawVoice() {
+  const told = part("voice"), counts = object(told.counts), queue = object(told.queue);
+  const failed = Object.entries(counts).filter(([name]) => /^outcome[/](?!ok$|kept$)/.test(name));
+  put(document.getElementById("voice"), head(t("Voice")), make("div", {class: "card"},
+    make("div", {class: "figures"}, figure(number(queue.waits || 0), t("recordings wait")),
+      figure(number((queue.works || 0) + (queue.away || 0)), t("are transcribed now")),
+      figure(number((counts["outcome/ok"] || 0) + (counts["outcome/kept"] || 0)), t("transcribed")),
+      figure(seconds(counts.audio_seconds || 0), t("of speech")), figure(seconds(counts.work_seconds || 0), t("of work")),
+      figure(number(total(Object.fromEntries(failed), "")), t("failed"))),
+    failed.length ? make("p", {class: "soft small"}, failed.map(([name, value]) =>
+      name.slice(8).replaceAll("_", " ") + ": " + value).join(" · ")) : null));
+}
+
+function drawProcesses() {
+  const rows = below("processes/").map(([name, one]) => [name, object(one)]);
+  put(document.getElementById("processes"), rows.length > 0 ? [head(t("Servers that share the history")),
+    make("div", {class: "card"}, table(t("Servers that share the history"), [[t("Process")], [t("Kind")],
+      [t("Running"), "number"], [t("Waiting"), "number"], [t("Nodes up"), "number medium"], [""]],
+    rows.map(([name, one]) => make("tr", {"data-key": name},
+      make("th", {scope: "row", class: "text"}, name, name === part("history").process ? [" ", badge(t("this one"))] : ""),
+      cell(text(one.kind)), cell(number(one.in_flight), "number"), cell(number(one.waiting), "number"),
+      cell(t("{up} of {all}", {up: one.nodes_up, all: one.nodes}), "number medium"),
+      cell(one.fault ? badge(one.fault, "bad") : "")))))] : null);
+}
+"""
+_MAIN = r"""
+// What is drawn when, what clicks do, and the stream of changes.
+
+const PATIENCE = 8000;  // milliseconds without a word, after which the server does not answer
+const DRAWS = {now: drawTop, charts: drawCharts, nodes: drawNodes, plan: drawPlan, chats: drawChats, published: drawPublished,
+  cache: drawCache, budgets: drawBudgets, voice: drawVoice, processes: drawProcesses};
+// Which sections show a part, by the beginning of its path.
+const SHOWN_BY = {nodes: ["now", "nodes"], router: ["now", "nodes", "chats"], recent: ["now"], last_hour: ["now"],
+  last_day: ["now"], hour: ["charts"], day: ["charts"], publishing: ["now", "published"], cache: ["now", "cache"],
+  budgets: ["now", "budgets"], voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"], refused: ["now"]};
+
+let fault = "", needsSignIn = false, source = null, seen = 0, serverAhead = 0, lastKey = "";
+const wanted = new Set();
+const clockNow = () => Date.now() / 1000 + serverAhead;
+
+// Draws sections before the next frame, however often they are wanted until then.
+function want(...names) {
+  if (!wanted.size) requestAnimationFrame(() => {
+    const names = [...wanted];
+    wanted.clear();
+    const began = performance.now();
+    names.forEach(name => DRAWS[name]());
+    performance.measure("draw", {start: began, detail: names});
+  });
+  names.forEach(name => wanted.add(name));
+}
+
+function take(told) {
+  seen = Date.now();
+  serverAhead = told.now - seen / 1000;
+  const changes = Object.entries(told.parts || {});
+  if (told.whole) {
+    const sent = new Set(changes.map(([path]) => path));
+    [...parts.keys()].filter(path => !sent.has(path)).forEach(path => changes.push([path, null]));
+  }
+  for (const [path, value] of changes) {
+    if (value === null) parts.delete(path);
+    else parts.set(path, value);
+    want(...(SHOWN_BY[path.split("/")[0]] || []));
+  }
+  if (told.whole) want("now", "charts", "nodes", "plan", "chats");
+  if (list(told.chats).length) {
+    takeChats(told.chats, told.whole);
+    want("chats");
+  }
+  say("");
+}
+
+function say(sentence, signIn = false) {
+  document.getElementById("state").textContent = seen ? t("as of {time}", {time: clock(clockNow())}) : "";
+  if (fault === sentence && needsSignIn === signIn) return;
+  [fault, needsSignIn] = [sentence, signIn];
+  want("now");
+}
+
+function listen() {
+  source?.close();
+  source = new EventSource("/ollama-pack/stream?" + new URLSearchParams({after: lastKey, language}));
+  source.onmessage = event => {
+    lastKey = event.lastEventId;
+    take(JSON.parse(event.data));
+  };
+  source.onerror = () => source.readyState === EventSource.CLOSED && explain();
+}
+
+// The stream was refused: why, and again after a while.
+async function explain() {
+  try {
+    const answer = await fetch("/ollama-pack/chats?outcome=none", {cache: "no-store", signal: AbortSignal.timeout(PATIENCE)});
+    if (answer.status === 401 || answer.status === 403) say(t("Sign in to Open WebUI as an admin again."), true);
+    else if (!answer.ok || !(answer.headers.get("content-type") || "").includes("json"))
+      say(t("The function ollama_pack_events is switched off, or being updated."));
+  } catch {
+    sayGone();
+  }
+  setTimeout(() => document.hidden || listen(), 2000);
+}
+
+const sayGone = () => say(seen ? t("Open WebUI does not answer. What is shown is from {time}.", {time: clock(seen / 1000)})
+  : t("Open WebUI does not answer."));
+
+setInterval(() => {
+  if (!document.hidden && source?.readyState === EventSource.CONNECTING && Date.now() - seen > PATIENCE) sayGone();
+  if (!document.hidden) want("charts");
+}, 5000);
+document.addEventListener("visibilitychange", () => document.hidden ? source?.close() : listen());
+
+const ACTS = {
+  open: key => {
+    if (!opened.delete(key)) opened.add(key);
+    want(key.startsWith("node ") ? "nodes" : "chats");
+  },
+  sort: by => {
+    nodeSort = {by, down: nodeSort.by === by && !nodeSort.down};
+    want("nodes");
+  },
+  span: name => {
+    span = name;
+    want("charts");
+  },
+  pause: () => {
+    paused = !paused;
+    if (!paused) [chats, held] = [held.concat(chats).slice(0, MAX_SHOWN), []];
+    want("chats");
+  },
+  older: () => findChats(olderKey),
+  flush: flushCache,
+  drain: drainNode,
+  pull: askPull,
+  pullHere,
+  stopPull,
+  plan: makePlan,
+  planPull: value => pullModel(...JSON.parse(value).map((one, at) => at ? [one] : one)),
+};
+document.addEventListener("click", event => {
+  const pressed = event.target.closest("[data-act]");
+  if (pressed) return void ACTS[pressed.dataset.act](pressed.dataset.value);
+  const more = event.target.closest("tr[data-key]")?.querySelector(":scope > td > button.more");
+  if (more && !event.target.closest("a, button, input, select") && !String(getSelection())) ACTS.open(more.dataset.value);
+});
+
+let typing = 0;
+function searchSoon(change) {
+  search = {...search, ...change};
+  clearTimeout(typing);
+  typing = setTimeout(() => findChats(""), 250);
+}
+document.addEventListener("input", ({target}) => {
+  if (target.id === "node-filter") [nodeFilter] = [target.value, want("nodes")];
+  if (target.id === "chat-filter") searchSoon({text: target.value});
+  if (target.id === "chat-outcome") searchSoon({outcome: target.value});
+});
+
+// Open WebUI keeps a user's language and colours in the browser.
+try {
+  const wished = localStorage.locale, asked = new URLSearchParams(location.search);
+  if (wished && !asked.has("language") && wished.split("-")[0] !== language.split("-")[0])
+    location.replace("?language=" + encodeURIComponent(wished));
+  document.documentElement.dataset.theme = {dark: "dark", "oled-dark": "dark", light: "light"}[localStorage.theme] || "";
+} catch { /* no storage: the system's colours */ }
+document.getElementById("top").append(make("h1", {}, "Ollama Pack"), make("a", {href: "/"}, "Open WebUI"),
+  make("span", {class: "soft small state", id: "state"}));
+document.getElementById("page").replaceChildren(...Object.keys(DRAWS).map(name => make("section", {id: name})));
+want("now");
+listen();
+"""
+
+
+def dashboard_html(nonce: str, language: str = ENGLISH) -> str:
+    """The page; its one script and its one style sheet carry the nonce of the page's policy."""
+    script = _BASICS + _CHARTS + _NODES + _PLAN + _CHATS + _OTHERS + _MAIN
+    words = script_words(script, language)
+    return _filled_page(_PAGE, nonce, language).replace("%SCRIPT%", words + script)
+
+
+def dashboard_page(request: Any) -> Any:
+    """The dashboard."""
+    nonce = token_urlsafe(16)
+    return _answer(dashboard_html(nonce, page_language(request)), nonce)
+
+
+def sign_in_page(request: Any, error: Any) -> Any:
+    """For whoever is not signed in: the way to the form, which leads back here.
+
+    Args:
+        request: Starlette's.
+        error: Open WebUI's own refusal; another error is raised again.
+    """
+    if error.status_code not in REFUSED:
+        raise error
+    sentence = message(
+        "The dashboard is for the admins of this Open WebUI. Sign in as one of them to see it."
+    )
+    return _plain_page(request, sentence, SIGN_IN, message("Sign in"), error.status_code)
+
+
+def admins_only_page(request: Any) -> Any:
+    """For a user who is signed in, and no admin."""
+    sentence = message("Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back.")
+    return _plain_page(request, sentence, "/", message("Back to the chats"), 403)
+
+
+def page_language(request: Any) -> str:
+    """The language for a reader: the one that the page asks for, else the browser's."""
+    wanted = request.query_params.get("language") or request.headers.get("accept-language") or ""
+    return known_language(str(wanted))
+
+
+def _plain_page(request: Any, sentence: str, link: str, label: str, status: int) -> Any:
+    nonce, language = token_urlsafe(16), page_language(request)
+    page = _filled_page(_PLAIN_PAGE, nonce, language)
+    for place, words in (("%SENTENCE%", sentence), ("%LABEL%", label), ("%LINK%", link)):
+        page = page.replace(place, html.escape(in_language(words, language)))
+    return _answer(page, nonce, status)
+
+
+def _filled_page(page: str, nonce: str, language: str) -> str:
+    return page.replace("%STYLE%", _STYLE).replace("%NONCE%", nonce).replace("%LANGUAGE%", language)
+
+
+def _answer(page: str, nonce: str, status: int = 200) -> Any:
+    """A page with the policy that lets in what carries its nonce."""
+    policy = (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    )
+    headers = {
+        "Content-Security-Policy": policy,
+        "Cache-Control": "no-store",
+        "Referrer-Policy": "no-referrer",
+        "Vary": "Accept-Language",
+    }
+    return html_page(page, headers, status)
+
+
+# --- ollama_pack.services.fleet_plan ---
+# The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+
+_fleet_plan__MAX_CHATS = 5000  # of the record that a plan is made for
+KEPT_SECONDS = 60.0
+MAX_KEPT = 8
+_WANTED = ("at", "model", "user", "prompt", "held", "written", "took", "waited", "background")
+
+
+class FleetPlans:
+    """Makes plans, one at a time, and keeps each for a while. Lives on one event loop."""
+
+    def __init__(self, router: RouterContact, history: HistoryKeeper) -> None:
+        """Make none yet."""
+        self._router = router
+        self._history = history
+        self._kept: Remembered[tuple[int, int], Mapping[str, Any]] = Remembered(KEPT_SECONDS, MAX_KEPT)
+        self._turn = asyncio.Lock()
+
+    @property
+    def route(self) -> RouteSpec:
+        """`GET /ollama-pack/plan?context=8192&users=40`: see `PlanReport.as_json`, and a `fault`."""
+        return RouteSpec("GET", "/ollama-pack/plan", "admin", self._answer)
+
+    async def _answer(self, request: Any, _user: Any) -> Any:
+        asked, language = request.query_params, page_language(request)
+        context = _number(asked.get("context"), USUAL_CONTEXT, LEAST_CONTEXT, MOST_CONTEXT)
+        users = _number(asked.get("users"), 0, 1, MOST_USERS)
+        if context is None or users is None:
+            fault = message(
+                "Tokens must be a whole number from {least} to {most}, and people one up to {people}.",
+                least=LEAST_CONTEXT,
+                most=MOST_CONTEXT,
+                people=MOST_USERS,
+            )
+            return translated({"fault": fault}, language)
+        try:
+            async with self._turn:
+                plan = await self._kept.get((context, users), lambda: self._made(context, users))
+        except RouterUnavailableError as error:
+            plan = {"fault": str(error)}
+        return translated(plan, language)
+
+    async def _made(self, context: int, users: int) -> Mapping[str, Any]:
+        return {"fault": "", **await self._router.plan(context, users, await self._chats())}
+
+    async def _chats(self) -> list[Chat]:
+        """The newest chats of the record; none where it cannot be read, which the dashboard shows."""
+        store = await self._history.store()
+        if store is None:
+            return []
+        found, _ = await found_chats(store, "", _fleet_plan__MAX_CHATS, _slim)
+        return found
+
+
+async def _slim(chats: list[Chat]) -> list[Chat]:
+    """Of chats that a model answered what a plan needs. Who asked stays a hash or an id."""
+    kept = ("key", *_WANTED)
+    return [{name: chat.get(name) for name in kept} for chat in chats if chat.get("outcome") == "answered"]
+
+
+def _number(written: object, usual: int, least: int, most: int) -> int | None:
+    """A number of a query; None: it is none that can be used."""
+    text = str(written or "").strip()
+    if not text:
+        return usual
+    return int(text) if text.isdecimal() and least <= int(text[:9]) <= most else None
+
+
+# --- ollama_pack.webui.chats ---
+# Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+async def rated_down(feedback_id: str) -> str | None:
+    """The message that a feedback is about, if its thumb points down."""
+    from open_webui.models.feedbacks import Feedbacks  # noqa: PLC0415
+
+    feedback = await Feedbacks.get_feedback_by_id(feedback_id)
+    if feedback is None or (feedback.data or {}).get("rating") != -1:
+        return None
+    message = (feedback.meta or {}).get("message_id")
+    return message if isinstance(message, str) else None
+
+
+# --- ollama_pack.services.forgetting ---
+# Which answers of the cache to discard when something happens in Open WebUI.
+
+# Event → what the label of the answers begins with; the rest is the id of the event's subject.
+_DELETIONS = {"chat.deleted": "chat", "chat.deleted_all": "user", "user.deleted": "user"}
+_RATINGS = frozenset({"feedback.created", "feedback.updated"})
+
+
+async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | None:
+    """The label of the answers to discard: of a chat, of a user, or of a message that got a thumbs-down."""
+    subject = str((event.get("subject") or {}).get("id") or "")
+    if subject and event_name in _DELETIONS:
+        return f"{_DELETIONS[event_name]}:{subject}"
+    if subject and event_name in _RATINGS and (message := await rated_down(subject)):
+        return f"message:{message}"
+    return None
+
+
+# --- ollama_pack.cache.counters ---
+# What the cache did, in figures without any text: of this process, and to be added up over all of them.
+
+# Upper bounds in milliseconds of the classes of lookup times; what takes longer is in a class of its own.
+LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+
+
+# --- ollama_pack.services.metrics_text ---
+# What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#
+# Each process counts for itself, since it was started. Labels are nodes, models and a few words: never users.
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One family of series.
+
+    Attributes:
+        name: without the beginning that all have, `ollama_pack_`.
+        kind: as Prometheus calls it.
+        labels: their names.
+        text: what it is.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """What a histogram shows.
+
+    Attributes:
+        bounds: upper bounds, the smallest first; there is one class more, of what is above the last.
+        counts: how many there were in each class.
+        total: the sum of all.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[float, ...]
+    total: float
+
+
+MetricSamples = Iterable[tuple[tuple[str, ...], float | Buckets]]  # values of the labels, and the value
+
+PLUGIN_UP = Metric(
+    "plugin_up", "gauge", ("plugin",), "Whether this plugin of the pack is on and answers (1)."
+)
+
+CACHE_UP = Metric("cache_up", "gauge", (), "Whether the response cache's store answers (1).")
+CACHE_REQUESTS = Metric(
+    "cache_requests_total",
+    "counter",
+    ("outcome", "reason"),
+    "Chats by what the cache did: hit, follow (shares a generation), miss, bypass (not looked up).",
+)
+CACHE_LOOKUP = Metric("cache_lookup_seconds", "histogram", (), "How long lookups took.")
+CACHE_STORED = Metric("cache_stored_total", "counter", (), "Answers that were stored.")
+CACHE_NOT_STORED = Metric("cache_not_stored_total", "counter", ("reason",), "Answers that were not stored.")
+CACHE_SECONDS = Metric("cache_saved_seconds_total", "counter", (), "Seconds of generation saved.")
+CACHE_TOKENS = Metric("cache_saved_tokens_total", "counter", (), "Generated tokens saved.")
+
+VOICE = Metric(
+    "voice_transcriptions_total", "counter", ("outcome",), "Recordings: ok, kept, or the error's code."
+)
+VOICE_AUDIO = Metric("voice_audio_seconds_total", "counter", (), "Length of the recordings transcribed.")
+VOICE_WORK = Metric("voice_work_seconds_total", "counter", (), "Time that these took, waiting included.")
+
+
+def family(metric: Metric, samples: MetricSamples) -> str:
+    """A family in the text format; empty where it has no samples."""
+    full = f"ollama_pack_{metric.name}"
+    lines = [line for values, value in samples for line in _lines(full, metric, values, value)]
+    head = (f"# HELP {full} {metric.text}", f"# TYPE {full} {metric.kind}")
+    return "\n".join([*head, *lines, ""]) if lines else ""
+
+
+def _lines(full: str, metric: Metric, values: tuple[str, ...], value: float | Buckets) -> Iterator[str]:
+    labels = dict(zip(metric.labels, values, strict=True)) | _worker()
+    if not isinstance(value, Buckets):
+        yield f"{full}{_labels(labels)} {value}"
+        return
+    for bound, count in zip((*value.bounds, "+Inf"), accumulate(value.counts), strict=True):
+        yield f"{full}_bucket{_labels(labels | {'le': str(bound)})} {count}"
+    yield f"{full}_sum{_labels(labels)} {value.total}"
+    yield f"{full}_count{_labels(labels)} {sum(value.counts)}"
+
+
+def _worker() -> dict[str, str]:
+    """A label where several processes answer at one address: each counts for itself."""
+    return {} if os.environ.get("UVICORN_WORKERS", "1") in {"", "1"} else {"worker": str(os.getpid())}
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    return f"{{{pairs}}}" if pairs else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def cache_metrics(report: Mapping[str, Any]) -> str:
+    """What the response cache of this process did.
+
+    Args:
+        report: as its `cache_report` gives it, of any version; only `fault`, where it cannot be asked.
+    """
+    counts = report.get("worker")
+    if not isinstance(counts, Mapping):
+        return ""
+    number = {str(name): float(value) for name, value in counts.items() if isinstance(value, int | float)}
+    outcomes = [(("hit", ""), number.get("hits", 0.0)), (("follow", ""), number.get("follows", 0.0))]
+    outcomes += [(("miss", reason), value) for reason, value in _by_reason(number, "misses/")]
+    outcomes += [(("bypass", reason), value) for reason, value in _by_reason(number, "bypasses/")]
+    classes = [number.get(f"lookups_ms/{bound:g}", 0.0) for bound in LOOKUP_BOUNDS]
+    lookups = Buckets(
+        tuple(bound / 1000 for bound in LOOKUP_BOUNDS),
+        (*classes, number.get("lookups_ms/more", 0.0)),
+        number.get("lookup_seconds", 0.0),
+    )
+    families = (
+        family(CACHE_UP, [((), float(not report.get("fault")))]),
+        family(CACHE_REQUESTS, outcomes),
+        family(CACHE_LOOKUP, [((), lookups)]),
+        family(CACHE_STORED, [((), number.get("stored", 0.0))]),
+        family(CACHE_NOT_STORED, [((reason,), value) for reason, value in _by_reason(number, "not_stored/")]),
+        family(CACHE_SECONDS, [((), number.get("seconds_saved", 0.0))]),
+        family(CACHE_TOKENS, [((), number.get("tokens_saved", 0.0))]),
+    )
+    return "".join(families)
+
+
+def _by_reason(counts: Mapping[str, float], begin: str) -> Iterator[tuple[str, float]]:
+    return ((name.removeprefix(begin), value) for name, value in counts.items() if name.startswith(begin))
+
+
+def voice_metrics(counts: Mapping[str, float]) -> str:
+    """What `transcribing.voice_counts` has counted."""
+    outcomes = [((name,), value) for name, value in _by_reason(counts, "outcome/")]
+    families = (
+        family(VOICE, outcomes),
+        family(VOICE_AUDIO, [((), counts.get("audio_seconds", 0.0))]),
+        family(VOICE_WORK, [((), counts.get("work_seconds", 0.0))]),
+    )
+    return "".join(families)
+
+
 # --- ollama_pack.services.node_upkeep ---
 # What admins do to nodes while chats go on: drain one, or pull a model at one after another.
 
 MAX_NAME = 256
 MAX_NAMED = 1024
+
+Act = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 
 def upkeep_routes(router: RouterContact) -> tuple[RouteSpec, ...]:
@@ -2393,43 +3805,54 @@ def upkeep_routes(router: RouterContact) -> tuple[RouteSpec, ...]:
     |---|---|
     | `POST /ollama-pack/nodes/drain` | `{"node": "gpu1", "drain": true}` |
     | `POST /ollama-pack/nodes/pull` | `{"model": "llama3:8b", "nodes": ["gpu0"]}`; no nodes: all Ollamas |
+    | `POST /ollama-pack/nodes/pull/stop` | `{}` |
     """
 
-    async def drain(request: Any, _user: Any) -> dict[str, Any]:
-        asked = await _object_of(request)
+    async def drain(asked: Mapping[str, Any]) -> Mapping[str, Any]:
         return await _drain(router, str(asked.get("node") or ""), drains=asked.get("drain") is not False)
 
-    async def pull(request: Any, _user: Any) -> dict[str, Any]:
-        asked = await _object_of(request)
+    async def pull(asked: Mapping[str, Any]) -> Mapping[str, Any]:
         model, nodes = asked.get("model"), asked.get("nodes") or []
-        if not isinstance(model, str) or not 0 < len(model) <= MAX_NAME:
-            return {"fault": "`model` is missing: write the name that `ollama pull` takes"}
-        if not isinstance(nodes, list) or not all(isinstance(node, str) for node in nodes[:MAX_NAMED]):
-            return {"fault": "`nodes` must be a list of names; leave it out for all Ollamas"}
-        try:
-            return dict(await router.pull(model, nodes[:MAX_NAMED]))
-        except RouterUnavailableError as error:
-            return {"fault": str(error)}
+        if not isinstance(model, str) or not 0 < len(model.strip()) <= MAX_NAME:
+            return {"fault": message("The model is missing. Write the name that `ollama pull` takes.")}
+        if not isinstance(nodes, list) or not all(isinstance(node, str) for node in nodes):
+            return {"fault": message("`nodes` must be a list of names. Leave it out for all Ollamas.")}
+        return await router.pull(model.strip(), nodes[:MAX_NAMED])
+
+    async def stop(_asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await router.stop_pull()
 
     return (
-        RouteSpec("POST", "/ollama-pack/nodes/drain", "admin", drain),
-        RouteSpec("POST", "/ollama-pack/nodes/pull", "admin", pull),
+        RouteSpec("POST", "/ollama-pack/nodes/drain", "admin", _answering(drain)),
+        RouteSpec("POST", "/ollama-pack/nodes/pull", "admin", _answering(pull)),
+        RouteSpec("POST", "/ollama-pack/nodes/pull/stop", "admin", _answering(stop)),
     )
+
+
+def _answering(act: Act) -> Callable[[Any, Any], Awaitable[Any]]:
+    """A route that does something, and answers in the language of who asks."""
+
+    async def answer(request: Any, _user: Any) -> Any:
+        try:
+            done = await act(await _object_of(request))
+        except RouterUnavailableError as error:
+            done = {"fault": str(error)}
+        return translated(done, page_language(request))
+
+    return answer
 
 
 async def _drain(router: RouterContact, node: str, *, drains: bool) -> dict[str, Any]:
     """Write it into the router's valve: then every worker and replica knows, also after a restart."""
-    try:
-        known = [str(one.get("name")) for one in (await router.dashboard()).get("nodes") or ()]
-        if node not in known:
-            return {"fault": f"there is no node {node!r}: the nodes are {', '.join(known) or 'none'}"}
-        state = await function_state(ROUTER_ID)
-        drained = set(str(state.valves.get("drained") or "").replace(",", " ").split())
-        drained = (drained | {node} if drains else drained - {node}) & set(known)
-        await set_valve(ROUTER_ID, "drained", " ".join(sorted(drained)))
-        return {"fault": "", **object_at((await router.dashboard()).get("upkeep"))}
-    except RouterUnavailableError as error:
-        return {"fault": str(error)}
+    known = [str(one.get("name")) for one in (await router.dashboard()).get("nodes") or ()]
+    if node not in known:
+        names = ", ".join(known) or "-"
+        return {"fault": message("There is no node {node}. The nodes are: {nodes}.", node=node, nodes=names)}
+    state = await function_state(ROUTER_ID)
+    drained = set(str(state.valves.get("drained") or "").replace(",", " ").split())
+    drained = (drained | {node} if drains else drained - {node}) & set(known)
+    await set_valve(ROUTER_ID, "drained", " ".join(sorted(drained)))
+    return {"fault": "", **object_at((await router.dashboard()).get("upkeep"))}
 
 
 async def _object_of(request: Any) -> Mapping[str, Any]:
@@ -7123,7 +8546,7 @@ class WatchedFile:
 
 KEPT_BYTES = 32 * 2**20  # an hour of speech is a megabyte
 KEPT_COUNT = 1000
-KEPT_SECONDS = 24 * 3600.0
+_kept__KEPT_SECONDS = 24 * 3600.0
 _KEPT_FORM = 1  # of what is kept: an older plugin in the same process may have another
 _PIECE = 2**20
 
@@ -7165,7 +8588,7 @@ class KeptTranscripts:
         """Keep a transcript for a day."""
         text = json.dumps(asdict(transcript))  # ASCII: a character is a byte
         with self._lock:
-            self._kept[key] = (self._clock() + KEPT_SECONDS, text)
+            self._kept[key] = (self._clock() + _kept__KEPT_SECONDS, text)
             self._kept.move_to_end(key)
             while (
                 len(self._kept) > KEPT_COUNT
@@ -9912,1070 +11335,6 @@ class CacheContact:
             return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
 
 
-# --- ollama_pack.webui.dashboard ---
-# The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#
-# The page itself is in `page/`: HTML, a style sheet and scripts, each readable by itself. Every value reaches
-# it as text, after it has opened.
-
-DASHBOARD_PATH = "/ollama-pack"
-REFUSED = frozenset({401, 403})
-SIGN_IN = f"/auth?redirect={quote(DASHBOARD_PATH, safe='')}"
-
-
-_PAGE = r"""
-<!doctype html>
-<html lang="%LANGUAGE%">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Ollama Pack</title>
-<link rel="icon" href="data:,">
-<style nonce="%NONCE%">%STYLE%</style>
-</head>
-<body>
-<header id="top"></header>
-<main id="page"><noscript><p>The dashboard needs JavaScript.</p></noscript></main>
-<script nonce="%NONCE%">%SCRIPT%</script>
-</body>
-</html>
-"""
-_PLAIN_PAGE = r"""
-<!doctype html>
-<html lang="%LANGUAGE%">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Ollama Pack</title>
-<link rel="icon" href="data:,">
-<style nonce="%NONCE%">%STYLE%</style>
-</head>
-<body>
-<main class="plain"><h1>Ollama Pack</h1><p>%SENTENCE%</p><p><a class="button" href="%LINK%">%LABEL%</a></p></main>
-</body>
-</html>
-"""
-_STYLE = r"""
-:root {
-  color-scheme: light dark;
-  --page: light-dark(#f5f6f8, #101215);
-  --card: light-dark(#ffffff, #191c20);
-  --line: light-dark(#dfe3e8, #2e343b);
-  --text: light-dark(#1b1f24, #e8eaed);
-  --soft: light-dark(#56606b, #a3adb8);
-  --faint: light-dark(#eceff2, #262b31);
-  --good: light-dark(#0f6b3d, #5fd295);
-  --good-soft: light-dark(#dcf2e5, #12341f);
-  --bad: light-dark(#a82015, #ff9a91);
-  --bad-soft: light-dark(#fde6e3, #431a17);
-  --warn: light-dark(#7c4a05, #f0bd68);
-  --warn-soft: light-dark(#fdf0d5, #3a2a0d);
-  --accent: light-dark(#2b5cb8, #85acf7);
-  --first: light-dark(#3b6fd4, #6c9bf5);
-  --second: light-dark(#2f9e6a, #4fc48a);
-  --third: light-dark(#d0452f, #f0776a);
-}
-:root[data-theme="dark"] { color-scheme: dark; }
-:root[data-theme="light"] { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text); font: 14px/1.45 system-ui, sans-serif; }
-header, main { max-width: 1280px; margin: 0 auto; padding: 0 20px; }
-header { display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: baseline; padding-top: 18px; }
-main { padding-bottom: 48px; }
-h1 { font-size: 20px; margin: 0; }
-h2 { font-size: 16px; margin: 0; }
-h3 { font-size: 14px; margin: 14px 0 4px; }
-p { margin: 0; }
-a { color: var(--accent); }
-section { margin-top: 26px; }
-.state { margin-left: auto; }
-.soft { color: var(--soft); }
-.small { font-size: 12.5px; }
-.hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
-.head { display: flex; flex-wrap: wrap; gap: 8px 12px; align-items: center; margin-bottom: 10px; }
-.head h2 { margin-right: auto; }
-.head .group { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; }
-.badge { border-radius: 99px; padding: 1px 9px; font-size: 12px; background: var(--faint); white-space: nowrap; }
-.good { background: var(--good-soft); color: var(--good); }
-.bad { background: var(--bad-soft); color: var(--bad); }
-.warn { background: var(--warn-soft); color: var(--warn); }
-.notice { border-radius: 8px; padding: 8px 12px; margin: 10px 0 0; overflow-wrap: anywhere; list-style: none; }
-.notices { margin: 0; padding: 0; }
-.tiles { display: grid; grid-template-columns: repeat(6, 1fr); gap: 12px; margin-top: 12px; }
-.tile b { display: block; font-size: 22px; font-weight: 600; line-height: 1.25; white-space: nowrap; }
-.tile.bad, .tile.warn { border-color: currentcolor; }
-.tile.bad .soft, .tile.warn .soft { color: inherit; }
-.charts { display: grid; grid-template-columns: repeat(2, 1fr); gap: 12px; }
-.chart .plot { position: relative; margin-top: 6px; }
-.chart svg { display: block; width: 100%; height: 110px; border-bottom: 1px solid var(--line); }
-.chart .top { position: absolute; top: 0; left: 0; border-top: 1px dashed var(--line); width: 100%; }
-.chart .times { display: flex; justify-content: space-between; margin-top: 2px; }
-.chart .legend { display: flex; flex-wrap: wrap; gap: 2px 12px; }
-.key::before {
-  content: ""; display: inline-block; width: 9px; height: 9px; margin-right: 5px; border-radius: 2px;
-  background: currentcolor;
-}
-.first { color: var(--first); fill: var(--first); stroke: var(--first); }
-.second { color: var(--second); fill: var(--second); stroke: var(--second); }
-.third { color: var(--third); fill: var(--third); stroke: var(--third); }
-.legend span span { color: var(--soft); }
-.chart rect { stroke: none; }
-.chart path { fill: none; stroke-width: 1.8; vector-effect: non-scaling-stroke; stroke-linejoin: round; }
-.scroll { overflow-x: auto; position: relative; } /* hidden text in it must not widen the page */
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 5px 12px 5px 0; vertical-align: top; border-bottom: 1px solid var(--line); }
-th:last-child, td:last-child { padding-right: 0; }
-thead th { font-weight: 500; color: var(--soft); font-size: 12.5px; white-space: nowrap; }
-tbody th { font-weight: 500; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-tbody tr:last-child > * { border-bottom: 0; }
-td.wide, th.wide { padding-left: 8px; }
-tr.chosen > td { background: var(--faint); }
-td.inner { padding: 2px 0 14px 26px; }
-td.nowrap { white-space: nowrap; }
-td.text { overflow-wrap: anywhere; }
-button, select, input, .button {
-  font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 7px;
-  padding: 4px 11px; min-height: 32px;
-}
-button, select, .button { cursor: pointer; }
-.button { display: inline-block; text-decoration: none; background: var(--accent); color: var(--card); }
-button:hover { background: var(--faint); }
-button[aria-pressed="true"] { background: var(--faint); border-color: var(--soft); }
-thead button, button.more { border: 0; background: none; padding: 0; min-height: 24px; }
-thead button::after { content: " ↕"; opacity: 0.45; }
-th[aria-sort="ascending"] button::after { content: " ↑"; opacity: 1; }
-th[aria-sort="descending"] button::after { content: " ↓"; opacity: 1; }
-button.more { width: 24px; height: 24px; border-radius: 5px; color: var(--soft); }
-button.more::before { content: "▸"; }
-button.more[aria-expanded="true"]::before { content: "▾"; }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-input[type="search"] { width: 210px; }
-.bar { display: block; height: 6px; width: 100%; min-width: 54px; margin-top: 3px; border-radius: 3px; background: var(--faint); }
-.bar rect { fill: var(--first); }
-.gpus { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 8px 24px; max-width: 900px; }
-.figures { display: flex; flex-wrap: wrap; gap: 10px 34px; margin-bottom: 6px; }
-.figures b { display: block; font-size: 18px; font-weight: 600; }
-.columns { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 28px; }
-code { font: 12.5px ui-monospace, monospace; overflow-wrap: anywhere; }
-ul { margin: 0; padding-left: 18px; }
-.plain { max-width: 460px; margin: 15vh auto 0; }
-.plain p { margin-top: 14px; }
-@media (max-width: 1000px) {
-  .tiles { grid-template-columns: repeat(3, 1fr); }
-  .wide { display: none; }
-}
-@media (max-width: 640px) {
-  header, main { padding-left: 12px; padding-right: 12px; }
-  .state { margin-left: 0; width: 100%; }
-  .tiles { grid-template-columns: repeat(2, 1fr); gap: 8px; }
-  .charts, .columns { grid-template-columns: minmax(0, 1fr); }
-  .card { padding: 10px 12px; }
-  .medium { display: none; }
-  .head .group, input[type="search"] { width: 100%; }
-  td.inner { padding-left: 0; }
-  th, td { padding-right: 8px; }
-  thead button::after { content: ""; }
-}
-"""
-_BASICS = r"""
-"use strict";
-// What all parts of the page use: words, elements, figures, and changing only what has changed.
-
-// The function t stands before this script: it gives a sentence in the language of the page.
-const language = document.documentElement.lang || "en";
-
-// Everything that comes from outside goes through here, as text or as an attribute's value.
-const SVG = new Set(["svg", "rect", "path", "title", "g"]);
-function make(tag, attributes = {}, ...children) {
-  const element = SVG.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag)
-    : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes))
-    if (value !== null && value !== undefined && value !== false)
-      element.setAttribute(name, value === true ? "" : value);
-  element.append(...children.flat(3).filter(child => child !== null && child !== undefined && child !== ""));
-  return element;
-}
-
-// Makes an element like another one, and leaves alone what is equal: focus, selection and scrolling stay.
-// What has a data-key is found again by it. What a user sets by hand (a field's value, `open`) stays.
-const keyOf = node => node.nodeType === 1 ? node.getAttribute("data-key") : null;
-function morph(old, fresh) {
-  if (old.isEqualNode(fresh)) return;
-  if (old.nodeType !== 1) {
-    if (old.data !== fresh.data) old.data = fresh.data;
-    return;
-  }
-  for (const {name} of [...old.attributes])
-    if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
-  for (const {name, value} of fresh.attributes)
-    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-  const keyed = new Map([...old.children].filter(keyOf).map(child => [keyOf(child), child]));
-  const staying = new Set([...fresh.children].map(keyOf));
-  let at = old.firstChild;
-  for (const child of [...fresh.childNodes]) {
-    const key = keyOf(child);
-    while (at && keyOf(at) && !staying.has(keyOf(at))) at = removed(at);
-    const same = key ? keyed.get(key) : at && !keyOf(at) && alike(at, child) ? at : null;
-    if (!same) old.insertBefore(child, at);
-    else {
-      if (same === at) at = at.nextSibling;
-      else old.insertBefore(same, at);
-      morph(same, child);
-    }
-  }
-  while (at) at = removed(at);
-}
-const alike = (one, other) => one.nodeType === other.nodeType && one.nodeName === other.nodeName;
-function removed(node) {
-  const next = node.nextSibling;
-  node.remove();
-  return next;
-}
-
-// Puts children into an element, and keeps the focus where a row has moved.
-function put(element, ...children) {
-  const focused = document.activeElement;
-  const fresh = element.cloneNode(false);
-  fresh.append(...children.flat(3).filter(child => child !== null && child !== undefined && child !== ""));
-  morph(element, fresh);
-  if (focused && focused !== document.activeElement && focused.isConnected) focused.focus({preventScroll: true});
-}
-
-// What the server has sent, by path.
-const parts = new Map();
-const part = path => parts.get(path) || {};
-function below(prefix) {
-  const found = [];
-  for (const [path, value] of parts) if (path.startsWith(prefix)) found.push([path.slice(prefix.length), value]);
-  return found;
-}
-
-const text = value => value === null || value === undefined || value === "" ? "—" : String(value);
-const list = value => Array.isArray(value) ? value : [];
-const object = value => value && typeof value === "object" && !Array.isArray(value) ? value : {};
-const isNumber = value => typeof value === "number" && Number.isFinite(value);
-const number = value => isNumber(value) ? value.toLocaleString(language, {maximumFractionDigits: 1}) : "—";
-const percent = share => isNumber(share) ? Math.round(100 * share) + " %" : "—";
-const gigabytes = value => isNumber(value) ? (value / 2 ** 30).toFixed(1) : "—";
-const CLOCK = {hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23"};
-const clock = at => isNumber(at) ? new Date(at * 1000).toLocaleTimeString(language, CLOCK) : "—";
-function seconds(value) {
-  if (!isNumber(value)) return "—";
-  if (value === 0) return "0";
-  if (Math.abs(value) < 0.0005) return "<1 ms";
-  if (Math.abs(value) < 1) return Math.round(value * 1000) + " ms";
-  if (value < 120) return value.toFixed(value < 10 ? 2 : 1) + " s";
-  return value < 7200 ? t("{count} min", {count: Math.round(value / 60)}) : t("{count} h", {count: (value / 3600).toFixed(1)});
-}
-
-const badge = (label, kind) => make("span", {class: "badge " + (kind || "")}, label);
-const code = value => make("code", {}, text(value));
-const cell = (value, kind) => make("td", kind ? {class: kind} : {}, value);
-const figure = (value, label) => make("div", {}, make("b", {}, value), make("span", {class: "soft small"}, label));
-
-// A table whose heads are [label, class]; a narrow screen scrolls it, by keyboard too.
-function table(label, heads, rows) {
-  const head = heads.map(one => one instanceof Element ? one
-    : make("th", {scope: "col", class: one[1]}, one[0] || make("span", {class: "hidden"}, t("Details"))));
-  return make("div", {class: "scroll", tabindex: 0, role: "group", "aria-label": label},
-    make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows)));
-}
-
-function bar(share, label) {
-  const width = Math.max(0, Math.min(100, isNumber(share) ? 100 * share : 0));
-  return make("svg", {class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", role: "img", "aria-label": label},
-    make("rect", {width: width.toFixed(1), height: 6}));
-}
-
-// Rows that are open: their keys. The button that opens one says so to screen readers.
-const opened = new Set();
-const opener = (key, label) => make("button", {class: "more", type: "button", "data-act": "open", "data-value": key,
-  "aria-expanded": String(opened.has(key)), "aria-label": label});
-
-// The head of a section: its title, and what can be done there.
-const head = (title, ...tools) => make("div", {class: "head"}, make("h2", {}, title),
-  tools.length ? make("div", {class: "group"}, tools) : null);
-"""
-_CHARTS = r"""
-// Charts of the last hour and the last day, drawn by hand.
-
-let span = "hour";
-const SPANS = {hour: {step: 1, count: 60}, day: {step: 10, count: 144}};
-const WIDTH = 600, HEIGHT = 110;
-
-function points() {
-  const {step, count} = SPANS[span];
-  const now = Math.floor(clockNow() / 60 / step) * step, found = new Map(below(span + "/"));
-  return Array.from({length: count}, (_, at) => {
-    const minute = now - (count - 1 - at) * step;
-    return {minute, ...object(found.get(String(minute)))};
-  });
-}
-
-const CHARTS = [
-  {
-    title: () => t("Requests a minute"), kind: "bars", format: number,
-    series: [
-      ["first", () => t("answered by a model"), one => one.answered],
-      ["second", () => t("from the cache"), one => (one.cached || 0) + (one.shared || 0)],
-      ["third", () => t("failed or stopped"), one => (one.failed || 0) + (one.stopped || 0)],
-    ].map(([name, label, value]) => [name, label, one => (value(one) || 0) / SPANS[span].step]),
-  },
-  {
-    title: () => t("Time to the first token"), kind: "lines", format: seconds,
-    series: [
-      ["first", () => t("half of all chats"), one => one.p50],
-      ["third", () => t("95 of 100 chats (p95)"), one => one.p95],
-    ],
-  },
-  {
-    title: () => t("Chats that wait for a node"), kind: "bars", format: number,
-    series: [["first", () => t("on average"), one => one.waiting]],
-  },
-  {
-    title: () => t("Generation that the cache saved"), kind: "bars", format: seconds,
-    series: [["second", () => t("each minute"), one => (one.saved || 0) / SPANS[span].step]],
-  },
-];
-
-function drawCharts() {
-  const all = points();
-  const button = (name, label) => make("button", {type: "button", "data-act": "span", "data-value": name,
-    "aria-pressed": String(span === name)}, label);
-  put(document.getElementById("charts"), head(t("How it went"), button("hour", t("Last hour")), button("day", t("Last day"))),
-    make("div", {class: "charts"}, CHARTS.map(one => chart(one, all))));
-}
-
-function chart({title, kind, format, series}, all) {
-  const values = series.map(([, , value]) => all.map(one => value(one)));
-  const sums = all.map((_, at) => values.reduce((sum, row) => sum + (row[at] || 0), 0));
-  const top = Math.max(0, ...(kind === "bars" ? sums : values.flat().filter(isNumber)));
-  const last = values[values.length - 1].findLast(isNumber);
-  const label = t("{title}: at most {top}, lately {last}", {title: title(), top: format(top), last: format(last)});
-  const times = [all[0], all[Math.floor(all.length / 2)], all[all.length - 1]].map(({minute}) =>
-    make("span", {}, new Date(minute * 60000).toLocaleTimeString(language, {...CLOCK, second: undefined})));
-  return make("div", {class: "card chart", "data-key": title()},
-    make("h3", {}, title()),
-    make("div", {class: "legend small"}, series.map(([name, legend]) =>
-      make("span", {class: "key " + name}, make("span", {}, legend())))),
-    make("div", {class: "plot"}, make("span", {class: "top soft small"}, top ? format(top) : ""),
-      make("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label},
-        top ? (kind === "bars" ? bars(series, values, top) : lines(series, values, top)) : [])),
-    make("div", {class: "times soft small"}, times));
-}
-
-function bars(series, values, top) {
-  const width = WIDTH / values[0].length, floor = values[0].map(() => HEIGHT);
-  return series.map(([name], row) => make("g", {class: name}, values[row].map((value, at) => {
-    const height = (value || 0) / top * (HEIGHT - 16);
-    floor[at] -= height;
-    return height > 0 ? make("rect", {x: (at * width + 0.5).toFixed(1), y: floor[at].toFixed(1),
-      width: (width - 1).toFixed(1), height: height.toFixed(1)}) : null;
-  })));
-}
-
-// A minute without a value is a gap; one that stands alone is a short line.
-function lines(series, values, top) {
-  const width = WIDTH / values[0].length;
-  return series.map(([name], row) => {
-    let pen = "M", path = "";
-    values[row].forEach((value, at) => {
-      if (!isNumber(value)) return void (pen = "M");
-      const y = (HEIGHT - value / top * (HEIGHT - 16)).toFixed(1);
-      path += pen === "M" ? `M${(at * width).toFixed(1)} ${y}h${width.toFixed(1)}` : `L${((at + 0.5) * width).toFixed(1)} ${y}`;
-      pen = "L";
-    });
-    return make("path", {class: name, d: path || "M0 0"});
-  });
-}
-"""
-_NODES = r"""
-// The nodes: a line each, the worst first, with details where a line is opened.
-
-let nodeFilter = "", nodeSort = {by: "state", down: false};
-
-const gpusOf = node => list(node.gpus).map(object);
-const busiest = node => Math.max(-1, ...gpusOf(node).map(gpu => isNumber(gpu.utilization) ? gpu.utilization : -1));
-const memoryOf = node => gpusOf(node).reduce(([used, total], gpu) =>
-  [used + (gpu.memory_used || 0), total + (gpu.memory_total || 0)], [0, 0]);
-const modelsOf = node => list(node.runners).map(runner => object(runner).model).concat(node.runners ? [] : list(node.models));
-
-// 0: down, 1: some models are left alone after failures, 2: healthy.
-function rank(node) {
-  if (!node.healthy) return 0;
-  return Object.keys(object(node.breakers)).length ? 1 : 2;
-}
-
-const NODE_COLUMNS = [
-  ["state", () => t("State"), "", rank],
-  ["name", () => t("Node"), "", node => node.name],
-  ["models", () => t("In memory"), "medium", node => modelsOf(node).join(" ")],
-  ["running", () => t("Running"), "number", node => -(node.in_flight || 0)],
-  ["waiting", () => t("Waiting"), "number medium", node => -(node.queued || 0)],
-  ["busy", () => t("GPU busy"), "number", node => -busiest(node)],
-  ["memory", () => t("GPU memory"), "wide", node => -memoryOf(node)[0]],
-];
-
-function sortedNodes() {
-  const wanted = nodeFilter.toLowerCase();
-  const value = NODE_COLUMNS.find(([name]) => name === nodeSort.by)[3];
-  const order = (one, other) => {
-    const [a, b] = [value(one), value(other)];
-    const by = typeof a === "string" || typeof b === "string" ? text(a).localeCompare(text(b)) : a - b;
-    return (nodeSort.down ? -by : by) || text(one.name).localeCompare(text(other.name), language, {numeric: true});
-  };
-  return below("nodes/").map(([, node]) => object(node)).filter(node =>
-    [node.name, node.url, node.fault, stateWord(node), ...modelsOf(node)].join("\n").toLowerCase().includes(wanted))
-    .sort(order);
-}
-
-const stateWord = node => [t("down"), t("in part"), t("healthy")][rank(node)];
-
-function drawNodes() {
-  const all = below("nodes/"), shown = sortedNodes(), router = part("router");
-  const heads = [["", ""], ...NODE_COLUMNS.map(([name, label, kind]) => make("th", {scope: "col", class: kind,
-    "aria-sort": nodeSort.by === name ? (nodeSort.down ? "descending" : "ascending") : null},
-    make("button", {type: "button", "data-act": "sort", "data-value": name}, label())))];
-  const search = make("input", {type: "search", id: "node-filter", placeholder: t("Filter nodes"),
-    "aria-label": t("Filter nodes by name, address, state or model")});
-  const count = shown.length === all.length ? "" : t("{shown} of {all}", {shown: shown.length, all: all.length});
-  put(document.getElementById("nodes"),
-    head(t("Nodes"), make("span", {class: "soft small"}, count), all.length > 1 ? search : null),
-    make("div", {class: "card"}, all.length ? table(t("Nodes"), heads, shown.flatMap(nodeRows))
-      : make("span", {class: "soft"}, router.fault ? t("Nothing is known of any node.")
-        : t("The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions."))));
-}
-
-function nodeRows(node) {
-  const key = "node " + node.name, [used, total] = memoryOf(node), busy = busiest(node);
-  const models = modelsOf(node), memory = t("{used} of {total} GiB", {used: gigabytes(used), total: gigabytes(total)});
-  const row = make("tr", {"data-key": key},
-    cell(opener(key, t("Details of {name}", {name: text(node.name)}))),
-    cell(badge(stateWord(node), ["bad", "warn", "good"][rank(node)])),
-    make("th", {scope: "row", class: "text"}, text(node.name), isDrained(node.name) ? [" ", badge(t("drained"), "warn")] : ""),
-    cell(models.length > 3 ? t("{first} and {count} more", {first: models.slice(0, 2).join(", "), count: models.length - 2})
-      : models.join(", "), "text medium"),
-    cell(number(node.in_flight), "number"), cell(number(node.queued), "number medium"),
-    cell(busy < 0 ? "—" : [Math.round(busy) + " %", bar(busy / 100, t("GPU busy {percent} %", {percent: Math.round(busy)}))], "number"),
-    cell(total ? [memory, bar(used / total, t("GPU memory {memory}", {memory}))] : "—", "wide"));
-  return opened.has(key)
-    ? [row, make("tr", {"data-key": key + " details"}, make("td", {colspan: 8, class: "inner"}, nodeDetails(node)))] : [row];
-}
-
-function nodeDetails(node) {
-  const gpus = gpusOf(node), runners = list(node.runners).map(object);
-  const left = Object.entries(object(node.breakers));
-  return [
-    node.url ? make("p", {}, code(node.url)) : null,
-    node.fault ? make("p", {class: "notice bad"}, node.fault) : null,
-    node.breaker && node.breaker !== "closed"
-      ? make("p", {class: "notice warn"}, breakerSentence(node.breaker)) : null,
-    left.map(([model, state]) => make("p", {class: "notice warn"}, state === "open"
-      ? t("{model} failed here: it is asked elsewhere for a while.", {model})
-      : t("{model} failed here: one chat tries it again.", {model}))),
-    gpus.length ? make("div", {class: "gpus"}, gpus.map(gpuDetails))
-      : make("p", {class: "soft small"}, node.gpu_reason ? t("No GPU figures: {reason}", {reason: node.gpu_reason})
-        : t("No GPU figures: run gpu_agent.py on the host and name it in agent=…")),
-    runners.length ? table(t("Models in memory"), [[t("In memory")], [t("context"), "number"], [t("running"), "number"],
-      [t("conversations kept"), "number"]], runners.map(one => make("tr", {}, cell(code(one.model)),
-      cell(number(one.context), "number"), cell(text(one.running) + " / " + text(one.slots), "number"),
-      cell(number(one.prefixes), "number"))))
-      : make("p", {class: "soft small"}, t("No model in memory.")),
-    speeds(node),
-    drainTools(text(node.name)),
-  ];
-}
-
-// A drained node finishes what it has. The router's valve `drained` keeps it so, for every worker.
-const isDrained = name => list(part("router").drained).includes(name);
-const drainFaults = new Map();
-function drainTools(name) {
-  const drained = isDrained(name), why = drainFaults.get(name);
-  return make("div", {class: "head"}, make("div", {class: "group"},
-    make("button", {type: "button", "data-act": "drain", "data-value": name},
-      drained ? t("Take it back") : t("Give it nothing new")),
-    make("span", {class: "soft small"}, drained ? t("It finishes what it has and gets nothing new.") : ""),
-    make("span", {class: "small", role: "status"}, why ? t("Not done: {why}", {why}) : "")));
-}
-
-async function drainNode(name) {
-  const asked = {node: name, drain: !isDrained(name)};
-  try {
-    const answer = await fetch("/ollama-pack/nodes/drain",
-      {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(asked)});
-    const told = object(await answer.json());
-    drainFaults.set(name, answer.ok ? told.fault : told.detail || answer.status);
-    if (answer.ok && !told.fault && Array.isArray(told.drained))
-      parts.set("router", {...part("router"), drained: told.drained});
-  } catch (error) {
-    drainFaults.set(name, error.message);
-  }
-  want("nodes");
-}
-
-const breakerSentence = state => state === "open"
-  ? t("It failed several chats: it is given none for a while.") : t("It failed several chats: one chat tries it again.");
-
-function gpuDetails(gpu) {
-  const busy = isNumber(gpu.utilization) ? Math.round(gpu.utilization) : "—";
-  const memory = t("{used} of {total} GiB", {used: gigabytes(gpu.memory_used), total: gigabytes(gpu.memory_total)});
-  return make("div", {class: "small"},
-    make("span", {}, "GPU " + text(gpu.index) + (gpu.name ? " · " + gpu.name : "")),
-    make("div", {}, t("busy"), " ", make("span", {}, busy + " %"), bar(busy / 100, t("GPU busy {percent} %", {percent: busy}))),
-    make("div", {}, t("memory"), " ", make("span", {}, memory),
-      bar(gpu.memory_total > 0 ? gpu.memory_used / gpu.memory_total : 0, t("GPU memory {memory}", {memory}))));
-}
-
-// How fast a model is here: tokens a second, as learned from answers.
-function speeds(node) {
-  const known = Object.values(object(node.rates)).map(object).filter(rate => rate.model);
-  if (!known.length) return null;
-  return table(t("Speed"), [[t("Speed")], [t("reads, tokens/s"), "number"], [t("writes, tokens/s"), "number"],
-    [t("loads in"), "number"], [""]], known.map(rate => make("tr", {}, cell(code(rate.model)),
-    cell(isNumber(rate.prompt) ? number(Math.round(rate.prompt)) : "—", "number"),
-    cell(rate.token > 0 ? number(1 / rate.token) : "—", "number"), cell(seconds(rate.load), "number"),
-    cell(rate.learned === false ? t("assumed") : ""))));
-}
-"""
-_CHATS = r"""
-// The chats: those at work now, then those that have ended, the newest first.
-
-const MAX_SHOWN = 1000;
-let chats = [], held = [], paused = false, olderKey = "", search = {text: "", outcome: ""}, searching = 0;
-
-const OUTCOMES = {
-  answered: [() => t("answered"), "good"], cached: [() => t("from the cache"), "good"],
-  shared: [() => t("shared"), "good"], stopped: [() => t("stopped"), "warn"], failed: [() => t("failed"), "bad"],
-  waiting: [() => t("waits"), "warn"], loading: [() => t("loads"), "warn"], answering: [() => t("is answered"), ""],
-};
-const outcomeWord = outcome => OUTCOMES[outcome] ? OUTCOMES[outcome][0]() : text(outcome);
-
-// The same rule as the server's `matches`.
-function isWanted(chat) {
-  if (search.outcome && chat.outcome !== search.outcome) return false;
-  return [chat.asked, chat.model, chat.node, chat.name, chat.error, chat.error_text].join("\n").toLowerCase()
-    .includes(search.text.toLowerCase());
-}
-
-// Chats that have just ended, the oldest first; at the beginning the last ones that there are.
-function takeChats(come, isWhole) {
-  const known = new Set(chats.concat(held).map(chat => chat.id));
-  const fresh = come.filter(chat => !known.has(chat.id) && isWanted(chat)).reverse();
-  if (isWhole && !chats.length && !search.text && !search.outcome) olderKey = fresh.length ? fresh[fresh.length - 1].key : "";
-  if (paused) held = fresh.concat(held).slice(0, MAX_SHOWN);
-  else chats = fresh.concat(chats).slice(0, MAX_SHOWN);
-}
-
-async function findChats(before) {
-  const number = ++searching, asked = new URLSearchParams({...search, before});
-  const answer = await fetch("/ollama-pack/chats?" + asked, {cache: "no-store"});
-  if (!answer.ok || number !== searching) return;
-  const found = await answer.json();
-  chats = before ? chats.concat(list(found.chats)) : list(found.chats);
-  if (!before) held = [];
-  olderKey = found.next;
-  want("chats");
-}
-
-function drawChats() {
-  const running = list(part("router").running).map(object).filter(isWanted);
-  const heads = [["", ""], [t("Ended")], [t("Model")], [t("Node"), "medium"], [t("User"), "medium"],
-    [t("waited"), "number wide"], [t("first token"), "number medium"], [t("in all"), "number wide"], [t("Outcome")]];
-  const filter = make("input", {type: "search", id: "chat-filter", placeholder: t("Filter chats"),
-    "aria-label": t("Filter chats by model, node, user or error")});
-  const outcomes = make("select", {id: "chat-outcome", "aria-label": t("Outcome")},
-    make("option", {value: ""}, t("all outcomes")),
-    ["answered", "cached", "shared", "stopped", "failed"].map(name => make("option", {value: name}, outcomeWord(name))));
-  const pause = make("button", {type: "button", "data-act": "pause", "aria-pressed": String(paused)},
-    paused ? t("Go on ({count} new)", {count: held.length}) : t("Pause"));
-  const rows = [...running.map(chat => [chat, "running " + chat.id]), ...chats.map(chat => [chat, "chat " + chat.key])];
-  put(document.getElementById("chats"), head(t("Chats"), filter, outcomes, pause),
-    make("div", {class: "card"},
-      rows.length ? table(t("Chats"), heads, rows.flatMap(([chat, key]) => chatRows(chat, key)))
-        : make("span", {class: "soft"}, search.text || search.outcome ? t("No chat is like that.")
-          : t("None yet. A chat with a model of the router, or an answer from the cache, shows here.")),
-      olderKey && chats.length < MAX_SHOWN
-        ? make("p", {class: "head"}, make("button", {type: "button", "data-act": "older"}, t("Show older"))) : null));
-}
-
-function chatRows(chat, key) {
-  const [, kind] = OUTCOMES[chat.outcome] || [];
-  const off = isNumber(chat.first) && isNumber(chat.predicted) && chat.first - (chat.waited || 0) > 2 * chat.predicted + 0.5;
-  const row = make("tr", {"data-key": key},
-    cell(opener(key, t("Details of this chat"))),
-    cell(chat.outcome in {waiting: 1, loading: 1, answering: 1} ? t("now") : clock(chat.at), "nowrap"),
-    cell([code(chat.asked), chat.model && chat.model !== chat.asked ? [" → ", code(chat.model)] : "",
-      chat.background ? [" ", badge(t("background"))] : ""], "text"),
-    cell(text(chat.node), "text medium"), cell(text(chat.name), "text medium"),
-    cell(seconds(chat.waited), "number wide"),
-    cell(off ? badge(seconds(chat.first), "warn") : seconds(chat.first), "number medium"),
-    cell(seconds(chat.took), "number wide"), cell(badge(outcomeWord(chat.outcome), kind)));
-  return opened.has(key)
-    ? [row, make("tr", {"data-key": key + " details"}, make("td", {colspan: 9, class: "inner"}, chatDetails(chat)))] : [row];
-}
-
-function chatDetails(chat) {
-  const considered = list(chat.considered).map(object);
-  const terms = [...new Set(considered.flatMap(one => Object.keys(object(one.terms))))]
-    .filter(term => considered.some(one => object(one.terms)[term] > 0));
-  return [
-    make("ul", {}, sentences(chat).map(sentence => make("li", {}, sentence))),
-    considered.length > 1 ? [make("h3", {}, t("What each node would have cost")),
-      table(t("What each node would have cost"), [[t("Node")], [t("Model")], ...terms.map(term => [termWord(term), "number"])],
-        considered.map((one, at) => make("tr", at ? {} : {class: "chosen"}, cell(text(one.node)), cell(code(one.model)),
-          terms.map(term => cell(seconds(object(one.terms)[term]), "number")))))] : null,
-  ];
-}
-
-function termWord(term) {
-  const known = {wait: t("wait"), load: t("load the model"), prompt: t("read the prompt"), decode: t("share the GPU"),
-    evict: t("what others lose"), tier: t("distance")};
-  return known[term] || term;
-}
-
-// Why it went as it did, in sentences.
-function sentences(chat) {
-  const {asked, model, node, name} = chat, said = [];
-  if (name) said.push(t("{name} asked for {asked}.", {name, asked}));
-  if (chat.outcome === "cached")
-    return said.concat(t("The answer was in the cache, {age} old: {saved} of generation saved.",
-      {age: seconds(chat.age || 0), saved: seconds(chat.saved || 0)}));
-  if (chat.outcome === "shared")
-    return said.concat(t("The same question was being answered: both chats got that answer."));
-  for (const [failing, why] of Object.entries(object(chat.tried)))
-    said.push(t("{node} failed it: {why}", {node: failing, why}));
-  if (node && chat.loads) said.push(t("{node} had to load {model}: no node could begin sooner.", {node, model}));
-  else if (node && chat.held > 0)
-    said.push(t("{node} had {model} in memory, and {held} of the {prompt} tokens of the prompt.",
-      {node, model, held: number(chat.held), prompt: number(chat.prompt)}));
-  else if (node) said.push(t("{node} had {model} in memory, and could begin soonest.", {node, model}));
-  if (chat.waited >= 0.05) said.push(t("It waited {time} for a node.", {time: seconds(chat.waited)}));
-  if (isNumber(chat.first) && isNumber(chat.predicted))
-    said.push(t("The first token came after {first}; {predicted} at the node were predicted.",
-      {first: seconds(chat.first), predicted: seconds(chat.predicted)}));
-  else if (isNumber(chat.predicted))
-    said.push(t("The first token is predicted after {predicted} at the node.", {predicted: seconds(chat.predicted)}));
-  if (chat.written > 0) said.push(t("The answer has {tokens} tokens and took {took}.",
-    {tokens: number(chat.written), took: seconds(chat.took)}));
-  if (chat.outcome === "stopped") said.push(t("The user stopped it, or left."));
-  if (chat.error_text) said.push(t("It failed: {why}", {why: object(chat.error_texts)[language] || chat.error_text}));
-  return said;
-}
-"""
-_OTHERS = r"""
-// What is wrong and what goes on, on top; names, the cache, voice and processes, below.
-
-// Sentences of what is wrong, the worst first: [kind, sentence].
-function problems() {
-  const router = part("router"), cache = part("cache"), found = [];
-  const nodes = below("nodes/").map(([, node]) => object(node)), down = nodes.filter(node => !node.healthy);
-  if (fault) found.push(["bad", fault]);
-  if (router.sharing_fault)
-    found.push(["bad", t("The router's redis_url does not answer: {fault}. This worker goes on alone.", {fault: router.sharing_fault})]);
-  if (nodes.length && down.length === nodes.length) found.push(["bad", t("All {count} nodes are down.", {count: down.length})]);
-  down.slice(0, 5).forEach(node => found.push(["bad", t("{node} is down: {why}",
-    {node: text(node.name), why: node.fault || breakerSentence(node.breaker)})]));
-  if (down.length > 5) found.push(["bad", t("{count} more nodes are down.", {count: down.length - 5})]);
-  if (cache.fault && cache.worker)
-    found.push(["bad", t("The response cache does not work: {fault}. Chats go to their models.", {fault: cache.fault})]);
-  if (part("budgets").fault)
-    found.push(["bad", t("Budgets are not counted: {fault}. Chats go on without.", {fault: part("budgets").fault})]);
-  const {failed = 0, answered = 0} = part("recent");
-  if (failed > 0)
-    found.push([failed > answered ? "bad" : "warn", t("{failed} of {all} chats failed in the last 5 minutes.",
-      {failed, all: failed + answered})]);
-  nodes.filter(node => rank(node) === 1).forEach(node => Object.keys(object(node.breakers)).forEach(model =>
-    found.push(["warn", t("{node} failed chats with {model}: they go elsewhere for a while.", {node: node.name, model})])));
-  if (router.fault) found.push(["warn", router.fault]);
-  list(part("publishing").problems).filter(one => !router.fault || !String(one).startsWith(router.fault))
-    .forEach(one => found.push(["warn", text(one)]));
-  list(part("refused").valves).map(object).forEach(one => found.push(["warn",
-    t("Settings of {plugin} were refused: {reason}", {plugin: text(one.plugin), reason: text(object(one.said)[language] || object(one.said).en)})]));
-  if (part("history").fault)
-    found.push(["warn", t("The history cannot be read or written: {fault}.", {fault: part("history").fault})]);
-  below("processes/").filter(([, one]) => object(one).fault).forEach(([name, one]) =>
-    found.push(["warn", t("{name} goes on alone: {fault}", {name, fault: one.fault})]));
-  return found;
-}
-
-function drawTop() {
-  const nodes = below("nodes/").map(([, node]) => object(node)), up = nodes.filter(node => node.healthy).length;
-  const router = part("router"), recent = part("recent"), hour = part("last_hour"), day = part("last_day");
-  const all = one => ["answered", "cached", "shared", "stopped", "failed"].reduce((sum, name) => sum + (one[name] || 0), 0);
-  const asked = below("processes/").length ? below("processes/").reduce((sum, [, one]) => sum + (object(one).waiting || 0), 0)
-    : router.waiting;
-  const given = (hour.cached || 0) + (hour.shared || 0);
-  const wrong = problems();
-  const tile = (value, label, kind) => make("div", {class: "card tile " + (kind || "")}, make("b", {}, value),
-    make("span", {class: "soft small"}, label));
-  put(document.getElementById("now"),
-    parts.size ? make("ul", {class: "notices"}, wrong.length
-      ? wrong.map(([kind, sentence]) => make("li", {class: "notice " + kind}, sentence))
-      : make("li", {class: "notice good"}, t("Everything works.")),
-    needsSignIn ? make("li", {class: "notice"}, make("a", {class: "button", href: "/auth?redirect=%2Follama-pack"}, t("Sign in"))) : null)
-      : make("p", {class: "soft"}, t("Asking …")),
-    parts.size ? make("div", {class: "tiles"},
-      tile(nodes.length ? t("{up} of {all}", {up, all: nodes.length}) : "—", t("nodes up"), nodes.length && up < nodes.length ? "bad" : ""),
-      tile(number(all(recent) / 5), t("requests a minute")),
-      tile(number(asked), t("waiting"), asked > 0 ? "warn" : ""),
-      tile(seconds(hour.p95), t("first token, p95, last hour")),
-      tile(all(hour) ? percent(given / all(hour)) : "—", t("from the cache, last hour")),
-      tile(seconds(day.saved || 0), t("generation saved, last day"))) : null);
-}
-
-function drawPublished() {
-  const told = part("publishing"), rows = list(told.rows).map(object), uploaded = new Set(rows.filter(row => row.made_by === "upload").map(row => row.id));
-  const left = list(told.left).map(object).filter(row => !uploaded.has(row.id));
-  const content = () => {
-    if (told.publish_aliases === false && !rows.length)
-      return make("p", {class: "notice warn"}, t("Nothing is published: publish_aliases is off in this function's valves."));
-    if (!told.looked_at) return make("p", {class: "soft"}, t("The models have not been looked at yet; this takes a few seconds."));
-    if (!rows.length) return make("p", {class: "soft"}, t("Nothing to publish: no node has a model, and no alias an answer."));
-    return table(t("Published models"), [[t("Model")], [t("answered by")], [t("for")], [t("made by"), "medium"], [""]],
-      rows.map(row => make("tr", {"data-key": text(row.id)}, cell(code(row.id), "text"), cell(answerers(row), "text"),
-        cell([list(row.audience).join(", ") || t("admins"), list(row.opens).length
-          ? make("div", {class: "soft small"}, t("opens to them: {models}", {models: row.opens.join(", ")})) : ""]),
-        cell(row.made_by === "upload" ? "upload.py" : t("this function"), "medium"),
-        cell([row.active === false ? badge(t("switched off"), "warn") : "", isNumber(row.missing_seconds)
-          ? badge(t("away for {minutes} min", {minutes: Math.round(row.missing_seconds / 60)}), "warn") : ""]))));
-  };
-  put(document.getElementById("published"), head(t("Published models")), make("div", {class: "card"}, content()),
-    left.length ? [make("h3", {}, t("Left alone")), make("div", {class: "card"}, make("ul", {}, left.map(row =>
-      make("li", {}, code(row.id), ": " + text(row.reason)))))] : null);
-}
-
-function answerers(row) {
-  const models = list(row.answers);
-  if (models.length) return models.map((model, at) => [at ? ", " : "", code(model)]);
-  if (row.base) return make("code", {class: "soft"}, row.base);
-  return make("span", {class: "soft"}, row.alias ? t("itself, for {alias}", {alias: row.alias}) : t("itself"));
-}
-
-const total = (counts, begin) => Object.entries(counts)
-  .filter(([name]) => name.startsWith(begin)).reduce((sum, [, value]) => sum + value, 0);
-
-let flushed = "";
-async function flushCache() {
-  if (!confirm(t("Make all cached answers unusable, for everybody?"))) return;
-  try {
-    const answer = await fetch("/ollama-pack/cache/flush", {method: "POST"});
-    const told = await answer.json();
-    flushed = answer.ok && !told.fault ? t("Flushed at {time}.", {time: clock(Date.now() / 1000)})
-      : t("Not flushed: {why}", {why: told.fault || told.detail || answer.status});
-  } catch (error) {
-    flushed = t("Not flushed: {why}", {why: error.message});
-  }
-  want("cache");
-}
-
-function drawCache() {
-  const told = part("cache"), counts = object(told.fault ? told.worker : told.all);
-  const given = (counts.hits || 0) + (counts.follows || 0), asked = given + total(counts, "misses/");
-  const title = t("Response cache");
-  if (!told.all) return put(document.getElementById("cache"), head(title), make("div", {class: "card soft"}, text(told.fault)));
-  put(document.getElementById("cache"),
-    head(title, make("span", {class: "small", role: "status"}, flushed),
-      make("button", {type: "button", "data-act": "flush"}, t("Flush"))),
-    make("div", {class: "card"},
-      told.fault ? make("p", {class: "notice bad"}, t("{fault}: chats go to their models. Figures of one worker:", {fault: told.fault})) : null,
-      make("div", {class: "figures"},
-        figure(asked ? percent(given / asked) : "—", t("given from the cache")),
-        figure(number(counts.hits || 0), t("kept answers")), figure(number(counts.follows || 0), t("shared while generated")),
-        figure(seconds(counts.seconds_saved || 0), t("generation saved")),
-        figure(number(counts.tokens_saved || 0), t("tokens saved")),
-        figure(number(total(counts, "bypasses/")), t("not for the cache"))),
-      make("p", {class: "soft small"}, t("{store}, scope {scope}, answers are kept for {minutes} min.",
-        {store: told.store, scope: told.scope, minutes: Math.round(told.ttl_seconds / 60)}),
-        told.enabled === false ? [" ", badge(t("switched off"), "warn")] : ""),
-      make("div", {class: "columns"}, cacheReasons(counts), lookupTimes(counts))));
-}
-
-// Why the cache did not answer or keep an answer, by the name that it counts under.
-function reasonWord(name) {
-  const words = {
-    "misses/absent": t("not asked before, or too long ago"), "misses/refresh": t("a new answer was wanted"),
-    "misses/unreadable": t("the kept answer could not be read"), "misses/store slow": t("the store was slow"),
-    "misses/store down": t("the store was down"), "misses/store full": t("the store was full"),
-    "misses/store open": t("the store is left alone for a while"), "bypasses/background task": t("titles, tags and the like"),
-    "bypasses/temporary chat": t("a temporary chat"), "bypasses/continued answer": t("an answer that goes on"),
-    "bypasses/scheduled run": t("a scheduled run"), "bypasses/direct connection": t("a direct connection"),
-    "bypasses/not deterministic": t("the same question may have different answers"),
-    "bypasses/client's wish": t("the client wanted no cache"), "bypasses/no scope": t("with files, knowledge, memory or tools"),
-    "bypasses/model digest unknown": t("which weights answer is not known"),
-    "bypasses/no replay": t("response_cache_replay is missing"), "bypasses/no access": t("the user may not use the model"),
-    "not_stored/not finished": t("not kept: stopped before its end"), "not_stored/too large": t("not kept: too large"),
-    "not_stored/empty": t("not kept: empty"), "not_stored/another model": t("not kept: another model answered"),
-    "not_stored/no usage": t("not kept: it has no figures"), "not_stored/flushed": t("not kept: the cache was flushed"),
-  };
-  return words[name] || name.replace("/", ": ").replace("_", " ");
-}
-
-function cacheReasons(counts) {
-  const rows = Object.entries(counts).filter(([name]) => /^(misses|bypasses|not_stored)[/]/.test(name))
-    .sort((one, other) => other[1] - one[1]).slice(0, 12)
-    .map(([name, value]) => make("tr", {}, cell(reasonWord(name)), cell(number(value), "number")));
-  return rows.length ? table(t("Why not from the cache"), [[t("Why not from the cache")], [t("requests"), "number"]], rows) : null;
-}
-
-function lookupTimes(counts) {
-  const bounds = Object.keys(counts).filter(name => name.startsWith("lookups_ms/"))
-    .map(name => [name.split("/")[1], counts[name]])
-    .sort((one, other) => (parseFloat(one[0]) || Infinity) - (parseFloat(other[0]) || Infinity));
-  const rows = bounds.map(([bound, value]) => make("tr", {},
-    cell(bound === "more" ? t("more") : t("up to {bound} ms", {bound})), cell(number(value), "number")));
-  return rows.length ? table(t("How long lookups took"), [[t("Lookup took")], [t("requests"), "number"]], rows) : null;
-}
-
-function drawBudgets() {
-  const told = part("budgets"), rows = list(told.most).map(object);
-  if (!told.most) return put(document.getElementById("budgets"));
-  const periods = {day: t("today"), week: t("this week"), month: t("this month")};
-  put(document.getElementById("budgets"),
-    head(t("Budgets"), make("a", {class: "button", href: "/ollama-pack/usage.csv"}, t("Download all as CSV"))),
-    make("div", {class: "card"}, rows.length
-      ? table(t("Budgets"), [[t("Whose")], [t("used"), "number"], [t("of"), ""], [t("when"), "medium"]],
-        rows.map(row => make("tr", {"data-key": [row.whose, row.unit, row.period].join(" ")}, cell(text(row.whose), "text"),
-          cell(number(row.used), "number"), cell(text(row.unit)), cell(periods[row.period] || text(row.period), "medium"))))
-      : make("p", {class: "soft"}, t("Nothing has been used yet."))));
-}
-
-function drawVoice() {
-  const told = part("voice"), counts = object(told.counts), queue = object(told.queue);
-  const failed = Object.entries(counts).filter(([name]) => /^outcome[/](?!ok$|kept$)/.test(name));
-  put(document.getElementById("voice"), head(t("Voice")), make("div", {class: "card"},
-    make("div", {class: "figures"}, figure(number(queue.waits || 0), t("recordings wait")),
-      figure(number((queue.works || 0) + (queue.away || 0)), t("are transcribed now")),
-      figure(number((counts["outcome/ok"] || 0) + (counts["outcome/kept"] || 0)), t("transcribed")),
-      figure(seconds(counts.audio_seconds || 0), t("of speech")), figure(seconds(counts.work_seconds || 0), t("of work")),
-      figure(number(total(Object.fromEntries(failed), "")), t("failed"))),
-    failed.length ? make("p", {class: "soft small"}, failed.map(([name, value]) =>
-      name.slice(8).replaceAll("_", " ") + ": " + value).join(" · ")) : null));
-}
-
-function drawProcesses() {
-  const rows = below("processes/").map(([name, one]) => [name, object(one)]);
-  put(document.getElementById("processes"), rows.length > 0 ? [head(t("Servers that share the history")),
-    make("div", {class: "card"}, table(t("Servers that share the history"), [[t("Process")], [t("Kind")],
-      [t("Running"), "number"], [t("Waiting"), "number"], [t("Nodes up"), "number medium"], [""]],
-    rows.map(([name, one]) => make("tr", {"data-key": name},
-      make("th", {scope: "row", class: "text"}, name, name === part("history").process ? [" ", badge(t("this one"))] : ""),
-      cell(text(one.kind)), cell(number(one.in_flight), "number"), cell(number(one.waiting), "number"),
-      cell(t("{up} of {all}", {up: one.nodes_up, all: one.nodes}), "number medium"),
-      cell(one.fault ? badge(one.fault, "bad") : "")))))] : null);
-}
-"""
-_MAIN = r"""
-// What is drawn when, what clicks do, and the stream of changes.
-
-const PATIENCE = 8000;  // milliseconds without a word, after which the server does not answer
-const DRAWS = {now: drawTop, charts: drawCharts, nodes: drawNodes, chats: drawChats, published: drawPublished,
-  cache: drawCache, budgets: drawBudgets, voice: drawVoice, processes: drawProcesses};
-// Which sections show a part, by the beginning of its path.
-const SHOWN_BY = {nodes: ["now", "nodes"], router: ["now", "nodes", "chats"], recent: ["now"], last_hour: ["now"],
-  last_day: ["now"], hour: ["charts"], day: ["charts"], publishing: ["now", "published"], cache: ["now", "cache"],
-  budgets: ["now", "budgets"], voice: ["voice"], processes: ["now", "processes"], history: ["now", "processes"], refused: ["now"]};
-
-let fault = "", needsSignIn = false, source = null, seen = 0, serverAhead = 0, lastKey = "";
-const wanted = new Set();
-const clockNow = () => Date.now() / 1000 + serverAhead;
-
-// Draws sections before the next frame, however often they are wanted until then.
-function want(...names) {
-  if (!wanted.size) requestAnimationFrame(() => {
-    const names = [...wanted];
-    wanted.clear();
-    const began = performance.now();
-    names.forEach(name => DRAWS[name]());
-    performance.measure("draw", {start: began, detail: names});
-  });
-  names.forEach(name => wanted.add(name));
-}
-
-function take(told) {
-  seen = Date.now();
-  serverAhead = told.now - seen / 1000;
-  const changes = Object.entries(told.parts || {});
-  if (told.whole) {
-    const sent = new Set(changes.map(([path]) => path));
-    [...parts.keys()].filter(path => !sent.has(path)).forEach(path => changes.push([path, null]));
-  }
-  for (const [path, value] of changes) {
-    if (value === null) parts.delete(path);
-    else parts.set(path, value);
-    want(...(SHOWN_BY[path.split("/")[0]] || []));
-  }
-  if (told.whole) want("now", "charts", "nodes", "chats");
-  if (list(told.chats).length) {
-    takeChats(told.chats, told.whole);
-    want("chats");
-  }
-  say("");
-}
-
-function say(sentence, signIn = false) {
-  document.getElementById("state").textContent = seen ? t("as of {time}", {time: clock(clockNow())}) : "";
-  if (fault === sentence && needsSignIn === signIn) return;
-  [fault, needsSignIn] = [sentence, signIn];
-  want("now");
-}
-
-function listen() {
-  source?.close();
-  source = new EventSource("/ollama-pack/stream?" + new URLSearchParams({after: lastKey, language}));
-  source.onmessage = event => {
-    lastKey = event.lastEventId;
-    take(JSON.parse(event.data));
-  };
-  source.onerror = () => source.readyState === EventSource.CLOSED && explain();
-}
-
-// The stream was refused: why, and again after a while.
-async function explain() {
-  try {
-    const answer = await fetch("/ollama-pack/chats?outcome=none", {cache: "no-store", signal: AbortSignal.timeout(PATIENCE)});
-    if (answer.status === 401 || answer.status === 403) say(t("Sign in to Open WebUI as an admin again."), true);
-    else if (!answer.ok || !(answer.headers.get("content-type") || "").includes("json"))
-      say(t("The function ollama_pack_events is switched off, or being updated."));
-  } catch {
-    sayGone();
-  }
-  setTimeout(() => document.hidden || listen(), 2000);
-}
-
-const sayGone = () => say(seen ? t("Open WebUI does not answer. What is shown is from {time}.", {time: clock(seen / 1000)})
-  : t("Open WebUI does not answer."));
-
-setInterval(() => {
-  if (!document.hidden && source?.readyState === EventSource.CONNECTING && Date.now() - seen > PATIENCE) sayGone();
-  if (!document.hidden) want("charts");
-}, 5000);
-document.addEventListener("visibilitychange", () => document.hidden ? source?.close() : listen());
-
-const ACTS = {
-  open: key => {
-    if (!opened.delete(key)) opened.add(key);
-    want(key.startsWith("node ") ? "nodes" : "chats");
-  },
-  sort: by => {
-    nodeSort = {by, down: nodeSort.by === by && !nodeSort.down};
-    want("nodes");
-  },
-  span: name => {
-    span = name;
-    want("charts");
-  },
-  pause: () => {
-    paused = !paused;
-    if (!paused) [chats, held] = [held.concat(chats).slice(0, MAX_SHOWN), []];
-    want("chats");
-  },
-  older: () => findChats(olderKey),
-  flush: flushCache,
-  drain: drainNode,
-};
-document.addEventListener("click", event => {
-  const pressed = event.target.closest("[data-act]");
-  if (pressed) return void ACTS[pressed.dataset.act](pressed.dataset.value);
-  const more = event.target.closest("tr[data-key]")?.querySelector(":scope > td > button.more");
-  if (more && !event.target.closest("a, button, input, select") && !String(getSelection())) ACTS.open(more.dataset.value);
-});
-
-let typing = 0;
-function searchSoon(change) {
-  search = {...search, ...change};
-  clearTimeout(typing);
-  typing = setTimeout(() => findChats(""), 250);
-}
-document.addEventListener("input", ({target}) => {
-  if (target.id === "node-filter") [nodeFilter] = [target.value, want("nodes")];
-  if (target.id === "chat-filter") searchSoon({text: target.value});
-  if (target.id === "chat-outcome") searchSoon({outcome: target.value});
-});
-
-// Open WebUI keeps a user's language and colours in the browser.
-try {
-  const wished = localStorage.locale, asked = new URLSearchParams(location.search);
-  if (wished && !asked.has("language") && wished.split("-")[0] !== language.split("-")[0])
-    location.replace("?language=" + encodeURIComponent(wished));
-  document.documentElement.dataset.theme = {dark: "dark", "oled-dark": "dark", light: "light"}[localStorage.theme] || "";
-} catch { /* no storage: the system's colours */ }
-document.getElementById("top").append(make("h1", {}, "Ollama Pack"), make("a", {href: "/"}, "Open WebUI"),
-  make("span", {class: "soft small state", id: "state"}));
-document.getElementById("page").replaceChildren(...Object.keys(DRAWS).map(name => make("section", {id: name})));
-want("now");
-listen();
-"""
-
-
-def dashboard_html(nonce: str, language: str = ENGLISH) -> str:
-    """The page; its one script and its one style sheet carry the nonce of the page's policy."""
-    script = _BASICS + _CHARTS + _NODES + _CHATS + _OTHERS + _MAIN
-    words = script_words(script, language)
-    return _filled_page(_PAGE, nonce, language).replace("%SCRIPT%", words + script)
-
-
-def dashboard_page(request: Any) -> Any:
-    """The dashboard."""
-    nonce = token_urlsafe(16)
-    return _answer(dashboard_html(nonce, page_language(request)), nonce)
-
-
-def sign_in_page(request: Any, error: Any) -> Any:
-    """For whoever is not signed in: the way to the form, which leads back here.
-
-    Args:
-        request: Starlette's.
-        error: Open WebUI's own refusal; another error is raised again.
-    """
-    if error.status_code not in REFUSED:
-        raise error
-    sentence = message(
-        "The dashboard is for the admins of this Open WebUI. Sign in as one of them to see it."
-    )
-    return _plain_page(request, sentence, SIGN_IN, message("Sign in"), error.status_code)
-
-
-def admins_only_page(request: Any) -> Any:
-    """For a user who is signed in, and no admin."""
-    sentence = message("Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back.")
-    return _plain_page(request, sentence, "/", message("Back to the chats"), 403)
-
-
-def page_language(request: Any) -> str:
-    """The language for a reader: the one that the page asks for, else the browser's."""
-    wanted = request.query_params.get("language") or request.headers.get("accept-language") or ""
-    return known_language(str(wanted))
-
-
-def _plain_page(request: Any, sentence: str, link: str, label: str, status: int) -> Any:
-    nonce, language = token_urlsafe(16), page_language(request)
-    page = _filled_page(_PLAIN_PAGE, nonce, language)
-    for place, words in (("%SENTENCE%", sentence), ("%LABEL%", label), ("%LINK%", link)):
-        page = page.replace(place, html.escape(in_language(words, language)))
-    return _answer(page, nonce, status)
-
-
-def _filled_page(page: str, nonce: str, language: str) -> str:
-    return page.replace("%STYLE%", _STYLE).replace("%NONCE%", nonce).replace("%LANGUAGE%", language)
-
-
-def _answer(page: str, nonce: str, status: int = 200) -> Any:
-    """A page with the policy that lets in what carries its nonce."""
-    policy = (
-        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-    )
-    headers = {
-        "Content-Security-Policy": policy,
-        "Cache-Control": "no-store",
-        "Referrer-Policy": "no-referrer",
-        "Vary": "Accept-Language",
-    }
-    return html_page(page, headers, status)
-
-
 # --- ollama_pack.webui.load ---
 # What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
 
@@ -10986,7 +11345,7 @@ EMPTY_LOAD: Mapping[str, Any] = {"nodes": []}
 Checked = Callable[[Any], Any]
 
 
-def _number(value: Any) -> Any:
+def _load__number(value: Any) -> Any:
     return value if isinstance(value, int | float) else None
 
 
@@ -11013,17 +11372,17 @@ def _list_of(value: Any) -> list[Any]:
 
 
 GPU_KEYS: Mapping[str, Checked] = {
-    "index": _number,
+    "index": _load__number,
     "name": _text,
-    "utilization": _number,  # percent
-    "memory_used": _number,  # bytes
-    "memory_total": _number,
+    "utilization": _load__number,  # percent
+    "memory_used": _load__number,  # bytes
+    "memory_total": _load__number,
 }
 NODE_KEYS: Mapping[str, Checked] = {
     "name": _text,
     "healthy": bool,
-    "in_flight": _number,
-    "queued": _number,
+    "in_flight": _load__number,
+    "queued": _load__number,
     "models": _model_names,
     "gpus": _gpus,
 }
@@ -11051,7 +11410,7 @@ def system_load(told: Mapping[str, Any], *, for_admin: bool) -> dict[str, Any]:
         told: what the router reports, addresses of nodes included.
         for_admin: give the addresses too, and the last routed requests where the router reports them.
     """
-    usage = {key: _number(value) for key, value in told.items() if _USAGE.fullmatch(str(key))}
+    usage = {key: _load__number(value) for key, value in told.items() if _USAGE.fullmatch(str(key))}
     keys = {**NODE_KEYS, **(ADMIN_NODE_KEYS if for_admin else {})}
     nodes = [_only(keys, node) for node in _list_of(told.get("nodes")) if isinstance(node, Mapping)]
     recent = {"recent": told["recent"]} if for_admin and "recent" in told else {}
@@ -11369,6 +11728,7 @@ class Event:
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
             *upkeep_routes(self._router),
+            FleetPlans(self._router, self._history).route,
             RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
             RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
             *ollama_routes(),

@@ -8,121 +8,121 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 15969, which the server calls.
+# Begin here: `class Pipeline`, line 16227, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    304  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    427  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    453  aliases.errors                 What goes wrong with aliases.
-#    509  engines.errors                 What goes wrong with a node.
-#    679  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    805  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    880  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    941  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1065  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1137  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1305  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1353  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1680  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1769  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1817  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1929  routing.errors                 What goes wrong with routing.
-#   2135  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2282  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2320  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2685  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3099  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3223  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3325  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3446  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3563  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3671  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3782  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3929  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4063  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4383  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4605  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4722  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4780  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4845  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4994  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5125  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5300  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5650  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5735  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5778  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5883  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6175  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6379  engines.vectors                Vectors for texts, as an engine gives them.
-#   6408  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6688  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6746  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6843  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7046  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7217  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7564  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7851  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7937  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8107  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8301  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8398  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8479  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8545  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8594  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8670  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8757  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8851  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9340  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9498  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9673  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9911  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10014  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10020  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10122  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10157  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10825  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10901  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10934  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11051  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11235  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11381  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11581  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11721  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11781  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12280  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12431  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12652  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12844  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13113  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13224  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13823  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13890  cache.errors                   What goes wrong with the cache.
-#  13910  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13926  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14076  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14205  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14374  base.single_flight             Many who ask the same at the same time ask once.
-#  14453  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14688  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15096  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15117  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15184  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15538  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15639  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15674  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15750  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15868  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15930  services.pack_valves           What all valves of the pack have in common.
-#  15953  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16025  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16332  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16390  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16426  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16521  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16602  services.router_valves         The valves of the router, wherever it runs.
-#  16754  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16868  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17129  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    322  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    445  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    471  aliases.errors                 What goes wrong with aliases.
+#    527  engines.errors                 What goes wrong with a node.
+#    697  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    823  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    898  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    959  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1083  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1155  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1323  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1371  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1698  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1787  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1835  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1947  routing.errors                 What goes wrong with routing.
+#   2153  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2300  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2338  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2703  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3117  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3241  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3343  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3464  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3581  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3689  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3800  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3947  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4081  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4401  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4623  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4740  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4798  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4863  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5012  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5143  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5318  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5668  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5753  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5796  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5901  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6193  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6397  engines.vectors                Vectors for texts, as an engine gives them.
+#   6426  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6706  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6764  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6861  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7064  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7235  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7582  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7869  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7955  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8125  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8319  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8416  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8497  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8563  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8612  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8688  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8775  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8883  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9372  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9530  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9705  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9943  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10046  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10052  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10154  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10271  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10524  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10557  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10741  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10776  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11444  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11520  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11666  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11866  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12006  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12066  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12565  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12740  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13060  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13369  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13480  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14081  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14148  cache.errors                   What goes wrong with the cache.
+#  14168  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14184  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14334  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14463  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14632  base.single_flight             Many who ask the same at the same time ask once.
+#  14711  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14946  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15354  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15375  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15442  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15796  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15897  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15932  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16008  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16126  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16188  services.pack_valves           What all valves of the pack have in common.
+#  16211  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16283  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16590  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16648  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16684  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16779  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16872  services.router_valves         The valves of the router, wherever it runs.
+#  17024  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17138  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17399  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -207,15 +207,21 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         ", ": "、",
         ": ": "：",
         "; ": "；",
+        "A pull is under way. Wait until it is done, or stop it.": "正在拉取模型。请等它完成，或先停止它。",
+        "It is not a node any more.": "它已不再是节点。",
         "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
         "No model behind the alias {alias!r} can answer: {reasons}. An admin can install one (ollama pull {first}), grant access to it, or change the alias.": "别名 {alias!r} 背后没有可用的模型：{reasons}。管理员可以安装一个（ollama pull {first}）、授予使用权限，或修改别名。",
         "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
+        "No pull is under way.": "没有正在进行的拉取。",
+        "Only an Ollama can pull models.": "只有 Ollama 能拉取模型。",
         "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
         "The answer failed unexpectedly. Try again. Admins find the cause in the server's log.": "生成回答时发生意外错误。请重试；管理员可在服务器日志中查看原因。",
         "The computers that run this model do not answer at the moment. Try again in a minute, or choose another model.": "运行该模型的机器目前没有响应。请稍后再试，或选择其他模型。",
         "The model cannot answer this request. Change it, or choose another model.": "该模型无法回答此请求。请修改请求，或选择其他模型。",
         "The model cannot answer this request: {reason}": "该模型无法回答此请求：{reason}",
         "The model fails at this request every time. Change it, or choose another model.": "该模型每次处理此请求都会失败。请修改请求，或选择其他模型。",
+        "The server that pulled it has stopped. Pull again: Ollama continues where it was.": "拉取它的服务器已停止。请重新拉取：Ollama 会从中断处继续。",
+        "There is no node {node}. The nodes are: {nodes}.": "没有节点 {node}。现有节点：{nodes}。",
         "This model did not begin to answer in time. Try again in a minute, or choose another model.": "该模型未能及时开始回答。请稍后再试，或选择其他模型。",
         "This model failed to answer. Try again in a minute, or choose another model.": "该模型回答失败。请稍后再试，或选择其他模型。",
         "This model has too much to do. Try again in a minute, or choose another model.": "该模型当前负载过高。请稍后再试，或选择其他模型。",
@@ -232,6 +238,10 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "answers with status {status}": "返回状态码 {status}",
         "answers with status {status} and a web page: something in front of it answers": "返回状态码 {status} 和一个网页：是它前面的其他服务在应答",
         "answers with {answered!r} though it was asked for {asked!r}": "请求的是 {asked!r}，却用 {answered!r} 回答",
+        "as a model shows that is only partly in GPU memory": "根据一个只有部分在显存中的模型得知",
+        "as its GPUs report": "根据其 GPU 的报告",
+        "as its row says": "根据其配置行",
+        "at most {count} models can be kept in memory": "最多可保持 {count} 个模型在内存中",
         "at once": "立即响应",
         "cannot be reached (does it run, is the address right?)": "无法连接（是否在运行？地址是否正确？）",
         "ended its answer before it began": "还没开始回答就结束了",
@@ -249,6 +259,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "has not sent its first byte within {seconds:g} s": "{seconds:g} 秒内没有返回任何数据",
         "has not sent its next line within {seconds:g} s": "{seconds:g} 秒内没有返回后续内容",
         "has stopped answering": "已停止响应",
+        "hours are missing: write them as Mon-Fri 07:30-17:00, several with commas": "缺少时段：请写成 Mon-Fri 07:30-17:00，多个用逗号分隔",
         "hung up before it answered, or spoke no HTTP": "回答之前断开了连接，或不是 HTTP 服务",
         "hung up in the middle of its answer": "回答到一半断开了连接",
         "in {time}": "用时 {time}",
@@ -277,12 +288,17 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "sends a line of more than {limit} bytes": "返回了超过 {limit} 字节的一行",
         "sends {count} bytes that are no JSON object: is it {engine}?": "返回了 {count} 字节，但不是 JSON 对象：它是 {engine} 吗？",
         "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
+        "unknown setting {name!r}: the known ones are {known}": "未知设置 {name!r}：已知的有 {known}",
         "waited {time} for an answer": "已等待回答 {time}",
         "waiting for a GPU": "正在等待空闲的 GPU",
+        "write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours": "请写成 `llama3:8b = Mon-Fri 07:30-17:00`：模型、等号、时段",
         "you are next": "下一个就是您",
         "you may not use {model}": "您无权使用 {model}",
+        "zone={name} is unknown: write it as Europe/Berlin or Asia/Shanghai": "未知时区 zone={name}：请写成 Europe/Berlin 或 Asia/Shanghai",
+        "{day!r} is not a day: write Mon, Tue, Wed, Thu, Fri, Sat, Sun or two with a dash": "{day!r} 不是星期：请写 Mon、Tue、Wed、Thu、Fri、Sat、Sun，或用短横线连接两个",
         "{field} {reason}": "{field} {reason}",
         "{minutes} min": "{minutes} 分钟",
+        "{model} has a row already: put all its hours into that one, with commas": "{model} 已有一行：请把它的所有时段写在那一行，用逗号分隔",
         "{model} is not installed": "未安装 {model}",
         "{nodes} failed in the same way ({why}): change this request, as it is the likely reason": "{nodes} 以同样的方式出错（{why}）：很可能是请求本身的问题，请修改请求",
         "{node} ({fault})": "{node}（{fault}）",
@@ -297,6 +313,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{reason}: {said}": "{reason}：{said}",
         "{seconds} s": "{seconds} 秒",
         "{time} of about {usual}": "已用 {time}，共约 {usual}",
+        "{written!r} cannot be read: write hours as Mon-Fri 07:30-17:00, or 07:30-17:00": "无法读取 {written!r}：时段请写成 Mon-Fri 07:30-17:00 或 07:30-17:00",
+        "{written!r} is not a time: write it as 07:30, at most 24:00": "{written!r} 不是时间：请写成 07:30，最大 24:00",
     },
 }
 
@@ -1956,7 +1974,7 @@ class WarmTableError(PackError, ValueError):
     """
 
     def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
         self.line = line
         self.row = row
         self.reason = reason
@@ -8787,6 +8805,20 @@ class NodeMemory:
             there = min(there, self._spilled) if there else self._spilled
         return max(there, self._together)
 
+    @property
+    def source(self) -> str:
+        """How it is known how much there is, in words; empty: it is not."""
+        if self._declared:
+            return message("as its row says")
+        if self._told:
+            return message("as its GPUs report")
+        return message("as a model shows that is only partly in GPU memory") if self._spilled else ""
+
+    @property
+    def options(self) -> RunOptions:
+        """How its server loads models, as far as it has shown."""
+        return self._learner.options
+
     def told(self, total: int, used: int, gpus: int, ours: int) -> None:
         """Its GPUs were looked at.
 
@@ -10119,6 +10151,593 @@ def _considered(decision: Decision) -> list[dict[str, Any]]:
     ]
 
 
+# --- ollama_pack.routing.state.events ---
+# What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+
+
+@dataclass(frozen=True, slots=True)
+class BoundEvent:
+    """A request goes to a node, or is still there.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        blob: the weights.
+        loads: it makes the node load them.
+        victims: weights that are unloaded first.
+        context: that the runner is asked for, in tokens; 0: the node's default.
+        options: what else it is asked for.
+        ready: when it is loaded.
+        left: when the request is predicted to end.
+        blocks: its prompt.
+        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
+        background: as in `FleetRequest`.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    blob: str
+    loads: bool
+    victims: tuple[str, ...]
+    context: int
+    options: RunnerOptions
+    ready: float
+    left: float
+    blocks: tuple[PromptBlock, ...]
+    user: str = ""
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingEvent:
+    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
+
+    Attributes:
+        waited: seconds since it came.
+    """
+
+    request_id: str
+    user: str
+    models: tuple[str, ...]
+    blocks: tuple[PromptBlock, ...]
+    max_output: int
+    context: int
+    options: RunnerOptions
+    background: bool
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class BegunEvent:
+    """Its first token came; `left` is when it is predicted to end."""
+
+    request_id: str
+    left: float
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEvent:
+    """It was answered, and this is what it teaches of the node with these weights."""
+
+    request_id: str
+    node: str
+    blob: str
+    lesson: Lesson
+
+
+@dataclass(frozen=True, slots=True)
+class EndedEvent:
+    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlamedEvent:
+    """A node failed a request that another one answered: the fault was the node's.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    hung: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEvent:
+    """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
+
+    request_id: str
+    node_down: bool
+    hung: bool = False
+
+
+FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
+Listener = Callable[[FleetEvent], None]
+
+
+def tell_nobody(event: FleetEvent) -> None:
+    """For a worker that is alone."""
+
+
+# --- ollama_pack.routing.peers.messages ---
+# What workers write to each other: events as JSON, with hashes instead of prompts.
+#
+# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
+
+MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
+
+
+@dataclass(frozen=True, slots=True)
+class HelloMessage:
+    """A worker has come and asks what there is."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliveMessage:
+    """A worker is there, and so are these requests of its own, at nodes or waiting."""
+
+    worker: str
+    requests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ByeMessage:
+    """A worker goes, and its requests have ended."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventMessage:
+    """Something happened to a request of a worker."""
+
+    worker: str
+    event: FleetEvent
+
+
+PullWord = Literal["waiting", "draining", "pulling", "done", "failed", "stopped"]
+ENDED_PULLS = frozenset({"done", "failed", "stopped"})
+
+
+@dataclass(slots=True)
+class PullState:
+    """The pull of a model at one node, with percent of its current layer and why it failed."""
+
+    node: str
+    model: str
+    state: PullWord = "waiting"
+    percent: float = 0.0
+    fault: str = ""
+
+    @property
+    def is_under_way(self) -> bool:
+        return self.state not in ENDED_PULLS
+
+
+@dataclass(frozen=True, slots=True)
+class UpkeepMessage:
+    """A worker pulls models: keys of the nodes that get nothing new meanwhile, and how far it is."""
+
+    worker: str
+    drained: tuple[str, ...] = ()
+    pulls: tuple[PullState, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopPullMessage:
+    """A worker's admin wants the pull to stop, whichever worker does it."""
+
+    worker: str
+
+
+FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage | UpkeepMessage | StopPullMessage
+
+_EVENTS: dict[str, type[FleetEvent]] = {
+    "waiting": WaitingEvent,
+    "bound": BoundEvent,
+    "begun": BegunEvent,
+    "finished": FinishedEvent,
+    "ended": EndedEvent,
+    "failed": FailedEvent,
+    "blamed": BlamedEvent,
+}
+_NAMES = {kind: name for name, kind in _EVENTS.items()}
+
+
+def encode_message(message: FleetMessage) -> bytes:
+    """As JSON in UTF-8."""
+    match message:
+        case HelloMessage(worker):
+            written: dict[str, Any] = {"t": "hello", "w": worker}
+        case AliveMessage(worker, requests):
+            written = {"t": "alive", "w": worker, "r": requests}
+        case ByeMessage(worker):
+            written = {"t": "bye", "w": worker}
+        case UpkeepMessage(worker, drained, pulls):
+            written = {"t": "upkeep", "w": worker, "d": drained, "p": [asdict(one) for one in pulls]}
+        case StopPullMessage(worker):
+            written = {"t": "stop", "w": worker}
+        case EventMessage(worker, event):
+            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
+    return json.dumps(written, separators=(",", ":"), default=str).encode()
+
+
+def _event_fields(event: FleetEvent) -> dict[str, Any]:
+    fields = asdict(event)
+    if isinstance(event, BoundEvent | WaitingEvent):
+        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
+    return fields
+
+
+def decode_message(payload: bytes) -> FleetMessage | None:
+    """Read a message; None when it is none that this version knows."""
+    if len(payload) > MAX_MESSAGE:
+        return None
+    try:
+        written = json.loads(payload, parse_constant=_refuse_constant)
+        kind, worker = str(written["t"]), str(written["w"])
+        return _of_worker(kind, worker, written) or EventMessage(worker, _fleet_event(kind, written["e"]))
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def _of_worker(kind: str, worker: str, written: dict[str, Any]) -> FleetMessage | None:
+    """A message about a worker itself; None: it is about a request."""
+    match kind:
+        case "hello":
+            return HelloMessage(worker)
+        case "alive":
+            return AliveMessage(worker, _strings(written["r"]))
+        case "bye":
+            return ByeMessage(worker)
+        case "upkeep":
+            return UpkeepMessage(worker, _strings(written["d"]), tuple(map(pull_state, written["p"])))
+        case "stop":
+            return StopPullMessage(worker)
+    return None
+
+
+def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
+    request_id = str(fields["request_id"])
+    match kind:
+        case "waiting" | "bound":
+            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
+        case "begun":
+            return BegunEvent(request_id, _messages__seconds(fields["left"]))
+        case "finished":
+            lesson = _lesson(fields["lesson"])
+            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
+        case "ended":
+            return EndedEvent(request_id)
+        case "failed":
+            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
+        case "blamed":
+            return BlamedEvent(request_id, str(fields["node"]), str(fields["model"]), bool(fields["hung"]))
+    raise ValueError(kind)
+
+
+def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
+    return BoundEvent(
+        request_id=request_id,
+        node=str(fields["node"]),
+        model=str(fields["model"]),
+        blob=str(fields["blob"]),
+        loads=bool(fields["loads"]),
+        victims=_strings(fields["victims"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        ready=_messages__seconds(fields["ready"]),
+        left=_messages__seconds(fields["left"]),
+        blocks=_blocks(fields["blocks"]),
+        user=str(fields.get("user", "")),
+        background=bool(fields.get("background")),
+    )
+
+
+def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
+    return WaitingEvent(
+        request_id=request_id,
+        user=str(fields["user"]),
+        models=_strings(fields["models"]),
+        blocks=_blocks(fields["blocks"]),
+        max_output=int(fields["max_output"]),
+        context=int(fields["context"]),
+        options=_options(fields["options"]),
+        background=bool(fields["background"]),
+        waited=_messages__seconds(fields["waited"]),
+    )
+
+
+def pull_state(written: Mapping[str, Any]) -> PullState:
+    """What `asdict` has made of a pull.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none that this version knows.
+    """
+    state = written["state"]
+    if state not in get_args(PullWord):
+        raise ValueError(state)
+    percent = _messages__seconds(written["percent"])
+    return PullState(str(written["node"]), str(written["model"]), state, percent, str(written["fault"]))
+
+
+def _options(written: Collection[Any]) -> RunnerOptions:
+    return tuple((str(name), value) for name, value in written)
+
+
+def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
+    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
+
+
+def _lesson(fields: dict[str, Any]) -> Lesson:
+    spent, match = fields["spent"], fields["match"]
+    durations = Durations(
+        total=_messages__seconds(spent["total"]),
+        load=_messages__seconds(spent["load"]),
+        prompt=_messages__seconds(spent["prompt"]),
+        prompt_count=int(spent["prompt_count"]),
+        decode=_messages__seconds(spent["decode"]),
+        decode_count=int(spent["decode_count"]),
+        hit=None if spent["hit"] is None else int(spent["hit"]),
+    )
+    return Lesson(
+        spent=durations,
+        match=MatchDepth(
+            depth=int(match["depth"]),
+            tokens=int(match["tokens"]),
+            between=int(match["between"]),
+            held=bool(match["held"]),
+        ),
+        beside=int(fields["beside"]),
+        background=bool(fields["background"]),
+        loaded=bool(fields["loaded"]),
+    )
+
+
+def _messages__seconds(written: Any) -> float:
+    """Seconds that can be reckoned with: `1e999` in JSON is infinite, and the text "nan" is a float, too."""
+    seconds = float(written)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{written!r} is no number of seconds")
+    return seconds
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number to reckon with")
+
+
+def _strings(values: Collection[Any]) -> tuple[str, ...]:
+    return tuple(map(str, values))
+
+
+# --- ollama_pack.routing.state.demand ---
+# How often each set of weights is asked for, over the last minutes.
+
+DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
+MAX_BLOBS = 1024
+
+
+class DemandMeter:
+    """Requests a second by blob, exponentially forgotten. Times are seconds on the caller's clock."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[float, float]] = {}  # blob → count, and when it was right
+        self._began: float | None = None
+
+    def add(self, blob: str, now: float, share: float = 1.0) -> None:
+        """A request asks for it, or, with this likelihood, for it among others of the same name."""
+        if self._began is None:
+            self._began = now
+        if blob not in self._counts and len(self._counts) >= MAX_BLOBS:
+            del self._counts[min(self._counts, key=lambda known: self._counts[known][1])]
+        self._counts[blob] = (self._faded(blob, now) + share, now)
+
+    def rates(self, now: float) -> dict[str, float]:
+        """Requests a second by blob. A meter that has not run long yet divides by the time that it has."""
+        ran = now - self._began if self._began is not None else 0.0
+        span = DEMAND_SECONDS * (1 - math.exp(-max(ran, 30.0) / DEMAND_SECONDS))
+        return {blob: self._faded(blob, now) / span for blob in self._counts}
+
+    def _faded(self, blob: str, now: float) -> float:
+        count, then = self._counts.get(blob, (0.0, now))
+        return count * math.exp(-(now - then) / DEMAND_SECONDS)
+
+
+# --- ollama_pack.routing.state.peer_requests ---
+# Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+
+MAX_REMOTE = 4096
+UNKNOWN_WORKER = ""  # of a request that is known only because it keeps one of ours out
+
+
+def node_key(row: NodeRow) -> str:
+    """What workers call a node among themselves: the same whatever its name, and not its address."""
+    return blake2b(row.url.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(slots=True)
+class RemoteRequest:
+    """A request of another worker.
+
+    Attributes:
+        forgotten_at: when it is forgotten unless its worker tells of it; None: with its worker.
+    """
+
+    worker: str
+    node: NodeState
+    runner: RunnerState
+    model: str
+    loads: bool
+    blocks: tuple[PromptBlock, ...] = ()
+    answering: bool = False
+    forgotten_at: float | None = None
+
+
+class RemoteRequests:
+    """Applies what other workers tell to the nodes as this one knows them. Bounded.
+
+    Attributes:
+        nodes: by their keys.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        demand: DemandMeter,
+        prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            clock: the scheduler's own.
+            demand: counts what is asked for.
+            prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
+        """
+        self._prompt_sent = prompt_sent
+        self.nodes: dict[str, NodeState] = {}
+        self._clock = clock
+        self._demand = demand
+        self._there: dict[str, RemoteRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._there
+
+    def at(self, node: str) -> int:
+        """How many of them are at the node of this name."""
+        return sum(remote.node.row.name == node for remote in self._there.values())
+
+    def apply(self, worker: str, event: FleetEvent) -> None:
+        """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
+        match event:
+            case BoundEvent():
+                self._bound(worker, event)
+            case BegunEvent():
+                self._begun(event)
+            case FinishedEvent():
+                self._finished(event)
+            case EndedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.gave_up(remote.model)
+            case BlamedEvent():
+                if node := self.nodes.get(event.node):
+                    node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
+            case FailedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.failed(
+                        remote.model, self._clock(), node_down=event.node_down, hung=event.hung
+                    )
+                    remote.runner.mirror.clear()
+
+    def _bound(self, worker: str, event: BoundEvent) -> None:
+        node, now = self.nodes.get(event.node), self._clock()
+        known = self._there.get(event.request_id)
+        if known and known.worker != UNKNOWN_WORKER:
+            known.runner.ends[event.request_id] = now + event.left
+            known.node.changed()
+            return
+        if known:
+            self._leave(event.request_id)
+        if node is None or event.model not in node.models or len(self._there) >= MAX_REMOTE:
+            return
+        node.passed(event.model)
+        self._demand.add(event.blob, now)
+        runner = node.runners.get(event.blob)
+        if event.loads and event.ready > 0:
+            runner = node.load(event.model, (event.context, event.options), event.victims, now)
+            node.loading_until = runner.ready_at = now + event.ready
+        elif runner is None:
+            runner = node.adopt(event.model, (event.context, event.options), now)
+        self._there[event.request_id] = RemoteRequest(
+            worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
+        )
+        runner.ends[event.request_id] = now + event.left
+        shared, kind = self._prompt_sent(node.row.name, event.blob, event.blocks)
+        runner.mirror.started(event.blocks, now, shared=shared, kind=kind)
+        runner.touched = True
+        node.changed()
+
+    def _begun(self, event: BegunEvent) -> None:
+        if remote := self._there.get(event.request_id):
+            now = self._clock()
+            remote.answering = True
+            remote.node.loaded(remote.runner, now)
+            remote.runner.ends[event.request_id] = now + event.left
+            remote.node.changed()
+
+    def _finished(self, event: FinishedEvent) -> None:
+        now = self._clock()
+        if remote := self._leave(event.request_id):
+            remote.node.succeeded(remote.model)
+            remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
+        node = self.nodes.get(event.node)
+        if node and any(model.blob == event.blob for model in node.models.values()):
+            node.stats(event.blob).learn(event.lesson)
+            node.learned(event.blob)
+
+    def _leave(self, request_id: str) -> RemoteRequest | None:
+        remote = self._there.pop(request_id, None)
+        if remote:
+            now = self._clock()
+            remote.node.changed()
+            remote.node.left(remote.runner, request_id, now)
+            if remote.loads and not remote.answering:
+                remote.node.loaded(remote.runner, now)
+        return remote
+
+    def hold(self, node: NodeState, blob: str, request_id: str, until: float) -> bool:
+        """Believe for a moment that a request is at a runner, of which nothing else is known.
+
+        Returns:
+            Whether that is new.
+        """
+        runner = node.runners.get(blob)
+        if runner is None or request_id in self._there or len(self._there) >= MAX_REMOTE:
+            return False
+        self._there[request_id] = RemoteRequest(
+            UNKNOWN_WORKER, node, runner, runner.model, loads=False, forgotten_at=until
+        )
+        runner.ends[request_id] = max(until, self._clock() + node.known(blob).service)
+        node.changed()
+        return True
+
+    def forget(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these are still there."""
+        gone = [key for key, one in self._there.items() if one.worker == worker and key not in but]
+        for request_id in gone:
+            if remote := self._leave(request_id):
+                remote.node.gave_up(remote.model)
+
+    def forget_all(self) -> None:
+        """Nobody tells any more."""
+        for worker in {remote.worker for remote in self._there.values()}:
+            self.forget(worker)
+
+    def expire(self, now: float) -> None:
+        """Forget what was believed for a moment only."""
+        for request_id, remote in list(self._there.items()):
+            if remote.forgotten_at is not None and remote.forgotten_at <= now:
+                self._leave(request_id)
+
+    def expires_at(self) -> float | None:
+        """When the next is forgotten."""
+        due = [remote.forgotten_at for remote in self._there.values() if remote.forgotten_at is not None]
+        return min(due, default=None)
+
+
 # --- ollama_pack.routing.decide.rendezvous ---
 # Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
 #
@@ -10896,340 +11515,6 @@ class RandomPlanner(PlainPlanner):
     def pick(self, costs: Sequence[NodeCost]) -> NodeCost | None:
         """Any."""
         return self.dice.choice(costs) if costs else None
-
-
-# --- ollama_pack.routing.state.demand ---
-# How often each set of weights is asked for, over the last minutes.
-
-DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
-MAX_BLOBS = 1024
-
-
-class DemandMeter:
-    """Requests a second by blob, exponentially forgotten. Times are seconds on the caller's clock."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, tuple[float, float]] = {}  # blob → count, and when it was right
-        self._began: float | None = None
-
-    def add(self, blob: str, now: float, share: float = 1.0) -> None:
-        """A request asks for it, or, with this likelihood, for it among others of the same name."""
-        if self._began is None:
-            self._began = now
-        if blob not in self._counts and len(self._counts) >= MAX_BLOBS:
-            del self._counts[min(self._counts, key=lambda known: self._counts[known][1])]
-        self._counts[blob] = (self._faded(blob, now) + share, now)
-
-    def rates(self, now: float) -> dict[str, float]:
-        """Requests a second by blob. A meter that has not run long yet divides by the time that it has."""
-        ran = now - self._began if self._began is not None else 0.0
-        span = DEMAND_SECONDS * (1 - math.exp(-max(ran, 30.0) / DEMAND_SECONDS))
-        return {blob: self._faded(blob, now) / span for blob in self._counts}
-
-    def _faded(self, blob: str, now: float) -> float:
-        count, then = self._counts.get(blob, (0.0, now))
-        return count * math.exp(-(now - then) / DEMAND_SECONDS)
-
-
-# --- ollama_pack.routing.state.events ---
-# What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-
-
-@dataclass(frozen=True, slots=True)
-class BoundEvent:
-    """A request goes to a node, or is still there.
-
-    Attributes:
-        request_id: the request.
-        node: key of the node, see `node_key`.
-        model: as the node lists it.
-        blob: the weights.
-        loads: it makes the node load them.
-        victims: weights that are unloaded first.
-        context: that the runner is asked for, in tokens; 0: the node's default.
-        options: what else it is asked for.
-        ready: when it is loaded.
-        left: when the request is predicted to end.
-        blocks: its prompt.
-        user: whom fairness counts it for, as a hash; empty: nobody, as for a load that nobody waits for.
-        background: as in `FleetRequest`.
-    """
-
-    request_id: str
-    node: str
-    model: str
-    blob: str
-    loads: bool
-    victims: tuple[str, ...]
-    context: int
-    options: RunnerOptions
-    ready: float
-    left: float
-    blocks: tuple[PromptBlock, ...]
-    user: str = ""
-    background: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingEvent:
-    """A request waits: no node could begin it at once. The fields are those of `FleetRequest`.
-
-    Attributes:
-        waited: seconds since it came.
-    """
-
-    request_id: str
-    user: str
-    models: tuple[str, ...]
-    blocks: tuple[PromptBlock, ...]
-    max_output: int
-    context: int
-    options: RunnerOptions
-    background: bool
-    waited: float
-
-
-@dataclass(frozen=True, slots=True)
-class BegunEvent:
-    """Its first token came; `left` is when it is predicted to end."""
-
-    request_id: str
-    left: float
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedEvent:
-    """It was answered, and this is what it teaches of the node with these weights."""
-
-    request_id: str
-    node: str
-    blob: str
-    lesson: Lesson
-
-
-@dataclass(frozen=True, slots=True)
-class EndedEvent:
-    """It ended and tells nothing: cancelled or refused, at a node or while it waited."""
-
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class BlamedEvent:
-    """A node failed a request that another one answered: the fault was the node's.
-
-    Attributes:
-        request_id: the request.
-        node: key of the node, see `node_key`.
-        model: as the node lists it.
-        hung: it said nothing for as long as it could.
-    """
-
-    request_id: str
-    node: str
-    model: str
-    hung: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FailedEvent:
-    """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
-
-    request_id: str
-    node_down: bool
-    hung: bool = False
-
-
-FleetEvent = WaitingEvent | BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
-Listener = Callable[[FleetEvent], None]
-
-
-def tell_nobody(event: FleetEvent) -> None:
-    """For a worker that is alone."""
-
-
-# --- ollama_pack.routing.state.peer_requests ---
-# Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-
-MAX_REMOTE = 4096
-UNKNOWN_WORKER = ""  # of a request that is known only because it keeps one of ours out
-
-
-def node_key(row: NodeRow) -> str:
-    """What workers call a node among themselves: the same whatever its name, and not its address."""
-    return blake2b(row.url.encode(), digest_size=8).hexdigest()
-
-
-@dataclass(slots=True)
-class RemoteRequest:
-    """A request of another worker.
-
-    Attributes:
-        forgotten_at: when it is forgotten unless its worker tells of it; None: with its worker.
-    """
-
-    worker: str
-    node: NodeState
-    runner: RunnerState
-    model: str
-    loads: bool
-    blocks: tuple[PromptBlock, ...] = ()
-    answering: bool = False
-    forgotten_at: float | None = None
-
-
-class RemoteRequests:
-    """Applies what other workers tell to the nodes as this one knows them. Bounded.
-
-    Attributes:
-        nodes: by their keys.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        demand: DemandMeter,
-        prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
-    ) -> None:
-        """Begin without any.
-
-        Args:
-            clock: the scheduler's own.
-            demand: counts what is asked for.
-            prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
-        """
-        self._prompt_sent = prompt_sent
-        self.nodes: dict[str, NodeState] = {}
-        self._clock = clock
-        self._demand = demand
-        self._there: dict[str, RemoteRequest] = {}
-
-    def __len__(self) -> int:
-        return len(self._there)
-
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._there
-
-    def at(self, node: str) -> int:
-        """How many of them are at the node of this name."""
-        return sum(remote.node.row.name == node for remote in self._there.values())
-
-    def apply(self, worker: str, event: FleetEvent) -> None:
-        """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
-        match event:
-            case BoundEvent():
-                self._bound(worker, event)
-            case BegunEvent():
-                self._begun(event)
-            case FinishedEvent():
-                self._finished(event)
-            case EndedEvent():
-                if remote := self._leave(event.request_id):
-                    remote.node.gave_up(remote.model)
-            case BlamedEvent():
-                if node := self.nodes.get(event.node):
-                    node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
-            case FailedEvent():
-                if remote := self._leave(event.request_id):
-                    remote.node.failed(
-                        remote.model, self._clock(), node_down=event.node_down, hung=event.hung
-                    )
-                    remote.runner.mirror.clear()
-
-    def _bound(self, worker: str, event: BoundEvent) -> None:
-        node, now = self.nodes.get(event.node), self._clock()
-        known = self._there.get(event.request_id)
-        if known and known.worker != UNKNOWN_WORKER:
-            known.runner.ends[event.request_id] = now + event.left
-            known.node.changed()
-            return
-        if known:
-            self._leave(event.request_id)
-        if node is None or event.model not in node.models or len(self._there) >= MAX_REMOTE:
-            return
-        node.passed(event.model)
-        self._demand.add(event.blob, now)
-        runner = node.runners.get(event.blob)
-        if event.loads and event.ready > 0:
-            runner = node.load(event.model, (event.context, event.options), event.victims, now)
-            node.loading_until = runner.ready_at = now + event.ready
-        elif runner is None:
-            runner = node.adopt(event.model, (event.context, event.options), now)
-        self._there[event.request_id] = RemoteRequest(
-            worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
-        )
-        runner.ends[event.request_id] = now + event.left
-        shared, kind = self._prompt_sent(node.row.name, event.blob, event.blocks)
-        runner.mirror.started(event.blocks, now, shared=shared, kind=kind)
-        runner.touched = True
-        node.changed()
-
-    def _begun(self, event: BegunEvent) -> None:
-        if remote := self._there.get(event.request_id):
-            now = self._clock()
-            remote.answering = True
-            remote.node.loaded(remote.runner, now)
-            remote.runner.ends[event.request_id] = now + event.left
-            remote.node.changed()
-
-    def _finished(self, event: FinishedEvent) -> None:
-        now = self._clock()
-        if remote := self._leave(event.request_id):
-            remote.node.succeeded(remote.model)
-            remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
-        node = self.nodes.get(event.node)
-        if node and any(model.blob == event.blob for model in node.models.values()):
-            node.stats(event.blob).learn(event.lesson)
-            node.learned(event.blob)
-
-    def _leave(self, request_id: str) -> RemoteRequest | None:
-        remote = self._there.pop(request_id, None)
-        if remote:
-            now = self._clock()
-            remote.node.changed()
-            remote.node.left(remote.runner, request_id, now)
-            if remote.loads and not remote.answering:
-                remote.node.loaded(remote.runner, now)
-        return remote
-
-    def hold(self, node: NodeState, blob: str, request_id: str, until: float) -> bool:
-        """Believe for a moment that a request is at a runner, of which nothing else is known.
-
-        Returns:
-            Whether that is new.
-        """
-        runner = node.runners.get(blob)
-        if runner is None or request_id in self._there or len(self._there) >= MAX_REMOTE:
-            return False
-        self._there[request_id] = RemoteRequest(
-            UNKNOWN_WORKER, node, runner, runner.model, loads=False, forgotten_at=until
-        )
-        runner.ends[request_id] = max(until, self._clock() + node.known(blob).service)
-        node.changed()
-        return True
-
-    def forget(self, worker: str, but: Collection[str] = ()) -> None:
-        """A worker is gone, or tells that only these are still there."""
-        gone = [key for key, one in self._there.items() if one.worker == worker and key not in but]
-        for request_id in gone:
-            if remote := self._leave(request_id):
-                remote.node.gave_up(remote.model)
-
-    def forget_all(self) -> None:
-        """Nobody tells any more."""
-        for worker in {remote.worker for remote in self._there.values()}:
-            self.forget(worker)
-
-    def expire(self, now: float) -> None:
-        """Forget what was believed for a moment only."""
-        for request_id, remote in list(self._there.items()):
-            if remote.forgotten_at is not None and remote.forgotten_at <= now:
-                self._leave(request_id)
-
-    def expires_at(self) -> float | None:
-        """When the next is forgotten."""
-        due = [remote.forgotten_at for remote in self._there.values() if remote.forgotten_at is not None]
-        return min(due, default=None)
 
 
 # --- ollama_pack.routing.state.returns ---
@@ -12364,22 +12649,28 @@ def parse_warm(text: str) -> tuple[WarmRow, ...]:
                 rows.append(_warm_row(line, written))
                 _refuse_more(rows)
             except ValueError as fault:
-                raise WarmTableError(line, written, str(fault)) from None
+                raise WarmTableError(line, written, said_by(fault)) from None
     return tuple(rows)
 
 
 def _refuse_more(rows: list[WarmRow]) -> None:
     *before, row = rows
     if any(row.model == other.model for other in before):
-        raise ValueError(f"{row.model} has a row already: put all its hours into that one, with commas")
+        raise ValueError(
+            message(
+                "{model} has a row already: put all its hours into that one, with commas", model=row.model
+            )
+        )
     if len(rows) > MAX_WARM_ROWS:
-        raise ValueError(f"at most {MAX_WARM_ROWS} models can be kept in memory")
+        raise ValueError(message("at most {count} models can be kept in memory", count=MAX_WARM_ROWS))
 
 
 def _warm_row(line: int, written: str) -> WarmRow:
     model, equals, rest = map(str.strip, written.partition("="))
     if not equals or not model or re.search(r"[\s,]", model):
-        raise ValueError("write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours")
+        raise ValueError(
+            message("write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours")
+        )
     hours, copies, zone = [], 1, ""
     for word in rest.split():
         name, has_value, value = word.partition("=")
@@ -12390,17 +12681,26 @@ def _warm_row(line: int, written: str) -> WarmRow:
         elif name == "zone":
             zone = _zone(value)
         else:
-            raise ValueError(f"unknown setting {word!r}: the known ones are {_WARM_SETTINGS}")
+            raise ValueError(
+                message(
+                    "unknown setting {name!r}: the known ones are {known}", name=word, known=_WARM_SETTINGS
+                )
+            )
     spans = tuple(_span(part.strip()) for part in " ".join(hours).split(",") if part.strip())
     if not spans:
-        raise ValueError("hours are missing: write them as Mon-Fri 07:30-17:00, several with commas")
+        raise ValueError(message("hours are missing: write them as Mon-Fri 07:30-17:00, several with commas"))
     return WarmRow(model, spans, copies, zone, line)
 
 
 def _span(written: str) -> Span:
     found = _SPAN.fullmatch(written.lower())
     if found is None:
-        raise ValueError(f"{written!r} cannot be read: write hours as Mon-Fri 07:30-17:00, or 07:30-17:00")
+        raise ValueError(
+            message(
+                "{written!r} cannot be read: write hours as Mon-Fri 07:30-17:00, or 07:30-17:00",
+                written=written,
+            )
+        )
     return Span(_days(found["days"] or "mon-sun"), _minutes(found["begins"]), _minutes(found["ends"]))
 
 
@@ -12408,7 +12708,12 @@ def _days(written: str) -> frozenset[int]:
     first, _, last = written.partition("-")
     for day in (first, last or first):
         if day not in _DAYS:
-            raise ValueError(f"{day!r} is no day: write Mon, Tue, Wed, Thu, Fri, Sat, Sun or two with a dash")
+            raise ValueError(
+                message(
+                    "{day!r} is not a day: write Mon, Tue, Wed, Thu, Fri, Sat, Sun or two with a dash",
+                    day=day,
+                )
+            )
     begin, end = _DAYS.index(first), _DAYS.index(last or first)
     return frozenset((begin + offset) % 7 for offset in range((end - begin) % 7 + 1))
 
@@ -12416,7 +12721,9 @@ def _days(written: str) -> frozenset[int]:
 def _minutes(written: str) -> int:
     hour, minute = map(int, written.split(":"))
     if hour > 24 or minute > 59 or (hour == 24 and minute):  # noqa: PLR2004 - a clock's
-        raise ValueError(f"{written!r} is no time: write it as 07:30, at most 24:00")
+        raise ValueError(
+            message("{written!r} is not a time: write it as 07:30, at most 24:00", written=written)
+        )
     return (60 * hour + minute) % _MINUTES_A_DAY
 
 
@@ -12424,29 +12731,20 @@ def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"zone={name} is unknown: write it as Europe/Berlin or Asia/Shanghai") from None
+        raise ValueError(
+            message("zone={name} is unknown: write it as Europe/Berlin or Asia/Shanghai", name=name)
+        ) from None
     return name
 
 
 # --- ollama_pack.routing.dispatch.upkeep ---
 # What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
 
-WARM_LOOK_SECONDS = 20.0  # between two looks at what has to be in memory
+WARM_LOOK_SECONDS = 5.0  # between two looks at what has to be in memory
 STAY_SECONDS = 300.0  # models that are kept are asked for again before their time in memory falls below this
 IDLE_LOOK_SECONDS = 0.5
 DRAIN_SECONDS = 900.0  # for a node's chats to end before a pull; then it is pulled beside them
 MAX_PULLS = 64  # that are remembered
-
-
-@dataclass(slots=True)
-class PullState:
-    """The pull of a model at one node: `waiting`, `draining`, `pulling`, `done` or `failed`."""
-
-    node: str
-    model: str
-    state: str = "waiting"
-    percent: float = 0.0
-    fault: str = ""
 
 
 class Fleet(Protocol):
@@ -12463,6 +12761,10 @@ class Fleet(Protocol):
     async def ready(self) -> None:
         """Have the nodes looked at."""
 
+    @property
+    def peers(self) -> int:
+        """How many other workers are heard."""
+
     def in_flight(self, node: str) -> int:
         """Requests at a node."""
 
@@ -12474,6 +12776,16 @@ class Fleet(Protocol):
 
     def prolong(self, node: str, model: str, seconds: float) -> None:
         """Let a model stay in a node's memory."""
+
+
+class Peers(Protocol):
+    """The way to the other workers."""
+
+    def tell_upkeep(self) -> None:
+        """Let them know what this worker pulls."""
+
+    def stop_pull(self) -> None:
+        """Ask the one that pulls to stop."""
 
 
 class Upkeep:
@@ -12489,6 +12801,9 @@ class Upkeep:
         self._warming: asyncio.Task[None] | None = None
         self._pull: asyncio.Task[None] | None = None
         self._asked_at: dict[tuple[str, str], float] = {}
+        self._others: dict[str, UpkeepMessage] = {}  # what other workers pull
+        self._lost: list[PullState] = []  # pulls whose worker has gone
+        self.peers: Peers | None = None
         self.pulls: list[PullState] = []
 
     def close(self) -> None:
@@ -12501,8 +12816,10 @@ class Upkeep:
 
     @property
     def drained(self) -> frozenset[str]:
-        """The nodes that get nothing new, by an admin's wish or for a pull."""
-        return self._drained | self._pulling
+        """The nodes that get nothing new, by an admin's wish or for a pull of any worker."""
+        keys = {key for news in self._others.values() for key in news.drained}
+        others = {name for name, watch in self._fleet.nodes.items() if node_key(watch.row) in keys}
+        return self._drained | self._pulling | others
 
     def drain(self, names: Collection[str]) -> None:
         """Let these nodes finish what they have and give them nothing new; all others take part."""
@@ -12570,26 +12887,81 @@ class Upkeep:
         """Pull a model at nodes (none: all Ollamas), one after another, each without chats meanwhile.
 
         Raises:
-            ValueError: a pull is under way, or a node is unknown.
+            ValueError: a pull is under way, here or in another worker, or a node is unknown.
         """
-        if self._pull is not None and not self._pull.done():
-            raise ValueError("a pull is under way: wait until it is done")
+        if any(one.is_under_way for one in self.all_pulls):
+            raise ValueError(message("A pull is under way. Wait until it is done, or stop it."))
         watches = self._fleet.nodes
         wanted = list(nodes) or [name for name, watch in watches.items() if watch.row.kind == "ollama"]
         for name in wanted:
             if name not in watches:
-                raise ValueError(f"there is no node {name!r}: the nodes are {', '.join(watches)}")
-        states = [PullState(name, model) for name in wanted]
+                known = ", ".join(watches)
+                raise ValueError(
+                    message("There is no node {node}. The nodes are: {nodes}.", node=name, nodes=known)
+                )
+        self._begin([PullState(name, model) for name in wanted])
+
+    def go_on(self, told: Iterable[Mapping[str, Any]]) -> None:
+        """Take over the pulls of the router before, as `hand_over` gave them."""
+        try:
+            self._begin([pull_state(one) for one in told])
+        except (KeyError, TypeError, ValueError):  # of a router of another version
+            log.exception("A pull could not be continued: pull the model again")
+
+    def hand_over(self) -> list[dict[str, Any]]:
+        """What this router has pulled and has still to pull, for the one that follows. It pulls no more."""
+        pulls = [replace(one, state="waiting") if one.is_under_way else one for one in self.pulls]
+        self.stop_own()
+        self.pulls = []
+        self._changed()
+        return [asdict(one) for one in pulls]
+
+    def stop(self) -> None:
+        """Stop the pull that is under way, in whichever worker.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.stop_own():
+            return
+        if self.peers is None or not any(one.is_under_way for one in self.all_pulls):
+            raise ValueError(message("No pull is under way."))
+        self.peers.stop_pull()
+
+    def stop_own(self) -> bool:
+        """Stop what this worker pulls; false: it pulls nothing. What has come so far stays at the node."""
+        if self._pull is None or self._pull.done():
+            return False
+        self._pull.cancel()
+        for one in self.pulls:
+            if one.is_under_way:
+                one.state = "stopped"
+        self._changed()
+        return True
+
+    def _begin(self, states: list[PullState]) -> None:
         self.pulls = [*self.pulls, *states][-MAX_PULLS:]
-        self._pull = asyncio.get_running_loop().create_task(self._pull_all(states), name=f"pull {model}")
+        if left := [one for one in states if one.is_under_way]:
+            self._lost.clear()
+            self._pull = asyncio.get_running_loop().create_task(self._pull_all(left), name="pull")
+        self._changed()
+
+    def _changed(self) -> None:
+        if self.peers:
+            self.peers.tell_upkeep()
 
     async def _pull_all(self, states: Sequence[PullState]) -> None:
+        await self._fleet.ready()
         for state in states:
             watch = self._fleet.nodes.get(state.node)  # nodes may go while others pull
             ask = getattr(watch.client, "pull", None) if watch else None
             if watch is None or ask is None:
-                fault = "only an Ollama can pull models" if watch else "it is no node any more"
-                state.state, state.fault = "failed", fault
+                state.state = "failed"
+                state.fault = (
+                    message("Only an Ollama can pull models.")
+                    if watch
+                    else message("It is not a node any more.")
+                )
                 continue
             try:
                 async with self._without_chats(state):
@@ -12598,6 +12970,7 @@ class Upkeep:
                 state.state, state.fault = "failed", type(error).__name__
                 log.exception("%s could not pull %s", state.node, state.model)
             watch.hurry.set()
+            self._changed()
 
     async def _pull_at(self, state: PullState, ask: Callable[[str], AsyncIterator[tuple[int, int]]]) -> None:
         state.state = "pulling"
@@ -12620,15 +12993,19 @@ class Upkeep:
         state.state = "draining"
         self._pulling.add(node)
         self.apply()
+        self._changed()
         try:
             loop = asyncio.get_running_loop()
             ends = loop.time() + DRAIN_SECONDS
+            if self._fleet.peers:  # they may have given it a chat at this very moment
+                await asyncio.sleep(IDLE_LOOK_SECONDS)
             while self._fleet.in_flight(node) and loop.time() < ends:  # noqa: ASYNC110 - of other workers, too
                 await asyncio.sleep(IDLE_LOOK_SECONDS)
             yield
         finally:
             self._pulling.discard(node)
             self.apply()
+            self._changed()
 
     def _can_spare(self, node: str) -> bool:
         """Whether the other nodes that get chats have all of its models."""
@@ -12638,6 +13015,36 @@ class Upkeep:
                 others |= {fold_name(model.name) for model in watch.known.models}
         return {fold_name(model.name) for model in self._fleet.nodes[node].known.models} <= others
 
+    # --- what other workers pull ---
+
+    @property
+    def all_pulls(self) -> list[PullState]:
+        """Pulls of all workers that are heard, the newest last."""
+        others = [one for news in self._others.values() for one in news.pulls]
+        return [*self._lost, *others, *self.pulls]
+
+    def own(self, worker: str) -> UpkeepMessage:
+        """What this worker pulls, for the others."""
+        watches = self._fleet.nodes
+        keys = tuple(node_key(watches[name].row) for name in sorted(self._pulling) if name in watches)
+        return UpkeepMessage(worker, keys, tuple(self.pulls))
+
+    def heard(self, news: UpkeepMessage) -> None:
+        """Another worker pulls, or has ended to."""
+        self._others[news.worker] = news
+        if any(one.is_under_way for one in news.pulls):
+            self._lost.clear()
+        self.apply()
+
+    def lost(self, worker: str) -> None:
+        """Another worker has gone: its nodes take part again, and what it had not pulled is not pulled."""
+        news = self._others.pop(worker, None)
+        if news is None:
+            return
+        fault = message("The server that pulled it has stopped. Pull again: Ollama continues where it was.")
+        self._lost += [replace(one, state="failed", fault=fault) for one in news.pulls if one.is_under_way]
+        self.apply()
+
     @property
     def report(self) -> dict[str, Any]:
         """For the dashboard."""
@@ -12646,199 +13053,8 @@ class Upkeep:
             for row in self._rows
             if (left := row.seconds_left(self._now()))
         ]
-        return {"drained": sorted(self.drained), "warm": kept, "pulls": [asdict(one) for one in self.pulls]}
-
-
-# --- ollama_pack.routing.peers.messages ---
-# What workers write to each other: events as JSON, with hashes instead of prompts.
-#
-# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
-
-MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
-
-
-@dataclass(frozen=True, slots=True)
-class HelloMessage:
-    """A worker has come and asks what there is."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class AliveMessage:
-    """A worker is there, and so are these requests of its own, at nodes or waiting."""
-
-    worker: str
-    requests: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ByeMessage:
-    """A worker goes, and its requests have ended."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class EventMessage:
-    """Something happened to a request of a worker."""
-
-    worker: str
-    event: FleetEvent
-
-
-FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
-
-_EVENTS: dict[str, type[FleetEvent]] = {
-    "waiting": WaitingEvent,
-    "bound": BoundEvent,
-    "begun": BegunEvent,
-    "finished": FinishedEvent,
-    "ended": EndedEvent,
-    "failed": FailedEvent,
-    "blamed": BlamedEvent,
-}
-_NAMES = {kind: name for name, kind in _EVENTS.items()}
-
-
-def encode_message(message: FleetMessage) -> bytes:
-    """As JSON in UTF-8."""
-    match message:
-        case HelloMessage(worker):
-            written: dict[str, Any] = {"t": "hello", "w": worker}
-        case AliveMessage(worker, requests):
-            written = {"t": "alive", "w": worker, "r": requests}
-        case ByeMessage(worker):
-            written = {"t": "bye", "w": worker}
-        case EventMessage(worker, event):
-            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
-    return json.dumps(written, separators=(",", ":"), default=str).encode()
-
-
-def _event_fields(event: FleetEvent) -> dict[str, Any]:
-    fields = asdict(event)
-    if isinstance(event, BoundEvent | WaitingEvent):
-        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
-    return fields
-
-
-def decode_message(payload: bytes) -> FleetMessage | None:
-    """Read a message; None when it is none that this version knows."""
-    if len(payload) > MAX_MESSAGE:
-        return None
-    try:
-        written = json.loads(payload, parse_constant=_refuse_constant)
-        kind, worker = str(written["t"]), str(written["w"])
-        match kind:
-            case "hello":
-                return HelloMessage(worker)
-            case "alive":
-                return AliveMessage(worker, _strings(written["r"]))
-            case "bye":
-                return ByeMessage(worker)
-        return EventMessage(worker, _fleet_event(kind, written["e"]))
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        return None
-
-
-def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
-    request_id = str(fields["request_id"])
-    match kind:
-        case "waiting" | "bound":
-            return (_waiting_event if kind == "waiting" else _bound_event)(request_id, fields)
-        case "begun":
-            return BegunEvent(request_id, _messages__seconds(fields["left"]))
-        case "finished":
-            lesson = _lesson(fields["lesson"])
-            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
-        case "ended":
-            return EndedEvent(request_id)
-        case "failed":
-            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
-        case "blamed":
-            return BlamedEvent(request_id, str(fields["node"]), str(fields["model"]), bool(fields["hung"]))
-    raise ValueError(kind)
-
-
-def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
-    return BoundEvent(
-        request_id=request_id,
-        node=str(fields["node"]),
-        model=str(fields["model"]),
-        blob=str(fields["blob"]),
-        loads=bool(fields["loads"]),
-        victims=_strings(fields["victims"]),
-        context=int(fields["context"]),
-        options=_options(fields["options"]),
-        ready=_messages__seconds(fields["ready"]),
-        left=_messages__seconds(fields["left"]),
-        blocks=_blocks(fields["blocks"]),
-        user=str(fields.get("user", "")),
-        background=bool(fields.get("background")),
-    )
-
-
-def _waiting_event(request_id: str, fields: dict[str, Any]) -> WaitingEvent:
-    return WaitingEvent(
-        request_id=request_id,
-        user=str(fields["user"]),
-        models=_strings(fields["models"]),
-        blocks=_blocks(fields["blocks"]),
-        max_output=int(fields["max_output"]),
-        context=int(fields["context"]),
-        options=_options(fields["options"]),
-        background=bool(fields["background"]),
-        waited=_messages__seconds(fields["waited"]),
-    )
-
-
-def _options(written: Collection[Any]) -> RunnerOptions:
-    return tuple((str(name), value) for name, value in written)
-
-
-def _blocks(written: Collection[Any]) -> tuple[PromptBlock, ...]:
-    return tuple(PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in written)
-
-
-def _lesson(fields: dict[str, Any]) -> Lesson:
-    spent, match = fields["spent"], fields["match"]
-    durations = Durations(
-        total=_messages__seconds(spent["total"]),
-        load=_messages__seconds(spent["load"]),
-        prompt=_messages__seconds(spent["prompt"]),
-        prompt_count=int(spent["prompt_count"]),
-        decode=_messages__seconds(spent["decode"]),
-        decode_count=int(spent["decode_count"]),
-        hit=None if spent["hit"] is None else int(spent["hit"]),
-    )
-    return Lesson(
-        spent=durations,
-        match=MatchDepth(
-            depth=int(match["depth"]),
-            tokens=int(match["tokens"]),
-            between=int(match["between"]),
-            held=bool(match["held"]),
-        ),
-        beside=int(fields["beside"]),
-        background=bool(fields["background"]),
-        loaded=bool(fields["loaded"]),
-    )
-
-
-def _messages__seconds(written: Any) -> float:
-    """Seconds that can be reckoned with: `1e999` in JSON is infinite, and the text "nan" is a float, too."""
-    seconds = float(written)
-    if not math.isfinite(seconds):
-        raise ValueError(f"{written!r} is no number of seconds")
-    return seconds
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number to reckon with")
-
-
-def _strings(values: Collection[Any]) -> tuple[str, ...]:
-    return tuple(map(str, values))
+        pulls = [asdict(one) for one in self.all_pulls[-MAX_PULLS:]]
+        return {"drained": sorted(self.drained), "warm": kept, "pulls": pulls}
 
 
 # --- ollama_pack.routing.peers.share ---
@@ -12911,6 +13127,22 @@ def chain_key(secret: str) -> bytes:
     return blake2b(_CHAIN_KEY, key=secret.encode()[:64], digest_size=32).digest() if secret else b""
 
 
+class SharedUpkeep(Protocol):
+    """What this worker does to nodes besides chats, which the others must know of."""
+
+    def own(self, worker: str) -> UpkeepMessage:
+        """What it does now."""
+
+    def heard(self, news: UpkeepMessage) -> None:
+        """What another worker does."""
+
+    def lost(self, worker: str) -> None:
+        """Another worker has gone."""
+
+    def stop_own(self) -> bool:
+        """Stop what this worker pulls; false: it pulls nothing."""
+
+
 class FleetShare:
     """One worker among others. Everything here is done on the scheduler's thread.
 
@@ -12918,6 +13150,7 @@ class FleetShare:
         outbox: steps to be done, in order. Nothing is put there while nobody is connected.
         connected: whether somebody empties it.
         wake: called when something was put there.
+        upkeep: what this worker does besides chats; None: nothing.
     """
 
     def __init__(self, scheduler: Scheduler, worker: str, clock: Callable[[], float]) -> None:
@@ -12936,6 +13169,7 @@ class FleetShare:
         self._clock = clock
         self._heard_at: dict[str, float] = {}
         self._claims: dict[str, SlotClaim] = {}
+        self.upkeep: SharedUpkeep | None = None
         scheduler.listener = self._told
 
     @property
@@ -12963,7 +13197,8 @@ class FleetShare:
         """No longer connected: what others do shows in the probes alone."""
         self.connected = False
         self.outbox.clear()
-        self._heard_at.clear()
+        for worker in list(self._heard_at):
+            self._lose(worker)
         self._scheduler.forget_peers()
 
     def say_bye(self) -> None:
@@ -12981,6 +13216,8 @@ class FleetShare:
                 self._lose(worker)
         self._send(AliveMessage(self._worker, self._scheduler.request_ids))
         self._renew()
+        if self.upkeep and any(one.is_under_way for one in self.upkeep.own(self._worker).pulls):
+            self.tell_upkeep()  # how far it is
 
     def _renew(self) -> None:
         for claim in self._claims.values():
@@ -12990,6 +13227,19 @@ class FleetShare:
         there: list[FleetEvent] = [*self._scheduler.running(), *self._scheduler.waiting_events()]
         for event in there:
             self._send(EventMessage(self._worker, event))
+        if self.upkeep and self.upkeep.own(self._worker).pulls:
+            self.tell_upkeep()
+
+    # --- nodes that are pulled ---
+
+    def tell_upkeep(self) -> None:
+        """Let the others know what this worker pulls, and which nodes get nothing new meanwhile."""
+        if self.upkeep:
+            self._send(self.upkeep.own(self._worker))
+
+    def stop_pull(self) -> None:
+        """Ask the worker that pulls to stop."""
+        self._send(StopPullMessage(self._worker))
 
     # --- claiming ---
 
@@ -13062,12 +13312,18 @@ class FleetShare:
                 self._lose(worker)
             case EventMessage(worker, event):
                 self._scheduler.hear(worker, event)
+            case UpkeepMessage() if self.upkeep:
+                self.upkeep.heard(message)
+            case StopPullMessage() if self.upkeep:
+                self.upkeep.stop_own()
         is_waiting = isinstance(message, EventMessage) and isinstance(message.event, WaitingEvent)
         return not (is_waiting or isinstance(message, HelloMessage))
 
     def _lose(self, worker: str) -> None:
         self._heard_at.pop(worker, None)
         self._scheduler.forget_peer(worker)
+        if self.upkeep:
+            self.upkeep.lost(worker)
 
     def _send(self, message: FleetMessage) -> None:
         self._put(ShareStep("tell", None, encode_message(message)))
@@ -13302,6 +13558,8 @@ class Router:
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
         self.upkeep = Upkeep(self)
+        if self._share:
+            self.upkeep.peers, self._share.upkeep = self._share, self.upkeep
 
     # --- the nodes ---
 
@@ -13821,7 +14079,7 @@ async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
 
 
 # --- ollama_pack.routing.dispatch.report ---
-# What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+# What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
 
 
 def _usage(router: Router) -> dict[str, float | None]:
@@ -16576,6 +16834,9 @@ class RouterHost:
         self._made_of = wanted
         router = self.current
         await router.ready()
+        if left := list(_pulls_left()):
+            _pulls_left().clear()
+            router.upkeep.go_on(left)
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -16591,12 +16852,21 @@ class RouterHost:
         await asyncio.gather(*self._closing)
 
     def retire(self) -> None:
-        """Let the router finish what it has begun, and give its connections back."""
+        """Let the router finish what it has begun, and give its connections back.
+
+        The next router of this process goes on with the models that it pulls.
+        """
         if self.current is not None:
+            _pulls_left().extend(self.current.upkeep.hand_over())
             task = asyncio.get_running_loop().create_task(self.current.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
             self.current = None
+
+
+def _pulls_left() -> list[dict[str, Any]]:
+    """The pulls of routers of this process that were replaced, by whatever code."""
+    return process_wide("pulls left", list[dict[str, Any]])
 
 
 # --- ollama_pack.services.router_valves ---

@@ -229,6 +229,69 @@ def test_nobody_is_kept_out(events: EventsTarget, browser: Browser, server: Runn
     anonymous.close()
 
 
+PULLS = [
+    {"node": "gpu0", "model": "llama3:8b", "state": "pulling", "percent": 41.5, "fault": ""},
+    {"node": "gpu1", "model": "llama3:8b", "state": "waiting", "percent": 0.0, "fault": ""},
+]
+PLAN: dict[str, Any] = {
+    "nodes": [
+        {"name": "gpu0", "room_bytes": 23_100_000_000, "room_from": "as its row says", "fault": ""}
+    ],
+    "fits": [
+        {"model": "llama3:8b", "variant": "llama3:8b", "level": level, "node": "gpu0",
+         "bytes": 5_400_000_000, "state": state, "installed": False, "planned": state == "fits beside"}
+        for level, state in (("Q4_0", "fits beside"), ("Q8_0", "fits"), ("F16", "spills"), ("F32", "cannot"))
+    ],
+    "plan": [{"node": "gpu0", "model": "llama3:8b", "variant": "llama3:8b", "level": "Q4_0",
+              "bytes": 5_400_000_000, "pull": True}],
+    "unplaced": ["llama3:405b"],
+    "demand": "120 chats of the router's record",
+    "replays": [
+        {"fleet": "as it is", "mean_seconds": 4.2, "p95_seconds": 19.5, "loads": 31, "refused": 0},
+        {"fleet": "with the plan", "mean_seconds": 0.8, "p95_seconds": 2.1, "loads": 3, "refused": 0},
+    ],
+    "replayed": 120,
+    "notes": [],
+}  # fmt: skip
+
+
+def test_an_admin_plans_and_pulls(events: EventsTarget, browser: Browser, server: RunningWebUI) -> None:
+    """Would catch a plan or a pull that cannot be asked for, followed or stopped, on a phone too."""
+    upkeep = {"drained": [], "warm": [], "pulls": PULLS}
+    events.install_router(dashboard=DASHBOARD | {"upkeep": upkeep}, plan=PLAN)
+    events.install()
+    for width, scheme, language in ((390, "dark", "zh-CN"), (1280, "light", "en")):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, locale=language
+        )
+        sign_in(context, server, server.admin)
+        page = open_dashboard(context, server)
+        chinese = language == "zh-CN"
+        expect(page.get_by_role("img", name="已拉取 41.5 %" if chinese else "41.5 % pulled")).to_be_visible()
+        page.get_by_role("button", name="制定计划" if chinese else "Make a plan").click()
+        section = page.locator("#plan")
+        expect(section.get_by_text("按计划" if chinese else "with the plan", exact=True)).to_be_visible()
+        for text in ("23.1 GB", "llama3:405b", "19.5 s"):
+            expect(section.get_by_text(text, exact=False).first).to_be_visible()
+        assert Axe().run(page).response["violations"] == []
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        if not chinese:
+            section.get_by_role("button", name="Pull llama3:8b at gpu0").click()
+            expect(page.get_by_text("Not done: A pull is under way.")).to_be_visible()
+            page.get_by_role("button", name="Stop the pull").click()
+            expect(page.get_by_text("stopped", exact=True).first).to_be_visible()
+            page.get_by_role("button", name="Details of gpu0").click()
+            page.get_by_role("button", name="Pull a model here").click()
+            expect(page.get_by_label("Model to pull")).to_be_focused()
+            page.keyboard.type("qwen3:8b")
+            page.get_by_role("button", name="Pull", exact=True).first.click()
+            expect(page.locator("#nodes").get_by_text("qwen3:8b")).to_be_visible()
+            page.get_by_label("tokens for each chat").fill("many")
+            page.get_by_role("button", name="Make a plan").click()
+            expect(page.get_by_text("Tokens must be a whole number", exact=False)).to_be_visible()
+        context.close()
+
+
 def test_updates_leave_alone_what_somebody_does(
     events: EventsTarget, context: BrowserContext, server: RunningWebUI
 ) -> None:

@@ -27,6 +27,7 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.errors import PackError
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.naming import auto_name, auto_parts, fold_name
+from ollama_pack.routing.plan.report import WantedModels
 from ollama_pack.routing.probe.catalogue import Catalogue
 
 Answered = Callable[[ReplyHead], AsyncGenerator[dict[str, Any], None]]
@@ -155,6 +156,14 @@ def why_absent(error: AliasUnavailableError, router: Router) -> PackError:
 def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
     """The aliases that can be offered as models: no wildcards, and a node has one of their models."""
     return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]
+
+
+def wanted_models(table: AliasTable) -> WantedModels:
+    """The models that the table names, for a plan."""
+    rows = [(row, name) for row in table.rows for name in row.candidates if "*" not in name]
+    named = [(row, name) for row, name in rows if not table.exact(name)]  # else it is an alias itself
+    automatic = frozenset(name for row, name in named if row.is_automatic)
+    return WantedModels(tuple(dict.fromkeys(name for _, name in named)), automatic)
 
 
 def weights_behind(model: str, catalogue: Catalogue) -> str:

@@ -29,6 +29,7 @@ _STYLE = file_text("page/style.css")
 _BASICS = file_text("page/basics.js")
 _CHARTS = file_text("page/charts.js")
 _NODES = file_text("page/nodes.js")
+_PLAN = file_text("page/plan.js")
 _CHATS = file_text("page/chats.js")
 _OTHERS = file_text("page/others.js")
 _MAIN = file_text("page/main.js")
@@ -36,7 +37,7 @@ _MAIN = file_text("page/main.js")
 
 def dashboard_html(nonce: str, language: str = ENGLISH) -> str:
     """The page; its one script and its one style sheet carry the nonce of the page's policy."""
-    script = _BASICS + _CHARTS + _NODES + _CHATS + _OTHERS + _MAIN
+    script = _BASICS + _CHARTS + _NODES + _PLAN + _CHATS + _OTHERS + _MAIN
     words = script_words(script, language)
     return _filled_page(_PAGE, nonce, language).replace("%SCRIPT%", words + script)
 

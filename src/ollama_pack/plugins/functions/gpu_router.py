@@ -7,6 +7,7 @@ required_open_webui_version: 0.11.2
 version: {version}
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -21,7 +22,7 @@ from pydantic import Field, field_validator
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.published import models_behind
-from ollama_pack.base.messages import Message, in_language
+from ollama_pack.base.messages import Message, in_language, message, said_by
 from ollama_pack.base.redis import check_redis_url
 from ollama_pack.base.single_flight import Remembered, SingleFlight
 from ollama_pack.engines.ollama.options import with_machine_options
@@ -32,10 +33,13 @@ from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import error_code
 from ollama_pack.routing.dispatch.embedding import Embedding
 from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Served, Tell, WhyModel
-from ollama_pack.routing.dispatch.report import dashboard_report, load_report
+from ollama_pack.routing.dispatch.report import dashboard_report, load_report, nodes_to_plan
 from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.dispatch.upkeep import Upkeep
 from ollama_pack.routing.naming import auto_parts
 from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.plan.demand import Demand, asked_in
+from ollama_pack.routing.plan.report import plan_report
 from ollama_pack.routing.probe.catalogue import Catalogue
 from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.budget_chats import BUDGET_STATE
@@ -49,6 +53,7 @@ from ollama_pack.services.routed import (
     offered_meanwhile,
     passed_over,
     routed_aliases,
+    wanted_models,
     weights_behind,
     why_absent,
 )
@@ -78,6 +83,7 @@ from ollama_pack.webui.tracing import ChatSpan
 log = logging.getLogger(__name__)
 
 ACCESS_SECONDS = 5.0  # that the gateway remembers what a user may use, unless an event says otherwise
+PLAN_SECONDS = 20.0  # of simulation, for a plan on the dashboard
 CONNECTION_SECONDS = 15.0  # between two looks at Open WebUI's own connections
 MOST_KEY = 128  # characters of what a client names its conversation
 
@@ -367,12 +373,49 @@ class Pipe:
         Returns:
             What upkeep does, or a `fault`.
         """
+        return await self._looked_after(lambda upkeep: upkeep.pull(model, nodes))
+
+    async def stop_pull(self) -> dict[str, Any]:
+        """Stop the pull that is under way; the same as `pull` returns."""
+        return await self._looked_after(lambda upkeep: upkeep.stop())
+
+    async def _looked_after(self, do: Callable[[Upkeep], None]) -> dict[str, Any]:
         router = await self._ready()
         try:
-            router.upkeep.pull(model, nodes)
+            do(router.upkeep)
         except ValueError as error:
-            return {"fault": str(error)}
+            return {"fault": said_by(error)}
         return {"fault": "", **router.upkeep.report}
+
+    async def plan(self, context: int, users: int, chats: list[dict[str, Any]]) -> dict[str, Any]:
+        """What fits where, what to pull, and what one more GPU would bring: see `PlanReport.as_json`.
+
+        Args:
+            context: tokens of each chat.
+            users: people who use chats; 0: as many as the record has.
+            chats: the record. It is simulated in a thread.
+        """
+        router = await self._ready()
+        table, nodes = self.valves.table, nodes_to_plan(router)
+
+        def made() -> dict[str, Any]:
+            asked = asked_in(chats)
+            source = (
+                message("{count} chats of the router's record", count=len(asked))
+                if asked
+                else message("the same for each model, as there is no record of chats yet")
+            )
+            report = plan_report(
+                nodes,
+                wanted_models(table),
+                Demand(asked, source),
+                context=context,
+                users=users or None,
+                seconds=PLAN_SECONDS,
+            )
+            return report.as_json
+
+        return await asyncio.to_thread(made)
 
     async def metrics(self) -> str:
         """What it did, as Prometheus reads it: its part of `GET /ollama-pack/metrics`."""

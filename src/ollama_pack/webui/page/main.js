@@ -1,7 +1,7 @@
 // What is drawn when, what clicks do, and the stream of changes.
 
 const PATIENCE = 8000;  // milliseconds without a word, after which the server does not answer
-const DRAWS = {now: drawTop, charts: drawCharts, nodes: drawNodes, chats: drawChats, published: drawPublished,
+const DRAWS = {now: drawTop, charts: drawCharts, nodes: drawNodes, plan: drawPlan, chats: drawChats, published: drawPublished,
   cache: drawCache, budgets: drawBudgets, voice: drawVoice, processes: drawProcesses};
 // Which sections show a part, by the beginning of its path.
 const SHOWN_BY = {nodes: ["now", "nodes"], router: ["now", "nodes", "chats"], recent: ["now"], last_hour: ["now"],
@@ -37,7 +37,7 @@ function take(told) {
     else parts.set(path, value);
     want(...(SHOWN_BY[path.split("/")[0]] || []));
   }
-  if (told.whole) want("now", "charts", "nodes", "chats");
+  if (told.whole) want("now", "charts", "nodes", "plan", "chats");
   if (list(told.chats).length) {
     takeChats(told.chats, told.whole);
     want("chats");
@@ -105,6 +105,11 @@ const ACTS = {
   older: () => findChats(olderKey),
   flush: flushCache,
   drain: drainNode,
+  pull: askPull,
+  pullHere,
+  stopPull,
+  plan: makePlan,
+  planPull: value => pullModel(...JSON.parse(value).map((one, at) => at ? [one] : one)),
 };
 document.addEventListener("click", event => {
   const pressed = event.target.closest("[data-act]");

@@ -51,7 +51,8 @@ function drawNodes() {
     head(t("Nodes"), make("span", {class: "soft small"}, count), all.length > 1 ? search : null),
     make("div", {class: "card"}, all.length ? table(t("Nodes"), heads, shown.flatMap(nodeRows))
       : make("span", {class: "soft"}, router.fault ? t("Nothing is known of any node.")
-        : t("The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions."))));
+        : t("The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions."))),
+    all.length ? pullCard(all.map(([, node]) => text(object(node).name))) : null);
 }
 
 function nodeRows(node) {
@@ -102,23 +103,79 @@ function drainTools(name) {
   return make("div", {class: "head"}, make("div", {class: "group"},
     make("button", {type: "button", "data-act": "drain", "data-value": name},
       drained ? t("Take it back") : t("Give it nothing new")),
+    make("button", {type: "button", "data-act": "pullHere", "data-value": name}, t("Pull a model here")),
     make("span", {class: "soft small"}, drained ? t("It finishes what it has and gets nothing new.") : ""),
     make("span", {class: "small", role: "status"}, why ? t("Not done: {why}", {why}) : "")));
 }
 
-async function drainNode(name) {
-  const asked = {node: name, drain: !isDrained(name)};
+// Asks for something to be done; gives what upkeep does then, and why it was not done.
+async function changed(path, asked) {
   try {
-    const answer = await fetch("/ollama-pack/nodes/drain",
+    const answer = await fetch("/ollama-pack/nodes/" + path + "?" + new URLSearchParams({language}),
       {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(asked)});
-    const told = object(await answer.json());
-    drainFaults.set(name, answer.ok ? told.fault : told.detail || answer.status);
-    if (answer.ok && !told.fault && Array.isArray(told.drained))
-      parts.set("router", {...part("router"), drained: told.drained});
+    const said = object(await answer.json());
+    const why = answer.ok ? said.fault : said.detail || answer.status;
+    if (!why) parts.set("router", {...part("router"), drained: list(said.drained), pulls: list(said.pulls)});
+    return why;
   } catch (error) {
-    drainFaults.set(name, error.message);
+    return error.message;
   }
+}
+
+async function drainNode(name) {
+  drainFaults.set(name, await changed("drain", {node: name, drain: !isDrained(name)}));
   want("nodes");
+}
+
+// Models are pulled at one node after another, in whichever worker: all of them show how far it is.
+const PULLS = {waiting: [() => t("waits for its turn"), ""], draining: [() => t("finishes its chats"), "warn"],
+  pulling: [() => t("pulls"), ""], done: [() => t("done"), "good"], failed: [() => t("failed"), "bad"],
+  stopped: [() => t("stopped"), "warn"]};
+const MAX_PULLS_SHOWN = 20;
+let pullFault = "";
+
+function pullCard(nodes) {
+  const pulls = list(part("router").pulls).map(object).slice(-MAX_PULLS_SHOWN);
+  const goesOn = pulls.some(one => ["waiting", "draining", "pulling"].includes(one.state));
+  return make("div", {class: "card", "data-key": "pulls"},
+    make("h3", {}, t("Pull a model")),
+    make("div", {class: "head"}, make("div", {class: "group"},
+      make("input", {type: "text", id: "pull-model", placeholder: "llama3:8b", "aria-label": t("Model to pull")}),
+      make("select", {id: "pull-node", "aria-label": t("Node to pull at")},
+        make("option", {value: ""}, t("all nodes, one after another")),
+        nodes.map(name => make("option", {value: name, "data-key": "option " + name}, name))),
+      make("button", {type: "button", "data-act": "pull"}, t("Pull")),
+      goesOn ? make("button", {type: "button", "data-act": "stopPull", "data-key": "stop"}, t("Stop the pull")) : null,
+      make("span", {class: "small", role: "status"}, pullFault ? t("Not done: {why}", {why: pullFault}) : ""))),
+    pulls.length ? table(t("Pulls"), [[t("Model")], [t("Node")], [t("State")], ["%", "number"]], pulls.map(pullRow)) : null);
+}
+
+function pullRow(one) {
+  const [word, kind] = PULLS[one.state] || [() => text(one.state), ""];
+  return make("tr", {}, cell(code(one.model), "text"), cell(text(one.node), "text"),
+    cell([badge(word(), kind), one.fault ? make("div", {class: "small"}, one.fault) : ""], "text"),
+    cell(one.state === "pulling" ? [number(one.percent), bar(one.percent / 100, t("{percent} % pulled", {percent: number(one.percent)}))]
+      : "", "number"));
+}
+
+async function pullModel(model, nodes) {
+  pullFault = await changed("pull", {model, nodes});
+  want("nodes", "plan");
+}
+
+const askPull = () => {
+  const node = document.getElementById("pull-node").value;
+  return pullModel(document.getElementById("pull-model").value, node ? [node] : []);
+};
+
+async function stopPull() {
+  pullFault = await changed("pull/stop", {});
+  want("nodes");
+}
+
+function pullHere(name) {
+  document.getElementById("pull-node").value = name;
+  document.getElementById("pull-model").focus();
 }
 
 const breakerSentence = state => state === "open"
