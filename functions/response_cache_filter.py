@@ -1,6 +1,7 @@
 """
 title: Response cache
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Gives an answer that was generated before again, and one answer to all who ask at the same time.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,74 +10,74 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 7680, which the server calls.
+# Begin here: `class Filter`, line 7681, which the server calls.
 # The modules that it uses come first:
-#    137  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    162  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    285  base.single_flight        Many who ask the same at the same time ask once.
-#    472  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    553  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    573  cache.errors              What goes wrong with the cache.
-#    609  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    725  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    894  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1131  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1331  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1485  cache.entry               An answer as it is kept.
-#   1554  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1659  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   1921  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2064  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2190  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   2623  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2722  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   2814  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2825  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   2950  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2956  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2965  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3373  base.process              One object for all plugins of a process, which are files that share no code.
-#   3394  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   3456  services.pack_valves      What all valves of the pack have in common.
-#   3479  services.cache_valves     The valves of the response cache, wherever it runs.
-#   3581  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3656  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   3775  cache.collect             From the chunks of a generation to what may be kept of it.
-#   3930  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   3982  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4086  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4412  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4515  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   4600  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4625  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4658  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4804  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5290  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5633  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   5877  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6204  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6410  services.activity         What chats did in this process, until somebody writes it into the history.
-#   6436  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   6508  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6602  webui.errors              What goes wrong between the pack and Open WebUI.
-#   6618  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   6629  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6874  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   6910  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   6975  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7032  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7090  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   7236  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7296  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7352  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7411  webui.reader              Who reads what the pack says, and in which language.
-#   7426  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7440  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7474  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7498  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7551  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   7579  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   7631  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    138  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    163  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    286  base.single_flight        Many who ask the same at the same time ask once.
+#    473  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    554  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    574  cache.errors              What goes wrong with the cache.
+#    610  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    726  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    895  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1132  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1332  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1486  cache.entry               An answer as it is kept.
+#   1555  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1660  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   1922  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2065  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2191  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   2624  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2723  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   2815  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2826  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   2951  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2957  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2966  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3374  base.process              One object for all plugins of a process, which are files that share no code.
+#   3395  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   3457  services.pack_valves      What all valves of the pack have in common.
+#   3480  services.cache_valves     The valves of the response cache, wherever it runs.
+#   3582  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   3657  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   3776  cache.collect             From the chunks of a generation to what may be kept of it.
+#   3931  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   3983  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4087  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4413  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4516  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   4601  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4626  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4659  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4805  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5291  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5634  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   5878  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6205  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6411  services.activity         What chats did in this process, until somebody writes it into the history.
+#   6437  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   6509  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6603  webui.errors              What goes wrong between the pack and Open WebUI.
+#   6619  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   6630  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6875  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   6911  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   6976  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7033  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7091  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   7237  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7297  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7353  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7412  webui.reader              Who reads what the pack says, and in which language.
+#   7427  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   7441  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7475  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7499  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7552  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   7580  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   7632  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64

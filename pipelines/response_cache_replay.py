@@ -1,6 +1,7 @@
 """
 title: Response cache replay
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Repeats earlier answers of gpu_router. Not a model to chat with.
 license: MIT
 requirements: redis
@@ -9,54 +10,54 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6200, which the server calls.
+# Begin here: `class Pipeline`, line 6201, which the server calls.
 # The modules that it uses come first:
-#    110  base.single_flight          Many who ask the same at the same time ask once.
-#    176  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    281  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    299  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    422  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    442  cache.errors                What goes wrong with the cache.
-#    478  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    594  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    752  cache.key                   What makes two requests the same: the key of a cached answer.
-#    989  cache.entry                 An answer as it is kept.
-#   1058  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1213  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1265  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1346  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1546  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1700  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1804  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2058  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2201  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   2327  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   2760  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2859  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   2951  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3277  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   3380  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   3465  engines.errors              What goes wrong with a node.
-#   3483  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3533  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3558  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3575  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3660  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   4146  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4221  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   4340  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4735  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5078  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   5322  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   5649  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   5855  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   5861  base.process                One object for all plugins of a process, which are files that share no code.
-#   5882  services.activity           What chats did in this process, until somebody writes it into the history.
-#   5908  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6060  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6099  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6161  services.pack_valves        What all valves of the pack have in common.
-#   6184  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    111  base.single_flight          Many who ask the same at the same time ask once.
+#    177  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    282  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    300  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    423  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    443  cache.errors                What goes wrong with the cache.
+#    479  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    595  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    753  cache.key                   What makes two requests the same: the key of a cached answer.
+#    990  cache.entry                 An answer as it is kept.
+#   1059  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1214  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1266  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1347  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1547  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1701  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1805  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2059  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2202  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   2328  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   2761  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2860  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   2952  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3278  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   3381  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   3466  engines.errors              What goes wrong with a node.
+#   3484  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3534  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3559  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3576  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3661  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   4147  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4222  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   4341  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4736  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5079  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   5323  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   5650  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   5856  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   5862  base.process                One object for all plugins of a process, which are files that share no code.
+#   5883  services.activity           What chats did in this process, until somebody writes it into the history.
+#   5909  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6061  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6100  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6162  services.pack_valves        What all valves of the pack have in common.
+#   6185  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
