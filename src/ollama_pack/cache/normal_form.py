@@ -53,7 +53,7 @@ _UNIT = re.compile(
 )
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+")
 _ENDS = (".", "!", "?", ",", ";", "…", ":", "¶")
-_SMILES = ("🙏", "🙂", "😊", "👍")  # they say nothing after an end mark or thanks; elsewhere they may be asked about
+_SMILES = ("🙏", "🙂", "😊", "👍")  # nothing after an end mark or thanks; elsewhere they may be asked about
 _MORE = r"(?:s|ed|ing|ly|ful|less|able|er|ers|ite|ites)?"
 _OUR_WORD = re.compile(rf"({'|'.join(sorted(OUR, key=len, reverse=True))}){_MORE}")
 _ISE_WORD = re.compile(
@@ -85,7 +85,8 @@ _GREETING = (
 )
 _OPENER = (
     r"(?:ok|so|well|um|uh|hmm|alright|excuse me|sorry(?: to bother you)?|(?:just )?(?:a |one )?quick question"
-    r"|i have (?:got )?a (?:quick |short |simple )?question(?: for you)?|just curious|just wondering|thanks|thank you"
+    r"|i have (?:got )?a (?:quick |short |simple )?question(?: for you)?|just curious|just wondering"
+    r"|thanks|thank you"
     r"|out of curiosity|by the way|btw|question|thanks in advance|please help|help)"
 )
 # A greeting or an opener stands before a mark, or before what begins a question or request
@@ -127,19 +128,21 @@ _ASKING = (
     f"|{_LIKE}(?: for)? you to|i would appreciate it if you could"
     "|it would be (?:great|nice|helpful|good) if you could|would you be so kind as to|please|just)"
 )
-# "Can you give blood with a cold?" asks what people can do. Only what is asked of nobody but an assistant is a
-# request without a "please": what ends with the asker, and verbs that people ask about with other words.
+# "Can you give blood with a cold?" asks what people can do. Without a "please" it is a request only where
+# nobody but an assistant is asked: for the asker, or with a verb that people ask about with other words.
 _CAN_YOU = (
     "(?:(?:can|could|will) you|(?:can|could) (?:someone|anyone|anybody)|do you think you (?:can|could)"
     "|is it possible for you to)(?: possibly| perhaps| maybe| just)*"
 )
-_OF_PEOPLE = r"(?!explain (?:being|having) )(?!.*\b(?:your|yourself|without|ever|legally|still|yet|anymore|alone)\b)"
+_OF_PEOPLE = (
+    r"(?!explain (?:being|having) )(?!.*\b(?:your|yourself|without|ever|legally|still|yet|anymore|alone)\b)"
+)
 _TEXTS = "poem|haiku|limerick|sonnet|song|joke|story|essay|speech|paragraph"
 _FOR_THE_ASKER = (
     rf"(?:(?:tell|give|show|help|teach|find|list|write|make|draft|suggest|recommend|send|get) me\b"
     r"|(?:explain|clarify|elaborate|recommend|suggest|summarize|describe)\b"
-    r"|(?:translate|proofread|rewrite|rephrase|paraphrase|check|correct|fix|solve|simplify|shorten|improve|review) "
-    r"(?:this|these|the following|my)\b"
+    r"|(?:translate|proofread|rewrite|rephrase|paraphrase|check|correct|fix|solve|simplify|shorten|improve"
+    r"|review) (?:this|these|the following|my)\b"
     rf"|{_DO} .+ for me$|(?:write|tell) (?:a|2|3|4|5) (?:\w+ )?(?:{_TEXTS})s? (?:about|on)\b)"
 )
 _ASK = re.compile(
@@ -199,7 +202,7 @@ _HOW_TO = re.compile(
     rf"^how (?:(?:do|can) i(?! (?:{_STATES})\b)|(?:could|would) i(?! (?:{_STATES}|{_REPROACHES})\b)"
     rf"|(?:do|can|could|would) you(?= (?:{_YOU_DO})\b)|does one) (?=[a-z])"
 )
-_GO_THERE = "find|buy|get|go|apply|register|send|download|vote|sign|report|start|begin|put|click|watch|see|check"
+_GO_THERE = "find|buy|get|go|apply|register|send|download|vote|sign|report|start|begin|put|click|watch|see"
 
 # Turns of phrase, each with a text without which it cannot be there. Those of the first group are looked for
 # before the verb of a question is moved to its front.
@@ -383,7 +386,7 @@ def _without_material(tokens: list[str]) -> tuple[list[str], str]:
 
     After "my question is:" comes the question itself.
     """
-    place = next((place for place, token in enumerate(tokens) if token == ":"), 0)
+    place = tokens.index(":") if ":" in tokens else 0
     before, after = " ".join(tokens[:place]).lower(), " ".join(tokens[place + 1 :]).lower()
     is_title = re.match(rf"{_WH}\b", after) and not _TO_WORK_ON.search(before)  # Rust: what is a trait?
     if not place or is_title or _INTRODUCES.search(before):

@@ -107,8 +107,8 @@ NAMES = _words(
     european fiji finland finnish florence florida france french geneva georgian german germany ghana greece
     greek guatemala hanoi havana hawaii hebrew helsinki himalayas hindi hinduism honduras houston hungarian
     hungary iceland icelandic illinois india indian indonesia indonesian iran iranian iraq iraqi ireland irish
-    islam islamic israel israeli istanbul italian italy jakarta jamaica japan japanese jerusalem jewish judaism
-    jupiter kabul kenya kenyan korea korean kuwait kyoto latin latvia lebanon lisbon lithuania london
+    islam islamic israel israeli istanbul italian italy jakarta jamaica japan japanese jerusalem jewish
+    judaism jupiter kabul kenya kenyan korea korean kuwait kyoto latin latvia lebanon lisbon lithuania london
     luxembourg macedonia madagascar madrid malaysia maldives manchester manila marrakech massachusetts mecca
     mediterranean melbourne mexican mexico miami michigan milan minnesota moldova monaco mongolia montenegro
     montreal moroccan morocco moscow mozambique mumbai munich muslim muslims myanmar nairobi namibia naples
@@ -131,8 +131,8 @@ NAMES = _words(
 MENTIONS = _words(
     """
     word words spell spelled spelling grammar grammatical grammatically pronounce pronounced pronunciation
-    synonym synonyms antonym antonyms abbreviation abbreviations abbreviate contraction contractions apostrophe
-    hyphen hyphenated capitalize capitalise capitalized capitalised capitalization capital-letter uppercase
+    synonym synonyms antonym antonyms abbreviation abbreviations abbreviate contraction contractions
+    apostrophe hyphen hyphenated capitalize capitalise capitalized capitalised capitalization capital-letter uppercase
     lowercase plural singular punctuation punctuate comma commas phrase phrases sentence sentences acronym
     adverb adjective noun verb preposition pronoun rhyme rhymes mean means meaning say correct incorrect
     proofread translate translation short letter letters usage sounds typed slang idiom

@@ -119,7 +119,8 @@ def chinese_form(text: str, tokens: list[str]) -> str:
         if shorter == said:
             break
         said = shorter
-    if len(said) < _FEWEST or (_OF_NOTHING.match(said) and not _OF_NOTHING.match(_joined(tokens).rstrip(_ENDS))):
+    asked_of_it = _OF_NOTHING.match(said) and not _OF_NOTHING.match(_joined(tokens).rstrip(_ENDS))
+    if len(said) < _FEWEST or asked_of_it:
         return ""
     for pattern, instead in _TURNS:
         said = pattern.sub(instead, said)
