@@ -132,7 +132,7 @@ MENTIONS = _words(
     """
     word words spell spelled spelling grammar grammatical grammatically pronounce pronounced pronunciation
     synonym synonyms antonym antonyms abbreviation abbreviations abbreviate contraction contractions
-    apostrophe hyphen hyphenated capitalize capitalise capitalized capitalised capitalization capital-letter uppercase
+    apostrophe hyphen hyphenated capitalize capitalise capitalized capitalised capitalization uppercase
     lowercase plural singular punctuation punctuate comma commas phrase phrases sentence sentences acronym
     adverb adjective noun verb preposition pronoun rhyme rhymes mean means meaning say correct incorrect
     proofread translate translation short letter letters usage sounds typed slang idiom
