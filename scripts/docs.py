@@ -1,7 +1,8 @@
-"""Write the tables in README.md and docs/ that come from the code; `--check` only says whether they are so.
+"""Write what README.md and docs/ have from the code; `--check` only says whether they are so.
 
 A table stands between `<!-- valves: functions/model_alias_filter -->` (or `<!-- metrics -->`) and
 `<!-- end -->`. Pages in Chinese (README.zh.md, docs/zh/) get theirs from the translations in `locale/`.
+Each page ends with the project's address, between `<!-- address -->` and `<!-- end -->`.
 
 With `--check`, each Chinese page is also compared with its English one: headings, paragraphs, rows, code,
 links, `names` and figures are the same, so that it cannot fall behind unnoticed.
@@ -24,15 +25,20 @@ from docs_site import CHINESE, LANGUAGE_LINE, LINK
 from ollama_pack.base.messages import message
 from ollama_pack.services import metrics_text
 from ollama_pack.services.metrics_text import Metric
-from package import ROOT, add_version
+from package import ROOT, add_version, repository
 
 HOW_TO = "“Pages in Chinese” in CONTRIBUTING.md says how"
 VALVE_HEADS = (message("Valve"), message("Title"), message("What it does"))
 METRIC_HEADS = (message("Metric"), message("Type"), message("Labels"), message("What it is"))
+ADDRESS = {
+    "en": "Source code, releases and issues: <{}>\n",
+    CHINESE: "源代码、发布版本与问题反馈：<{}>\n",  # noqa: RUF001 - Chinese punctuation
+}
 
 _TABLE = re.compile(
     r"(<!-- (?:valves: (?P<plugin>\S+)|metrics) -->\n)(?P<table>.*?)(<!-- end -->)", re.DOTALL
 )
+_ADDRESS = re.compile(r"\n*<!-- address -->\n.*?<!-- end -->\n*\Z", re.DOTALL)
 _NAME = re.compile(r"`([^`]+)`")
 _FIGURE = re.compile(r"\d+(?:[.,:]\d+)*")
 _ITEM = re.compile(r"\s*(?:[-*]|\d+\.) ")
@@ -50,14 +56,15 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is stale")
     check = parser.parse_args().check
     stale = 0
-    for page in sorted(page for pair in pairs() for page in pair if page.exists()):
+    for page in pages():
         old = page.read_text(encoding="utf-8")
         new = _TABLE.sub(lambda found: f"{found[1]}{_table(found['plugin'], page)}{found[4]}", old)  # noqa: B023
+        new = _ADDRESS.sub("", new).rstrip("\n") + "\n\n" + address(page)
         if old == new:
             continue
         stale += 1
         if check:
-            print(f"{page.relative_to(ROOT)}: a table of valves is stale: run `make docs`")
+            print(f"{page.relative_to(ROOT)}: what it has from the code is stale: run `make docs`")
         else:
             page.write_text(new, encoding="utf-8")
             print(f"wrote {page.relative_to(ROOT)}")
@@ -68,18 +75,36 @@ def main() -> int:
     return 1 if stale or wrong else 0
 
 
-def pairs() -> Iterator[tuple[Path, Path]]:
-    """Every page in English, and where it is in Chinese."""
-    yield ROOT / "README.md", ROOT / f"README.{CHINESE}.md"
-    yield from ((page, page.parent / CHINESE / page.name) for page in sorted((ROOT / "docs").glob("*.md")))
+def pages() -> list[Path]:
+    """Every document for people who use the pack, in both languages."""
+    return sorted(page for pair in pairs() for page in pair if page.exists())
+
+
+def pairs() -> list[tuple[Path, Path]]:
+    """Where every page is, in English and in Chinese."""
+    docs = ROOT / "docs"
+    names = {page.name for folder in (docs, docs / CHINESE) for page in folder.glob("*.md")}
+    return [
+        (ROOT / "README.md", ROOT / f"README.{CHINESE}.md"),
+        *((docs / name, docs / CHINESE / name) for name in sorted(names)),
+    ]
+
+
+def language_of(page: Path) -> str:
+    """`zh` or `en`."""
+    return CHINESE if page.parent.name == CHINESE or page.stem.endswith(f".{CHINESE}") else "en"
+
+
+def address(page: Path) -> str:
+    """The last lines of a page."""
+    return f"<!-- address -->\n{ADDRESS[language_of(page)].format(repository(ROOT))}<!-- end -->\n"
 
 
 # ── Tables from the code ──
 
 
 def _table(plugin: str | None, page: Path) -> str:
-    chinese = page.parent.name == CHINESE or page.stem.endswith(f".{CHINESE}")
-    words = _chinese() if chinese else {}
+    words = _chinese() if language_of(page) == CHINESE else {}
     return valve_table(plugin, words) if plugin else metrics_table(words)
 
 
@@ -143,6 +168,9 @@ def behind(english: Path, chinese: Path) -> Iterator[str]:
     name, other = english.relative_to(ROOT).as_posix(), chinese.relative_to(ROOT).as_posix()
     if not chinese.exists():
         yield f"{name} has no page in Chinese: write {other}. {HOW_TO}"
+        return
+    if not english.exists():
+        yield f"{other} has no page in English: delete it, or write {name}"
         return
     ours, theirs = (page.read_text(encoding="utf-8") for page in (english, chinese))
     for page, text, line in (

@@ -48,10 +48,20 @@ CHINESE = """# 标题
 """
 
 
-@pytest.mark.parametrize("pair", list(pairs()), ids=lambda pair: pair[0].stem)
+@pytest.mark.parametrize("pair", pairs(), ids=lambda pair: pair[0].stem)
 def test_a_page_in_chinese_is_not_behind(pair: tuple[Path, Path]) -> None:
     wrong = list(behind(*pair))
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_page_in_one_language_is_reported() -> None:
+    docs = ROOT / "docs"
+    assert next(behind(docs / "cache.md", docs / "zh" / "none.md")).startswith(
+        "docs/cache.md has no page in Chinese: write docs/zh/none.md."
+    )
+    assert list(behind(docs / "none.md", docs / "zh" / "cache.md")) == [
+        "docs/zh/cache.md has no page in English: delete it, or write docs/none.md"
+    ]
 
 
 def found(chinese: str) -> list[str]:
