@@ -474,4 +474,6 @@ def test_many_at_once(root: str, keys: dict[str, str]) -> None:
         return str(answer.json()["choices"][0]["message"]["content"])
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        assert list(pool.map(ask, range(AT_ONCE))) == [f"You said: number {number}" for number in range(AT_ONCE)]
+        assert list(pool.map(ask, range(AT_ONCE))) == [
+            f"You said: number {number}" for number in range(AT_ONCE)
+        ]
