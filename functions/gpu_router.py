@@ -1,6 +1,7 @@
 """
 title: GPU router
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Answers each chat on the node that will begin soonest, and on another when that one fails.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,139 +10,139 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 18954, which the server calls.
+# Begin here: `class Pipe`, line 18955, which the server calls.
 # The modules that it uses come first:
-#    217  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    348  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    471  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    497  aliases.errors                 What goes wrong with aliases.
-#    554  engines.errors                 What goes wrong with a node.
-#    724  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    850  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    925  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    986  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1293  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1440  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1608  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1947  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2023  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2081  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2117  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2525  base.single_flight             Many who ask the same at the same time ask once.
-#   2653  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2801  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2925  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3036  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3211  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3283  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3289  engines.vectors                Vectors for texts, as an engine gives them.
-#   3318  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3407  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3455  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3503  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3830  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3942  routing.errors                 What goes wrong with routing.
-#   4148  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4186  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4551  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4965  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5089  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5191  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5312  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5420  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5567  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5701  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6021  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6243  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6360  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6418  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6483  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6632  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6763  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7113  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7198  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7241  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7346  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7550  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7830  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7888  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7985  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8188  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8359  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8706  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8993  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9079  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9249  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9443  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9540  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9621  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9687  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9736  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9823  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9931  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10420  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10578  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10753  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10991  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11094  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11196  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11313  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11566  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11599  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11783  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11818  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12486  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12562  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12708  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12908  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13048  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13108  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13607  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13782  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14102  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14411  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14522  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15123  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15183  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15368  routing.plan.bounds            What a plan can be asked for.
-#  15374  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15469  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  15725  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  15912  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16196  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16299  cache.errors                   What goes wrong with the cache.
-#  16319  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16347  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16497  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16503  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16509  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  16623  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  16670  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  16761  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  16924  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17014  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17249  base.process                   One object for all plugins of a process, which are files that share no code.
-#  17270  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  17362  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17507  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17533  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17626  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  17734  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  17781  services.pack_valves           What all valves of the pack have in common.
-#  17804  services.router_valves         The valves of the router, wherever it runs.
-#  17956  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18070  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18331  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18363  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18385  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18391  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18442  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  18519  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  18614  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  18775  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  18786  webui.reader                   Who reads what the pack says, and in which language.
-#  18801  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  18860  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    218  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    349  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    472  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    498  aliases.errors                 What goes wrong with aliases.
+#    555  engines.errors                 What goes wrong with a node.
+#    725  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    851  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    926  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    987  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1294  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1441  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1609  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1948  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2024  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2082  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2118  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2526  base.single_flight             Many who ask the same at the same time ask once.
+#   2654  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2802  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2926  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3037  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3212  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3284  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3290  engines.vectors                Vectors for texts, as an engine gives them.
+#   3319  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3408  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3456  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3504  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3831  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3943  routing.errors                 What goes wrong with routing.
+#   4149  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4187  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4552  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4966  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5090  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5192  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5313  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5421  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5568  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5702  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6022  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6244  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6361  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6419  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6484  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6633  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6764  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7114  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7199  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7242  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7347  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7551  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7831  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7889  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7986  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8189  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8360  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8707  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8994  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9080  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9250  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9444  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9541  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9622  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9688  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9737  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9824  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9932  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10421  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10579  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10754  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10992  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11095  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11197  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11314  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11567  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11600  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11784  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11819  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12487  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12563  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12709  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12909  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13049  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13109  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13608  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13783  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14103  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14412  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14523  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15124  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15184  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15369  routing.plan.bounds            What a plan can be asked for.
+#  15375  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15470  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  15726  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  15913  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16197  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16300  cache.errors                   What goes wrong with the cache.
+#  16320  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16348  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16498  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16504  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16510  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  16624  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  16671  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  16762  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  16925  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17015  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17250  base.process                   One object for all plugins of a process, which are files that share no code.
+#  17271  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  17363  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17508  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17534  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17627  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  17735  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  17782  services.pack_valves           What all valves of the pack have in common.
+#  17805  services.router_valves         The valves of the router, wherever it runs.
+#  17957  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18071  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18332  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18364  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18386  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18392  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18443  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  18520  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  18615  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  18776  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  18787  webui.reader                   Who reads what the pack says, and in which language.
+#  18802  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  18861  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -300,7 +301,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "no node that has {wanted} answers at the moment: {reasons}; try again in a minute": "安装了 {wanted} 的节点目前都没有响应：{reasons}；请稍后再试",
         "node {node} {reason}": "节点 {node}：{reason}",
         "on {node}": "节点 {node}",
-        "only Ollama nodes are planned": "只计划 Ollama 节点",
+        "only Ollama nodes are planned": "只规划 Ollama 节点",
         "redirects to {target} (set that address instead)": "重定向到 {target}（请改用该地址）",
         "refuses the request": "拒绝了该请求",
         "refuses the request (status {status})": "拒绝了该请求（状态码 {status}）",
@@ -313,8 +314,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "unknown setting {name!r}: the known ones are {known}": "未知设置 {name!r}：已知的有 {known}",
         "waited {time} for an answer": "已等待回答 {time}",
         "waiting for a GPU": "正在等待空闲的 GPU",
-        "with the plan": "按计划",
-        "with the plan and one more GPU, {room} GB for models": "按计划并再加一块 GPU（{room} GB 可用于模型）",
+        "with the plan": "按规划",
+        "with the plan and one more GPU, {room} GB for models": "按规划并再加一块 GPU（{room} GB 可用于模型）",
         "write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours": "请写成 `llama3:8b = Mon-Fri 07:30-17:00`：模型、等号、时段",
         "you are next": "下一个就是您",
         "you may not use {model}": "您无权使用 {model}",
@@ -333,7 +334,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{node} is loading the model": "节点 {node} 正在加载模型",
         "{node} loads {model}": "节点 {node} 需要加载 {model}",
         "{node} passes this on to {model}": "节点 {node} 将请求转给 {model}",
-        "{node}: its memory is not known. Add `memory: 24GB` (in the valve: `memory=24GB`) to its row, or start gpu_agent.py there.": "{node}：其显存未知。请在其配置行中添加 `memory: 24GB`（在阀门中：`memory=24GB`），或在那里启动 gpu_agent.py。",
+        "{node}: its memory is not known. Add `memory: 24GB` (in the valve: `memory=24GB`) to its row, or start gpu_agent.py there.": "{node}：其显存未知。请在其配置行中添加 `memory: 24GB`（在配置项中：`memory=24GB`），或在那里启动 gpu_agent.py。",
         "{number} ahead of you": "前面还有 {number} 个请求",
         "{percent} % of the prompt is cached there": "提示词的 {percent}% 已在该节点缓存",
         "{reason}: {said}": "{reason}：{said}",

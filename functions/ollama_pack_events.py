@@ -1,6 +1,7 @@
 """
 title: Ollama Pack events
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Publishes the router's models and aliases, answers load and voice requests, shows a dashboard.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,93 +10,93 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11499, which the server calls.
+# Begin here: `class Event`, line 11500, which the server calls.
 # The modules that it uses come first:
-#    162  base.single_flight          Many who ask the same at the same time ask once.
-#    290  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    568  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    708  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    734  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    745  base.process                One object for all plugins of a process, which are files that share no code.
-#    768  services.activity           What chats did in this process, until somebody writes it into the history.
-#    829  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1185  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1564  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1825  routing.plan.bounds         What a plan can be asked for.
-#   1832  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1904  webui.errors                What goes wrong between the pack and Open WebUI.
-#   1973  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2041  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2162  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2315  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3538  services.fleet_plan         The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   3607  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3622  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   3640  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   3647  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   3792  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   3866  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   3972  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4081  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4227  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   4233  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4320  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4410  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   4442  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   4566  aliases.errors              What goes wrong with aliases.
-#   4588  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   4611  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   4918  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   5055  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5092  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   5113  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5171  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   5233  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5286  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   5400  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   5566  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   5832  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   6090  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6216  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   6364  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6448  services.pack_valves        What all valves of the pack have in common.
-#   6471  speech.errors               What goes wrong with transcription.
-#   6833  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   6910  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7001  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7037  speech.values               What recordings turn into, and what an engine is.
-#   7294  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   7444  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   7526  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   7710  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   7843  speech.sentences            Segments of about a sentence, made from words with times.
-#   7897  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8075  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   8303  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   8457  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   8541  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   8630  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   8794  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   9393  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   9481  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   9555  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   9830  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   9880  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10027  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  10293  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  10331  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  10361  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  10481  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  10619  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  10773  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  10951  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  11205  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  11296  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#  11338  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11424  webui.reader                Who reads what the pack says, and in which language.
-#  11433  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11467  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11612  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    163  base.single_flight          Many who ask the same at the same time ask once.
+#    291  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    569  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    709  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    735  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    746  base.process                One object for all plugins of a process, which are files that share no code.
+#    769  services.activity           What chats did in this process, until somebody writes it into the history.
+#    830  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1186  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1565  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1826  routing.plan.bounds         What a plan can be asked for.
+#   1833  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1905  webui.errors                What goes wrong between the pack and Open WebUI.
+#   1974  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2042  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2163  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2316  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3539  services.fleet_plan         The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   3608  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3623  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   3641  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   3648  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   3793  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   3867  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   3973  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4082  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4228  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   4234  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4321  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4411  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   4443  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   4567  aliases.errors              What goes wrong with aliases.
+#   4589  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   4612  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   4919  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   5056  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5093  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   5114  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5172  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   5234  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5287  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   5401  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   5567  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   5833  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   6091  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6217  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   6365  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6449  services.pack_valves        What all valves of the pack have in common.
+#   6472  speech.errors               What goes wrong with transcription.
+#   6834  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   6911  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7002  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7038  speech.values               What recordings turn into, and what an engine is.
+#   7295  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   7445  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   7527  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   7711  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   7844  speech.sentences            Segments of about a sentence, made from words with times.
+#   7898  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8076  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   8304  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   8458  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   8542  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   8631  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   8795  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   9394  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   9482  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   9556  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   9831  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   9881  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10028  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  10294  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  10332  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  10362  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  10482  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  10620  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  10774  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  10952  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  11206  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  11297  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#  11339  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11425  webui.reader                Who reads what the pack says, and in which language.
+#  11434  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11468  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11613  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -298,8 +299,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "All {count} nodes are down.": "全部 {count} 个节点都不可用。",
         "Asking …": "正在查询…",
         "Back to the chats": "返回聊天",
-        "Budgets": "用量预算",
-        "Budgets are not counted: {fault}. Chats go on without.": "用量预算没有计数：{fault}。对话不受预算限制，照常进行。",
+        "Budgets": "用量配额",
+        "Budgets are not counted: {fault}. Chats go on without.": "用量配额没有计数：{fault}。对话不受配额限制，照常进行。",
         "Chats": "对话请求",
         "Chats that wait for a node": "等待节点的请求",
         "Demand: {source}.": "需求：{source}。",
@@ -335,7 +336,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Last hour": "最近一小时",
         "Left alone": "保持不变",
         "Lookup took": "查询用时",
-        "Make a plan": "制定计划",
+        "Make a plan": "制定规划",
         "Make all cached answers unusable, for everybody?": "要让所有人的缓存回答全部失效吗？",
         "Model": "模型",
         "Model to pull": "要拉取的模型",
@@ -344,7 +345,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "No GPU figures: {reason}": "没有 GPU 数据：{reason}",
         "No chat is like that.": "没有符合条件的请求。",
         "No model in memory.": "没有已加载的模型。",
-        "No model to plan with, or no node whose memory is known.": "没有可计划的模型，或没有显存已知的节点。",
+        "No model to plan with, or no node whose memory is known.": "没有可规划的模型，或没有显存已知的节点。",
         "Node": "节点",
         "Node to pull at": "在哪个节点拉取",
         "Nodes": "节点",
@@ -355,15 +356,15 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Nothing has been used yet.": "还没有任何用量。",
         "Nothing has to be pulled.": "不需要拉取任何模型。",
         "Nothing is known of any node.": "没有任何节点的信息。",
-        "Nothing is published: publish_aliases is off in this function's valves.": "没有发布任何模型：此函数的 publish_aliases 选项已关闭。",
+        "Nothing is published: publish_aliases is off in this function's valves.": "没有发布任何模型：此函数的配置项 publish_aliases 已关闭。",
         "Nothing to publish: no node has a model, and no alias an answer.": "没有可发布的内容：节点上没有模型，别名也没有可用的模型。",
         "Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back.": "只有此 Open WebUI 的管理员可以查看仪表盘。请联系管理员，或返回。",
         "Open WebUI does not answer.": "Open WebUI 没有响应。",
         "Open WebUI does not answer. What is shown is from {time}.": "Open WebUI 没有响应。当前显示的是 {time} 的数据。",
         "Outcome": "结果",
         "Pause": "暂停",
-        "Plan": "计划",
-        "Planning …": "正在计划…",
+        "Plan": "规划",
+        "Planning …": "正在规划…",
         "Process": "进程",
         "Published models": "已发布的模型",
         "Pull": "拉取",
@@ -395,7 +396,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "The model is missing. Write the name that `ollama pull` takes.": "缺少模型。请填写 `ollama pull` 所用的名称。",
         "The models have not been looked at yet; this takes a few seconds.": "尚未检查模型，需要几秒钟。",
         "The response cache does not work: {fault}. Chats go to their models.": "回答缓存不可用：{fault}。对话直接交给模型。",
-        "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions.": "路由器没有节点：请在“管理员面板 → 函数”中填写它的“nodes”选项。",
+        "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions.": "路由器没有节点：请在“管理员面板 → 函数”中填写它的配置项“nodes”。",
         "The router's redis_url does not answer: {fault}. This worker goes on alone.": "路由器的 redis_url 没有响应：{fault}。此进程将独立运行。",
         "The same question was being answered: both chats got that answer.": "同一个问题正在生成回答，两个请求共用该回答。",
         "The user stopped it, or left.": "用户停止了生成，或已离开。",
@@ -490,7 +491,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "opens to them: {models}": "同时开放：{models}",
         "partly on the CPU": "部分在 CPU 上",
         "people (empty: as many as now)": "人数（留空：与现在相同）",
-        "planned": "计划中",
+        "planned": "规划中",
         "pulls": "正在拉取",
         "read the prompt": "读取提示词",
         "reads, tokens/s": "读取，token/秒",

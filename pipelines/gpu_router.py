@@ -1,6 +1,7 @@
 """
 title: GPU router
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Answers each chat on the node that will begin soonest, and on another when that one fails.
 license: MIT
 version: 0.1.0
@@ -8,121 +9,121 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16227, which the server calls.
+# Begin here: `class Pipeline`, line 16228, which the server calls.
 # The modules that it uses come first:
-#    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    322  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    445  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    471  aliases.errors                 What goes wrong with aliases.
-#    527  engines.errors                 What goes wrong with a node.
-#    697  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    823  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    898  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    959  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1083  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1155  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1323  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1371  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1698  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1787  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1835  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1947  routing.errors                 What goes wrong with routing.
-#   2153  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2300  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2338  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2703  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3117  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3241  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3343  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3464  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3581  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3689  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3800  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3947  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4081  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4401  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4623  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4740  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4798  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4863  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5012  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5143  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5318  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5668  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5753  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5796  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5901  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6193  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6397  engines.vectors                Vectors for texts, as an engine gives them.
-#   6426  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6706  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6764  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6861  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7064  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7235  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7582  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7869  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7955  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8125  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8319  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8416  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8497  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8563  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8612  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8688  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8775  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8883  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9372  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9530  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9705  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9943  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10046  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10052  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10154  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10271  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10524  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10557  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10741  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10776  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11444  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11520  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11666  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11866  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12006  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12066  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12565  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12740  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13060  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13369  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13480  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14081  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14148  cache.errors                   What goes wrong with the cache.
-#  14168  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14184  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14334  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14463  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14632  base.single_flight             Many who ask the same at the same time ask once.
-#  14711  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14946  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15354  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15375  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15442  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15796  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15897  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15932  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16008  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16126  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16188  services.pack_valves           What all valves of the pack have in common.
-#  16211  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16283  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16590  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16648  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16684  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16779  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16872  services.router_valves         The valves of the router, wherever it runs.
-#  17024  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17138  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17399  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    323  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    446  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    472  aliases.errors                 What goes wrong with aliases.
+#    528  engines.errors                 What goes wrong with a node.
+#    698  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    824  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    899  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    960  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1084  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1156  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1324  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1372  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1699  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1788  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1836  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1948  routing.errors                 What goes wrong with routing.
+#   2154  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2301  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2339  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2704  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3118  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3242  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3344  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3465  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3582  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3690  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3801  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3948  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4082  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4402  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4624  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4741  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4799  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4864  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5013  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5144  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5319  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5669  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5754  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5797  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5902  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6194  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6398  engines.vectors                Vectors for texts, as an engine gives them.
+#   6427  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6707  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6765  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6862  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7065  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7236  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7583  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7870  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7956  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8126  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8320  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8417  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8498  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8564  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8613  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8689  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8776  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8884  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9373  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9531  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9706  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9944  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10047  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10053  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10155  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10272  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10525  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10558  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10742  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10777  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11445  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11521  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11667  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11867  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12007  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12067  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12566  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12741  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13061  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13370  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13481  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14082  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14149  cache.errors                   What goes wrong with the cache.
+#  14169  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14185  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14335  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14464  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14633  base.single_flight             Many who ask the same at the same time ask once.
+#  14712  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14947  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15355  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15376  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15443  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15797  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15898  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15933  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16009  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16127  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16189  services.pack_valves           What all valves of the pack have in common.
+#  16212  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16284  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16591  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16649  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16685  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16780  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16873  services.router_valves         The valves of the router, wherever it runs.
+#  17025  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17139  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17400  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64

@@ -222,5 +222,5 @@ def test_a_plan_is_made_of_what_people_asked_for(fleet: Fleet) -> None:
     assert [one["fleet"] for one in told["replays"]][:2] == ["as it is", "with the plan"]
     assert "one more GPU" in told["replays"][-1]["fleet"]
     chinese = plan(fleet.admin.key, context=4096, language="zh-CN").json()
-    assert chinese["replays"][1]["fleet"] == "按计划"
+    assert chinese["replays"][1]["fleet"] == "按规划"
     assert "whole number" in plan(fleet.admin.key, context="many").json()["fault"]
