@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 18955, which the server calls.
+# Begin here: `class Pipe`, line 18963, which the server calls.
 # The modules that it uses come first:
 #    218  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    349  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -99,50 +99,50 @@ version: 0.1.0
 #  13109  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
 #  13608  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
 #  13783  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14103  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14412  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14523  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15124  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15184  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15369  routing.plan.bounds            What a plan can be asked for.
-#  15375  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15470  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  15726  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  15913  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16197  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16300  cache.errors                   What goes wrong with the cache.
-#  16320  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16348  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16498  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16504  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16510  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  16624  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  16671  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  16762  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  16925  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17015  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17250  base.process                   One object for all plugins of a process, which are files that share no code.
-#  17271  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  17363  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17508  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17534  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17627  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  17735  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  17782  services.pack_valves           What all valves of the pack have in common.
-#  17805  services.router_valves         The valves of the router, wherever it runs.
-#  17957  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18071  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18332  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18364  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18386  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18392  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18443  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  18520  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  18615  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  18776  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  18787  webui.reader                   Who reads what the pack says, and in which language.
-#  18802  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  18861  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  14110  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14419  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14530  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15131  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15191  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15376  routing.plan.bounds            What a plan can be asked for.
+#  15382  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15477  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  15733  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  15920  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16204  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16307  cache.errors                   What goes wrong with the cache.
+#  16327  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16355  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16505  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16511  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16517  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  16631  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  16678  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  16769  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  16932  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17022  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17257  base.process                   One object for all plugins of a process, which are files that share no code.
+#  17278  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  17370  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17515  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17541  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17635  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  17743  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  17790  services.pack_valves           What all valves of the pack have in common.
+#  17813  services.router_valves         The valves of the router, wherever it runs.
+#  17965  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18079  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18340  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18372  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18394  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18400  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18451  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  18528  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  18623  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  18784  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  18795  webui.reader                   Who reads what the pack says, and in which language.
+#  18810  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  18869  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -13944,10 +13944,15 @@ class Upkeep:
                 )
         self._begin([PullState(name, model) for name in wanted])
 
-    def go_on(self, told: Iterable[Mapping[str, Any]]) -> None:
-        """Take over the pulls of the router before, as `hand_over` gave them."""
+    def go_on(self, told: Iterable[Mapping[str, Any]], after: asyncio.Task[None] | None = None) -> None:
+        """Take over the pulls of the router before.
+
+        Args:
+            told: as `hand_over` gave them.
+            after: ends once that router's chats have ended; None: it has none.
+        """
         try:
-            self._begin([pull_state(one) for one in told])
+            self._begin([pull_state(one) for one in told], after)
         except (KeyError, TypeError, ValueError):  # of a router of another version
             log.exception("A pull could not be continued: pull the model again")
 
@@ -13982,19 +13987,21 @@ class Upkeep:
         self._changed()
         return True
 
-    def _begin(self, states: list[PullState]) -> None:
+    def _begin(self, states: list[PullState], after: asyncio.Task[None] | None = None) -> None:
         self.pulls = [*self.pulls, *states][-MAX_PULLS:]
         if left := [one for one in states if one.is_under_way]:
             self._lost.clear()
-            self._pull = asyncio.get_running_loop().create_task(self._pull_all(left), name="pull")
+            self._pull = asyncio.get_running_loop().create_task(self._pull_all(left, after), name="pull")
         self._changed()
 
     def _changed(self) -> None:
         if self.peers:
             self.peers.tell_upkeep()
 
-    async def _pull_all(self, states: Sequence[PullState]) -> None:
+    async def _pull_all(self, states: Sequence[PullState], after: asyncio.Task[None] | None) -> None:
         await self._fleet.ready()
+        if after and after.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait([after], timeout=DRAIN_SECONDS)
         for state in states:
             watch = self._fleet.nodes.get(state.node)  # nodes may go while others pull
             ask = getattr(watch.client, "pull", None) if watch else None
@@ -17589,9 +17596,8 @@ class RouterHost:
         self._made_of = wanted
         router = self.current
         await router.ready()
-        if left := list(_pulls_left()):
-            _pulls_left().clear()
-            router.upkeep.go_on(left)
+        while _pulls_left():
+            router.upkeep.go_on(*_pulls_left().pop(0))
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -17612,16 +17618,18 @@ class RouterHost:
         The next router of this process goes on with the models that it pulls.
         """
         if self.current is not None:
-            _pulls_left().extend(self.current.upkeep.hand_over())
+            pulls = self.current.upkeep.hand_over()
             task = asyncio.get_running_loop().create_task(self.current.close())
+            if pulls:
+                _pulls_left().append((pulls, task))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
             self.current = None
 
 
-def _pulls_left() -> list[dict[str, Any]]:
-    """The pulls of routers of this process that were replaced, by whatever code."""
-    return process_wide("pulls left", list[dict[str, Any]])
+def _pulls_left() -> list[tuple[list[dict[str, Any]], asyncio.Task[None]]]:
+    """The pulls of routers of this process that were replaced, by whatever code, and when each has ended."""
+    return process_wide("pulls left", list[tuple[list[dict[str, Any]], asyncio.Task[None]]])
 
 
 # --- ollama_pack.services.metrics_text ---

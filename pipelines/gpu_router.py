@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16228, which the server calls.
+# Begin here: `class Pipeline`, line 16235, which the server calls.
 # The modules that it uses come first:
 #    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    323  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -93,37 +93,37 @@ version: 0.1.0
 #  12067  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
 #  12566  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
 #  12741  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13061  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13370  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13481  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14082  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14149  cache.errors                   What goes wrong with the cache.
-#  14169  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14185  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14335  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14464  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14633  base.single_flight             Many who ask the same at the same time ask once.
-#  14712  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14947  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15355  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15376  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15443  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15797  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15898  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15933  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16009  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16127  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16189  services.pack_valves           What all valves of the pack have in common.
-#  16212  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16284  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16591  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16649  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16685  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16780  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16873  services.router_valves         The valves of the router, wherever it runs.
-#  17025  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17139  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17400  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13068  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13377  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13488  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14089  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14156  cache.errors                   What goes wrong with the cache.
+#  14176  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14192  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14342  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14471  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14640  base.single_flight             Many who ask the same at the same time ask once.
+#  14719  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14954  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15362  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15383  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15450  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15804  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15905  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15940  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16016  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16134  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16196  services.pack_valves           What all valves of the pack have in common.
+#  16219  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16291  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16598  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16656  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16692  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16787  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16881  services.router_valves         The valves of the router, wherever it runs.
+#  17033  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17147  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17408  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -12902,10 +12902,15 @@ class Upkeep:
                 )
         self._begin([PullState(name, model) for name in wanted])
 
-    def go_on(self, told: Iterable[Mapping[str, Any]]) -> None:
-        """Take over the pulls of the router before, as `hand_over` gave them."""
+    def go_on(self, told: Iterable[Mapping[str, Any]], after: asyncio.Task[None] | None = None) -> None:
+        """Take over the pulls of the router before.
+
+        Args:
+            told: as `hand_over` gave them.
+            after: ends once that router's chats have ended; None: it has none.
+        """
         try:
-            self._begin([pull_state(one) for one in told])
+            self._begin([pull_state(one) for one in told], after)
         except (KeyError, TypeError, ValueError):  # of a router of another version
             log.exception("A pull could not be continued: pull the model again")
 
@@ -12940,19 +12945,21 @@ class Upkeep:
         self._changed()
         return True
 
-    def _begin(self, states: list[PullState]) -> None:
+    def _begin(self, states: list[PullState], after: asyncio.Task[None] | None = None) -> None:
         self.pulls = [*self.pulls, *states][-MAX_PULLS:]
         if left := [one for one in states if one.is_under_way]:
             self._lost.clear()
-            self._pull = asyncio.get_running_loop().create_task(self._pull_all(left), name="pull")
+            self._pull = asyncio.get_running_loop().create_task(self._pull_all(left, after), name="pull")
         self._changed()
 
     def _changed(self) -> None:
         if self.peers:
             self.peers.tell_upkeep()
 
-    async def _pull_all(self, states: Sequence[PullState]) -> None:
+    async def _pull_all(self, states: Sequence[PullState], after: asyncio.Task[None] | None) -> None:
         await self._fleet.ready()
+        if after and after.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait([after], timeout=DRAIN_SECONDS)
         for state in states:
             watch = self._fleet.nodes.get(state.node)  # nodes may go while others pull
             ask = getattr(watch.client, "pull", None) if watch else None
@@ -16835,9 +16842,8 @@ class RouterHost:
         self._made_of = wanted
         router = self.current
         await router.ready()
-        if left := list(_pulls_left()):
-            _pulls_left().clear()
-            router.upkeep.go_on(left)
+        while _pulls_left():
+            router.upkeep.go_on(*_pulls_left().pop(0))
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -16858,16 +16864,18 @@ class RouterHost:
         The next router of this process goes on with the models that it pulls.
         """
         if self.current is not None:
-            _pulls_left().extend(self.current.upkeep.hand_over())
+            pulls = self.current.upkeep.hand_over()
             task = asyncio.get_running_loop().create_task(self.current.close())
+            if pulls:
+                _pulls_left().append((pulls, task))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
             self.current = None
 
 
-def _pulls_left() -> list[dict[str, Any]]:
-    """The pulls of routers of this process that were replaced, by whatever code."""
-    return process_wide("pulls left", list[dict[str, Any]])
+def _pulls_left() -> list[tuple[list[dict[str, Any]], asyncio.Task[None]]]:
+    """The pulls of routers of this process that were replaced, by whatever code, and when each has ended."""
+    return process_wide("pulls left", list[tuple[list[dict[str, Any]], asyncio.Task[None]]])
 
 
 # --- ollama_pack.services.router_valves ---

@@ -70,9 +70,8 @@ class RouterHost:
         self._made_of = wanted
         router = self.current
         await router.ready()
-        if left := list(_pulls_left()):
-            _pulls_left().clear()
-            router.upkeep.go_on(left)
+        while _pulls_left():
+            router.upkeep.go_on(*_pulls_left().pop(0))
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -93,13 +92,15 @@ class RouterHost:
         The next router of this process goes on with the models that it pulls.
         """
         if self.current is not None:
-            _pulls_left().extend(self.current.upkeep.hand_over())
+            pulls = self.current.upkeep.hand_over()
             task = asyncio.get_running_loop().create_task(self.current.close())
+            if pulls:
+                _pulls_left().append((pulls, task))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
             self.current = None
 
 
-def _pulls_left() -> list[dict[str, Any]]:
-    """The pulls of routers of this process that were replaced, by whatever code."""
-    return process_wide("pulls left", list[dict[str, Any]])
+def _pulls_left() -> list[tuple[list[dict[str, Any]], asyncio.Task[None]]]:
+    """The pulls of routers of this process that were replaced, by whatever code, and when each has ended."""
+    return process_wide("pulls left", list[tuple[list[dict[str, Any]], asyncio.Task[None]]])

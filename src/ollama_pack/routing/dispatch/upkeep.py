@@ -182,10 +182,15 @@ class Upkeep:
                 )
         self._begin([PullState(name, model) for name in wanted])
 
-    def go_on(self, told: Iterable[Mapping[str, Any]]) -> None:
-        """Take over the pulls of the router before, as `hand_over` gave them."""
+    def go_on(self, told: Iterable[Mapping[str, Any]], after: asyncio.Task[None] | None = None) -> None:
+        """Take over the pulls of the router before.
+
+        Args:
+            told: as `hand_over` gave them.
+            after: ends once that router's chats have ended; None: it has none.
+        """
         try:
-            self._begin([pull_state(one) for one in told])
+            self._begin([pull_state(one) for one in told], after)
         except (KeyError, TypeError, ValueError):  # of a router of another version
             log.exception("A pull could not be continued: pull the model again")
 
@@ -220,19 +225,21 @@ class Upkeep:
         self._changed()
         return True
 
-    def _begin(self, states: list[PullState]) -> None:
+    def _begin(self, states: list[PullState], after: asyncio.Task[None] | None = None) -> None:
         self.pulls = [*self.pulls, *states][-MAX_PULLS:]
         if left := [one for one in states if one.is_under_way]:
             self._lost.clear()
-            self._pull = asyncio.get_running_loop().create_task(self._pull_all(left), name="pull")
+            self._pull = asyncio.get_running_loop().create_task(self._pull_all(left, after), name="pull")
         self._changed()
 
     def _changed(self) -> None:
         if self.peers:
             self.peers.tell_upkeep()
 
-    async def _pull_all(self, states: Sequence[PullState]) -> None:
+    async def _pull_all(self, states: Sequence[PullState], after: asyncio.Task[None] | None) -> None:
         await self._fleet.ready()
+        if after and after.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait([after], timeout=DRAIN_SECONDS)
         for state in states:
             watch = self._fleet.nodes.get(state.node)  # nodes may go while others pull
             ask = getattr(watch.client, "pull", None) if watch else None
