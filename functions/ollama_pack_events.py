@@ -10,93 +10,93 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11500, which the server calls.
+# Begin here: `class Event`, line 11501, which the server calls.
 # The modules that it uses come first:
 #    163  base.single_flight          Many who ask the same at the same time ask once.
 #    291  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    569  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    709  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    735  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    746  base.process                One object for all plugins of a process, which are files that share no code.
-#    769  services.activity           What chats did in this process, until somebody writes it into the history.
-#    830  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1186  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1565  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1826  routing.plan.bounds         What a plan can be asked for.
-#   1833  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1905  webui.errors                What goes wrong between the pack and Open WebUI.
-#   1974  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2042  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2163  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2316  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3539  services.fleet_plan         The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   3608  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3623  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   3641  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   3648  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   3793  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   3867  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   3973  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4082  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4228  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   4234  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4321  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4411  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   4443  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   4567  aliases.errors              What goes wrong with aliases.
-#   4589  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   4612  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   4919  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   5056  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5093  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   5114  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5172  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   5234  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5287  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   5401  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   5567  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   5833  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   6091  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6217  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   6365  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6449  services.pack_valves        What all valves of the pack have in common.
-#   6472  speech.errors               What goes wrong with transcription.
-#   6834  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   6911  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7002  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7038  speech.values               What recordings turn into, and what an engine is.
-#   7295  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   7445  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   7527  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   7711  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   7844  speech.sentences            Segments of about a sentence, made from words with times.
-#   7898  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8076  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   8304  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   8458  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   8542  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   8631  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   8795  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   9394  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   9482  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   9556  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   9831  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   9881  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10028  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  10294  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  10332  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  10362  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  10482  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  10620  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  10774  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  10952  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  11206  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  11297  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#  11339  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11425  webui.reader                Who reads what the pack says, and in which language.
-#  11434  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11468  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11613  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    570  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    710  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    736  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    747  base.process                One object for all plugins of a process, which are files that share no code.
+#    770  services.activity           What chats did in this process, until somebody writes it into the history.
+#    831  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1187  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1566  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1827  routing.plan.bounds         What a plan can be asked for.
+#   1834  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1906  webui.errors                What goes wrong between the pack and Open WebUI.
+#   1975  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2043  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2164  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2317  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3540  services.fleet_plan         The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   3609  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3624  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   3642  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   3649  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   3794  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   3868  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   3974  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4083  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4229  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   4235  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4322  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4412  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   4444  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   4568  aliases.errors              What goes wrong with aliases.
+#   4590  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   4613  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   4920  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   5057  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5094  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   5115  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5173  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   5235  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5288  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   5402  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   5568  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   5834  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   6092  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6218  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   6366  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6450  services.pack_valves        What all valves of the pack have in common.
+#   6473  speech.errors               What goes wrong with transcription.
+#   6835  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   6912  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7003  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7039  speech.values               What recordings turn into, and what an engine is.
+#   7296  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   7446  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   7528  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   7712  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   7845  speech.sentences            Segments of about a sentence, made from words with times.
+#   7899  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8077  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   8305  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   8459  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   8543  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   8632  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   8796  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   9395  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   9483  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   9557  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   9832  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   9882  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10029  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  10295  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  10333  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  10363  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  10483  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  10621  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  10775  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  10953  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  11207  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  11298  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#  11340  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11426  webui.reader                Who reads what the pack says, and in which language.
+#  11435  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11469  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11614  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -468,6 +468,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "loads in": "加载用时",
         "made by": "创建者",
         "memory": "显存",
+        "models loaded": "加载次数",
         "more": "更多",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
@@ -2988,7 +2989,7 @@ function planReplays() {
   const rows = list(plan.replays).map(object);
   if (!rows.length) return null;
   return [make("h3", {}, t("The last {count} chats again, simulated", {count: number(plan.replayed)})),
-    table(t("Simulation"), [[t("Nodes")], [t("first token, mean"), "number"], ["p95", "number"], [t("loads"), "number"],
+    table(t("Simulation"), [[t("Nodes")], [t("first token, mean"), "number"], ["p95", "number"], [t("models loaded"), "number"],
       [t("refused"), "number"]], rows.map(one => make("tr", {}, cell(text(one.fleet), "text"),
       cell(seconds(one.mean_seconds), "number"), cell(seconds(one.p95_seconds), "number"), cell(number(one.loads), "number"),
       cell(number(one.refused), "number"))))];

@@ -197,7 +197,7 @@ def _replay_table(replays: Sequence[Mapping[str, Any]]) -> Table:
         message("fleet"),
         message("first token, mean"),
         "p95",
-        message("loads"),
+        message("models loaded"),
         message("refused"),
         title=message("The record again, simulated"),
     )

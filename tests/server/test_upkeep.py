@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from deploy.client import OpenWebUI
-from harness.events_target import eventually
+from harness.events_target import EVENTS, eventually, plugin_text
 from harness.fixtures_routing import RoutedWebUI
 from harness.gguf_headers import MODELS
 from harness.ollama_node import Model, NodeShape, OllamaNode
@@ -71,10 +71,20 @@ class Fleet:
         found: Json = answer.json()
         return found
 
-    def pulls(self) -> list[Json]:
-        report: Json = self.admin.get("/ollama-pack/data", {"router": dict})["router"]
-        found: list[Json] = report["upkeep"]["pulls"]
+    def report(self) -> Json:
+        """What the router shows on the dashboard."""
+        found: Json = self.admin.get("/ollama-pack/data", {"router": dict})["router"]
         return found
+
+    def pulls(self) -> list[Json]:
+        found: list[Json] = self.report()["upkeep"]["pulls"]
+        return found
+
+    def empty(self, node: str) -> None:
+        """Restart a node, until the router knows that nothing is in its memory."""
+        self.nodes[node].stop()
+        self.nodes[node].start()
+        eventually(lambda: next(one for one in self.report()["nodes"] if one["name"] == node)["models"] == [])
 
     def states(self, model: str) -> list[str]:
         """Of the pulls of a model, in order."""
@@ -91,7 +101,14 @@ def fleet(routed: RoutedWebUI) -> Iterator[Fleet]:
         rows = "\n".join(f"{name} {node.url} slots=1 memory={MEMORY[name]}" for name, node in nodes.items())
         fleet.change(nodes=rows, aliases="eight = m:8b [quant=auto]\ntwelve = l:12b [quant=auto]")
         eventually(lambda: "gpu_router.twelve" in routed.admin.models(refresh=True))
+        form = {"id": EVENTS, "name": EVENTS, "meta": {"description": ""}, "content": plugin_text()}
+        routed.admin.post("/api/v1/functions/create", form)
+        routed.admin.post(f"/api/v1/functions/id/{EVENTS}/toggle")
         yield fleet
+        routed.admin.post(f"/api/v1/functions/id/{EVENTS}/toggle")
+        headers = {"Authorization": f"Bearer {routed.admin.key}"}
+        url = f"{routed.webui.url}/api/v1/functions/id/{EVENTS}/delete"
+        requests.delete(url, headers=headers, timeout=60).raise_for_status()
         routed.admin.post("/api/v1/functions/id/gpu_router/valves/update", before)
 
 
@@ -107,8 +124,7 @@ def test_each_node_answers_with_the_best_quantization_that_fits(fleet: Fleet) ->
             told = fleet.ask(alias)
             assert told["node"] == node
             answers[node] = told["model"].partition("b-")[2]
-            fleet.nodes[node].stop()  # what the other model takes is of another test
-            fleet.nodes[node].start()
+            fleet.empty(node)  # what fits next to another model is of another test
     fleet.change(drained="")
     assert found["eight"] == {"small": "q6_k", "middle": "q8_0", "large": "q8_0"}
     assert found["twelve"] == {"small": "q3_k_s", "middle": "q8_0", "large": "q8_0"}

@@ -430,6 +430,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "memory": "显存",
         "metadata entries": "个元数据条目",
         "model": "模型",
+        "models loaded": "加载次数",
         "more": "更多",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",

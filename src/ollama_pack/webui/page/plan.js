@@ -85,7 +85,7 @@ function planReplays() {
   const rows = list(plan.replays).map(object);
   if (!rows.length) return null;
   return [make("h3", {}, t("The last {count} chats again, simulated", {count: number(plan.replayed)})),
-    table(t("Simulation"), [[t("Nodes")], [t("first token, mean"), "number"], ["p95", "number"], [t("loads"), "number"],
+    table(t("Simulation"), [[t("Nodes")], [t("first token, mean"), "number"], ["p95", "number"], [t("models loaded"), "number"],
       [t("refused"), "number"]], rows.map(one => make("tr", {}, cell(text(one.fleet), "text"),
       cell(seconds(one.mean_seconds), "number"), cell(seconds(one.p95_seconds), "number"), cell(number(one.loads), "number"),
       cell(number(one.refused), "number"))))];
