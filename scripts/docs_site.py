@@ -34,6 +34,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "routing",
         "routing-measured",
         "cache",
+        "federation",
         "budgets",
         "gateway",
         "fit",

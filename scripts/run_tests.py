@@ -28,6 +28,7 @@ ONCE_ONLY = (
     "caching*",
     "demo*",
     "events_replicas*",
+    "federation*",
     "fleet_*",
     "model_digests*",
     "response_cache_replicas*",
