@@ -3,8 +3,7 @@
     make site
 
 Its pages are README.md, docs/*.md and their translations in docs/zh/; where one is missing, the English page
-stands in. A link to a file outside docs/ leads to the repository, whose address `REPOSITORY_URL` names
-(`https://github.com/OWNER/NAME/blob/main`); without it, only its text stays.
+stands in. A link to a file outside docs/ leads to the repository, whose address pyproject.toml names.
 
 Exit status: 0 done, 1 a page has a broken link, or a page is in no chapter.
 """
@@ -22,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from package import ROOT, add_version
+from package import ROOT, add_version, repository
 
 SITE = ROOT / "dist" / "site"
 CHINESE = "zh"
@@ -46,7 +45,11 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     "Developing": ("packaging",),
 }
 CHAPTERS_CHINESE = {"Start": "开始", "Plugins": "插件", "Operating": "运维", "Developing": "开发"}
-_LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+# The line below a page's title that leads to the other language, for which the site has a menu.
+LANGUAGE_LINE = re.compile(
+    r"^(?:English \| \[简体中文\]\(\S+\)|\[English\]\(\S+\) \| 简体中文)\n\n", re.MULTILINE
+)
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        gather(folder / "docs", os.environ.get("REPOSITORY_URL", "").rstrip("/"))
+        gather(folder / "docs", f"{repository(ROOT)}/blob/main")
         (folder / "mkdocs.yml").write_text(yaml.safe_dump(settings(folder / "docs"), allow_unicode=True))
         shutil.rmtree(SITE, ignore_errors=True)
         build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(SITE)]
@@ -76,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def gather(folder: Path, repository: str) -> None:
+def gather(folder: Path, files: str) -> None:
     """Copy the pages, each translation next to its English page, with links as they are there."""
     folder.mkdir()
     sources = {path: f"{path.stem}.md" for path in (ROOT / "docs").glob("*.md")}
@@ -85,18 +88,19 @@ def gather(folder: Path, repository: str) -> None:
     sources[ROOT / f"README.{CHINESE}.md"] = f"index.{CHINESE}.md"
     for source, name in sources.items():
         if source.exists():
-            (folder / name).write_text(site_links(source.read_text(), source.parent, repository))
-    if (ROOT / "docs" / "pictures").is_dir():
-        shutil.copytree(ROOT / "docs" / "pictures", folder / "pictures")
+            (folder / name).write_text(site_links(source.read_text(), source.parent, files))
+    shutil.copytree(ROOT / "docs" / "pictures", folder / "pictures")
+    for drawing in (ROOT / "docs").glob("*.svg"):
+        shutil.copy(drawing, folder)
 
 
-def site_links(text: str, folder: Path, repository: str) -> str:
-    """A page's text, its relative links as the site has them.
+def site_links(text: str, folder: Path, files: str) -> str:
+    """A page's text, its relative links as the site has them, without the line for the other language.
 
     Args:
         text: Markdown.
         folder: where the page is.
-        repository: where other files can be looked at; empty: nowhere, and their text alone stays.
+        files: the address below which other files can be looked at.
     """
 
     def link(found: re.Match[str]) -> str:
@@ -106,16 +110,16 @@ def site_links(text: str, folder: Path, repository: str) -> str:
             return found[0]
         file = (folder / path).resolve()
         anchor = f"#{anchor}" if anchor else ""
-        if file.parent in {ROOT / "docs", ROOT / "docs" / CHINESE} and file.suffix == ".md":
+        if file.parent in {ROOT / "docs", ROOT / "docs" / CHINESE} and file.suffix in {".md", ".svg"}:
             return f"{mark}[{label}]({file.name}{anchor})"
         if file.is_relative_to(ROOT / "docs" / "pictures"):
             name = file.name.partition(".")[0]  # the site takes the one in the page's language
             return f"{mark}[{label}](pictures/{name}{file.suffix})"
         if file.stem.partition(".")[0] == "README" and file.parent == ROOT:
             return f"{mark}[{label}](index.md{anchor})"
-        return f"[{label}]({repository}/{file.relative_to(ROOT)}{anchor})" if repository else label
+        return f"[{label}]({files}/{file.relative_to(ROOT)}{anchor})"
 
-    return _LINK.sub(link, text)
+    return LINK.sub(link, LANGUAGE_LINE.sub("", text))
 
 
 def settings(pages: Path) -> dict[str, Any]:
@@ -140,6 +144,7 @@ def settings(pages: Path) -> dict[str, Any]:
     }
     return {
         "site_name": "Open WebUI Ollama Pack",
+        "repo_url": repository(ROOT),
         "use_directory_urls": False,  # so that it can be read from a folder
         "theme": {
             "name": "material",
