@@ -20,9 +20,9 @@ from flwr.supercore.app_utils import start_parent_process_monitor
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
 
 # Their packages have functions of the same names.
-superexec = import_module("flwr.supercore.superexec.run_superexec")
-run_serverapp = import_module("flwr.superlink.runtime.run_serverapp")
-run_clientapp = import_module("flwr.supernode.runtime.run_clientapp")
+superexec: Any = import_module("flwr.supercore.superexec.run_superexec")
+run_serverapp: Any = import_module("flwr.superlink.runtime.run_serverapp")
+run_clientapp: Any = import_module("flwr.supernode.runtime.run_clientapp")
 
 
 class Copies:

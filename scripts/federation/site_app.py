@@ -31,7 +31,7 @@ class RefusedError(Exception):
     """The server asks for what was not agreed on."""
 
 
-class Site(NumPyClient):
+class Site(NumPyClient):  # type: ignore[misc] # Any, where Flower is not installed
     """One Open WebUI with the pack."""
 
     def __init__(self) -> None:

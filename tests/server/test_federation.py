@@ -76,10 +76,16 @@ async def a_round(folder: Path, server: str, environment: dict[str, str]) -> Non
     argv = [PYTHON, ROOT / "scripts/federate.py", "round", "--folder", folder, "--server", server]
     done = await asyncio.to_thread(
         partial(
-            subprocess.run, argv, env=environment, timeout=ROUND_SECONDS, capture_output=True, check=False
+            subprocess.run,
+            argv,
+            env=environment,
+            timeout=ROUND_SECONDS,
+            capture_output=True,
+            check=False,
+            text=True,
         )
     )
-    assert done.returncode == 0, f"{done.stdout.decode()}{done.stderr.decode()}{log_tail(folder / 'log', 60)}"
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}{log_tail(folder / 'log', 60)}"
 
 
 def told(folder: Path) -> list[int]:

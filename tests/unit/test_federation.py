@@ -164,7 +164,8 @@ def test_what_is_no_round_is_refused(changed: dict[str, object], named: str) -> 
 
 def test_a_pair_is_given_once() -> None:
     """Would catch privacy that wears away with each round, and counts that are never given."""
-    given, all_given = {}, 0
+    given: dict[str, dict[str, list[int]]] = {}
+    all_given = 0
     labels = table(2 * MOST_PAIRS + 5, 3)
     for _round in range(4):
         counts = not_given_yet(labels, given, AGREED)

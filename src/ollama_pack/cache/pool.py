@@ -167,8 +167,8 @@ def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]
     found: dict[tuple[str, int], dict[str, float]] = {}
     for name, value in counts.items():
         if name.startswith(POOL):
-            key, number, what, kind = name.removeprefix(POOL).rsplit("/", 3)
-            found.setdefault((key, int(number)), {})[f"{what}/{kind}"] = value
+            key, at, what, kind = name.removeprefix(POOL).rsplit("/", 3)
+            found.setdefault((key, int(at)), {})[f"{what}/{kind}"] = value
     rounds: dict[str, list[PooledRound]] = {}
     for (key, number), values in sorted(found.items()):
         if values.get("noise/epsilon", 0) <= 0:
@@ -205,7 +205,7 @@ def read_rounds(given: Mapping[str, Any]) -> dict[str, PooledRound]:
 
 
 def _two_rows(key: str, row: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    rows = [row.get(verdict) for verdict in ("right", "wrong")] if isinstance(row, Mapping) else []
+    rows: list[Any] = [row.get(verdict) for verdict in ("right", "wrong")] if isinstance(row, Mapping) else []
     for each in rows:
         if not isinstance(each, list) or len(each) != len(THRESHOLDS):
             break
