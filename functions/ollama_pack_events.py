@@ -10,91 +10,91 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11141, which the server calls.
+# Begin here: `class Event`, line 11143, which the server calls.
 # The modules that it uses come first:
 #    161  base.single_flight          Many who ask the same at the same time ask once.
-#    240  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    476  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    616  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    642  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    653  base.process                One object for all plugins of a process, which are files that share no code.
-#    676  services.activity           What chats did in this process, until somebody writes it into the history.
-#    737  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1093  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1472  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1732  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1747  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1765  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1772  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1917  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1989  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2058  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2126  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2230  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2383  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   2444  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2550  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2659  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2805  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2811  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2898  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2988  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   3020  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3144  aliases.errors              What goes wrong with aliases.
-#   3166  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   3189  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3496  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3633  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3670  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3691  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3749  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3811  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3864  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3978  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4144  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4410  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4668  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4794  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4942  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   5026  services.pack_valves        What all valves of the pack have in common.
-#   5049  speech.errors               What goes wrong with transcription.
-#   5411  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5488  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5579  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5615  speech.values               What recordings turn into, and what an engine is.
-#   5872  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   6022  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6104  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6288  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6421  speech.sentences            Segments of about a sentence, made from words with times.
-#   6475  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6653  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6881  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   7035  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7119  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7208  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7372  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7971  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   8059  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8133  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8408  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8458  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8605  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8871  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8909  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8939  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   9059  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9197  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9351  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9529  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9783  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9874  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9916  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10980  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11066  webui.reader                Who reads what the pack says, and in which language.
-#  11075  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11109  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11254  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    247  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    483  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    623  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    649  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    660  base.process                One object for all plugins of a process, which are files that share no code.
+#    683  services.activity           What chats did in this process, until somebody writes it into the history.
+#    744  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1100  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1479  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1739  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1754  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1772  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1779  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1924  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1996  webui.errors                What goes wrong between the pack and Open WebUI.
+#   2065  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2133  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2237  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2385  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2446  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2552  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2661  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2807  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2813  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2900  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2990  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   3022  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3146  aliases.errors              What goes wrong with aliases.
+#   3168  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   3191  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3498  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3635  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3672  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3693  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3751  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3813  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3866  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3980  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4146  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4412  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4670  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4796  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4944  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   5028  services.pack_valves        What all valves of the pack have in common.
+#   5051  speech.errors               What goes wrong with transcription.
+#   5413  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5490  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5581  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5617  speech.values               What recordings turn into, and what an engine is.
+#   5874  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   6024  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6106  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6290  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6423  speech.sentences            Segments of about a sentence, made from words with times.
+#   6477  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6655  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6883  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   7037  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7121  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7210  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7374  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7973  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   8061  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8135  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8410  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8460  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8607  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8873  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8911  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8941  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   9061  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9199  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9353  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9531  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9785  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9876  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9918  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10982  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11068  webui.reader                Who reads what the pack says, and in which language.
+#  11077  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11111  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11256  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -172,6 +172,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -179,9 +181,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -199,7 +203,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
@@ -2262,7 +2269,7 @@ class RouteSpec:
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before the mount that answers whatever is left.
+    """Make these the routes of a plugin, before Open WebUI's own: that has hundreds, which are tried in order.
 
     Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
 
@@ -2273,19 +2280,14 @@ def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
     """
     routes = app.router.routes
     others = [route for route in routes if not _is_of(route, owner)]
-    first = [_api_route(owner, spec) for spec in specs if spec.without]
-    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
-    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+    routes[:] = [
+        *(_api_route(owner, spec) for spec in specs),
+        *others,
+    ]  # in one step: requests look at this list
 
 
 def _is_of(route: Any, owner: str) -> bool:
     return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _catches_all(route: Any) -> bool:
-    """Whether it is the mount at the root, which Starlette writes as an empty path."""
-    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
 
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:

@@ -10,74 +10,74 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 7827, which the server calls.
+# Begin here: `class Filter`, line 7850, which the server calls.
 # The modules that it uses come first:
 #    138  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    163  base.messages             Sentences for people, in English and in the languages of the catalogue.
 #    286  base.single_flight        Many who ask the same at the same time ask once.
-#    473  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    554  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    574  cache.errors              What goes wrong with the cache.
-#    610  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    726  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    895  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1132  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1332  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1486  cache.entry               An answer as it is kept.
-#   1555  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1660  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   1922  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2109  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2247  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   2770  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2869  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   2961  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2972  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   3097  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3103  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   3112  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3520  base.process              One object for all plugins of a process, which are files that share no code.
-#   3541  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   3603  services.pack_valves      What all valves of the pack have in common.
-#   3626  services.cache_valves     The valves of the response cache, wherever it runs.
-#   3728  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3803  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   3922  cache.collect             From the chunks of a generation to what may be kept of it.
-#   4077  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4129  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4233  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4559  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4662  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   4747  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4772  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4805  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4951  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5437  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5780  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   6024  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6351  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6557  services.activity         What chats did in this process, until somebody writes it into the history.
-#   6583  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   6655  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6749  webui.errors              What goes wrong between the pack and Open WebUI.
-#   6765  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   6776  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7021  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7057  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   7122  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7179  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7237  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   7383  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7443  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7499  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7558  webui.reader              Who reads what the pack says, and in which language.
-#   7573  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7587  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7621  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7645  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7698  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   7726  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   7778  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    496  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    577  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    597  cache.errors              What goes wrong with the cache.
+#    633  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    749  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    918  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1155  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1355  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1509  cache.entry               An answer as it is kept.
+#   1578  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1683  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   1945  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2132  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2270  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   2793  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2892  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   2984  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2995  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   3120  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3126  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   3135  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3543  base.process              One object for all plugins of a process, which are files that share no code.
+#   3564  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   3626  services.pack_valves      What all valves of the pack have in common.
+#   3649  services.cache_valves     The valves of the response cache, wherever it runs.
+#   3751  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   3826  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   3945  cache.collect             From the chunks of a generation to what may be kept of it.
+#   4100  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4152  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4256  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4582  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4685  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   4770  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4795  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4828  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4974  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5460  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5803  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   6047  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6374  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6580  services.activity         What chats did in this process, until somebody writes it into the history.
+#   6606  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   6678  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6772  webui.errors              What goes wrong between the pack and Open WebUI.
+#   6788  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   6799  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7044  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7080  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   7145  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7202  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7260  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   7406  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7466  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7522  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7581  webui.reader              Who reads what the pack says, and in which language.
+#   7596  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   7610  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7644  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7668  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7721  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   7749  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   7801  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -298,6 +298,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -305,9 +307,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -325,7 +329,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
@@ -372,6 +379,7 @@ class Remembered(Generic[_Key, _Shared]):
         """
         self._seconds, self._limit, self._clock = seconds, limit, clock
         self._kept: dict[_Key, tuple[float, _Shared]] = {}
+        self._renewing: dict[_Key, asyncio.Task[_Shared]] = {}
 
     def find(self, key: _Key) -> _Shared | None:
         """The answer that is kept; None: there is none, or it is too old."""
@@ -383,12 +391,22 @@ class Remembered(Generic[_Key, _Shared]):
         self._keep(key, answer, self._clock())
 
     async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        """The kept answer, or a new one. What `ask` raises is not kept."""
+        """The kept answer, or a new one. What `ask` raises is not kept.
+
+        At half of the age that it may have an answer is asked for anew, so that hardly anybody waits.
+        """
         kept = self._kept.get(key)
-        began = self._clock()
-        if kept is not None and began - kept[0] <= self._seconds:
-            return kept[1]
-        before = self._kept
+        age = math.inf if kept is None else self._clock() - kept[0]
+        if kept is None or age > self._seconds:
+            return await self._ask(key, ask)
+        if age > self._seconds / 2 and key not in self._renewing:
+            task = asyncio.get_running_loop().create_task(self._ask(key, ask))
+            self._renewing[key] = task
+            task.add_done_callback(partial(self._renewed, key))
+        return kept[1]
+
+    async def _ask(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        before, began = self._kept, self._clock()
         answer = await ask()
         if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
             self._keep(key, answer, began)
@@ -397,6 +415,11 @@ class Remembered(Generic[_Key, _Shared]):
     def forget(self) -> None:
         """Keep nothing, nor what is being asked for now: something has changed."""
         self._kept = {}
+
+    def _renewed(self, key: _Key, task: asyncio.Task[_Shared]) -> None:
+        del self._renewing[key]
+        if task.cancelled() or task.exception() is not None:
+            self._kept.pop(key, None)  # the next to ask gets the error himself
 
     def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
         self._kept.pop(key, None)

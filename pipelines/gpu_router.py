@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 15970, which the server calls.
+# Begin here: `class Pipeline`, line 15977, which the server calls.
 # The modules that it uses come first:
 #    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    305  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -103,27 +103,27 @@ version: 0.1.0
 #  14077  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
 #  14206  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
 #  14375  base.single_flight             Many who ask the same at the same time ask once.
-#  14454  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14689  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15097  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15118  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15185  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15539  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15640  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15675  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15751  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15869  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15931  services.pack_valves           What all valves of the pack have in common.
-#  15954  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16026  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16333  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16391  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16427  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16522  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16603  services.router_valves         The valves of the router, wherever it runs.
-#  16755  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16869  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17130  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  14461  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14696  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15104  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15125  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15192  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15546  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15647  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15682  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15758  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15876  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15938  services.pack_valves           What all valves of the pack have in common.
+#  15961  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16033  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16340  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16398  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16434  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16529  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16610  services.router_valves         The valves of the router, wherever it runs.
+#  16762  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16876  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17137  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -14386,6 +14386,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -14393,9 +14395,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -14413,7 +14417,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
