@@ -50,7 +50,7 @@ def test_an_answer_is_renewed_before_somebody_waits_for_it(keyed: bool) -> None:
 
         given = []
         for source.now in (0.0, 1.9, 2.1, 2.2, 3.9, 4.5, 20.0):
-            given.append(await get())  # noqa: PERF401 - the clock is the loop's own variable
+            given.append(await get())
         return given
 
     assert asyncio.run(ages()) == [1, 1, 1, 2, 2, 2, 4]  # the last was too old, and waited for
