@@ -36,7 +36,7 @@ async def soon() -> None:
 
 @pytest.mark.parametrize("keyed", [False, True])
 def test_an_answer_is_renewed_before_somebody_waits_for_it(keyed: bool) -> None:  # noqa: FBT001
-    """Would catch a request in every few seconds that pays for all others, or an answer older than it may be."""
+    """Would catch one request in some seconds that pays for all, or an answer older than it may be."""
 
     async def ages() -> list[int]:
         source = Source()
