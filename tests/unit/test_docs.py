@@ -116,5 +116,5 @@ def test_the_site_refuses_a_link_to_no_file() -> None:
     assert site_links("[x](../pack.example.yaml)", ROOT / "docs", "https://a.example") == (
         "[x](https://a.example/pack.example.yaml)"
     )
-    with pytest.raises(SystemExit, match="there is no pack.exemplary.yaml"):
+    with pytest.raises(SystemExit, match=r"there is no pack\.exemplary\.yaml"):
         site_links("[x](../pack.exemplary.yaml)", ROOT / "docs", "https://a.example")
