@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 15970, which the server calls.
+# Begin here: `class Pipeline`, line 16006, which the server calls.
 # The modules that it uses come first:
 #    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    305  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -74,56 +74,56 @@ version: 0.1.0
 #   8758  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
 #   8852  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
 #   9341  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9499  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9674  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9912  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10015  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10021  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10123  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10158  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10826  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10902  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10935  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11052  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11236  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11382  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11582  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11722  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11782  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12281  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12432  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12653  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12845  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13114  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13225  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13824  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13891  cache.errors                   What goes wrong with the cache.
-#  13911  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13927  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14077  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14206  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14375  base.single_flight             Many who ask the same at the same time ask once.
-#  14454  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14689  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15097  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15118  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15185  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15539  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15640  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15675  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15751  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15869  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15931  services.pack_valves           What all valves of the pack have in common.
-#  15954  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16026  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16333  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16391  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16427  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16522  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16603  services.router_valves         The valves of the router, wherever it runs.
-#  16755  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16869  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17130  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   9523  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9706  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9944  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10047  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10053  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10155  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10190  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10858  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10934  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10967  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11084  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11268  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11414  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11614  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11754  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11814  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12313  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12464  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12685  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12877  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13146  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13261  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13860  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13927  cache.errors                   What goes wrong with the cache.
+#  13947  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13963  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14113  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14242  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14411  base.single_flight             Many who ask the same at the same time ask once.
+#  14490  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14725  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15133  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15154  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15221  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15575  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15676  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15711  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15787  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15905  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15967  services.pack_valves           What all valves of the pack have in common.
+#  15990  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16062  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16369  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16427  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16463  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16558  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16639  services.router_valves         The valves of the router, wherever it runs.
+#  16791  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16905  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17166  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -9342,6 +9342,9 @@ class NodeState:
 # Looking at one node: what it has, and what is in its memory.
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
+SHOW_SECONDS = (
+    1.0  # that a look waits for what a node tells of its models: with hundreds of them it takes longer
+)
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
 MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
@@ -9357,11 +9360,13 @@ class NodeLook:
         models: what it can chat with.
         residents: what is in its memory; None: it does not tell.
         others: models that do not chat, such as embedders.
+        is_whole: no model is known by its name alone because the node has not told more of it yet.
     """
 
     models: tuple[NodeModel, ...]
     residents: tuple[ResidentModel, ...] | None
     others: tuple[NodeModel, ...] = ()
+    is_whole: bool = True
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -9376,6 +9381,8 @@ class NodeProbe:
         self._client = client
         self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
         self._shapes: dict[tuple[str, str], ModelShape] = {}
         self._seen_ahead: set[str] = set()
         self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
@@ -9387,20 +9394,25 @@ class NodeProbe:
             NodeError: it does not answer as it should.
         """
         listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
-        await self._show(listed)
+        is_whole = await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
         self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
         others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
         if loaded is None:
-            return NodeLook(models, None, others)
+            return NodeLook(models, None, others, is_whole)
         self._seen_ahead &= {model.name for model in loaded}
         self._expiries = {
             model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
         }
         residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
-        return NodeLook(models, residents, others)
+        return NodeLook(models, residents, others, is_whole)
+
+    def stop(self) -> None:
+        """Ask about no more models."""
+        for task in self._asking.values():
+            task.cancel()
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -9434,25 +9446,37 @@ class NodeProbe:
             self._expiries[name] = now, expires, loading
         return loading
 
-    async def _show(self, listed: Iterable[ListedModel]) -> None:
-        """Ask about the models that are new. One that cannot be shown is known by its name alone."""
-        at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
+    async def _show(self, listed: Iterable[ListedModel]) -> bool:
+        """Ask about the models that are new. One that cannot be shown is known by its name alone.
 
-        async def show(model: ListedModel) -> None:
-            async with at_once:
-                try:
-                    shown = await self._client.show(model.name)
-                    if shown.model_info:
-                        shape = shape_of(shown.model_info, shown.tensors, model.size)
-                        self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
-                    self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
-                except RetryableNodeError as error:  # asked again at the next look, where that may help
-                    if error.status in _NOT_THERE:
-                        self._shown[_shown_key(model)] = ShownModel()
-                except NodeError:
+        Returns:
+            False: not all answers are there yet; the next look has them.
+        """
+        loop = asyncio.get_running_loop()
+        for model in listed:
+            key = _shown_key(model)
+            if key not in self._shown and key not in self._asking:
+                self._asking[key] = loop.create_task(self._ask_about(model))
+        if self._asking:
+            await asyncio.wait(self._asking.values(), timeout=SHOW_SECONDS)
+        ended = [key for key, task in self._asking.items() if task.done()]
+        for task in [self._asking.pop(key) for key in ended]:
+            task.result()
+        return not self._asking
+
+    async def _ask_about(self, model: ListedModel) -> None:
+        async with self._at_once:
+            try:
+                shown = await self._client.show(model.name)
+                if shown.model_info:
+                    shape = shape_of(shown.model_info, shown.tensors, model.size)
+                    self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
+                self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
+            except RetryableNodeError as error:  # asked again at the next look, where that may help
+                if error.status in _NOT_THERE:
                     self._shown[_shown_key(model)] = ShownModel()
-
-        await asyncio.gather(*(show(model) for model in listed if _shown_key(model) not in self._shown))
+            except NodeError:
+                self._shown[_shown_key(model)] = ShownModel()
 
     def _model(self, listed: ListedModel, shown: ShownModel | None) -> NodeModel:
         blob = (shown.blob if shown else "") or listed.digest or listed.name
@@ -9545,6 +9569,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.is_whole = False  # it has told of all its models once
         self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
@@ -9564,6 +9589,9 @@ class NodeWatch:
         finally:
             self.looked.set()
         self._missed = 0
+        self.is_whole = self.is_whole or look.is_whole
+        if not self.is_whole:
+            self.hurry.set()
         self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
@@ -9660,6 +9688,10 @@ class NodeWatch:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
         blobs = {known.name: known.installed.blob for known in self.known.models}
         return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
+
+    def stop(self) -> None:
+        """Ask it nothing more."""
+        self._probe.stop()
 
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""
@@ -13162,8 +13194,9 @@ class NodePoller:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every node has been looked at once."""
-        return all(watch.looked.is_set() for watch in self._nodes.values())
+        """Whether every node has been looked at once, and those that answer have told of all their models."""
+        watches = self._nodes.values()
+        return all(watch.looked.is_set() and (watch.is_whole or watch.known.fault) for watch in watches)
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
@@ -13189,12 +13222,15 @@ class NodePoller:
             task.cancel()
 
     async def _watch(self, watch: NodeWatch) -> None:
-        while self._loop.time() - self._used_at < IDLE_SECONDS:
-            try:
-                await self._look(watch)
-            except Exception:
-                log.exception("Node %s could not be looked at", watch.row.name)
-            await watch.rest(self._seconds)
+        try:
+            while self._loop.time() - self._used_at < IDLE_SECONDS:
+                try:
+                    await self._look(watch)
+                except Exception:
+                    log.exception("Node %s could not be looked at", watch.row.name)
+                await watch.rest(self._seconds)
+        finally:
+            watch.stop()
 
     async def _look(self, watch: NodeWatch) -> None:
         """What the node has, what its engine does, what its GPUs do: each is told as soon as it is there."""
