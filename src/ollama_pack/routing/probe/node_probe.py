@@ -17,9 +17,7 @@ from ollama_pack.routing.probe.catalogue import NodeModel
 from ollama_pack.routing.state.node_state import ResidentModel
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
-SHOW_SECONDS = (
-    1.0  # that a look waits for what a node tells of its models: with hundreds of them it takes longer
-)
+SHOW_SECONDS = 1.0  # that a look waits for what a node tells of its models, which may be hundreds
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
 MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
@@ -88,6 +86,7 @@ class NodeProbe:
         """Ask about no more models."""
         for task in self._asking.values():
             task.cancel()
+        self._asking.clear()  # they are asked about again when somebody looks again
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
