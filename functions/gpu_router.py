@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17606, which the server calls.
+# Begin here: `class Pipe`, line 17605, which the server calls.
 # The modules that it uses come first:
 #    209  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    314  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -81,62 +81,62 @@ version: 0.1.0
 #   9743  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
 #   9837  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
 #  10326  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10508  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10691  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10929  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11032  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11134  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11169  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11837  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11913  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11946  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12063  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12247  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12393  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12593  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12733  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12793  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13292  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13443  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13664  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13856  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14125  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14240  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14839  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  14899  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14972  cache.errors                   What goes wrong with the cache.
-#  14992  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  15020  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15170  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  15176  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  15182  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15296  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15343  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15434  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15597  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15687  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15922  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15943  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16035  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16172  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16198  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16279  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16387  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16434  services.pack_valves           What all valves of the pack have in common.
-#  16457  services.router_valves         The valves of the router, wherever it runs.
-#  16609  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16723  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16984  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  17016  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  17038  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  17044  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  17095  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17172  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17267  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17428  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17439  webui.reader                   Who reads what the pack says, and in which language.
-#  17454  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17513  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  10507  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10690  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10928  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11031  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11133  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11168  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11836  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11912  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11945  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12062  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12246  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12392  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12592  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12732  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12792  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13291  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13442  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13663  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13855  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14124  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14239  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14838  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  14898  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14971  cache.errors                   What goes wrong with the cache.
+#  14991  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  15019  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15169  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  15175  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  15181  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  15295  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  15342  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15433  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15596  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15686  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15921  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15942  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16034  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16171  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16197  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16278  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16386  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16433  services.pack_valves           What all valves of the pack have in common.
+#  16456  services.router_valves         The valves of the router, wherever it runs.
+#  16608  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16722  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16983  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  17015  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  17037  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  17043  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  17094  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  17171  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17266  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17427  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17438  webui.reader                   Who reads what the pack says, and in which language.
+#  17453  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17512  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -10327,9 +10327,7 @@ class NodeState:
 # Looking at one node: what it has, and what is in its memory.
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
-SHOW_SECONDS = (
-    1.0  # that a look waits for what a node tells of its models: with hundreds of them it takes longer
-)
+SHOW_SECONDS = 1.0  # that a look waits for what a node tells of its models, which may be hundreds
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
 MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
@@ -10398,6 +10396,7 @@ class NodeProbe:
         """Ask about no more models."""
         for task in self._asking.values():
             task.cancel()
+        self._asking.clear()  # they are asked about again when somebody looks again
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16007, which the server calls.
+# Begin here: `class Pipeline`, line 16006, which the server calls.
 # The modules that it uses come first:
 #    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    305  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -74,56 +74,56 @@ version: 0.1.0
 #   8759  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
 #   8853  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
 #   9342  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9524  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9707  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9945  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10048  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10054  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10156  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10191  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10859  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10935  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10968  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11085  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11269  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11415  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11615  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11755  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11815  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12314  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12465  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12686  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12878  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13147  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13262  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13861  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13928  cache.errors                   What goes wrong with the cache.
-#  13948  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13964  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14114  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14243  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14412  base.single_flight             Many who ask the same at the same time ask once.
-#  14491  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14726  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15134  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15155  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15222  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15576  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15677  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15712  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15788  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15906  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15968  services.pack_valves           What all valves of the pack have in common.
-#  15991  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16063  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16370  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16428  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16464  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16559  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16640  services.router_valves         The valves of the router, wherever it runs.
-#  16792  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16906  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17167  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   9523  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9706  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9944  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10047  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10053  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10155  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10190  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10858  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10934  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10967  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11084  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11268  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11414  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11614  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11754  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11814  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12313  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12464  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12685  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12877  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13146  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13261  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13860  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13927  cache.errors                   What goes wrong with the cache.
+#  13947  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13963  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14113  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14242  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14411  base.single_flight             Many who ask the same at the same time ask once.
+#  14490  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14725  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15133  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15154  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15221  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15575  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15676  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15711  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15787  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15905  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15967  services.pack_valves           What all valves of the pack have in common.
+#  15990  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16062  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16369  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16427  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16463  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16558  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16639  services.router_valves         The valves of the router, wherever it runs.
+#  16791  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16905  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17166  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -9343,9 +9343,7 @@ class NodeState:
 # Looking at one node: what it has, and what is in its memory.
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
-SHOW_SECONDS = (
-    1.0  # that a look waits for what a node tells of its models: with hundreds of them it takes longer
-)
+SHOW_SECONDS = 1.0  # that a look waits for what a node tells of its models, which may be hundreds
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
 MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
@@ -9414,6 +9412,7 @@ class NodeProbe:
         """Ask about no more models."""
         for task in self._asking.values():
             task.cancel()
+        self._asking.clear()  # they are asked about again when somebody looks again
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
