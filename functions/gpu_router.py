@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17569, which the server calls.
+# Begin here: `class Pipe`, line 17605, which the server calls.
 # The modules that it uses come first:
 #    209  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    314  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -50,93 +50,93 @@ version: 0.1.0
 #   5110  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
 #   5231  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
 #   5339  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5486  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5620  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5940  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6162  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6279  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6337  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6402  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6551  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6682  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7032  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7117  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7160  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7265  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7469  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7749  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7807  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7904  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8107  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8278  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8625  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8912  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8998  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9168  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9362  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9459  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9540  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9606  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9655  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9742  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9836  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10325  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10483  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10658  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10896  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10999  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11101  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11136  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11804  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11880  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11913  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12030  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12214  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12360  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12560  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12700  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12760  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13259  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13410  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13631  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13823  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14092  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14203  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14802  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  14862  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14935  cache.errors                   What goes wrong with the cache.
-#  14955  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14983  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15133  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  15139  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  15145  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15259  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15306  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15397  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15560  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15650  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15885  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15906  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15998  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16135  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16161  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16242  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16350  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16397  services.pack_valves           What all valves of the pack have in common.
-#  16420  services.router_valves         The valves of the router, wherever it runs.
-#  16572  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16686  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16947  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16979  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  17001  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  17007  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  17058  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17135  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17230  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17391  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17402  webui.reader                   Who reads what the pack says, and in which language.
-#  17417  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17476  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   5487  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5621  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5941  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6163  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6280  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6338  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6403  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6552  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6683  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7033  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7118  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7161  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7266  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7470  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7750  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7808  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7905  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8108  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8279  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8626  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8913  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8999  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9169  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9363  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9460  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9541  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9607  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9656  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9743  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9837  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10326  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10507  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10690  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10928  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11031  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11133  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11168  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11836  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11912  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11945  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12062  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12246  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12392  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12592  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12732  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12792  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13291  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13442  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13663  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13855  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14124  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14239  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14838  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  14898  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14971  cache.errors                   What goes wrong with the cache.
+#  14991  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  15019  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15169  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  15175  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  15181  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  15295  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  15342  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15433  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15596  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15686  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15921  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15942  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16034  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16171  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16197  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16278  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16386  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16433  services.pack_valves           What all valves of the pack have in common.
+#  16456  services.router_valves         The valves of the router, wherever it runs.
+#  16608  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16722  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16983  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  17015  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  17037  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  17043  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  17094  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  17171  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17266  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17427  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17438  webui.reader                   Who reads what the pack says, and in which language.
+#  17453  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17512  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -5343,7 +5343,8 @@ def _leads_somewhere(reference: object, root: Any) -> bool:
 Thinking = Literal["never", "switch", "levels"]
 
 MAX_TOP_LOGPROBS = 20
-_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
+# Of any length, as a client has written it: each digit is looked at once.
+_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d++(?:\.\d*+)?+|\.\d++)(?:ns|us|µs|ms|s|m|h))++)")
 _KEEP_ALIVE_FORMS = 'must be seconds or a duration such as "5m"'
 # Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
 _FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})
@@ -10326,6 +10327,7 @@ class NodeState:
 # Looking at one node: what it has, and what is in its memory.
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
+SHOW_SECONDS = 1.0  # that a look waits for what a node tells of its models, which may be hundreds
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
 MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
@@ -10341,11 +10343,13 @@ class NodeLook:
         models: what it can chat with.
         residents: what is in its memory; None: it does not tell.
         others: models that do not chat, such as embedders.
+        is_whole: no model is known by its name alone because the node has not told more of it yet.
     """
 
     models: tuple[NodeModel, ...]
     residents: tuple[ResidentModel, ...] | None
     others: tuple[NodeModel, ...] = ()
+    is_whole: bool = True
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -10360,6 +10364,8 @@ class NodeProbe:
         self._client = client
         self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
         self._shapes: dict[tuple[str, str], ModelShape] = {}
         self._seen_ahead: set[str] = set()
         self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
@@ -10371,20 +10377,26 @@ class NodeProbe:
             NodeError: it does not answer as it should.
         """
         listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
-        await self._show(listed)
+        is_whole = await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
         self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
         others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
         if loaded is None:
-            return NodeLook(models, None, others)
+            return NodeLook(models, None, others, is_whole)
         self._seen_ahead &= {model.name for model in loaded}
         self._expiries = {
             model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
         }
         residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
-        return NodeLook(models, residents, others)
+        return NodeLook(models, residents, others, is_whole)
+
+    def stop(self) -> None:
+        """Ask about no more models."""
+        for task in self._asking.values():
+            task.cancel()
+        self._asking.clear()  # they are asked about again when somebody looks again
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -10418,25 +10430,37 @@ class NodeProbe:
             self._expiries[name] = now, expires, loading
         return loading
 
-    async def _show(self, listed: Iterable[ListedModel]) -> None:
-        """Ask about the models that are new. One that cannot be shown is known by its name alone."""
-        at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
+    async def _show(self, listed: Iterable[ListedModel]) -> bool:
+        """Ask about the models that are new. One that cannot be shown is known by its name alone.
 
-        async def show(model: ListedModel) -> None:
-            async with at_once:
-                try:
-                    shown = await self._client.show(model.name)
-                    if shown.model_info:
-                        shape = shape_of(shown.model_info, shown.tensors, model.size)
-                        self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
-                    self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
-                except RetryableNodeError as error:  # asked again at the next look, where that may help
-                    if error.status in _NOT_THERE:
-                        self._shown[_shown_key(model)] = ShownModel()
-                except NodeError:
+        Returns:
+            False: not all answers are there yet; the next look has them.
+        """
+        loop = asyncio.get_running_loop()
+        for model in listed:
+            key = _shown_key(model)
+            if key not in self._shown and key not in self._asking:
+                self._asking[key] = loop.create_task(self._ask_about(model))
+        if self._asking:
+            await asyncio.wait(self._asking.values(), timeout=SHOW_SECONDS)
+        ended = [key for key, task in self._asking.items() if task.done()]
+        for task in [self._asking.pop(key) for key in ended]:
+            task.result()
+        return not self._asking
+
+    async def _ask_about(self, model: ListedModel) -> None:
+        async with self._at_once:
+            try:
+                shown = await self._client.show(model.name)
+                if shown.model_info:
+                    shape = shape_of(shown.model_info, shown.tensors, model.size)
+                    self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
+                self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
+            except RetryableNodeError as error:  # asked again at the next look, where that may help
+                if error.status in _NOT_THERE:
                     self._shown[_shown_key(model)] = ShownModel()
-
-        await asyncio.gather(*(show(model) for model in listed if _shown_key(model) not in self._shown))
+            except NodeError:
+                self._shown[_shown_key(model)] = ShownModel()
 
     def _model(self, listed: ListedModel, shown: ShownModel | None) -> NodeModel:
         blob = (shown.blob if shown else "") or listed.digest or listed.name
@@ -10529,6 +10553,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.is_whole = False  # it has told of all its models once
         self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
@@ -10548,6 +10573,9 @@ class NodeWatch:
         finally:
             self.looked.set()
         self._missed = 0
+        self.is_whole = self.is_whole or look.is_whole
+        if not self.is_whole:
+            self.hurry.set()
         self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
@@ -10644,6 +10672,10 @@ class NodeWatch:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
         blobs = {known.name: known.installed.blob for known in self.known.models}
         return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
+
+    def stop(self) -> None:
+        """Ask it nothing more."""
+        self._probe.stop()
 
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""
@@ -14140,8 +14172,9 @@ class NodePoller:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every node has been looked at once."""
-        return all(watch.looked.is_set() for watch in self._nodes.values())
+        """Whether every node has been looked at once, and those that answer have told of all their models."""
+        watches = self._nodes.values()
+        return all(watch.looked.is_set() and (watch.is_whole or watch.known.fault) for watch in watches)
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
@@ -14167,12 +14200,15 @@ class NodePoller:
             task.cancel()
 
     async def _watch(self, watch: NodeWatch) -> None:
-        while self._loop.time() - self._used_at < IDLE_SECONDS:
-            try:
-                await self._look(watch)
-            except Exception:
-                log.exception("Node %s could not be looked at", watch.row.name)
-            await watch.rest(self._seconds)
+        try:
+            while self._loop.time() - self._used_at < IDLE_SECONDS:
+                try:
+                    await self._look(watch)
+                except Exception:
+                    log.exception("Node %s could not be looked at", watch.row.name)
+                await watch.rest(self._seconds)
+        finally:
+            watch.stop()
 
     async def _look(self, watch: NodeWatch) -> None:
         """What the node has, what its engine does, what its GPUs do: each is told as soon as it is there."""
