@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 7850, which the server calls.
+# Begin here: `class Filter`, line 7873, which the server calls.
 # The modules that it uses come first:
 #    138  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    163  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -75,9 +75,9 @@ version: 0.1.0
 #   7610  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
 #   7644  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
 #   7668  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7721  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   7749  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   7801  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   7744  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   7772  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   7824  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -7680,6 +7680,29 @@ NO_ACCESS = (
 )
 
 
+def drawn_instead(metadata: Mapping[str, Any], models: Mapping[str, Any]) -> str | None:
+    """Another model of an arena that has drawn the replay model, as it draws from all that there are.
+
+    Args:
+        metadata: of the chat, as Open WebUI has it after the draw.
+        models: all that Open WebUI knows.
+
+    Returns:
+        Its id; None: no arena has drawn the replay model, or it has no other.
+    """
+    if metadata.get("selected_model_id") != REPLAY:
+        return None
+    meta = object_at(metadata, "model", "info", "meta")
+    listed = frozenset(meta.get("model_ids") or ())
+    left_out = not listed or meta.get("filter_mode") == "exclude"
+    others = [
+        str(model["id"])
+        for model in models.values()
+        if model.get("owned_by") != "arena" and model["id"] != REPLAY and (model["id"] in listed) != left_out
+    ]
+    return random.choice(others) if others else None  # noqa: S311 - no secret
+
+
 class ReplayModel:
     """The model that is `response_cache_replay`.
 
@@ -7889,6 +7912,10 @@ class Filter:
         state["rounds"] += 1
         if body.get("model") == REPLAY and "model" in state:
             body["model"] = state["model"]  # an earlier round's, where nobody gave the model its name back
+        elif body.get("model") == REPLAY and (
+            other := drawn_instead(__metadata__, __request__.app.state.MODELS)
+        ):
+            body["model"] = __metadata__["selected_model_id"] = other
         try:
             if not self.valves.enabled or not _wants_cache(__user__):
                 return body
