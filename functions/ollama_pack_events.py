@@ -1,6 +1,7 @@
 """
 title: Ollama Pack events
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Publishes the router's models and aliases, answers load and voice requests, shows a dashboard.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,92 +10,92 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11190, which the server calls.
+# Begin here: `class Event`, line 11193, which the server calls.
 # The modules that it uses come first:
-#    161  base.single_flight           Many who ask the same at the same time ask once.
-#    240  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    476  base.messages                Sentences for people, in English and in the languages of the catalogue.
-#    616  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    642  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    653  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#    721  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#    778  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#    931  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#    967  base.process                 One object for all plugins of a process, which are files that share no code.
-#    990  services.activity            What chats did in this process, until somebody writes it into the history.
-#   1051  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1407  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1784  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2044  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2059  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
-#   2077  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2084  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   2229  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   2301  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   2370  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2474  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   2535  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2641  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2750  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2896  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2902  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2989  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3079  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   3111  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3235  aliases.errors               What goes wrong with aliases.
-#   3257  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   3280  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3587  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3724  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3761  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3782  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3840  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   3902  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3955  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   4069  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4235  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4501  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4759  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4885  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   5033  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   5117  services.pack_valves         What all valves of the pack have in common.
-#   5140  speech.errors                What goes wrong with transcription.
-#   5502  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5579  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5670  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5706  speech.values                What recordings turn into, and what an engine is.
-#   5963  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   6113  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6195  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6379  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6512  speech.sentences             Segments of about a sentence, made from words with times.
-#   6566  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6744  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6972  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   7126  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7210  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7299  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7463  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   8062  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#   8150  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8224  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8499  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8549  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8696  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8962  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   9000  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   9030  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   9150  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9288  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9442  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9620  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9874  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9965  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  11029  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11115  webui.reader                 Who reads what the pack says, and in which language.
-#  11124  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11158  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11303  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    162  base.single_flight           Many who ask the same at the same time ask once.
+#    248  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    484  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    624  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    650  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    661  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#    729  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#    786  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#    934  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#    970  base.process                 One object for all plugins of a process, which are files that share no code.
+#    993  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1054  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1410  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1787  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2047  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2062  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
+#   2080  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2087  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   2232  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   2304  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   2373  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2477  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2538  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2644  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2753  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2899  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2905  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2992  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3082  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   3114  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3238  aliases.errors               What goes wrong with aliases.
+#   3260  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   3283  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3590  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3727  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3764  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3785  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3843  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   3905  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3958  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   4072  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4238  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4504  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4762  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4888  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   5036  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   5120  services.pack_valves         What all valves of the pack have in common.
+#   5143  speech.errors                What goes wrong with transcription.
+#   5505  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5582  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5673  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5709  speech.values                What recordings turn into, and what an engine is.
+#   5966  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   6116  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6198  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6382  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6515  speech.sentences             Segments of about a sentence, made from words with times.
+#   6569  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6747  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6975  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   7129  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7213  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7302  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7466  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   8065  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#   8153  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8227  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8502  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8552  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8699  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8965  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   9003  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   9033  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   9153  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9291  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9445  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9623  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9877  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9968  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  11032  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11118  webui.reader                 Who reads what the pack says, and in which language.
+#  11127  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11161  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11306  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -172,6 +173,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -179,9 +182,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -199,7 +204,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
@@ -248,8 +256,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "All {count} nodes are down.": "全部 {count} 个节点都不可用。",
         "Asking …": "正在查询…",
         "Back to the chats": "返回聊天",
-        "Budgets": "用量预算",
-        "Budgets are not counted: {fault}. Chats go on without.": "用量预算没有计数：{fault}。对话不受预算限制，照常进行。",
+        "Budgets": "用量配额",
+        "Budgets are not counted: {fault}. Chats go on without.": "用量配额没有计数：{fault}。对话不受配额限制，照常进行。",
         "Chats": "对话请求",
         "Chats that wait for a node": "等待节点的请求",
         "Details": "详情",
@@ -299,7 +307,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Not flushed: {why}": "未能清空：{why}",
         "Nothing has been used yet.": "还没有任何用量。",
         "Nothing is known of any node.": "没有任何节点的信息。",
-        "Nothing is published: publish_aliases is off in this function's valves.": "没有发布任何模型：此函数的 publish_aliases 选项已关闭。",
+        "Nothing is published: publish_aliases is off in this function's valves.": "没有发布任何模型：此函数的配置项 publish_aliases 已关闭。",
         "Nothing to publish: no node has a model, and no alias an answer.": "没有可发布的内容：节点上没有模型，别名也没有可用的模型。",
         "Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back.": "只有此 Open WebUI 的管理员可以查看仪表盘。请联系管理员，或返回。",
         "Open WebUI does not answer.": "Open WebUI 没有响应。",
@@ -328,7 +336,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "The history cannot be read or written: {fault}.": "无法读写历史记录：{fault}。",
         "The models have not been looked at yet; this takes a few seconds.": "尚未检查模型，需要几秒钟。",
         "The response cache does not work: {fault}. Chats go to their models.": "回答缓存不可用：{fault}。对话直接交给模型。",
-        "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions.": "路由器没有节点：请在“管理员面板 → 函数”中填写它的“nodes”选项。",
+        "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions.": "路由器没有节点：请在“管理员面板 → 函数”中填写它的配置项“nodes”。",
         "The router's redis_url does not answer: {fault}. This worker goes on alone.": "路由器的 redis_url 没有响应：{fault}。此进程将独立运行。",
         "The same question was being answered: both chats got that answer.": "同一个问题正在生成回答，两个请求共用该回答。",
         "The user stopped it, or left.": "用户停止了生成，或已离开。",
@@ -810,7 +818,7 @@ class RouteSpec:
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before the mount that answers whatever is left.
+    """Make these the routes of a plugin, before Open WebUI's own hundreds, which are tried in order.
 
     Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
 
@@ -821,19 +829,14 @@ def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
     """
     routes = app.router.routes
     others = [route for route in routes if not _is_of(route, owner)]
-    first = [_api_route(owner, spec) for spec in specs if spec.without]
-    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
-    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+    routes[:] = [
+        *(_api_route(owner, spec) for spec in specs),
+        *others,
+    ]  # in one step: requests look at this list
 
 
 def _is_of(route: Any, owner: str) -> bool:
     return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _catches_all(route: Any) -> bool:
-    """Whether it is the mount at the root, which Starlette writes as an empty path."""
-    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
 
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:
