@@ -20,7 +20,7 @@ from ollama_pack.cache.bound import CONFIDENCE, THRESHOLDS, Judged, has_drifted
 
 MOST_ROUNDS = 100  # that are kept
 EPSILONS = (0.5, 10.0)  # from the least to the most
-MOST_SHARES = 1000
+MOST_SHARES = 2  # whatever the number of sites: each adds one part of half as many
 MOST_PAIRS = 1_000_000  # in a count
 # Rates that the mixture has, as shares of the allowed error, and their weights.
 _MIXTURE = ((0.01, 0.7), (0.1, 0.12), (0.2, 0.08), (0.35, 0.06), (0.5, 0.04))
