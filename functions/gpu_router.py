@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17605, which the server calls.
+# Begin here: `class Pipe`, line 17628, which the server calls.
 # The modules that it uses come first:
 #    209  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    314  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -29,114 +29,114 @@ version: 0.1.0
 #   2000  aliases.published              Which names of a table can be published as models, and what answers for them.
 #   2036  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #   2444  base.single_flight             Many who ask the same at the same time ask once.
-#   2572  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2720  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2844  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   2955  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3130  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3202  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3208  engines.vectors                Vectors for texts, as an engine gives them.
-#   3237  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3326  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3374  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3422  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3749  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3861  routing.errors                 What goes wrong with routing.
-#   4067  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4105  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4470  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4884  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5008  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5110  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5231  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5339  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5487  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5621  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5941  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6163  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6280  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6338  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6403  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6552  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6683  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7033  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7118  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7161  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7266  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7470  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7750  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7808  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7905  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8108  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8279  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8626  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8913  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8999  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9169  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9363  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9460  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9541  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9607  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9656  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9743  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9837  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10326  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10507  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10690  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10928  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11031  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11133  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11168  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11836  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11912  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11945  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12062  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12246  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12392  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12592  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12732  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12792  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13291  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13442  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13663  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13855  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14124  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14239  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14838  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  14898  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14971  cache.errors                   What goes wrong with the cache.
-#  14991  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  15019  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15169  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  15175  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  15181  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15295  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15342  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15433  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15596  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15686  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15921  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15942  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16034  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16171  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16197  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16278  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16386  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16433  services.pack_valves           What all valves of the pack have in common.
-#  16456  services.router_valves         The valves of the router, wherever it runs.
-#  16608  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16722  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16983  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  17015  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  17037  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  17043  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  17094  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17171  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17266  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17427  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17438  webui.reader                   Who reads what the pack says, and in which language.
-#  17453  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17512  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   2595  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2743  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2867  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   2978  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3153  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3225  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3231  engines.vectors                Vectors for texts, as an engine gives them.
+#   3260  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3349  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3397  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3445  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3772  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3884  routing.errors                 What goes wrong with routing.
+#   4090  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4128  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4493  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4907  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5031  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5133  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5254  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5362  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5510  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5644  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5964  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6186  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6303  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6361  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6426  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6575  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6706  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7056  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7141  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7184  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7289  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7493  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7773  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7831  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7928  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8131  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8302  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8649  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8936  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9022  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9192  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9386  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9483  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9564  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9630  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9679  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9766  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9860  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10349  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10530  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10713  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10951  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11054  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11156  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11191  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11859  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11935  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11968  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12085  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12269  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12415  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12615  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12755  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12815  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13314  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13465  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13686  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13878  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14147  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14262  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14861  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  14921  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14994  cache.errors                   What goes wrong with the cache.
+#  15014  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  15042  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15192  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  15198  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  15204  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  15318  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  15365  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15456  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15619  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15709  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15944  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15965  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16057  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16194  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16220  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16301  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16409  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16456  services.pack_valves           What all valves of the pack have in common.
+#  16479  services.router_valves         The valves of the router, wherever it runs.
+#  16631  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16745  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17006  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  17038  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  17060  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  17066  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  17117  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  17194  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17289  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17450  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17461  webui.reader                   Who reads what the pack says, and in which language.
+#  17476  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17535  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -2456,6 +2456,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -2463,9 +2465,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -2483,7 +2487,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
@@ -2530,6 +2537,7 @@ class Remembered(Generic[_Key, _Shared]):
         """
         self._seconds, self._limit, self._clock = seconds, limit, clock
         self._kept: dict[_Key, tuple[float, _Shared]] = {}
+        self._renewing: dict[_Key, asyncio.Task[_Shared]] = {}
 
     def find(self, key: _Key) -> _Shared | None:
         """The answer that is kept; None: there is none, or it is too old."""
@@ -2541,12 +2549,22 @@ class Remembered(Generic[_Key, _Shared]):
         self._keep(key, answer, self._clock())
 
     async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        """The kept answer, or a new one. What `ask` raises is not kept."""
+        """The kept answer, or a new one. What `ask` raises is not kept.
+
+        At half of the age that it may have an answer is asked for anew, so that hardly anybody waits.
+        """
         kept = self._kept.get(key)
-        began = self._clock()
-        if kept is not None and began - kept[0] <= self._seconds:
-            return kept[1]
-        before = self._kept
+        age = math.inf if kept is None else self._clock() - kept[0]
+        if kept is None or age > self._seconds:
+            return await self._ask(key, ask)
+        if age > self._seconds / 2 and key not in self._renewing:
+            task = asyncio.get_running_loop().create_task(self._ask(key, ask))
+            self._renewing[key] = task
+            task.add_done_callback(partial(self._renewed, key))
+        return kept[1]
+
+    async def _ask(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        before, began = self._kept, self._clock()
         answer = await ask()
         if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
             self._keep(key, answer, began)
@@ -2555,6 +2573,11 @@ class Remembered(Generic[_Key, _Shared]):
     def forget(self) -> None:
         """Keep nothing, nor what is being asked for now: something has changed."""
         self._kept = {}
+
+    def _renewed(self, key: _Key, task: asyncio.Task[_Shared]) -> None:
+        del self._renewing[key]
+        if task.cancelled() or task.exception() is not None:
+            self._kept.pop(key, None)  # the next to ask gets the error himself
 
     def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
         self._kept.pop(key, None)

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16006, which the server calls.
+# Begin here: `class Pipeline`, line 16013, which the server calls.
 # The modules that it uses come first:
 #    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    305  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -103,27 +103,27 @@ version: 0.1.0
 #  14113  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
 #  14242  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
 #  14411  base.single_flight             Many who ask the same at the same time ask once.
-#  14490  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14725  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15133  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15154  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15221  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15575  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15676  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15711  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15787  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15905  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15967  services.pack_valves           What all valves of the pack have in common.
-#  15990  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16062  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16369  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16427  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16463  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16558  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16639  services.router_valves         The valves of the router, wherever it runs.
-#  16791  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16905  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17166  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  14497  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14732  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15140  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15161  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15228  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15582  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15683  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15718  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15794  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15912  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15974  services.pack_valves           What all valves of the pack have in common.
+#  15997  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16069  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16376  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16434  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16470  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16565  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16646  services.router_valves         The valves of the router, wherever it runs.
+#  16798  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16912  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17173  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -14422,6 +14422,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -14429,9 +14431,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -14449,7 +14453,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
