@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 18963, which the server calls.
+# Begin here: `class Pipe`, line 19022, which the server calls.
 # The modules that it uses come first:
 #    218  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    349  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -29,120 +29,120 @@ version: 0.1.0
 #   2082  aliases.published              Which names of a table can be published as models, and what answers for them.
 #   2118  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #   2526  base.single_flight             Many who ask the same at the same time ask once.
-#   2654  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2802  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2926  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3037  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3212  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3284  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3290  engines.vectors                Vectors for texts, as an engine gives them.
-#   3319  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3408  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3456  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3504  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3831  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3943  routing.errors                 What goes wrong with routing.
-#   4149  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4187  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4552  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4966  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5090  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5192  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5313  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5421  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5568  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5702  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6022  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6244  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6361  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6419  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6484  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6633  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6764  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7114  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7199  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7242  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7347  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7551  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7831  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7889  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7986  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8189  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8360  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8707  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8994  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9080  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9250  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9444  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9541  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9622  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9688  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9737  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9824  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9932  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10421  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10579  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10754  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10992  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11095  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11197  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11314  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11567  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11600  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11784  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11819  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12487  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12563  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12709  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12909  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13049  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13109  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13608  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13783  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14110  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14419  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14530  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15131  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15191  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15376  routing.plan.bounds            What a plan can be asked for.
-#  15382  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15477  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  15733  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  15920  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16204  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16307  cache.errors                   What goes wrong with the cache.
-#  16327  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16355  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16505  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16511  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16517  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  16631  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  16678  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  16769  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  16932  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17022  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17257  base.process                   One object for all plugins of a process, which are files that share no code.
-#  17278  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  17370  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17515  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17541  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17635  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  17743  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  17790  services.pack_valves           What all valves of the pack have in common.
-#  17813  services.router_valves         The valves of the router, wherever it runs.
-#  17965  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18079  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18340  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18372  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18394  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18400  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18451  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  18528  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  18623  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  18784  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  18795  webui.reader                   Who reads what the pack says, and in which language.
-#  18810  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  18869  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   2677  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2825  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2949  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3060  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3235  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3307  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3313  engines.vectors                Vectors for texts, as an engine gives them.
+#   3342  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3431  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3479  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3527  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3854  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3966  routing.errors                 What goes wrong with routing.
+#   4172  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4210  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4575  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4989  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5113  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5215  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5336  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5444  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5592  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5726  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6046  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6268  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6385  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6443  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6508  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6657  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6788  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7138  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7223  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7266  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7371  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7575  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7855  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7913  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   8010  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8213  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8384  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8731  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9018  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9104  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9274  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9468  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9565  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9646  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9712  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9761  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9848  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9956  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10445  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10626  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10809  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11047  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11150  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11252  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11369  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11622  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11655  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11839  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11874  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12542  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12618  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12764  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12964  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13104  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13164  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13663  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13838  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14165  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14474  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14589  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15190  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15250  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15435  routing.plan.bounds            What a plan can be asked for.
+#  15441  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15536  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  15792  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  15979  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16263  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16366  cache.errors                   What goes wrong with the cache.
+#  16386  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16414  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16564  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16570  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16576  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  16690  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  16737  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  16828  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  16991  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17081  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17316  base.process                   One object for all plugins of a process, which are files that share no code.
+#  17337  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  17429  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17574  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17600  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17694  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  17802  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  17849  services.pack_valves           What all valves of the pack have in common.
+#  17872  services.router_valves         The valves of the router, wherever it runs.
+#  18024  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18138  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18399  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18431  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18453  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18459  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18510  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  18587  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  18682  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  18843  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  18854  webui.reader                   Who reads what the pack says, and in which language.
+#  18869  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  18928  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -2538,6 +2538,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -2545,9 +2547,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -2565,7 +2569,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
@@ -2612,6 +2619,7 @@ class Remembered(Generic[_Key, _Shared]):
         """
         self._seconds, self._limit, self._clock = seconds, limit, clock
         self._kept: dict[_Key, tuple[float, _Shared]] = {}
+        self._renewing: dict[_Key, asyncio.Task[_Shared]] = {}
 
     def find(self, key: _Key) -> _Shared | None:
         """The answer that is kept; None: there is none, or it is too old."""
@@ -2623,12 +2631,22 @@ class Remembered(Generic[_Key, _Shared]):
         self._keep(key, answer, self._clock())
 
     async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        """The kept answer, or a new one. What `ask` raises is not kept."""
+        """The kept answer, or a new one. What `ask` raises is not kept.
+
+        At half of the age that it may have an answer is asked for anew, so that hardly anybody waits.
+        """
         kept = self._kept.get(key)
-        began = self._clock()
-        if kept is not None and began - kept[0] <= self._seconds:
-            return kept[1]
-        before = self._kept
+        age = math.inf if kept is None else self._clock() - kept[0]
+        if kept is None or age > self._seconds:
+            return await self._ask(key, ask)
+        if age > self._seconds / 2 and key not in self._renewing:
+            task = asyncio.get_running_loop().create_task(self._ask(key, ask))
+            self._renewing[key] = task
+            task.add_done_callback(partial(self._renewed, key))
+        return kept[1]
+
+    async def _ask(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        before, began = self._kept, self._clock()
         answer = await ask()
         if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
             self._keep(key, answer, began)
@@ -2637,6 +2655,11 @@ class Remembered(Generic[_Key, _Shared]):
     def forget(self) -> None:
         """Keep nothing, nor what is being asked for now: something has changed."""
         self._kept = {}
+
+    def _renewed(self, key: _Key, task: asyncio.Task[_Shared]) -> None:
+        del self._renewing[key]
+        if task.cancelled() or task.exception() is not None:
+            self._kept.pop(key, None)  # the next to ask gets the error himself
 
     def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
         self._kept.pop(key, None)
@@ -5425,7 +5448,8 @@ def _leads_somewhere(reference: object, root: Any) -> bool:
 Thinking = Literal["never", "switch", "levels"]
 
 MAX_TOP_LOGPROBS = 20
-_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
+# Of any length, as a client has written it: each digit is looked at once.
+_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d++(?:\.\d*+)?+|\.\d++)(?:ns|us|µs|ms|s|m|h))++)")
 _KEEP_ALIVE_FORMS = 'must be seconds or a duration such as "5m"'
 # Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
 _FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})
@@ -10422,6 +10446,7 @@ class NodeState:
 # Looking at one node: what it has, and what is in its memory.
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
+SHOW_SECONDS = 1.0  # that a look waits for what a node tells of its models, which may be hundreds
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
 MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
@@ -10437,11 +10462,13 @@ class NodeLook:
         models: what it can chat with.
         residents: what is in its memory; None: it does not tell.
         others: models that do not chat, such as embedders.
+        is_whole: no model is known by its name alone because the node has not told more of it yet.
     """
 
     models: tuple[NodeModel, ...]
     residents: tuple[ResidentModel, ...] | None
     others: tuple[NodeModel, ...] = ()
+    is_whole: bool = True
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -10456,6 +10483,8 @@ class NodeProbe:
         self._client = client
         self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
         self._shapes: dict[tuple[str, str], ModelShape] = {}
         self._seen_ahead: set[str] = set()
         self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
@@ -10467,20 +10496,26 @@ class NodeProbe:
             NodeError: it does not answer as it should.
         """
         listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
-        await self._show(listed)
+        is_whole = await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
         self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
         others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
         if loaded is None:
-            return NodeLook(models, None, others)
+            return NodeLook(models, None, others, is_whole)
         self._seen_ahead &= {model.name for model in loaded}
         self._expiries = {
             model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
         }
         residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
-        return NodeLook(models, residents, others)
+        return NodeLook(models, residents, others, is_whole)
+
+    def stop(self) -> None:
+        """Ask about no more models."""
+        for task in self._asking.values():
+            task.cancel()
+        self._asking.clear()  # they are asked about again when somebody looks again
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -10514,25 +10549,37 @@ class NodeProbe:
             self._expiries[name] = now, expires, loading
         return loading
 
-    async def _show(self, listed: Iterable[ListedModel]) -> None:
-        """Ask about the models that are new. One that cannot be shown is known by its name alone."""
-        at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
+    async def _show(self, listed: Iterable[ListedModel]) -> bool:
+        """Ask about the models that are new. One that cannot be shown is known by its name alone.
 
-        async def show(model: ListedModel) -> None:
-            async with at_once:
-                try:
-                    shown = await self._client.show(model.name)
-                    if shown.model_info:
-                        shape = shape_of(shown.model_info, shown.tensors, model.size)
-                        self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
-                    self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
-                except RetryableNodeError as error:  # asked again at the next look, where that may help
-                    if error.status in _NOT_THERE:
-                        self._shown[_shown_key(model)] = ShownModel()
-                except NodeError:
+        Returns:
+            False: not all answers are there yet; the next look has them.
+        """
+        loop = asyncio.get_running_loop()
+        for model in listed:
+            key = _shown_key(model)
+            if key not in self._shown and key not in self._asking:
+                self._asking[key] = loop.create_task(self._ask_about(model))
+        if self._asking:
+            await asyncio.wait(self._asking.values(), timeout=SHOW_SECONDS)
+        ended = [key for key, task in self._asking.items() if task.done()]
+        for task in [self._asking.pop(key) for key in ended]:
+            task.result()
+        return not self._asking
+
+    async def _ask_about(self, model: ListedModel) -> None:
+        async with self._at_once:
+            try:
+                shown = await self._client.show(model.name)
+                if shown.model_info:
+                    shape = shape_of(shown.model_info, shown.tensors, model.size)
+                    self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
+                self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
+            except RetryableNodeError as error:  # asked again at the next look, where that may help
+                if error.status in _NOT_THERE:
                     self._shown[_shown_key(model)] = ShownModel()
-
-        await asyncio.gather(*(show(model) for model in listed if _shown_key(model) not in self._shown))
+            except NodeError:
+                self._shown[_shown_key(model)] = ShownModel()
 
     def _model(self, listed: ListedModel, shown: ShownModel | None) -> NodeModel:
         blob = (shown.blob if shown else "") or listed.digest or listed.name
@@ -10625,6 +10672,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.is_whole = False  # it has told of all its models once
         self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
@@ -10644,6 +10692,9 @@ class NodeWatch:
         finally:
             self.looked.set()
         self._missed = 0
+        self.is_whole = self.is_whole or look.is_whole
+        if not self.is_whole:
+            self.hurry.set()
         self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
@@ -10740,6 +10791,10 @@ class NodeWatch:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
         blobs = {known.name: known.installed.blob for known in self.known.models}
         return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
+
+    def stop(self) -> None:
+        """Ask it nothing more."""
+        self._probe.stop()
 
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""
@@ -14467,8 +14522,9 @@ class NodePoller:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every node has been looked at once."""
-        return all(watch.looked.is_set() for watch in self._nodes.values())
+        """Whether every node has been looked at once, and those that answer have told of all their models."""
+        watches = self._nodes.values()
+        return all(watch.looked.is_set() and (watch.is_whole or watch.known.fault) for watch in watches)
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
@@ -14494,12 +14550,15 @@ class NodePoller:
             task.cancel()
 
     async def _watch(self, watch: NodeWatch) -> None:
-        while self._loop.time() - self._used_at < IDLE_SECONDS:
-            try:
-                await self._look(watch)
-            except Exception:
-                log.exception("Node %s could not be looked at", watch.row.name)
-            await watch.rest(self._seconds)
+        try:
+            while self._loop.time() - self._used_at < IDLE_SECONDS:
+                try:
+                    await self._look(watch)
+                except Exception:
+                    log.exception("Node %s could not be looked at", watch.row.name)
+                await watch.rest(self._seconds)
+        finally:
+            watch.stop()
 
     async def _look(self, watch: NodeWatch) -> None:
         """What the node has, what its engine does, what its GPUs do: each is told as soon as it is there."""

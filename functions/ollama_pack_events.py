@@ -10,93 +10,94 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11501, which the server calls.
+# Begin here: `class Event`, line 11569, which the server calls.
 # The modules that it uses come first:
-#    163  base.single_flight          Many who ask the same at the same time ask once.
-#    291  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    570  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    710  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    736  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    747  base.process                One object for all plugins of a process, which are files that share no code.
-#    770  services.activity           What chats did in this process, until somebody writes it into the history.
-#    831  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1187  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1566  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1827  routing.plan.bounds         What a plan can be asked for.
-#   1834  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1906  webui.errors                What goes wrong between the pack and Open WebUI.
-#   1975  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2043  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2164  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2317  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3540  services.fleet_plan         The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   3609  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3624  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   3642  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   3649  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   3794  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   3868  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   3974  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4083  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4229  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   4235  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4322  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4412  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   4444  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   4568  aliases.errors              What goes wrong with aliases.
-#   4590  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   4613  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   4920  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   5057  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5094  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   5115  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5173  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   5235  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5288  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   5402  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   5568  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   5834  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   6092  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6218  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   6366  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6450  services.pack_valves        What all valves of the pack have in common.
-#   6473  speech.errors               What goes wrong with transcription.
-#   6835  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   6912  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7003  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7039  speech.values               What recordings turn into, and what an engine is.
-#   7296  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   7446  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   7528  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   7712  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   7845  speech.sentences            Segments of about a sentence, made from words with times.
-#   7899  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8077  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   8305  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   8459  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   8543  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   8632  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   8796  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   9395  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   9483  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   9557  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   9832  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   9882  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10029  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  10295  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  10333  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  10363  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  10483  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  10621  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  10775  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  10953  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  11207  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  11298  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#  11340  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11426  webui.reader                Who reads what the pack says, and in which language.
-#  11435  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11469  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11614  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    164  base.single_flight           Many who ask the same at the same time ask once.
+#    315  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    594  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    734  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    760  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    771  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#    839  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#    896  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1044  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   1080  base.process                 One object for all plugins of a process, which are files that share no code.
+#   1103  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1164  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1520  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1897  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2158  routing.plan.bounds          What a plan can be asked for.
+#   2165  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   2237  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   2306  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2427  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3650  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   3719  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3734  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
+#   3752  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   3759  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   3904  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   3978  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4084  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4193  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4339  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   4345  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4432  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4522  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   4554  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   4678  aliases.errors               What goes wrong with aliases.
+#   4700  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   4723  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5030  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   5167  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5204  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   5225  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5283  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5345  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5398  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   5512  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   5678  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   5944  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   6202  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6328  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   6476  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6560  services.pack_valves         What all valves of the pack have in common.
+#   6583  speech.errors                What goes wrong with transcription.
+#   6945  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7022  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7113  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7149  speech.values                What recordings turn into, and what an engine is.
+#   7406  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   7556  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   7638  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   7822  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   7955  speech.sentences             Segments of about a sentence, made from words with times.
+#   8009  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8187  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   8415  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   8569  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   8653  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   8742  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   8906  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   9505  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#   9593  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   9667  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   9942  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   9992  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10139  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  10405  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  10443  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  10473  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  10593  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  10731  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  10885  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  11063  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  11317  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  11408  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11494  webui.reader                 Who reads what the pack says, and in which language.
+#  11503  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11537  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11682  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -175,6 +176,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -182,9 +185,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -202,7 +207,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
@@ -249,6 +257,7 @@ class Remembered(Generic[_Key, _Shared]):
         """
         self._seconds, self._limit, self._clock = seconds, limit, clock
         self._kept: dict[_Key, tuple[float, _Shared]] = {}
+        self._renewing: dict[_Key, asyncio.Task[_Shared]] = {}
 
     def find(self, key: _Key) -> _Shared | None:
         """The answer that is kept; None: there is none, or it is too old."""
@@ -260,12 +269,22 @@ class Remembered(Generic[_Key, _Shared]):
         self._keep(key, answer, self._clock())
 
     async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        """The kept answer, or a new one. What `ask` raises is not kept."""
+        """The kept answer, or a new one. What `ask` raises is not kept.
+
+        At half of the age that it may have an answer is asked for anew, so that hardly anybody waits.
+        """
         kept = self._kept.get(key)
-        began = self._clock()
-        if kept is not None and began - kept[0] <= self._seconds:
-            return kept[1]
-        before = self._kept
+        age = math.inf if kept is None else self._clock() - kept[0]
+        if kept is None or age > self._seconds:
+            return await self._ask(key, ask)
+        if age > self._seconds / 2 and key not in self._renewing:
+            task = asyncio.get_running_loop().create_task(self._ask(key, ask))
+            self._renewing[key] = task
+            task.add_done_callback(partial(self._renewed, key))
+        return kept[1]
+
+    async def _ask(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        before, began = self._kept, self._clock()
         answer = await ask()
         if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
             self._keep(key, answer, began)
@@ -274,6 +293,11 @@ class Remembered(Generic[_Key, _Shared]):
     def forget(self) -> None:
         """Keep nothing, nor what is being asked for now: something has changed."""
         self._kept = {}
+
+    def _renewed(self, key: _Key, task: asyncio.Task[_Shared]) -> None:
+        del self._renewing[key]
+        if task.cancelled() or task.exception() is not None:
+            self._kept.pop(key, None)  # the next to ask gets the error himself
 
     def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
         self._kept.pop(key, None)
@@ -744,6 +768,315 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+# --- ollama_pack.webui.functions ---
+# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionState:
+    """A function as the database has it.
+
+    Attributes:
+        installed: there is one.
+        active: it is switched on.
+        owner: id of the user who installed it.
+        valves: what an admin set; defaults are not in it.
+    """
+
+    installed: bool = False
+    active: bool = False
+    owner: str = ""
+    valves: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def function_state(function_id: str) -> FunctionState:
+    """Look a function up.
+
+    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
+    function, or no valves, and what is published would be taken away. Here the database's error is raised.
+    """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
+
+    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    async with get_async_db_context() as session:
+        found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        return FunctionState()
+    is_active, owner, stored = found
+    valves = decrypt_valves(stored) or {}
+    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+
+
+async def set_valve(function_id: str, name: str, value: Any) -> None:
+    """Set one of an installed function's valves, as an admin would, and leave the others as they are."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415 - see the top of this module
+
+    state = await function_state(function_id)
+    await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
+
+
+async def live_function(app: Any, function_id: str) -> Any:
+    """The instance that this process runs, of the code and with the valves that are stored.
+
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    """
+    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
+
+    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+
+
+async def shared_redis_url() -> str:
+    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
+    for function_id in ("gpu_router", "response_cache_filter"):
+        state = await function_state(function_id)
+        if state.active and (url := str(state.valves.get("redis_url") or "")):
+            return url
+    return ""
+
+
+# --- ollama_pack.webui.cache_contact ---
+# The way from the events function to the running `response_cache_filter`, which may not be there.
+
+log = logging.getLogger(__name__)
+
+CACHE_ID = "response_cache_filter"
+NO_CACHE = (
+    f"{CACHE_ID} is not installed, or switched off: install it (upload.py, or Admin Panel → Functions), and "
+    "what the cache does shows here"
+)
+
+
+class CacheContact:
+    """Asks the cache of this process, which speaks for the store that all processes share."""
+
+    def __init__(self, app: Any) -> None:
+        """Ask nothing yet; `app` is Open WebUI's."""
+        self._app = app
+
+    async def report(self) -> dict[str, Any]:
+        """What the cache did; only `fault`, where it cannot be asked."""
+        told = await self._ask("cache_report")
+        return told if isinstance(told, dict) else {"fault": told}
+
+    async def flush(self) -> str:
+        """Make all answers unusable; empty, or why it was not done."""
+        return str(await self._ask("flush_cache"))
+
+    async def discard(self, label: str) -> None:
+        """Discard what is known under a label. Where there is no cache, there is nothing to discard."""
+        await self._ask("discard_answers", label)
+
+    async def calibration(self) -> dict[str, Any]:
+        """The labels of similar answers; only `fault`, where the cache cannot be asked."""
+        told = await self._ask("calibration_counts")
+        return told if isinstance(told, dict) else {"fault": told}
+
+    async def take_round(self, given: Mapping[str, Any]) -> str:
+        """Count what other sites gave; empty, or why it was not done."""
+        return str(await self._ask("take_round", given))
+
+    async def forget_rounds(self) -> str:
+        """Forget what other sites gave; empty, or why it was not done."""
+        return str(await self._ask("forget_rounds"))
+
+    async def _ask(self, method: str, *values: Any) -> Any:
+        """What a method of the cache says, or in a sentence why it cannot be asked."""
+        try:
+            if not (await function_state(CACHE_ID)).active:
+                return NO_CACHE
+            cache = await live_function(self._app, CACHE_ID)
+            return await getattr(cache, method)(*values)
+        except Exception as error:
+            log.exception("%s could not be asked: %s", CACHE_ID, method)
+            return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
+
+
+# --- ollama_pack.webui.routes ---
+# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+
+MIN_KEY = 16  # characters
+_BEARER = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A route.
+
+    Attributes:
+        method: GET, POST …
+        path: from the server's root.
+        audience: who is let in; others get Open WebUI's own 401.
+        answer: is called with the request and Open WebUI's user; gives JSON or a response.
+        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
+        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
+            answer, for when the plugin is off.
+        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
+    """
+
+    method: str
+    path: str
+    audience: Literal["user", "admin"]
+    answer: Callable[[Any, Any], Awaitable[Any]]
+    lets_in: Callable[[Any], bool] | None = None
+    without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    user_of: Callable[[Any], Any] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
+
+
+def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
+    """Make these the routes of a plugin, before Open WebUI's own hundreds, which are tried in order.
+
+    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
+
+    Args:
+        app: Open WebUI's.
+        owner: the plugin's id, which tells its routes from others'.
+        specs: none takes the plugin's routes away.
+    """
+    routes = app.router.routes
+    others = [route for route in routes if not _is_of(route, owner)]
+    routes[:] = [
+        *(_api_route(owner, spec) for spec in specs),
+        *others,
+    ]  # in one step: requests look at this list
+
+
+def _is_of(route: Any, owner: str) -> bool:
+    return str(getattr(route, "name", "")).startswith(f"{owner}:")
+
+
+def _api_route(owner: str, spec: RouteSpec) -> Any:
+    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
+    from fastapi.routing import APIRoute  # noqa: PLC0415
+    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
+
+    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
+
+    async def endpoint(request: Request, user: Any = allowed) -> Any:
+        return await spec.answer(request, user)
+
+    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
+    endpoint.__annotations__ = {"request": Request, "user": Any}
+
+    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
+        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
+            ask = super().get_route_handler()
+
+            async def handle(request: Any) -> Any:
+                user = spec.user_of(request) if spec.user_of else None
+                if user is None and not (spec.lets_in and spec.lets_in(request)):
+                    return await asked(request)
+                answer = await spec.answer(request, user)
+                return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
+
+            return handle
+
+    return PackRoute(
+        spec.path,
+        endpoint,
+        methods=[spec.method],
+        name=f"{owner}:{spec.method} {spec.path}",
+        response_model=None,
+        include_in_schema=False,
+    )
+
+
+def check_route_key(text: str) -> str:
+    """A key of a valve as it is; empty: there is none.
+
+    Raises:
+        ValueError: it is so short that it could be guessed.
+    """
+    if 0 < len(text.strip()) < MIN_KEY:
+        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
+    return text.strip()
+
+
+def shows_key(request: Any, key: str) -> bool:
+    """Whether a request has this key as its bearer token. An empty key opens nothing."""
+    shown = str(request.headers.get("authorization", ""))
+    if not key or not shown.lower().startswith(_BEARER):
+        return False
+    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
+
+
+def not_found() -> Any:
+    """The error that answers where a route ought to be gone."""
+    from fastapi import HTTPException  # noqa: PLC0415
+
+    return HTTPException(status_code=404, detail="Not Found")
+
+
+def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
+    """A page as a response."""
+    from starlette.responses import HTMLResponse  # noqa: PLC0415
+
+    return HTMLResponse(text, status, headers)
+
+
+def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
+    """JSON as a response."""
+    from starlette.responses import JSONResponse  # noqa: PLC0415
+
+    return JSONResponse(value, status, headers)
+
+
+def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
+    """Text as a response of a type."""
+    from starlette.responses import Response  # noqa: PLC0415
+
+    return Response(text, headers=headers, media_type=media_type)
+
+
+# --- ollama_pack.services.calibration_routes ---
+# What sites that learn together read here and hand over: see docs/federation.md.
+
+CALIBRATION = "/ollama-pack/calibration"
+
+
+def calibration_routes(cache: CacheContact) -> tuple[RouteSpec, ...]:
+    """Routes for admins. Each answers with `fault`, which is empty if it worked.
+
+    | route | what |
+    |---|---|
+    | `GET /ollama-pack/calibration` | how often similar answers were judged right and wrong: plain counts |
+    | `POST /ollama-pack/calibration` | counts the evidence that other sites gave in a round |
+    | `DELETE /ollama-pack/calibration` | forgets all that other sites gave |
+    """
+
+    async def read(_request: Any, _user: Any) -> dict[str, Any]:
+        return await cache.calibration()
+
+    async def take(request: Any, _user: Any) -> dict[str, Any]:
+        try:
+            given = object_at(await request.json())
+        except ValueError:
+            return {"fault": "the body is no JSON object"}
+        return {"fault": await cache.take_round(given)}
+
+    async def forget(_request: Any, _user: Any) -> dict[str, Any]:
+        return {"fault": await cache.forget_rounds()}
+
+    return (
+        RouteSpec("GET", CALIBRATION, "admin", read),
+        RouteSpec("POST", CALIBRATION, "admin", take),
+        RouteSpec("DELETE", CALIBRATION, "admin", forget),
+    )
+
+
 # --- ollama_pack.base.process ---
 # One object for all plugins of a process, which are files that share no code.
 #
@@ -1189,8 +1522,6 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 #
 # Both are bounded: 10,000 chats, and figures of each minute for a little more than a day. Without an answer
 # from either chats go on, and nothing is lost that fits into `activity.MAX_NOTES`.
-
-log = logging.getLogger(__name__)
 
 MAX_CHATS = 10_000
 KEPT_MINUTES = 25 * 60
@@ -1972,74 +2303,6 @@ class NoRoomError(PackError):
         )
 
 
-# --- ollama_pack.webui.functions ---
-# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionState:
-    """A function as the database has it.
-
-    Attributes:
-        installed: there is one.
-        active: it is switched on.
-        owner: id of the user who installed it.
-        valves: what an admin set; defaults are not in it.
-    """
-
-    installed: bool = False
-    active: bool = False
-    owner: str = ""
-    valves: Mapping[str, Any] = field(default_factory=dict)
-
-
-async def function_state(function_id: str) -> FunctionState:
-    """Look a function up.
-
-    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
-    function, or no valves, and what is published would be taken away. Here the database's error is raised.
-    """
-    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
-    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
-
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
-    async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
-    if found is None:
-        return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
-
-
-async def set_valve(function_id: str, name: str, value: Any) -> None:
-    """Set one of an installed function's valves, as an admin would, and leave the others as they are."""
-    from open_webui.models.functions import Functions  # noqa: PLC0415 - see the top of this module
-
-    state = await function_state(function_id)
-    await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
-
-
-async def live_function(app: Any, function_id: str) -> Any:
-    """The instance that this process runs, of the code and with the valves that are stored.
-
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
-    """
-    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
-
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-
-
-async def shared_redis_url() -> str:
-    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
-    for function_id in ("gpu_router", "response_cache_filter"):
-        state = await function_state(function_id)
-        if state.active and (url := str(state.valves.get("redis_url") or "")):
-            return url
-    return ""
-
-
 # --- ollama_pack.webui.contact ---
 # The way from the events function to the running `gpu_router`: another plugin, which may not be there.
 
@@ -2159,159 +2422,6 @@ def _method(router: Any, name: str) -> Any:
         message = f"the installed gpu_router has no {name}: update it to the version of this plugin"
         raise RouterUnavailableError(message)
     return method
-
-
-# --- ollama_pack.webui.routes ---
-# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-
-MIN_KEY = 16  # characters
-_BEARER = "bearer "
-
-
-@dataclass(frozen=True, slots=True)
-class RouteSpec:
-    """A route.
-
-    Attributes:
-        method: GET, POST …
-        path: from the server's root.
-        audience: who is let in; others get Open WebUI's own 401.
-        answer: is called with the request and Open WebUI's user; gives JSON or a response.
-        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
-        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
-            answer, for when the plugin is off.
-        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
-        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
-            Open WebUI answers in its own form.
-    """
-
-    method: str
-    path: str
-    audience: Literal["user", "admin"]
-    answer: Callable[[Any, Any], Awaitable[Any]]
-    lets_in: Callable[[Any], bool] | None = None
-    without: Callable[[Any, Any], Awaitable[Any]] | None = None
-    user_of: Callable[[Any], Any] | None = None
-    refused: Callable[[Any, Any], Any] | None = None
-
-
-def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before the mount that answers whatever is left.
-
-    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
-
-    Args:
-        app: Open WebUI's.
-        owner: the plugin's id, which tells its routes from others'.
-        specs: none takes the plugin's routes away.
-    """
-    routes = app.router.routes
-    others = [route for route in routes if not _is_of(route, owner)]
-    first = [_api_route(owner, spec) for spec in specs if spec.without]
-    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
-    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
-
-
-def _is_of(route: Any, owner: str) -> bool:
-    return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _catches_all(route: Any) -> bool:
-    """Whether it is the mount at the root, which Starlette writes as an empty path."""
-    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
-
-
-def _api_route(owner: str, spec: RouteSpec) -> Any:
-    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
-    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
-    from fastapi.routing import APIRoute  # noqa: PLC0415
-    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
-
-    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
-
-    async def endpoint(request: Request, user: Any = allowed) -> Any:
-        return await spec.answer(request, user)
-
-    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
-    endpoint.__annotations__ = {"request": Request, "user": Any}
-
-    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
-        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
-            ask = super().get_route_handler()
-
-            async def handle(request: Any) -> Any:
-                user = spec.user_of(request) if spec.user_of else None
-                if user is None and not (spec.lets_in and spec.lets_in(request)):
-                    return await asked(request)
-                answer = await spec.answer(request, user)
-                return answer if isinstance(answer, Response) else JSONResponse(answer)
-
-            async def asked(request: Any) -> Any:
-                try:
-                    return await ask(request)
-                except HTTPException as error:
-                    if spec.refused is None:
-                        raise
-                    return spec.refused(request, error)
-
-            return handle
-
-    return PackRoute(
-        spec.path,
-        endpoint,
-        methods=[spec.method],
-        name=f"{owner}:{spec.method} {spec.path}",
-        response_model=None,
-        include_in_schema=False,
-    )
-
-
-def check_route_key(text: str) -> str:
-    """A key of a valve as it is; empty: there is none.
-
-    Raises:
-        ValueError: it is so short that it could be guessed.
-    """
-    if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
-    return text.strip()
-
-
-def shows_key(request: Any, key: str) -> bool:
-    """Whether a request has this key as its bearer token. An empty key opens nothing."""
-    shown = str(request.headers.get("authorization", ""))
-    if not key or not shown.lower().startswith(_BEARER):
-        return False
-    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
-
-
-def not_found() -> Any:
-    """The error that answers where a route ought to be gone."""
-    from fastapi import HTTPException  # noqa: PLC0415
-
-    return HTTPException(status_code=404, detail="Not Found")
-
-
-def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
-    """A page as a response."""
-    from starlette.responses import HTMLResponse  # noqa: PLC0415
-
-    return HTMLResponse(text, status, headers)
-
-
-def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-    """JSON as a response."""
-    from starlette.responses import JSONResponse  # noqa: PLC0415
-
-    return JSONResponse(value, status, headers)
-
-
-def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
-    """Text as a response of a type."""
-    from starlette.responses import Response  # noqa: PLC0415
-
-    return Response(text, headers=headers, media_type=media_type)
 
 
 # --- ollama_pack.webui.dashboard ---
@@ -11295,48 +11405,6 @@ def usage_table(entries: Iterable[Mapping[str, Any]]) -> str:
     return written.getvalue()
 
 
-# --- ollama_pack.webui.cache_contact ---
-# The way from the events function to the running `response_cache_filter`, which may not be there.
-
-CACHE_ID = "response_cache_filter"
-NO_CACHE = (
-    f"{CACHE_ID} is not installed, or switched off: install it (upload.py, or Admin Panel → Functions), and "
-    "what the cache does shows here"
-)
-
-
-class CacheContact:
-    """Asks the cache of this process, which speaks for the store that all processes share."""
-
-    def __init__(self, app: Any) -> None:
-        """Ask nothing yet; `app` is Open WebUI's."""
-        self._app = app
-
-    async def report(self) -> dict[str, Any]:
-        """What the cache did; only `fault`, where it cannot be asked."""
-        told = await self._ask("cache_report")
-        return told if isinstance(told, dict) else {"fault": told}
-
-    async def flush(self) -> str:
-        """Make all answers unusable; empty, or why it was not done."""
-        return str(await self._ask("flush_cache"))
-
-    async def discard(self, label: str) -> None:
-        """Discard what is known under a label. Where there is no cache, there is nothing to discard."""
-        await self._ask("discard_answers", label)
-
-    async def _ask(self, method: str, *values: str) -> Any:
-        """What a method of the cache says, or in a sentence why it cannot be asked."""
-        try:
-            if not (await function_state(CACHE_ID)).active:
-                return NO_CACHE
-            cache = await live_function(self._app, CACHE_ID)
-            return await getattr(cache, method)(*values)
-        except Exception as error:
-            log.exception("%s could not be asked: %s", CACHE_ID, method)
-            return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
-
-
 # --- ollama_pack.webui.load ---
 # What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
 
@@ -11731,6 +11799,7 @@ class Event:
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
             *upkeep_routes(self._router),
             FleetPlans(self._router, self._history).route,
+            *calibration_routes(self._cache),
             RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
             RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
             *ollama_routes(),

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1260, which the server calls.
+# Begin here: `class Pipeline`, line 1267, which the server calls.
 # The modules that it uses come first:
 #     55  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #     77  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -23,11 +23,11 @@ version: 0.1.0
 #    815  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
 #    836  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
 #    954  base.single_flight        Many who ask the same at the same time ask once.
-#   1033  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1134  base.process              One object for all plugins of a process, which are files that share no code.
-#   1157  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   1219  services.pack_valves      What all valves of the pack have in common.
-#   1242  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
+#   1040  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1141  base.process              One object for all plugins of a process, which are files that share no code.
+#   1164  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1226  services.pack_valves      What all valves of the pack have in common.
+#   1249  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -965,6 +965,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -972,9 +974,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -992,7 +996,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
