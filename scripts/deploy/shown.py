@@ -7,12 +7,16 @@ and is masked in all that is printed.
 """
 
 import json
+import os
 import re
 import unicodedata
 from urllib.parse import quote, unquote
 
 from rich.console import Console
 from rich.text import Text
+
+from ollama_pack.base.messages import in_language
+from ollama_pack.base.messages import message as sentence
 
 HIDDEN = "…"
 SHORTEST = 4  # characters; a shorter secret would be masked in the middle of common words
@@ -36,6 +40,22 @@ _ADDRESS = re.compile(
     r"(?:[a-z][a-z+]{1,19}:/{0,3})?(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?(?:/[\w.~%/-]*)?", re.IGNORECASE
 )
 _LOGIN = re.compile(r"(?<=://)[^\s]*@")
+
+
+def message(template: str, /, **values: object) -> str:
+    """A sentence in the language of who runs the script, which `LC_ALL`, `LC_MESSAGES` or `LANG` names.
+
+    Args:
+        template: as the pack's own `message` takes it, and collected in the same way.
+        values: one for each placeholder.
+    """
+    return translated(sentence(template, **values))
+
+
+def translated(thing: object) -> str:
+    """A message or an error of the pack's in the same language."""
+    env = os.environ
+    return in_language(thing, env.get("LC_ALL") or env.get("LC_MESSAGES") or env.get("LANG") or "")
 
 
 class Secrets:
