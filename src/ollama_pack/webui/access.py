@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants
 from ollama_pack.webui.model_rows import ExistingRow, existing_row
@@ -90,13 +91,13 @@ def kept_closed(
     stated: Grants | None, models: Iterable[CheckedModel], rows: Mapping[str, ExistingRow]
 ) -> dict[str, str]:
     """The models whose own rows keep a part of a stated audience out, each with the reason."""
-    found = {}
+    found: dict[str, str] = {}
     for model in models if stated else ():
         access = model_access(model, rows)
         if not access.is_on:
-            found[model.name] = "an admin has switched it off"
+            found[model.name] = message("an admin has switched it off")
         elif access.has_row and not covers(access.grants, stated or NOBODY):
-            found[model.name] = "an admin has set who may use it"
+            found[model.name] = message("an admin has set who may use it")
     return found
 
 

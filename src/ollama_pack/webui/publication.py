@@ -11,16 +11,17 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.audience import NOBODY, Grants, grant_forms
 from ollama_pack.webui.model_rows import MAKER, MARK, ExistingRow
 
-BY_HAND = "an admin made a model with this id by hand, and it is left as it is"
-BY_UPLOAD = "upload.py published it, and keeps it"
-TAKEN = "a connection offers a model of this name itself"
-ADMINS_GRANTS = "an admin changed who may use it, and that is kept"
-ADMINS_SWITCH = "an admin switched it on or off, and that is kept"
-ADMINS_ROW = "it is offered no more, and is kept because an admin changed something in it"
+BY_HAND = message("an admin made a model with this id by hand, and it is left as it is")
+BY_UPLOAD = message("upload.py published it, and keeps it")
+TAKEN = message("a connection offers a model of this name itself")
+ADMINS_GRANTS = message("an admin changed who may use it, and that is kept")
+ADMINS_SWITCH = message("an admin switched it on or off, and that is kept")
+ADMINS_ROW = message("it is offered no more, and is kept because an admin changed something in it")
 
 
 @dataclass(frozen=True, slots=True)
