@@ -9,74 +9,74 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 7797, which the server calls.
+# Begin here: `class Filter`, line 7798, which the server calls.
 # The modules that it uses come first:
 #    137  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    215  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    338  base.single_flight        Many who ask the same at the same time ask once.
-#    525  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    606  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    626  cache.errors              What goes wrong with the cache.
-#    662  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    778  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    951  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1188  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1388  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1542  cache.entry               An answer as it is kept.
-#   1611  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1716  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   1978  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2121  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2247  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   2680  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2779  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   2871  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2882  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   3007  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3013  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   3022  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3475  base.process              One object for all plugins of a process, which are files that share no code.
-#   3496  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   3559  services.pack_valves      What all valves of the pack have in common.
-#   3582  services.cache_valves     The valves of the response cache, wherever it runs.
-#   3684  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3759  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   3878  cache.collect             From the chunks of a generation to what may be kept of it.
-#   4033  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4085  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4189  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4515  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4618  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   4703  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4728  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4761  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4907  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5393  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5736  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   5980  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6307  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6517  services.activity         What chats did in this process, until somebody writes it into the history.
-#   6543  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   6615  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6709  webui.errors              What goes wrong between the pack and Open WebUI.
-#   6729  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   6740  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6985  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7021  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   7086  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7143  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7201  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   7349  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7409  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7465  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7524  webui.reader              Who reads what the pack says, and in which language.
-#   7539  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7553  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7587  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7611  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7668  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   7696  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   7748  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    216  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    339  base.single_flight        Many who ask the same at the same time ask once.
+#    526  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    607  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    627  cache.errors              What goes wrong with the cache.
+#    663  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    779  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    952  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1189  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1389  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1543  cache.entry               An answer as it is kept.
+#   1612  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1717  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   1979  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2122  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2248  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   2681  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2780  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   2872  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2883  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   3008  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3014  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   3023  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3476  base.process              One object for all plugins of a process, which are files that share no code.
+#   3497  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   3560  services.pack_valves      What all valves of the pack have in common.
+#   3583  services.cache_valves     The valves of the response cache, wherever it runs.
+#   3685  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   3760  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   3879  cache.collect             From the chunks of a generation to what may be kept of it.
+#   4034  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4086  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4190  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4516  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4619  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   4704  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4729  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4762  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4908  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5394  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5737  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   5981  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6308  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6518  services.activity         What chats did in this process, until somebody writes it into the history.
+#   6544  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   6616  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6710  webui.errors              What goes wrong between the pack and Open WebUI.
+#   6730  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   6741  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6986  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7022  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   7087  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7144  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7202  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   7350  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7410  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7466  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7525  webui.reader              Who reads what the pack says, and in which language.
+#   7540  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   7554  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7588  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7612  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7669  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   7697  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   7749  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -190,6 +190,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "the store is full": "存储已满",
         "the store is left alone for a while": "暂时不访问存储",
         "the store is slow": "存储响应缓慢",
+        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
         "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
         "this cache is closed, as its valves or its code have changed": "此缓存已关闭，因为其配置项或代码已更改",
         "this version of redis-py does not know one of the ssl_ options": "此版本的 redis-py 不支持其中一个 ssl_ 选项",

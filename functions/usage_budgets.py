@@ -9,30 +9,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2708, which the server calls.
+# Begin here: `class Filter`, line 2709, which the server calls.
 # The modules that it uses come first:
 #     65  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    154  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    277  base.process             One object for all plugins of a process, which are files that share no code.
-#    300  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    320  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    773  budgets.errors           What goes wrong with budgets.
-#    803  budgets.period           Days, weeks and months in the site's time zone.
-#    872  budgets.table            The budget table: a row a line, read once and then only looked up.
-#   1204  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1276  budgets.store            What a store of budgets does, and the values that it takes and gives.
-#   1390  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1560  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
-#   1721  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
-#   2060  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2227  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2236  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2299  services.pack_valves     What all valves of the pack have in common.
-#   2322  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2417  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2564  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2570  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2657  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    155  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    278  base.process             One object for all plugins of a process, which are files that share no code.
+#    301  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    321  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    774  budgets.errors           What goes wrong with budgets.
+#    804  budgets.period           Days, weeks and months in the site's time zone.
+#    873  budgets.table            The budget table: a row a line, read once and then only looked up.
+#   1205  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#   1277  budgets.store            What a store of budgets does, and the values that it takes and gives.
+#   1391  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1561  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
+#   1722  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
+#   2061  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2228  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2237  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   2300  services.pack_valves     What all valves of the pack have in common.
+#   2323  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2418  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2565  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2571  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2658  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import hashlib
@@ -113,6 +113,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "the database": "数据库",
         "the pack has time limits and connections of its own": "插件包有自己的时间限制和连接",
         "the pack sets it": "由插件包设置",
+        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
         "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
         "this month": "本月",
         "this version of redis-py does not know one of the ssl_ options": "此版本的 redis-py 不支持其中一个 ssl_ 选项",

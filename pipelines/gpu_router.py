@@ -8,121 +8,121 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16331, which the server calls.
+# Begin here: `class Pipeline`, line 16332, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    463  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    586  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    612  aliases.errors                 What goes wrong with aliases.
-#    668  engines.errors                 What goes wrong with a node.
-#    838  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    968  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1043  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1104  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1228  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1300  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1468  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1516  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1843  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1932  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1980  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2092  routing.errors                 What goes wrong with routing.
-#   2298  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2445  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2483  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2848  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3262  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3386  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3488  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3617  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3736  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3860  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3971  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4120  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4254  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4578  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4800  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4917  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4975  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5040  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5189  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5320  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5495  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5845  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5930  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5973  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6078  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6370  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6574  engines.vectors                Vectors for texts, as an engine gives them.
-#   6603  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6883  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6941  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7038  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7241  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7412  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7765  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8118  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8204  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8378  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8574  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8671  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8752  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8818  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8867  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8943  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9030  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9124  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9613  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9771  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9948  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10186  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10289  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10295  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10397  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10432  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11100  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11176  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11209  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11326  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11510  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11656  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11856  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11996  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12056  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12561  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12735  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12964  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13156  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13425  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13536  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14135  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14202  cache.errors                   What goes wrong with the cache.
-#  14222  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14238  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14388  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14517  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14686  base.single_flight             Many who ask the same at the same time ask once.
-#  14765  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15004  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15457  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15478  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15545  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15899  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16000  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16035  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16111  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16229  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16292  services.pack_valves           What all valves of the pack have in common.
-#  16315  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16387  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16751  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16809  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16845  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16940  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17021  services.router_valves         The valves of the router, wherever it runs.
-#  17175  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17289  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17550  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    464  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    587  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    613  aliases.errors                 What goes wrong with aliases.
+#    669  engines.errors                 What goes wrong with a node.
+#    839  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    969  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1044  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1105  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1229  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1301  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1469  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1517  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1844  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1933  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1981  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2093  routing.errors                 What goes wrong with routing.
+#   2299  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2446  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2484  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2849  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3263  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3387  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3489  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3618  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3737  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3861  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3972  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4121  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4255  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4579  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4801  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4918  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4976  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5041  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5190  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5321  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5496  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5846  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5931  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5974  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6079  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6371  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6575  engines.vectors                Vectors for texts, as an engine gives them.
+#   6604  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6884  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6942  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7039  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7242  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7413  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7766  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8119  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8205  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8379  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8575  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8672  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8753  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8819  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8868  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8944  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9031  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9125  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9614  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9772  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9949  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10187  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10290  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10296  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10398  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10433  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11101  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11177  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11210  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11327  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11511  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11657  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11857  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11997  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12057  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12562  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12736  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12965  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13157  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13426  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13537  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14136  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14203  cache.errors                   What goes wrong with the cache.
+#  14223  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14239  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14389  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14518  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14687  base.single_flight             Many who ask the same at the same time ask once.
+#  14766  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15005  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15458  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15479  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15546  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15900  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16001  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16036  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16112  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16230  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16293  services.pack_valves           What all valves of the pack have in common.
+#  16316  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16388  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16752  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16810  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16846  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16941  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17022  services.router_valves         The valves of the router, wherever it runs.
+#  17176  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17290  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17551  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -391,6 +391,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "the pod's service account may not list pods in {namespace} (HTTP {status}): give it a Role with the verb list on pods": "该 pod 的服务账号不能列出 {namespace} 中的 pod（HTTP {status}）：请给它一个允许对 pod 执行 list 的 Role",
         "the request cannot be written as JSON": "该请求无法写成 JSON",
         "the star in {name!r} has no star in the alias to take its text from": "{name!r} 中的星号在别名中没有对应的星号",
+        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
         "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
         "there is no node {name!r}: the nodes are {known}": "没有节点 {name!r}：节点有 {known}",
         "this process does not run in Kubernetes: KUBERNETES_SERVICE_HOST is not set": "此进程不在 Kubernetes 中运行：没有设置 KUBERNETES_SERVICE_HOST",

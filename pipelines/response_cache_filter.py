@@ -9,23 +9,23 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1018, which the server calls.
+# Begin here: `class Pipeline`, line 1019, which the server calls.
 # The modules that it uses come first:
 #     49  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    100  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    223  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    243  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    652  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    681  base.process                One object for all plugins of a process, which are files that share no code.
-#    704  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    767  services.pack_valves        What all valves of the pack have in common.
-#    790  services.cache_valves       The valves of the response cache, wherever it runs.
-#    892  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    903  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    909  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    932  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    949  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   1000  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    101  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    224  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    244  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    653  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    682  base.process                One object for all plugins of a process, which are files that share no code.
+#    705  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    768  services.pack_valves        What all valves of the pack have in common.
+#    791  services.cache_valves       The valves of the response cache, wherever it runs.
+#    893  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    904  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    910  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    933  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    950  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   1001  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -81,6 +81,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "the database": "数据库",
         "the pack has time limits and connections of its own": "插件包有自己的时间限制和连接",
         "the pack sets it": "由插件包设置",
+        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
         "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
         "this version of redis-py does not know one of the ssl_ options": "此版本的 redis-py 不支持其中一个 ssl_ 选项",
         "{name} has no effect here: {why}. Leave it out": "{name} 在这里不起作用：{why}。请去掉",

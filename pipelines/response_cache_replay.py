@@ -9,54 +9,54 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6307, which the server calls.
+# Begin here: `class Pipeline`, line 6308, which the server calls.
 # The modules that it uses come first:
 #    110  base.single_flight          Many who ask the same at the same time ask once.
 #    176  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
 #    281  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    348  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    471  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    491  cache.errors                What goes wrong with the cache.
-#    527  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    643  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    805  cache.key                   What makes two requests the same: the key of a cached answer.
-#   1042  cache.entry                 An answer as it is kept.
-#   1111  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1266  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1318  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1399  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1599  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1753  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1857  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2111  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2254  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   2380  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   2813  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2912  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   3004  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3330  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   3433  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   3518  engines.errors              What goes wrong with a node.
-#   3536  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3590  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3615  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3632  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3717  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   4203  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4278  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   4397  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4837  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5180  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   5424  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   5751  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   5961  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   5967  base.process                One object for all plugins of a process, which are files that share no code.
-#   5988  services.activity           What chats did in this process, until somebody writes it into the history.
-#   6014  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6166  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6205  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6268  services.pack_valves        What all valves of the pack have in common.
-#   6291  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    349  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    472  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    492  cache.errors                What goes wrong with the cache.
+#    528  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    644  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    806  cache.key                   What makes two requests the same: the key of a cached answer.
+#   1043  cache.entry                 An answer as it is kept.
+#   1112  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1267  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1319  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1400  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1600  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1754  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1858  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2112  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2255  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   2381  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   2814  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2913  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   3005  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3331  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   3434  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   3519  engines.errors              What goes wrong with a node.
+#   3537  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3591  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3616  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3633  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3718  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   4204  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4279  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   4398  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4838  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5181  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   5425  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   5752  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   5962  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   5968  base.process                One object for all plugins of a process, which are files that share no code.
+#   5989  services.activity           What chats did in this process, until somebody writes it into the history.
+#   6015  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6167  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6206  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6269  services.pack_valves        What all valves of the pack have in common.
+#   6292  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -325,6 +325,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "the disk of {file} is full": "{file} 所在的磁盘已满",
         "the pack has time limits and connections of its own": "插件包有自己的时间限制和连接",
         "the pack sets it": "由插件包设置",
+        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
         "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
         "this cache is closed, as its valves or its code have changed": "此缓存已关闭，因为其配置项或代码已更改",
         "this version of redis-py does not know one of the ssl_ options": "此版本的 redis-py 不支持其中一个 ssl_ 选项",

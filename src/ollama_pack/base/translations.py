@@ -905,6 +905,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "the user may not use the model": "用户无权使用该模型",
         "the value in line {line} refers to itself (&anchor, *alias): write it out": "第 {line} 行的值引用了自身（&anchor、*alias）：请直接写出",
         "the valves of {tool} cannot be used ({wrong}): correct them": "{tool} 的配置项无法使用（{wrong}）：请更正",
+        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
         "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
         "there are {known}": "现有 {known}",
         "there is no model {wanted!r}: known are {known}": "没有模型 {wanted!r}：已知的有 {known}",
