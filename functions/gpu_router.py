@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17995, which the server calls.
+# Begin here: `class Pipe`, line 18000, which the server calls.
 # The modules that it uses come first:
 #    208  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    474  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -109,33 +109,33 @@ version: 0.1.0
 #  15552  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
 #  15558  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
 #  15564  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15678  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15725  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15816  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15979  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  16069  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  16308  base.process                   One object for all plugins of a process, which are files that share no code.
-#  16329  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16422  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16559  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16585  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16666  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16774  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16821  services.pack_valves           What all valves of the pack have in common.
-#  16844  services.router_valves         The valves of the router, wherever it runs.
-#  16998  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17112  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17373  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  17405  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  17427  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  17433  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  17484  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17561  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17656  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17817  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17828  webui.reader                   Who reads what the pack says, and in which language.
-#  17843  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17902  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  15683  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  15730  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15821  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15984  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  16074  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  16313  base.process                   One object for all plugins of a process, which are files that share no code.
+#  16334  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16427  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16564  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16590  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16671  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16779  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16826  services.pack_valves           What all valves of the pack have in common.
+#  16849  services.router_valves         The valves of the router, wherever it runs.
+#  17003  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17117  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17378  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  17410  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  17432  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  17438  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  17489  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  17566  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17661  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17822  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17833  webui.reader                   Who reads what the pack says, and in which language.
+#  17848  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17907  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -15616,6 +15616,11 @@ class ExistingRow:
         return self.mark.get("kind") == "alias"
 
     @property
+    def only_hides(self) -> bool:
+        """Whether the pack made it to hide a model from the picker, and no admin has changed its access."""
+        return self.mark.get("kind") == "hidden" and self.active and self.grants == self.given
+
+    @property
     def given(self) -> Grants:
         """The grants that the events function gave last."""
         return grants_in(self.mark.get("grants"))
@@ -15749,7 +15754,7 @@ class CheckedModel:
 def own_rows(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> list[ExistingRow]:
     """The rows that are a model's own. Those that are based on another model may be a plain user's."""
     found = (rows[model_id] for model_id in model.ids if model_id in rows)
-    return [row for row in found if row.base is None and not row.is_alias]
+    return [row for row in found if row.base is None and not row.is_alias and not row.only_hides]
 
 
 async def usable_models(
@@ -18180,7 +18185,7 @@ class Pipe:
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=admin):
             router = await self._ready()
-            models = await self._models(router, body, name, user, remembers=True)
+            models, why_model = await self._models_and_why(router, body, name, user, remembers=True)
             asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
         last, served = False, None
         if BUDGET_STATE in metadata:  # else no budget holds
@@ -18198,6 +18203,7 @@ class Pipe:
             headers=partial(node_headers, request=request, user=user, metadata=metadata),
             last=last,
             served=served,
+            why_model=why_model,
         )
 
         async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11640, which the server calls.
+# Begin here: `class Event`, line 11655, which the server calls.
 # The modules that it uses come first:
 #    160  base.single_flight          Many who ask the same at the same time ask once.
 #    239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -47,53 +47,53 @@ version: 0.1.0
 #   3966  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
 #   3987  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
 #   4045  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   4107  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   4160  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   4274  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4440  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4706  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4975  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5101  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   5254  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   5339  services.pack_valves        What all valves of the pack have in common.
-#   5362  speech.errors               What goes wrong with transcription.
-#   5819  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5896  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5989  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   6025  speech.values               What recordings turn into, and what an engine is.
-#   6282  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   6432  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6520  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6708  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6847  speech.sentences            Segments of about a sentence, made from words with times.
-#   6901  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   7087  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   7315  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   7471  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7555  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7644  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7808  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   8419  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   8507  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8583  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8858  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8908  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   9055  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   9325  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   9363  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   9393  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   9518  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9656  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9818  webui.reader                Who reads what the pack says, and in which language.
-#   9827  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  10033  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  10291  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  10382  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#  10424  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  11488  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11574  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11608  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11753  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4114  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   4167  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   4286  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4452  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4718  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4988  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5116  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   5269  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   5354  services.pack_valves        What all valves of the pack have in common.
+#   5377  speech.errors               What goes wrong with transcription.
+#   5834  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5911  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   6004  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   6040  speech.values               What recordings turn into, and what an engine is.
+#   6297  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   6447  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6535  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6723  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6862  speech.sentences            Segments of about a sentence, made from words with times.
+#   6916  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   7102  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   7330  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   7486  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7570  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7659  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7823  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   8434  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   8522  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8598  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8873  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8923  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   9070  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   9340  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   9378  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   9408  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   9533  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9671  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9833  webui.reader                Who reads what the pack says, and in which language.
+#   9842  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  10048  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  10306  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  10397  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#  10439  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  11503  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11589  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11623  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11768  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -4104,6 +4104,13 @@ def groups_behind(
     }
 
 
+def candidates_of(table: AliasTable, name: str) -> tuple[str, ...]:
+    """Every model that the table names for an alias, whether it is there or not."""
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    return tuple(model for model, _ in candidates(table, everything))
+
+
 # --- ollama_pack.webui.audience ---
 # Whom published models are for: the words that an admin writes, and the grants that they stand for.
 
@@ -4212,6 +4219,11 @@ class ExistingRow:
         return self.mark.get("kind") == "alias"
 
     @property
+    def only_hides(self) -> bool:
+        """Whether the pack made it to hide a model from the picker, and no admin has changed its access."""
+        return self.mark.get("kind") == "hidden" and self.active and self.grants == self.given
+
+    @property
     def given(self) -> Grants:
         """The grants that the events function gave last."""
         return grants_in(self.mark.get("grants"))
@@ -4313,7 +4325,7 @@ class CheckedModel:
 def own_rows(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> list[ExistingRow]:
     """The rows that are a model's own. Those that are based on another model may be a plain user's."""
     found = (rows[model_id] for model_id in model.ids if model_id in rows)
-    return [row for row in found if row.base is None and not row.is_alias]
+    return [row for row in found if row.base is None and not row.is_alias and not row.only_hides]
 
 
 def model_access(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> Access:
@@ -4450,6 +4462,8 @@ BY_UPLOAD = message("upload.py published it, and keeps it")
 TAKEN = message("a connection offers a model of this name itself")
 ADMINS_GRANTS = message("an admin changed who may use it, and that is kept")
 ADMINS_SWITCH = message("an admin switched it on or off, and that is kept")
+SHOWN_MODELS = 4  # of those that answer for an alias, under its name in the picker
+_ANSWERED_BY = "→ "  # in every language
 ADMINS_ROW = message("it is offered no more, and is kept because an admin changed something in it")
 
 
@@ -4500,21 +4514,17 @@ class WantedRow:
         return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
 
 
-def alias_row(alias: str, base: str, grants: Grants) -> WantedRow:
+def alias_row(alias: str, base: str, grants: Grants, models: Sequence[str]) -> WantedRow:
     """The row by which an alias is a model that people see.
 
     Args:
         alias: its name.
         base: the model under it: the router's of that name, or one that the alias filter's table names.
         grants: who may use it.
+        models: those that the table names for it, the preferred one first.
     """
-    by_router = base == ROUTER + alias
-    others = (
-        "the model that the router's alias table names"
-        if by_router
-        else f"{base} or what the alias table prefers"
-    )
-    return WantedRow(alias, alias, base, grants, alias, f"{answered_by(alias)}{others}.")
+    shown = ", ".join(models[:SHOWN_MODELS]) + (", …" if models[SHOWN_MODELS:] else "")
+    return WantedRow(alias, alias, base, grants, alias, f"{_ANSWERED_BY}{shown}")
 
 
 def routed_model(alias: WantedRow) -> WantedRow:
@@ -4527,9 +4537,9 @@ def opened_model(model: str, grants: Grants, maker: Literal["events", "upload"] 
     return WantedRow(model, model, None, grants, opened=True, maker=maker)
 
 
-def answered_by(alias: str) -> str:
-    """How a description of ours begins; an admin's own does not."""
-    return f"{alias} is answered by "
+def is_our_description(alias: str, text: object) -> bool:
+    """Whether the pack, in this version or in 0.1, wrote what the picker says under an alias."""
+    return str(text).startswith((_ANSWERED_BY, f"{alias} is answered by "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -4652,6 +4662,8 @@ def _updates(row: WantedRow, current: ExistingRow) -> Iterator[UpdateRow]:
     is_noted = is_admins or current.given == row.grants
     is_opened = bool(current.mark.get("opened"))
     differs = (current.base, current.alias, is_opened) != (row.base, row.alias, row.opened)
+    written = current.meta.get("description")
+    differs |= is_our_description(row.alias, written) and written != row.description
     if differs or regrant or switch or not is_noted:
         yield UpdateRow(row, regrant, switch)
 
@@ -4817,7 +4829,8 @@ def routed_rows(offer: Offer, stated: Grants | None, rows: Mapping[str, Existing
         if model.get("alias"):
             behind = behind_alias(offer, name)
             access = alias_access(stated, (model_access(one, rows) for one in behind))
-            row = alias_row(name, ROUTER + name, access.grants)
+            named = candidates_of(offer.tables.router, name) if offer.tables.router else ()
+            row = alias_row(name, ROUTER + name, access.grants, named or [model.name for model in behind])
             alias = replace(row, active=access.is_on, opened=stated is not None)
             yield alias
             yield routed_model(alias)
@@ -4888,7 +4901,7 @@ def filtered_rows(
         accesses = {model: model_access(_under(model), rows) for model in found}
         access = alias_access(stated, accesses.values())
         base = next(iter(found)) if stated is not None else _for_most(accesses)
-        row = alias_row(name, base, access.grants)
+        row = alias_row(name, base, access.grants, candidates_of(table, name))
         aliases.append(replace(row, active=access.is_on, opened=stated is not None))
         for model, who in found.items() if stated is not None else ():
             if not (model.startswith(ROUTER) and accesses[model].has_row):
@@ -5056,6 +5069,8 @@ async def _remark_row(
     if row is None:
         return False
     meta = row.meta.model_dump()
+    if wanted and is_our_description(wanted.alias, meta.get("description")):
+        meta["description"] = wanted.description
     form = ModelForm(
         id=row.id,
         name=row.name,

@@ -30,7 +30,7 @@ from deploy.microphone import (
     transcription_fault,
 )
 from deploy.plan import Plan, Trouble
-from deploy.rows import unanswered
+from deploy.rows import listed_twice, unanswered
 from deploy.shown import SECRETS, Secrets, message, plain, say, shown_address, translated
 from deploy.voice import EVENTS, ROUTES, VOICE, microphone_valves
 from deploy.web import Answer, fetch, sends_on
@@ -148,6 +148,8 @@ def _deployment(config: PackConfig, stores: Stores) -> Iterator[Finding]:
             yield from _gateway(webui)
             offered = webui.models(refresh=True)
             yield from _candidates(config, {model.removeprefix(ROUTER) for model in offered})
+            if twins := listed_twice(offered):
+                yield _twins(twins)
             if ROUTER.rstrip(".") in webui.plugins("functions"):
                 yield from (_as_finding(problem) for problem in unanswered(config, offered))
 
@@ -311,6 +313,21 @@ def _clock(webui: OpenWebUI) -> Finding:
             message("let both machines take their time from the network (NTP)"),
         )
     return Finding(message("clock"), "ok", message("agrees with this machine's"))
+
+
+def _twins(models: list[str]) -> Finding:
+    """Models that the picker shows twice."""
+    text = message(
+        "{count} models are listed twice, such as {model} and {router}",
+        count=len(models),
+        model=models[0],
+        router=ROUTER + models[0],
+    )
+    remedy = message(
+        "`router: {{hide_models: true}}` in pack.yaml hides the connections' own, or hide them under Admin "
+        "Panel → Settings → Models"
+    )
+    return Finding(message("model list"), "look", text, remedy)
 
 
 def _differences(

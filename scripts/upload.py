@@ -26,7 +26,7 @@ from deploy.pipelines_folder import plan_folder, plan_reload
 from deploy.plan import Plan, Step, Trouble
 from deploy.plugin import LocalPlugin, load_plugin
 from deploy.removal import plan_folder_removal, plan_pipelines_removal, plan_removal
-from deploy.rows import plan_rows, unanswered
+from deploy.rows import plan_hidden, plan_rows, unanswered
 from deploy.shown import SECRETS, message, plain, say
 from deploy.tools import plan_tool
 from deploy.valves import function_valves, pipeline_valves
@@ -104,9 +104,22 @@ def _upload(console: Console, options: argparse.Namespace) -> Plan:
             if webui:
                 plan.problems += Voicing(config.voice, webui, wanted).problems()
                 offered = webui.models(refresh=True)  # so that the rows are known at once
-                if config.says_aliases and not options.only and _is_routed(config):
-                    plan.problems += unanswered(config, offered)
+                if not options.only and _is_routed(config):
+                    plan.problems += _after_routed(console, config, webui, offered)
     return plan
+
+
+def _after_routed(
+    console: Console, config: PackConfig, webui: OpenWebUI, offered: Collection[str]
+) -> list[Trouble]:
+    """What could only be seen once the router was there."""
+    if config.router and config.router.hide_models:
+        plan = Plan()
+        plan_hidden(plan, webui)
+        if plan.steps:
+            _carry_out(console, plan)
+            webui.models(refresh=True)
+    return unanswered(config, offered) if config.says_aliases else []
 
 
 def _remove(console: Console, options: argparse.Namespace) -> Plan:

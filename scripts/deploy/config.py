@@ -248,6 +248,7 @@ class Router(Section):
     keep_alive: str = ""
     redis_url: str = ""
     several_workers: bool = False
+    hide_models: bool = False
 
 
 class Voice(Section):
@@ -344,7 +345,7 @@ class PackConfig(Section):
                 "first_token_timeout": "first_token_timeout_seconds",
                 "load_timeout": "load_timeout_seconds",
             }
-            said = self.router.model_dump(exclude_unset=True)
+            said = self.router.model_dump(exclude_unset=True, exclude={"hide_models"})
             valves |= {names.get(name, name): value for name, value in said.items()}
         return valves
 

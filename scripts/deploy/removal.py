@@ -23,7 +23,7 @@ from deploy.shown import message
 from deploy.voice import EVENTS, ROUTES, microphone_valves
 from ollama_pack.webui.audience import NOBODY, Grants, grant_forms
 from ollama_pack.webui.model_rows import MARK
-from ollama_pack.webui.publication import answered_by
+from ollama_pack.webui.publication import is_our_description
 
 Json = dict[str, Any]
 
@@ -141,7 +141,7 @@ def _is_changed(row: Json) -> bool:
         return not ours or bool(row["params"]) or row["name"] != "Response cache" or not row["is_active"]
     description = meta.get("description") or ""
     name = (meta[MARK].get("alias") or row["id"]) if isinstance(meta[MARK], dict) else row["id"]
-    is_described = description and not str(description).startswith(answered_by(name))
+    is_described = description and not is_our_description(name, description)
     has_picture = meta.get("profile_image_url") not in {None, "", "/static/favicon.png"}
     return has_additions(row) or not row["is_active"] or bool(is_described) or has_picture
 

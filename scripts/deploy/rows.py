@@ -7,7 +7,7 @@ admin has set it for.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -26,7 +26,7 @@ from ollama_pack.webui.audience import EVERYBODY, GROUP, NOBODY, Grants, grant_f
 from ollama_pack.webui.audience import audience_grants as grants_for
 from ollama_pack.webui.model_rows import MARK, ExistingRow, existing_row, grants_in
 from ollama_pack.webui.models import ModelCatalogue
-from ollama_pack.webui.publication import WantedRow, alias_row, answered_by, opened_model
+from ollama_pack.webui.publication import WantedRow, alias_row, is_our_description, opened_model
 
 Json = dict[str, Any]
 
@@ -65,7 +65,7 @@ def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig, *, routed: bool
         else:
             behind = rows.behind(config.table, name)
         if behind:
-            rows.publish(name, next(iter(behind)), audience, opened)
+            rows.publish(name, next(iter(behind)), audience, candidates_of(config.table, name), opened)
         else:
             plan.problems.append(_nothing_behind(config, name))
         for model, members in behind.items():
@@ -77,7 +77,23 @@ def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig, *, routed: bool
                     needed[hop] |= grants
     for model, grants in needed.items():
         rows.grant(model, grants)
-    rows.withdraw_all_but({*names, *needed})
+    hidden = rows.hide_twins() if routed and config.router and config.router.hide_models else ()
+    rows.withdraw_all_but({*names, *needed, *hidden})
+
+
+def plan_hidden(plan: Plan, server: OpenWebUI) -> None:
+    """Add the steps that hide the connections' models which the router offers as well."""
+    _Rows(plan, server, server.models(), server.model_rows()).hide_twins()
+
+
+def listed_twice(models: Mapping[str, Json]) -> list[str]:
+    """The connections' models that the picker shows next to the same ones of the router.
+
+    Args:
+        models: what the deployment offers, by id.
+    """
+    shown = {model for model, about in models.items() if not _is_hidden(about)}
+    return sorted(model for model in shown if not models[model].get("preset") and f"{ROUTER}{model}" in shown)
 
 
 def unanswered(config: PackConfig, models: Collection[str]) -> list[Trouble]:
@@ -207,19 +223,22 @@ class _Rows:
             step = self.rows.get(step, {}).get("base_model_id")
         return hops
 
-    def publish(self, alias: str, base: str, grants: Grants, opened: tuple[str, ...] = ()) -> None:
+    def publish(
+        self, alias: str, base: str, grants: Grants, models: Sequence[str], opened: tuple[str, ...] = ()
+    ) -> None:
         """Make an alias a model. Where a connection offers one of that name, the row only grants it.
 
         Args:
             alias: the name.
             base: id of what answers.
             grants: who may use it.
+            models: those that the table names for it.
             opened: the models that they get through it alone.
         """
         is_taken = alias in self.models and not self.models[alias].get("preset")
         row = self.rows.get(alias)
         if row is None or is_marked(row):
-            wanted = replace(alias_row(alias, base, grants), maker="upload", opens=opened)
+            wanted = replace(alias_row(alias, base, grants, models), maker="upload", opens=opened)
             wanted = replace(wanted, base=None) if is_taken else wanted
             self._make(wanted, {"description": _description(wanted, row)})
         elif is_taken:
@@ -246,6 +265,20 @@ class _Rows:
                 self._make(wanted, self._capabilities(model))
         elif not covers(grants_of(row), grants):
             self.plan.problems.append(_kept_by_admin(model))
+
+    def hide_twins(self) -> list[str]:
+        """Keep the connections' models out of the picker that the router offers, too; where no row says more.
+
+        Such a row lets nobody in and keeps nobody out: see `ExistingRow.only_hides`.
+        """
+        twins = [model for model in self.models if f"{ROUTER}{model}" in self.models]
+        for model in (one for one in twins if one not in self.rows):
+            mark = {MARK: {"kind": "hidden", "id": model, "grants": [], "opened": False}}
+            meta = {"hidden": True, **mark}
+            write = partial(self._create, model, {"base_model_id": None, "is_active": True}, meta, NOBODY)
+            what = message("hide model {model}: {router} is the same", model=model, router=f"{ROUTER}{model}")
+            self.plan.add(what, ["+ meta.hidden: true"], write)
+        return twins
 
     def can_use_tools(self, model: str) -> bool:
         """Whether a model can be offered tools; one that nobody can be asked about counts as able."""
@@ -312,7 +345,7 @@ class _Rows:
         for model, row in self.rows.items():
             if model in keep or not is_marked(row) or _is_by_events(row):
                 continue
-            if _kind(row) == "base" and model not in self.models:
+            if _kind(row) in {"base", "hidden"} and model not in self.models:
                 continue
             if not has_additions(row):
                 delete = partial(self.server.post, "/api/v1/models/model/delete", {"id": model})
@@ -334,7 +367,7 @@ class _Rows:
 def _description(wanted: WantedRow, row: Json | None) -> str:
     """What the picker shows, unless an admin has written something else there."""
     written = str((row["meta"].get("description") if row else "") or "")
-    is_ours = not written or written.startswith(answered_by(wanted.alias))
+    is_ours = not written or is_our_description(wanted.alias, written)
     return wanted.description if is_ours else written
 
 
@@ -356,6 +389,11 @@ def _has_admins_grants(row: ExistingRow, grants: Grants) -> bool:
 def _kept_by_admin(model: str) -> Trouble:
     said = message("an admin has set who may use it, and not all who may use its aliases are among them")
     return Trouble(model, said, _GRANT_THEM)
+
+
+def _is_hidden(model: Json) -> bool:
+    info = model.get("info") or {}
+    return bool((info.get("meta") or {}).get("hidden"))
 
 
 def _kind(row: Json) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ollama_pack.aliases.errors import AliasTableError
-from ollama_pack.aliases.published import concrete_names, groups_behind, models_behind
+from ollama_pack.aliases.published import candidates_of, concrete_names, groups_behind, models_behind
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.base.messages import message
 from ollama_pack.engines.routed_names import ROUTER
@@ -138,7 +138,8 @@ def routed_rows(offer: Offer, stated: Grants | None, rows: Mapping[str, Existing
         if model.get("alias"):
             behind = behind_alias(offer, name)
             access = alias_access(stated, (model_access(one, rows) for one in behind))
-            row = alias_row(name, ROUTER + name, access.grants)
+            named = candidates_of(offer.tables.router, name) if offer.tables.router else ()
+            row = alias_row(name, ROUTER + name, access.grants, named or [model.name for model in behind])
             alias = replace(row, active=access.is_on, opened=stated is not None)
             yield alias
             yield routed_model(alias)
@@ -209,7 +210,7 @@ def filtered_rows(
         accesses = {model: model_access(_under(model), rows) for model in found}
         access = alias_access(stated, accesses.values())
         base = next(iter(found)) if stated is not None else _for_most(accesses)
-        row = alias_row(name, base, access.grants)
+        row = alias_row(name, base, access.grants, candidates_of(table, name))
         aliases.append(replace(row, active=access.is_on, opened=stated is not None))
         for model, who in found.items() if stated is not None else ():
             if not (model.startswith(ROUTER) and accesses[model].has_row):
