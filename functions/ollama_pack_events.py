@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11655, which the server calls.
+# Begin here: `class Event`, line 11662, which the server calls.
 # The modules that it uses come first:
 #    160  base.single_flight          Many who ask the same at the same time ask once.
 #    239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -90,10 +90,10 @@ version: 0.1.0
 #  10306  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
 #  10397  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
 #  10439  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  11503  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11589  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11623  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11768  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#  11510  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11596  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11630  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11775  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -10680,11 +10680,15 @@ const text = value => value === null || value === undefined || value === "" ? "�
 const list = value => Array.isArray(value) ? value : [];
 const object = value => value && typeof value === "object" && !Array.isArray(value) ? value : {};
 const isNumber = value => typeof value === "number" && Number.isFinite(value);
-const number = value => isNumber(value) ? value.toLocaleString(language, {maximumFractionDigits: 1}) : "—";
+// Made once: to make one takes longer than to draw a line of a table.
+const NUMBER = new Intl.NumberFormat(language, {maximumFractionDigits: 1});
+const COLLATOR = new Intl.Collator(language, {numeric: true});
+const number = value => isNumber(value) ? NUMBER.format(value) : "—";
 const percent = share => isNumber(share) ? Math.round(100 * share) + " %" : "—";
 const gigabytes = value => isNumber(value) ? (value / 2 ** 30).toFixed(1) : "—";
 const CLOCK = {hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23"};
-const clock = at => isNumber(at) ? new Date(at * 1000).toLocaleTimeString(language, CLOCK) : "—";
+const TIME = new Intl.DateTimeFormat(language, CLOCK);
+const clock = at => isNumber(at) ? TIME.format(new Date(at * 1000)) : "—";
 function seconds(value) {
   if (!isNumber(value)) return "—";
   if (value === 0) return "0";
@@ -10707,10 +10711,13 @@ function table(label, heads, rows) {
     make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows)));
 }
 
+// Copied, as each node of the table has two.
+const BAR = make("svg", {class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", role: "img"}, make("rect", {height: 6}));
 function bar(share, label) {
-  const width = Math.max(0, Math.min(100, isNumber(share) ? 100 * share : 0));
-  return make("svg", {class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", role: "img", "aria-label": label},
-    make("rect", {width: width.toFixed(1), height: 6}));
+  const width = Math.max(0, Math.min(100, isNumber(share) ? 100 * share : 0)), drawn = BAR.cloneNode(true);
+  drawn.setAttribute("aria-label", label);
+  drawn.firstChild.setAttribute("width", width.toFixed(1));
+  return drawn;
 }
 
 // Rows that are open: their keys. The button that opens one says so to screen readers.
@@ -10847,8 +10854,8 @@ function sortedNodes() {
   const value = NODE_COLUMNS.find(([name]) => name === nodeSort.by)[3];
   const order = (one, other) => {
     const [a, b] = [value(one), value(other)];
-    const by = typeof a === "string" || typeof b === "string" ? text(a).localeCompare(text(b)) : a - b;
-    return (nodeSort.down ? -by : by) || text(one.name).localeCompare(text(other.name), language, {numeric: true});
+    const by = typeof a === "string" || typeof b === "string" ? COLLATOR.compare(text(a), text(b)) : a - b;
+    return (nodeSort.down ? -by : by) || COLLATOR.compare(text(one.name), text(other.name));
   };
   return below("nodes/").map(([, node]) => object(node)).filter(node =>
     [node.name, node.url, node.fault, stateWord(node), ...modelsOf(node)].join("\n").toLowerCase().includes(wanted))

@@ -146,7 +146,7 @@ def _without_secrets(written: str, fault: Message) -> tuple[str, Message]:
     row = f"{address}{''.join(secret[:1])}{' '.join(settings)}"
     quoted = {name for name in fault.values if f"{{{name}!r}}" in fault.template}
     hidden = {name: "…" for name in quoted if str(fault.values[name]) not in row}
-    return row, message(fault.template, **{**fault.values, **hidden})
+    return row, fault.with_values(hidden)
 
 
 def _parse_node(line: int, written: str) -> NodeRow:
