@@ -1,6 +1,7 @@
 """
 title: GPU router
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Answers each chat on the node that will begin soonest, and on another when that one fails.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,133 +10,133 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 18000, which the server calls.
+# Begin here: `class Pipe`, line 18006, which the server calls.
 # The modules that it uses come first:
-#    208  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    474  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    597  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    623  aliases.errors                 What goes wrong with aliases.
-#    680  engines.errors                 What goes wrong with a node.
-#    850  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    980  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1055  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1116  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1480  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1627  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1795  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2087  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2163  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2221  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2257  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2710  base.single_flight             Many who ask the same at the same time ask once.
-#   2838  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2988  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3112  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3223  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3398  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3470  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3476  engines.vectors                Vectors for texts, as an engine gives them.
-#   3505  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3594  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3642  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3690  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4017  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4129  routing.errors                 What goes wrong with routing.
-#   4335  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4373  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4738  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5152  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5276  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5378  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5507  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5631  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5780  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5914  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6238  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6460  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6577  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6635  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6700  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6849  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6980  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7330  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7415  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7458  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7563  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7767  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8047  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8105  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   8202  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8405  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8576  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8929  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9282  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9368  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9542  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9738  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9835  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9916  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9982  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10031  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10118  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10212  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10701  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10859  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  11036  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11274  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11377  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11479  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11514  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12182  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12258  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12291  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12408  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12592  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12738  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12938  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13078  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13138  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13643  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13817  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14046  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  14238  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14507  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14618  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15217  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15277  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  15350  cache.errors                   What goes wrong with the cache.
-#  15370  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  15402  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15552  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  15558  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  15564  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15683  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15730  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15821  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15984  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  16074  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  16313  base.process                   One object for all plugins of a process, which are files that share no code.
-#  16334  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16427  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16564  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16590  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16671  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16779  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16826  services.pack_valves           What all valves of the pack have in common.
-#  16849  services.router_valves         The valves of the router, wherever it runs.
-#  17003  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17117  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17378  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  17410  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  17432  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  17438  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  17489  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17566  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17661  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17822  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17833  webui.reader                   Who reads what the pack says, and in which language.
-#  17848  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17907  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    209  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    475  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    603  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    629  aliases.errors                 What goes wrong with aliases.
+#    686  engines.errors                 What goes wrong with a node.
+#    856  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    986  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1061  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1122  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1486  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1633  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1801  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2093  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2169  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2227  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2263  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2716  base.single_flight             Many who ask the same at the same time ask once.
+#   2844  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2994  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3118  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3229  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3404  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3476  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3482  engines.vectors                Vectors for texts, as an engine gives them.
+#   3511  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3600  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3648  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3696  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4023  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4135  routing.errors                 What goes wrong with routing.
+#   4341  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4379  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4744  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5158  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5282  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5384  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5513  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5637  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5786  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5920  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6244  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6466  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6583  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6641  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6706  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6855  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6986  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7336  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7421  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7464  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7569  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7773  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8053  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8111  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   8208  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8411  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8582  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8935  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9288  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9374  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9548  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9744  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9841  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9922  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9988  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10037  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10124  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10218  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10707  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10865  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  11042  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11280  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11383  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11485  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11520  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12188  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12264  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12297  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12414  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12598  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12744  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12944  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13084  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13144  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13649  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13823  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14052  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  14244  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14513  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14624  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15223  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15283  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  15356  cache.errors                   What goes wrong with the cache.
+#  15376  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  15408  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15558  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  15564  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  15570  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  15689  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  15736  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15827  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15990  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  16080  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  16319  base.process                   One object for all plugins of a process, which are files that share no code.
+#  16340  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16433  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16570  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16596  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16677  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16785  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16832  services.pack_valves           What all valves of the pack have in common.
+#  16855  services.router_valves         The valves of the router, wherever it runs.
+#  17009  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17123  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17384  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  17416  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  17438  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  17444  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  17495  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  17572  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17667  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17828  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17839  webui.reader                   Who reads what the pack says, and in which language.
+#  17854  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17913  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -500,6 +501,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -9061,7 +9067,7 @@ def _without_secrets(written: str, fault: Message) -> tuple[str, Message]:
     row = f"{address}{''.join(secret[:1])}{' '.join(settings)}"
     quoted = {name for name in fault.values if f"{{{name}!r}}" in fault.template}
     hidden = {name: "…" for name in quoted if str(fault.values[name]) not in row}
-    return row, message(fault.template, **{**fault.values, **hidden})
+    return row, fault.with_values(hidden)
 
 
 def _parse_node(line: int, written: str) -> NodeRow:

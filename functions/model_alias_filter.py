@@ -1,6 +1,7 @@
 """
 title: Model aliases
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Answers names such as gpt-4 with the local models that a table of aliases names for them.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,30 +10,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1686, which the server calls.
+# Begin here: `class Filter`, line 1692, which the server calls.
 # The modules that it uses come first:
-#     57  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    102  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    225  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    233  aliases.errors           What goes wrong with aliases.
-#    289  engines.content          The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    298  aliases.facts            What an alias table may ask about a request, read off an OpenAI chat body.
-#    359  aliases.table            An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    723  engines.ollama.names     Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    860  fit.shapes               Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    897  fit.choose               Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    918  aliases.resolve          Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1036  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1042  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1167  services.alias_choice    The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   1192  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1264  services.answers         An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1280  base.process             One object for all plugins of a process, which are files that share no code.
-#   1303  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   1396  services.pack_valves     What all valves of the pack have in common.
-#   1419  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1514  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1661  webui.reader             Who reads what the pack says, and in which language.
+#     58  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    103  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    231  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    239  aliases.errors           What goes wrong with aliases.
+#    295  engines.content          The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    304  aliases.facts            What an alias table may ask about a request, read off an OpenAI chat body.
+#    365  aliases.table            An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    729  engines.ollama.names     Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    866  fit.shapes               Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    903  fit.choose               Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    924  aliases.resolve          Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1042  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1048  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1173  services.alias_choice    The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   1198  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#   1270  services.answers         An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1286  base.process             One object for all plugins of a process, which are files that share no code.
+#   1309  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1402  services.pack_valves     What all valves of the pack have in common.
+#   1425  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1520  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1667  webui.reader             Who reads what the pack says, and in which language.
 
 import logging
 import math
@@ -128,6 +129,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""

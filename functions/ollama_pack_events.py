@@ -1,6 +1,7 @@
 """
 title: Ollama Pack events
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Publishes the router's models and aliases, answers load and voice requests, shows a dashboard.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,91 +10,91 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11662, which the server calls.
+# Begin here: `class Event`, line 11668, which the server calls.
 # The modules that it uses come first:
-#    160  base.single_flight          Many who ask the same at the same time ask once.
-#    239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    641  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    781  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    807  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    818  base.process                One object for all plugins of a process, which are files that share no code.
-#    841  services.activity           What chats did in this process, until somebody writes it into the history.
-#    902  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1303  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1682  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1942  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1957  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1975  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1982  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   2127  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   2199  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2272  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2340  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2455  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2614  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   2681  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2787  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2896  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3044  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3050  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   3137  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3227  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   3259  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3383  aliases.errors              What goes wrong with aliases.
-#   3405  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   3428  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3792  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3929  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3966  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3987  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   4045  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   4114  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   4167  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   4286  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4452  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4718  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4988  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5116  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   5269  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   5354  services.pack_valves        What all valves of the pack have in common.
-#   5377  speech.errors               What goes wrong with transcription.
-#   5834  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5911  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   6004  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   6040  speech.values               What recordings turn into, and what an engine is.
-#   6297  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   6447  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6535  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6723  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6862  speech.sentences            Segments of about a sentence, made from words with times.
-#   6916  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   7102  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   7330  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   7486  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7570  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7659  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7823  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   8434  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   8522  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8598  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8873  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8923  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   9070  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   9340  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   9378  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   9408  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   9533  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9671  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9833  webui.reader                Who reads what the pack says, and in which language.
-#   9842  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  10048  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  10306  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  10397  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#  10439  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  11510  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11596  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11630  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11775  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    161  base.single_flight          Many who ask the same at the same time ask once.
+#    240  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    642  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    787  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    813  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    824  base.process                One object for all plugins of a process, which are files that share no code.
+#    847  services.activity           What chats did in this process, until somebody writes it into the history.
+#    908  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1309  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1688  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1948  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1963  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1981  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1988  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   2133  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   2205  webui.errors                What goes wrong between the pack and Open WebUI.
+#   2278  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2346  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2461  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2620  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2687  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2793  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2902  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3050  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3056  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   3143  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3233  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   3265  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3389  aliases.errors              What goes wrong with aliases.
+#   3411  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   3434  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3798  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3935  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3972  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3993  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   4051  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   4120  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   4173  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   4292  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4458  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4724  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4994  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5122  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   5275  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   5360  services.pack_valves        What all valves of the pack have in common.
+#   5383  speech.errors               What goes wrong with transcription.
+#   5840  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5917  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   6010  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   6046  speech.values               What recordings turn into, and what an engine is.
+#   6303  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   6453  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6541  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6729  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6868  speech.sentences            Segments of about a sentence, made from words with times.
+#   6922  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   7108  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   7336  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   7492  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7576  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7665  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7829  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   8440  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   8528  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8604  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8879  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8929  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   9076  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   9346  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   9384  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   9414  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   9539  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9677  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9839  webui.reader                Who reads what the pack says, and in which language.
+#   9848  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  10054  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  10312  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  10403  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#  10445  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  11516  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11602  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11636  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11781  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -673,6 +674,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""

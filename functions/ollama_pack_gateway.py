@@ -1,6 +1,7 @@
 """
 title: Ollama Pack gateway
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Answers OpenAI's, Anthropic's and Ollama's APIs at /ollama-pack/v1 and /ollama-pack/api.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,58 +10,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4408, which the server calls.
+# Begin here: `class Event`, line 4414, which the server calls.
 # The modules that it uses come first:
-#    104  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    219  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    342  base.single_flight             Many who ask the same at the same time ask once.
-#    470  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    478  cache.errors                   What goes wrong with the cache.
-#    498  engines.errors                 What goes wrong with a node.
-#    631  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    743  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    768  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    811  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    837  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    967  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1039  aliases.errors                 What goes wrong with aliases.
-#   1095  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1204  routing.errors                 What goes wrong with routing.
-#   1356  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1392  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1535  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1641  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1709  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1729  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1882  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1891  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1952  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2316  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2453  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2490  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2511  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2629  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2665  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2671  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2788  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2813  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2872  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2878  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2924  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3071  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   3118  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   3301  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3515  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3554  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3692  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3712  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3829  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   3918  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3957  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4274  base.process                   One object for all plugins of a process, which are files that share no code.
-#   4297  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4360  services.pack_valves           What all valves of the pack have in common.
-#   4383  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    105  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    220  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    348  base.single_flight             Many who ask the same at the same time ask once.
+#    476  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    484  cache.errors                   What goes wrong with the cache.
+#    504  engines.errors                 What goes wrong with a node.
+#    637  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    749  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    774  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    817  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    843  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    973  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1045  aliases.errors                 What goes wrong with aliases.
+#   1101  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1210  routing.errors                 What goes wrong with routing.
+#   1362  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1398  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1541  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1647  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1715  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1735  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1888  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1897  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1958  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2322  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2459  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2496  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2517  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2635  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2671  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2677  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2794  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2819  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2878  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2884  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2930  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3077  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   3124  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   3307  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3521  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3560  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3698  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3718  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3835  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   3924  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3963  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4280  base.process                   One object for all plugins of a process, which are files that share no code.
+#   4303  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4366  services.pack_valves           What all valves of the pack have in common.
+#   4389  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -245,6 +246,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""

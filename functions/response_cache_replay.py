@@ -1,6 +1,7 @@
 """
 title: Response cache replay
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Gives the answers that response_cache_filter finds. Not a model to chat with.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,28 +10,28 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1514, which the server calls.
+# Begin here: `class Pipe`, line 1520, which the server calls.
 # The modules that it uses come first:
-#     49  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    116  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    239  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    247  engines.errors            What goes wrong with a node.
-#    380  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    434  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    459  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    476  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    548  aliases.errors            What goes wrong with aliases.
-#    586  cache.errors              What goes wrong with the cache.
-#    606  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    715  routing.errors            What goes wrong with routing.
-#    867  webui.errors              What goes wrong between the pack and Open WebUI.
-#    899  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1053  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1062  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1209  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1304  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1465  webui.reader              Who reads what the pack says, and in which language.
-#   1480  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#     50  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    117  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    245  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    253  engines.errors            What goes wrong with a node.
+#    386  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    440  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    465  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    482  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    554  aliases.errors            What goes wrong with aliases.
+#    592  cache.errors              What goes wrong with the cache.
+#    612  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    721  routing.errors            What goes wrong with routing.
+#    873  webui.errors              What goes wrong between the pack and Open WebUI.
+#    905  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1059  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1068  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1215  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1310  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1471  webui.reader              Who reads what the pack says, and in which language.
+#   1486  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import logging
 import re
@@ -142,6 +143,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""

@@ -1,6 +1,7 @@
 """
 title: Usage budgets
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Limits what each user and each group may use in a day, a week or a month.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,30 +10,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2709, which the server calls.
+# Begin here: `class Filter`, line 2715, which the server calls.
 # The modules that it uses come first:
-#     65  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    155  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    278  base.process             One object for all plugins of a process, which are files that share no code.
-#    301  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    321  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    774  budgets.errors           What goes wrong with budgets.
-#    804  budgets.period           Days, weeks and months in the site's time zone.
-#    873  budgets.table            The budget table: a row a line, read once and then only looked up.
-#   1205  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1277  budgets.store            What a store of budgets does, and the values that it takes and gives.
-#   1391  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1561  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
-#   1722  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
-#   2061  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2228  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2237  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2300  services.pack_valves     What all valves of the pack have in common.
-#   2323  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2418  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2565  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2571  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2658  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#     66  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    156  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    284  base.process             One object for all plugins of a process, which are files that share no code.
+#    307  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    327  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    780  budgets.errors           What goes wrong with budgets.
+#    810  budgets.period           Days, weeks and months in the site's time zone.
+#    879  budgets.table            The budget table: a row a line, read once and then only looked up.
+#   1211  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#   1283  budgets.store            What a store of budgets does, and the values that it takes and gives.
+#   1397  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1567  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
+#   1728  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
+#   2067  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2234  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2243  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   2306  services.pack_valves     What all valves of the pack have in common.
+#   2329  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2424  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2571  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2577  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2664  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import hashlib
@@ -181,6 +182,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""

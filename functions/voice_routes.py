@@ -1,6 +1,7 @@
 """
 title: Voice routes
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Answers /api/voice/… for those who use voice alone; ollama_pack_events has these routes, too.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,50 +10,50 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5719, which the server calls.
+# Begin here: `class Event`, line 5725, which the server calls.
 # The modules that it uses come first:
-#    104  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    206  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    329  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    343  base.process             One object for all plugins of a process, which are files that share no code.
-#    366  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    429  services.pack_valves     What all valves of the pack have in common.
-#    452  speech.errors            What goes wrong with transcription.
-#    909  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    986  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   1080  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   1116  speech.values            What recordings turn into, and what an engine is.
-#   1373  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1523  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1611  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1799  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1938  speech.sentences         Segments of about a sentence, made from words with times.
-#   1992  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   2178  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2406  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2562  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2646  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2735  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2899  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3510  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3598  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3674  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3942  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3992  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   4139  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4409  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4447  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4480  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4510  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4630  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4768  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4930  webui.reader             Who reads what the pack says, and in which language.
-#   4939  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5091  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5299  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5557  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5608  base.single_flight       Many who ask the same at the same time ask once.
-#   5687  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    105  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    207  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    335  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    349  base.process             One object for all plugins of a process, which are files that share no code.
+#    372  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    435  services.pack_valves     What all valves of the pack have in common.
+#    458  speech.errors            What goes wrong with transcription.
+#    915  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    992  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1086  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1122  speech.values            What recordings turn into, and what an engine is.
+#   1379  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1529  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1617  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1805  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1944  speech.sentences         Segments of about a sentence, made from words with times.
+#   1998  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2184  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2412  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2568  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2652  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2741  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2905  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3516  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3604  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3680  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3948  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3998  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4145  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4415  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4453  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4486  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4516  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4636  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4774  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4936  webui.reader             Who reads what the pack says, and in which language.
+#   4945  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5097  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   5305  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5563  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5614  base.single_flight       Many who ask the same at the same time ask once.
+#   5693  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -232,6 +233,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""

@@ -1,6 +1,7 @@
 """
 title: GPU router
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Answers each chat on the node that will begin soonest, and on another when that one fails.
 license: MIT
 version: 0.1.0
@@ -8,121 +9,121 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16333, which the server calls.
+# Begin here: `class Pipeline`, line 16339, which the server calls.
 # The modules that it uses come first:
-#    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    464  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    587  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    613  aliases.errors                 What goes wrong with aliases.
-#    670  engines.errors                 What goes wrong with a node.
-#    840  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    970  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1045  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1106  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1230  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1302  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1470  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1518  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1845  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1934  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1982  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2094  routing.errors                 What goes wrong with routing.
-#   2300  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2447  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2485  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2850  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3264  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3388  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3490  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3619  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3738  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3862  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3973  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4122  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4256  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4580  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4802  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4919  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4977  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5042  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5191  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5322  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5497  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5847  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5932  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5975  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6080  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6372  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6576  engines.vectors                Vectors for texts, as an engine gives them.
-#   6605  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6885  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6943  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7040  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7243  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7414  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7767  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8120  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8206  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8380  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8576  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8673  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8754  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8820  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8869  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8945  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9032  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9126  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9615  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9773  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9950  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10188  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10291  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10297  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10399  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10434  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11102  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11178  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11211  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11328  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11512  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11658  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11858  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11998  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12058  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12563  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12737  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12966  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13158  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13427  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13538  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14137  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14204  cache.errors                   What goes wrong with the cache.
-#  14224  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14240  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14390  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14519  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14688  base.single_flight             Many who ask the same at the same time ask once.
-#  14767  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15006  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15459  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15480  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15547  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15901  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16002  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16037  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16113  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16231  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16294  services.pack_valves           What all valves of the pack have in common.
-#  16317  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16389  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16753  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16811  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16847  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16965  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17046  services.router_valves         The valves of the router, wherever it runs.
-#  17200  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17314  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17575  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    465  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    593  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    619  aliases.errors                 What goes wrong with aliases.
+#    676  engines.errors                 What goes wrong with a node.
+#    846  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    976  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1051  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1112  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1236  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1308  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1476  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1524  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1851  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1940  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1988  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2100  routing.errors                 What goes wrong with routing.
+#   2306  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2453  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2491  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2856  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3270  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3394  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3496  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3625  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3744  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3868  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3979  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4128  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4262  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4586  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4808  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4925  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4983  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5048  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5197  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5328  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5503  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5853  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5938  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5981  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6086  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6378  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6582  engines.vectors                Vectors for texts, as an engine gives them.
+#   6611  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6891  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6949  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7046  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7249  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7420  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7773  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8126  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8212  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8386  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8582  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8679  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8760  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8826  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8875  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8951  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9038  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9132  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9621  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9779  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9956  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10194  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10297  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10303  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10405  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10440  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11108  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11184  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11217  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11334  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11518  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11664  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11864  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12004  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12064  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12569  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12743  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12972  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13164  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13433  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13544  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14143  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14210  cache.errors                   What goes wrong with the cache.
+#  14230  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14246  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14396  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14525  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14694  base.single_flight             Many who ask the same at the same time ask once.
+#  14773  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15012  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15465  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15486  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15553  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15907  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16008  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16043  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16119  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16237  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16300  services.pack_valves           What all valves of the pack have in common.
+#  16323  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16395  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16759  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16817  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16853  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16971  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17052  services.router_valves         The valves of the router, wherever it runs.
+#  17206  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17320  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17581  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -490,6 +491,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -7899,7 +7905,7 @@ def _without_secrets(written: str, fault: Message) -> tuple[str, Message]:
     row = f"{address}{''.join(secret[:1])}{' '.join(settings)}"
     quoted = {name for name in fault.values if f"{{{name}!r}}" in fault.template}
     hidden = {name: "…" for name in quoted if str(fault.values[name]) not in row}
-    return row, message(fault.template, **{**fault.values, **hidden})
+    return row, fault.with_values(hidden)
 
 
 def _parse_node(line: int, written: str) -> NodeRow:

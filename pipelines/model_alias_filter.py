@@ -1,6 +1,7 @@
 """
 title: Model aliases
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Answers names such as gpt-4 with the local models that a table of aliases names for them.
 license: MIT
 version: 0.1.0
@@ -8,25 +9,25 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1339, which the server calls.
+# Begin here: `class Pipeline`, line 1345, which the server calls.
 # The modules that it uses come first:
-#     54  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#     98  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    221  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    229  aliases.errors            What goes wrong with aliases.
-#    285  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    294  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
-#    355  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    719  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    856  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    893  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    914  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1032  base.single_flight        Many who ask the same at the same time ask once.
-#   1111  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1212  base.process              One object for all plugins of a process, which are files that share no code.
-#   1235  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   1298  services.pack_valves      What all valves of the pack have in common.
-#   1321  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
+#     55  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#     99  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    227  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    235  aliases.errors            What goes wrong with aliases.
+#    291  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    300  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
+#    361  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    725  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    862  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    899  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    920  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1038  base.single_flight        Many who ask the same at the same time ask once.
+#   1117  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1218  base.process              One object for all plugins of a process, which are files that share no code.
+#   1241  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1304  services.pack_valves      What all valves of the pack have in common.
+#   1327  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -124,6 +125,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""

@@ -1,6 +1,7 @@
 """
 title: Response cache
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Adds to each chat what gpu_router needs to decide whether its answer is kept, and who may see it.
 license: MIT
 requirements: redis
@@ -9,23 +10,23 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1019, which the server calls.
+# Begin here: `class Pipeline`, line 1025, which the server calls.
 # The modules that it uses come first:
-#     49  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    101  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    224  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    244  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    653  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    682  base.process                One object for all plugins of a process, which are files that share no code.
-#    705  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    768  services.pack_valves        What all valves of the pack have in common.
-#    791  services.cache_valves       The valves of the response cache, wherever it runs.
-#    893  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    904  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    910  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    933  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    950  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   1001  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     50  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    102  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    230  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    250  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    659  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    688  base.process                One object for all plugins of a process, which are files that share no code.
+#    711  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    774  services.pack_valves        What all valves of the pack have in common.
+#    797  services.cache_valves       The valves of the response cache, wherever it runs.
+#    899  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    910  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    916  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    939  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    956  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   1007  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -127,6 +128,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""

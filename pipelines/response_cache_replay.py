@@ -1,6 +1,7 @@
 """
 title: Response cache replay
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Repeats earlier answers of gpu_router. Not a model to chat with.
 license: MIT
 requirements: redis
@@ -9,54 +10,54 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6308, which the server calls.
+# Begin here: `class Pipeline`, line 6460, which the server calls.
 # The modules that it uses come first:
-#    110  base.single_flight          Many who ask the same at the same time ask once.
-#    176  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    281  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    349  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    472  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    492  cache.errors                What goes wrong with the cache.
-#    528  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    644  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    806  cache.key                   What makes two requests the same: the key of a cached answer.
-#   1043  cache.entry                 An answer as it is kept.
-#   1112  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1267  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1319  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1400  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1600  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1754  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1858  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2112  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2255  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   2381  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   2814  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2913  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   3005  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3331  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   3434  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   3519  engines.errors              What goes wrong with a node.
-#   3537  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3591  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3616  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3633  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3718  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   4204  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4279  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   4398  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4838  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5181  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   5425  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   5752  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   5962  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   5968  base.process                One object for all plugins of a process, which are files that share no code.
-#   5989  services.activity           What chats did in this process, until somebody writes it into the history.
-#   6015  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6167  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6206  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6269  services.pack_valves        What all valves of the pack have in common.
-#   6292  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    111  base.single_flight          Many who ask the same at the same time ask once.
+#    177  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    282  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    350  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    478  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    498  cache.errors                What goes wrong with the cache.
+#    534  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    650  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    812  cache.key                   What makes two requests the same: the key of a cached answer.
+#   1049  cache.entry                 An answer as it is kept.
+#   1118  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1273  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1325  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1406  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1606  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1760  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1864  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2118  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2305  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   2443  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   2966  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3065  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   3157  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3483  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   3586  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   3671  engines.errors              What goes wrong with a node.
+#   3689  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3743  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3768  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3785  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3870  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   4356  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4431  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   4550  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4990  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5333  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   5577  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   5904  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6114  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   6120  base.process                One object for all plugins of a process, which are files that share no code.
+#   6141  services.activity           What chats did in this process, until somebody writes it into the history.
+#   6167  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6319  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6358  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6421  services.pack_valves        What all valves of the pack have in common.
+#   6444  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -375,6 +376,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -2205,6 +2211,50 @@ CASED = _words(
     reno mobile buffet gates jobs cash bush house fall fields waters winters snow west east north south no
     """
 )
+# Names that are no word in small letters. Any other capital inside a sentence makes a name of its own.
+NAMES = _words(
+    """
+    afghanistan africa african albania algeria american americans america amsterdam android angola antarctica
+    arabic arctic argentina armenia asia asian athens atlantic auckland australia australian austria austrian
+    azerbaijan baghdad bahrain bangkok bangladesh barcelona beijing belarus belgian belgium berlin bolivia
+    bosnia brazil brazilian britain british brussels bucharest budapest bulgaria cairo california cambodia
+    cameroon canada canadian canberra caribbean chennai chicago chinese christian christianity christmas
+    colombia colombian colorado congo copenhagen croatia cuban cyprus czech damascus delhi denmark
+    dubai dublin dutch ecuador edinburgh egypt egyptian england english estonia ethiopia ethiopian europe
+    european fiji finland finnish florence florida france french geneva georgian german germany ghana greece
+    greek guatemala hanoi havana hawaii hebrew helsinki himalayas hindi hinduism honduras houston hungarian
+    hungary iceland icelandic illinois india indian indonesia indonesian iran iranian iraq iraqi ireland irish
+    islam islamic israel israeli istanbul italian italy jakarta jamaica japan japanese jerusalem jewish
+    judaism jupiter kabul kenya kenyan korea korean kuwait kyoto latin latvia lebanon lisbon lithuania london
+    luxembourg macedonia madagascar madrid malaysia maldives manchester manila marrakech massachusetts mecca
+    mediterranean melbourne mexican mexico miami michigan milan minnesota moldova monaco mongolia montenegro
+    montreal moroccan morocco moscow mozambique mumbai munich muslim muslims myanmar nairobi namibia naples
+    nebraska nepal neptune netherlands nevada nicaragua nigeria nigerian norway norwegian ohio oregon osaka
+    oslo ottawa pakistan pakistani palestine panama paraguay paris pennsylvania persian peru peruvian
+    philippines pluto portugal portuguese prague quebec reykjavik rio romania romanian russia russian
+    rwanda sahara scotland seattle senegal seoul serbia shakespeare shanghai siberia sicily singapore slovakia
+    slovenia somalia spain spanish stockholm sudan swahili sweden swedish switzerland sydney syria
+    taiwan tanzania tehran texas thai thailand tibet tokyo toronto tunisia turkish uganda ukraine ukrainian
+    uranus uruguay uzbekistan vancouver venezuela venice vienna vietnam vietnamese virginia wellington
+    yemen zambia zimbabwe zurich monday tuesday wednesday thursday friday saturday sunday january february
+    september october november december halloween easter ramadan hanukkah diwali einstein darwin plato
+    aristotle socrates napoleon mozart beethoven picasso hamlet everest wikipedia google facebook twitter
+    instagram tiktok microsoft netflix spotify samsung ubuntu debian kubernetes django pandas numpy
+    tensorflow pytorch bitcoin ethereum tesla toyota ikea photoshop outlook gmail linux unix nginx
+    laravel typescript fortran cobol matlab haskell clojure erlang kotlin
+    """
+)
+# Texts with one of them are about words, which stay as they were typed: can't and cannot, Colour and color
+MENTIONS = _words(
+    """
+    word words spell spelled spelling grammar grammatical grammatically pronounce pronounced pronunciation
+    synonym synonyms antonym antonyms abbreviation abbreviations abbreviate contraction contractions
+    apostrophe hyphen hyphenated capitalize capitalise capitalized capitalised capitalization uppercase
+    lowercase plural singular punctuation punctuate comma commas phrase phrases sentence sentences acronym
+    adverb adjective noun verb preposition pronoun rhyme rhymes mean means meaning say correct incorrect
+    proofread translate translation short letter letters usage sounds typed slang idiom
+    """
+)
 # Their case means nothing here: the name is far more common than the word in small letters, or the other way.
 UNCASED = _words("python java brown black white green gray summer young")
 # After "in" and "using" these are the program or the language, in whatever case
@@ -2258,7 +2308,13 @@ CODE_NOUNS = _words(
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _FEWEST = 2  # characters
 _KANA = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]")
-_ENDS = "。，,.!?！？；;：:~～… 、🙏🙂😊👍¶"  # noqa: RUF001 - as people write them
+_ENDS = "。，,.!?！？；;：:~～… 、¶"  # noqa: RUF001 - as people write them
+_SMILES = re.compile("(?<=[。，,.!?！？；;～~… 、谢了🙏🙂😊👍])[🙏🙂😊👍]+$")  # noqa: RUF001 - elsewhere they may be asked about
+# What is left of a question about a word that was taken for a courtesy: 麻烦用英语怎么说, 请问怎么读
+_OF_NOTHING = re.compile(
+    "^(?:用.{1,6}(?:怎么|如何|怎样)(?:说|写|读|念|讲|表达|翻译)|(?:怎么|如何|怎样)(?:说|写|读|念|讲|用|翻译)"
+    "|是?什么意思|的?意思是什么|的(?:意思|拼音|读音|用法|近义词|反义词).*)(?:吗|呢)?$"
+)
 _DO = (
     "(?:解释|介绍|说明|翻译|总结|分析|描述|比较|推荐|讲解|列举|列出|修改|检查|润色|写|编写|生成|提供|计算|制定|设计|讲|举"
     "|概括|简述|改写|转换|规划|起草|画|做一|想一|给我|用|把|将|详细|简单|简要)"
@@ -2268,6 +2324,11 @@ _ASKS = (
 )
 _MARK = r"[，,。.!！?？、：:~～…\s¶]"  # noqa: RUF001
 _MAY = "(?:能不能|可不可以|可以|能否|可否|能|会)"
+# 你会写代码吗 asks what one can do; a request says what it wants, or is of what nobody else is asked
+_FOR_THE_ASKER = (
+    "(?:(?:解释|说明|介绍|讲解|总结|概括|简述|推荐|列举|列出)(?!.*自己)|给我|(?:翻译|修改|检查|润色|改写)(?:一下|这|以下|下面|：|:)"  # noqa: RUF001
+    f"|{_DO}(?:一(?:个|首|篇|份|段|封|则|下)|[几两三五]|这|以下|下面))"
+)
 _START = re.compile(
     r"^(?:"
     rf"(?:你好|您好|嗨|哈喽|大家好|早上好|下午好|晚上好|早|在吗|hi|hello)(?:啊|呀)?(?:{_MARK}+|(?=请问|请帮|请你|我想问|我想知道|麻烦))"
@@ -2279,11 +2340,11 @@ _START = re.compile(
     rf"|请?(?:你|您)?{_MAY}?请?(?:告诉我|跟我说说|和我说说|告知)(?:一下)?(?={_MARK}*.*{_ASKS})"
     rf"|(?:请|拜托)?(?:你|您)?{_MAY}?(?:帮我|帮忙|帮个忙|替我|为我)(?={_DO})"
     rf"|(?:请|拜托)(?:你|您)?(?={_DO})"
-    rf"|请?(?:你|您){_MAY}(?:请)?(?={_DO})"
+    rf"|(?:请(?:你|您)|你|您)(?:能不能|可不可以|可以|能否|可否|能)(?:请)?(?={_FOR_THE_ASKER})"
     rf"|请?(?:解释|说明)(?:一下|下)?(?=什么是|为什么|如何|怎么|怎样)"
     rf"){_MARK}*"
 )
-_MAY_I = re.compile(rf"^请?(?:你|您)?{_MAY}.*?(?:告诉我|帮我|帮忙|给我|解释|介绍|推荐|说说)")
+_MAY_I = re.compile(rf"^请?(?:你|您)?{_MAY}.*?(?:告诉我|帮我|帮忙|给我|解释|介绍|推荐|说说|{_DO}一)")
 _THANKS = "(?:(?:非常|十分)?感谢(?:您|你)?|谢谢(?:你|您|啦|了|大家)?|多谢(?:了)?|谢了|拜托了?|麻烦了|辛苦了)"
 _END = re.compile(rf"(?:{_MARK}+{_THANKS})+$")
 _PARTICLE = re.compile(r"(?<=.)(?:呢|呀|啊|哈|哦|嘛)$")
@@ -2324,7 +2385,7 @@ _TURNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ("位于哪里$", "在哪里"),
         ("的高度是多少$|高度是多少$", "有多高"),
         ("的长度是多少$|长度是多少$", "有多长"),
-        (r"^(.{1,8}?)为什么(?=是|会)", r"为什么\1"),
+        (r"^((?:(?![说觉认想知问告解猜以相希]).){1,8}?)为什么(?=是|会)", r"为什么\1"),
         (r"^如何(做|煮|炒|炖|蒸)([\u4e00-\u9fff]{2,6})$", r"\2如何\1"),
         ("(?<=哪)一(?=年|天|个)", ""),
         ("(?:有哪些|是什么|有什么)(优点|缺点|症状|好处|坏处)$", r"的\1有哪些"),
@@ -2350,7 +2411,7 @@ def chinese_form(text: str, tokens: list[str]) -> str:
     while True:
         shorter = said.rstrip(_ENDS)
         ended = "?" if said[len(shorter) :].strip().startswith(("?", "？")) else ended  # noqa: RUF001
-        shorter = _END.sub("", shorter)
+        shorter = _SMILES.sub("", _END.sub("", shorter))
         without = _START.sub("", shorter)
         asks_may = asks_may or bool(_MAY_I.match(shorter))
         shorter = _GENTLY.sub(r"\1", without)
@@ -2361,7 +2422,8 @@ def chinese_form(text: str, tokens: list[str]) -> str:
         if shorter == said:
             break
         said = shorter
-    if len(said) < _FEWEST:
+    asked_of_it = _OF_NOTHING.match(said) and not _OF_NOTHING.match(_joined(tokens).rstrip(_ENDS))
+    if len(said) < _FEWEST or asked_of_it:
         return ""
     for pattern, instead in _TURNS:
         said = pattern.sub(instead, said)
@@ -2390,7 +2452,7 @@ def _joined(tokens: list[str]) -> str:
 # language without rules here. English and Chinese have them.
 
 NORMAL_VERSION = (
-    1  # to be raised with any change of a rule or a list: the forms are part of keys in the store
+    2  # to be raised with any change of a rule or a list: the forms are part of keys in the store
 )
 _normal_form__FEWEST = 3  # words of a question that has nothing but "what is it" and the like
 LONGEST, LONGEST_CHINESE = 600, 150  # characters; nobody types a longer question twice
@@ -2401,7 +2463,8 @@ _TOKEN = re.compile(
     r"""
     `[^`]*` | "[^"]*" | (?<!\w)'[^'\n]*'(?!\w)           # code and quotes
     | [^\s,;!?"'`\u3400-\u9fff]*(?:[/\\@_={}\[\]|^~<>$*&]|\(\))[^\s,;!?"`\u3400-\u9fff]*   # paths, URLs, code
-    | \d+(?:[.,:]\d+)*%? | \d*[A-Za-z]+\d[\w.]* | \d[\w]*
+    | \d+(?:[.,:]\d+)*[%!]? | \b[A-Za-z]!(?!\w)               # 5! is a factorial
+    | \d*[A-Za-z]+\d[\w.]* | \d[\w]*
     | [A-Za-z]+(?:\.[A-Za-z]+)+\.? | [A-Za-z]+(?:['-][A-Za-z]+)*'?  # words
     | [\u3400-\u9fff] | ¶ | \S
     """,
@@ -2411,7 +2474,8 @@ _UNIT = re.compile(
     r"(\d+(?:[.,]\d+)*)(km|kg|cm|mm|mg|g|m|mb|gb|tb|kb|MB|GB|TB|KB|lb|lbs|ml|l|L|%|am|pm|AM|PM)"
 )
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+")
-_normal_form__ENDS = (".", "!", "?", ",", ";", "…", ":", "🙏", "🙂", "😊", "👍", "¶")
+_normal_form__ENDS = (".", "!", "?", ",", ";", "…", ":", "¶")
+_normal_form__SMILES = ("🙏", "🙂", "😊", "👍")  # nothing after an end mark or thanks; elsewhere they may be asked about
 _MORE = r"(?:s|ed|ing|ly|ful|less|able|er|ers|ite|ites)?"
 _OUR_WORD = re.compile(rf"({'|'.join(sorted(OUR, key=len, reverse=True))}){_MORE}")
 _ISE_WORD = re.compile(
@@ -2419,7 +2483,8 @@ _ISE_WORD = re.compile(
 )
 
 _BEGINNINGS = frozenset({"who", "it", "may", "can", "will", "go", "no", "next"})
-_BEFORE_SENTENCE = frozenset({".", "!", "?", ",", "¶"})
+_BEFORE_SENTENCE = frozenset({".", "!", "?", ",", "¶", ":", ";", "…"})
+_HELLOS = frozenset({"hi", "hello", "hey", "there", "morning", "please", "so", "ok", "afternoon", "evening"})
 _WH = "(?:what|who|whom|whose|which|where|when|why|how)"
 _AUX = "(?:is|are|was|were|do|does|did|can|could|will|would|should|may|might|must|has|have|had|am)"
 _normal_form__DO = (
@@ -2427,6 +2492,12 @@ _normal_form__DO = (
     "|calculate|convert|find|fix|create|make|generate|plan|draft|rewrite|rephrase|proofread|correct|check"
     "|solve|teach|name|provide|outline|analyze|simplify|shorten|improve|review|debug|refactor|implement|design"
     "|prove|compute|format|sort|count|tell|paraphrase|brainstorm|clarify|discuss|elaborate)"
+)
+# Two words that have become one: what is asked is how they differ
+_COLLAPSED = re.compile(r"\b(\S+(?: \S+)?) (?:and|or|versus) \1(?= |$)")
+_TO_WORK_ON = re.compile(rf"\b(?:{_normal_form__DO}|{'|'.join(sorted(MENTIONS))}|this|these|following|text)\b")
+_INTRODUCES = re.compile(
+    r"(?:question|wondering|know|help|hello|hi|hey|curious|ask|please|thanks|this|(?:question|know|ask) is)$"
 )
 _STARTER = rf"(?:{_WH}|{_AUX}|{_normal_form__DO}|please|i (?:want|need|would|am|have|was)|just|quick|sorry|do)"
 _normal_form__MARK = r"(?: [,.!:;¶…-])+"
@@ -2437,6 +2508,7 @@ _GREETING = (
 _OPENER = (
     r"(?:ok|so|well|um|uh|hmm|alright|excuse me|sorry(?: to bother you)?|(?:just )?(?:a |one )?quick question"
     r"|i have (?:got )?a (?:quick |short |simple )?question(?: for you)?|just curious|just wondering"
+    r"|thanks|thank you"
     r"|out of curiosity|by the way|btw|question|thanks in advance|please help|help)"
 )
 # A greeting or an opener stands before a mark, or before what begins a question or request
@@ -2474,23 +2546,42 @@ _NOT_BEFORE_THANKS = frozenset(
 
 _LIKE = "i (?:just )?(?:want|need|would like|would love)"
 _ASKING = (
-    "(?:(?:can|could|would|will) (?:you|someone|anyone|anybody)(?: please| possibly| perhaps| maybe| just)*"
-    f"|{_LIKE}(?: for)? you to|i would appreciate it if you could|do you think you (?:can|could)"
-    "|it would be (?:great|nice|helpful|good) if you could|would you be so kind as to"
-    "|is it possible for you to|please|just)"
+    "(?:(?:can|could|would|will) you(?: kindly)? please(?: just)*"
+    f"|{_LIKE}(?: for)? you to|i would appreciate it if you could"
+    "|it would be (?:great|nice|helpful|good) if you could|would you be so kind as to|please|just)"
 )
-_ASK = re.compile(rf"^{_ASKING}(?: ,)? (?={_normal_form__DO}\b(?: \S+))")
+# "Can you give blood with a cold?" asks what people can do. Without a "please" it is a request only where
+# nobody but an assistant is asked: for the asker, or with a verb that people ask about with other words.
+_CAN_YOU = (
+    "(?:(?:can|could|will) you|(?:can|could) (?:someone|anyone|anybody)|do you think you (?:can|could)"
+    "|is it possible for you to)(?: possibly| perhaps| maybe| just)*"
+)
+_OF_PEOPLE = (
+    r"(?!explain (?:being|having) )(?!.*\b(?:your|yourself|without|ever|legally|still|yet|anymore|alone)\b)"
+)
+_TEXTS = "poem|haiku|limerick|sonnet|song|joke|story|essay|speech|paragraph"
+_normal_form__FOR_THE_ASKER = (
+    rf"(?:(?:tell|give|show|help|teach|find|list|write|make|draft|suggest|recommend|send|get) me\b"
+    r"|(?:explain|clarify|elaborate|recommend|suggest|summarize|describe)\b"
+    r"|(?:translate|proofread|rewrite|rephrase|paraphrase|check|correct|fix|solve|simplify|shorten|improve"
+    r"|review) (?:this|these|the following|my)\b"
+    rf"|{_normal_form__DO} .+ for me$|(?:write|tell) (?:a|2|3|4|5) (?:\w+ )?(?:{_TEXTS})s? (?:about|on)\b)"
+)
+_ASK = re.compile(
+    rf"^(?:{_ASKING}(?: ,)? (?={_normal_form__DO}\b(?: \S+))|{_CAN_YOU} {_OF_PEOPLE}(?={_normal_form__FOR_THE_ASKER} \S)"
+    r"|would you (?=(?:explain|tell me|clarify)\b \S))"
+)
 _KNOW = re.compile(
-    rf"^(?:tell me|let me know|{_LIKE} to (?:know|ask|ask you|find out|understand|learn)"
+    rf"^(?:tell me|let me know|{_LIKE} to (?:know|ask you|find out|understand|learn)"
     r"|i (?:was|am) (?:just )?(?:wondering|curious)|i wonder|do you (?:happen to )?know|does anyone know"
-    r"|(?:can|may|could) i ask(?: you)?|(?:do you have )?any idea"
+    r"|(?:can|may|could) i ask you|(?:do you have )?any idea"  # "can I ask why" asks whether one may
     r"|i am trying to (?:understand|find out|figure out)|help me (?:to )?understand"
     rf"|what {_LIKE} to know is|what i want to know is|my question is|the question is"
     rf"|(?:explain|clarify|describe)(?: to me| for me)?|(?:show|teach) me)(?: [,:])? (?={_WH}\b)"
 )
 _WHETHER = re.compile(
-    rf"^(?:tell me|let me know|{_LIKE} to (?:know|ask)|i (?:was|am) (?:just )?wondering|i wonder"
-    r"|do you (?:happen to )?know|(?:can|may|could) i ask(?: you)?) (?:if|whether) (.+)$"
+    rf"^(?:tell me|let me know|{_LIKE} to (?:know|ask you)|i (?:was|am) (?:just )?wondering|i wonder"
+    r"|do you (?:happen to )?know|(?:can|may|could) i ask you) (?:if|whether) (.+)$"
 )
 _ABOUT = re.compile(rf"^(?:tell me|{_LIKE} to (?:know|hear)) about (?=\S)")
 _THE = re.compile(
@@ -2500,11 +2591,15 @@ _THE = re.compile(
 _GIVE_ME = re.compile(
     r"^(give|show|write|find|make|draft|list|teach|recommend|suggest|create|generate|plan) me (?=\S+ )"
 )
-_TO_ME = re.compile(rf"^({_normal_form__DO}) (?:to|for) me (?=\S)")
-_TO_ME_LAST = re.compile(rf"^(?!.* {_WH}\b)({_normal_form__DO} .+) (?:to|for) me$")
-_EXACTLY = re.compile(
-    rf"^({_WH}(?: (?:is|are|was|were|do|does|did))?) (?:exactly|actually|basically) (?=[a-z])"
+_FOR_ME = (  # what somebody wants for himself in any case; "suggest a nickname for me" is another wish
+    "(?:explain|clarify|translate|summarize|define|solve|proofread|check|calculate|convert|fix|correct|simplify"
+    "|paraphrase|rephrase|rewrite|debug|compute|analyze|compare|list)"
 )
+_TO_ME = re.compile(rf"^((?:explain|clarify|describe) to|{_FOR_ME} for) me (?=\S)")
+_TO_ME_LAST = re.compile(
+    rf"^(?!.* {_WH}\b)((?:explain|clarify|describe) .+(?= to me$)|{_FOR_ME} .+(?= for me$)) (?:to|for) me$"
+)
+_EXACTLY = re.compile(rf"^({_WH}) (?:exactly|actually|basically) (?={_AUX} \S)")
 _COMMA_LAST = re.compile(r"(?<= ),(?= (?:and|or) )")
 _IF = "if|when|in|for|given|as|while|since|because|suppose|assuming|on|at"
 _OPENING = re.compile(rf"^((?:{_IF}) [^,.¶]+) , (?=(?:{_WH}|{_AUX})\b[^,]*$)")
@@ -2521,9 +2616,15 @@ _YOU_DO = (
     "make|cook|bake|spell|pronounce|calculate|convert|create|build|fix|install|remove|get|find|change|clean|tie"
     "|say|grow|boil|fry|draw|solve|open|close|use|set|add|delete|write|plant|cut|peel|store|freeze|wash|measure"
 )
-_HOW_TO = re.compile(
-    rf"^how (?:(?:do|can|could|would) i|(?:do|can|could|would) you(?= (?:{_YOU_DO})\b)|does one) (?=[a-z])"
+_STATES = (  # "how do I look?" and "how could I forget?" want no instructions
+    "look|feel|sound|seem|appear|compare|rank|score|weigh|smell|relate|differ|die|be|have|do|am"
 )
+_REPROACHES = "forget|let|believe|miss|think|say|know|not"
+_HOW_TO = re.compile(
+    rf"^how (?:(?:do|can) i(?! (?:{_STATES})\b)|(?:could|would) i(?! (?:{_STATES}|{_REPROACHES})\b)"
+    rf"|(?:do|can|could|would) you(?= (?:{_YOU_DO})\b)|does one) (?=[a-z])"
+)
+_GO_THERE = "find|buy|get|go|apply|register|send|download|vote|sign|report|start|begin|put|click|watch|see"
 
 # Turns of phrase, each with a text without which it cannot be there. Those of the first group are looked for
 # before the verb of a question is moved to its front.
@@ -2531,7 +2632,7 @@ _FIRST_TURNS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
     (needle, re.compile(pattern), said)
     for needle, pattern, said in (
         ("can i", r"^where can i (?=[a-z])", "where to "),
-        ("do i", r"^where do i (?=[a-z])", "where to "),
+        ("do i", rf"^where do i (?=(?:{_GO_THERE})\b)", "where to "),
         (" we ", r"^how (?:can|could) we (?=[a-z])", "how do we "),
         ("how come", r"^how come (?=\S+ \S+)", "why "),
         ("reason", r"^for (?:what|which) reason (?=\S+ \S+)", "why "),
@@ -2584,10 +2685,10 @@ _normal_form__TURNS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
             r"to \1",
         ),
         ("birth", r"\bdate of birth\b", "birth date"),
-        ("world war", r"\bworld war (?:ii|2|II)\b", "wwii"),
-        ("world war", r"\bworld war (?:i|1|I)\b", "wwi"),
-        ("second world war", r"\bsecond world war\b", "wwii"),
-        ("first world war", r"\bfirst world war\b", "wwi"),
+        ("orld ", r"\b[Ww]orld [Ww]ar (?:ii|2|II)\b", "wwii"),
+        ("orld ", r"\b[Ww]orld [Ww]ar (?:i|1|I)\b", "wwi"),
+        ("orld ", r"\b[Ss]econd [Ww]orld [Ww]ar\b", "wwii"),
+        ("orld ", r"\b[Ff]irst [Ww]orld [Ww]ar\b", "wwi"),
         (
             "the ",
             r"\bthe (US|uk|usa|eu|united states|united kingdom|internet|netherlands|philippines)\b",
@@ -2655,52 +2756,100 @@ def _cased_tokens(tokens: list[str]) -> list[str]:
     return [_cased(token) for token in tokens]
 
 
-def _cased(word: str) -> str:
-    """A word without its case, where that says nothing."""
+def _cased(word: str, *, inside: bool = False) -> str:
+    """A word without its case, where that says nothing.
+
+    Args:
+        word: it.
+        inside: of a sentence. There a capital makes a name, as in "Who owns the Sun?", and only of well-known
+            names that are no word in small letters the case is dropped: many people do not type it.
+    """
     small = word.lower()
     if small == word or not word[0].isalpha() or not word.replace("'", "").replace("-", "").isalpha():
         return word
-    if small in ACRONYMS or word == "I":
+    if small in ACRONYMS or word == "I" or small in CONTRACTIONS:
         return small
     if len(word) == 1:
         return small if word == "A" else word
     if word.isupper() or word != small.capitalize():
         return small if all(each.istitle() for each in word.split("-")) else word
-    if small in CASED and small not in UNCASED:
-        return word
-    return small
+    name = small.removesuffix("'s")
+    if small in UNCASED or (name in NAMES if inside else small not in CASED):
+        return small
+    return word
 
 
 def _english_form(tokens: list[str]) -> str:
-    tokens = [_settled_case(tokens, place) for place in range(len(tokens))]
+    tokens, material = _without_material(tokens)
+    tokens = _normal_form__settled(tokens)
     ended = ""
-    while tokens and tokens[-1] in _normal_form__ENDS:
+    while tokens and (tokens[-1] in _normal_form__ENDS or (tokens[-1] in _normal_form__SMILES and _may_smile(tokens))):
         ended = "?" if tokens[-1] == "?" else ended
         tokens.pop()
-    words = [word for token in tokens for word in _words_of(token)]
+    mentions = not MENTIONS.isdisjoint(tokens)
+    words = [
+        word
+        for place, token in enumerate(tokens)
+        for word in ((token,) if mentions and not _begins(tokens, place) else _words_of(token))
+    ]
     said = _without_frames(_without_commas(_lean(" ".join(words))))
     kept = said.split(" ")
     if not said or (len(kept) < _normal_form__FEWEST and FUNCTION_WORDS.issuperset(kept)):
         return ""
     said = _turned(said)
+    if _COLLAPSED.search(said):
+        return ""
     asks = re.match(rf"(?:{_WH}|{_AUX}|{_normal_form__DO}|§|the meaning of|difference|about)\b|§", said)
-    return f"en {said}" + (" ?" if ended and not asks else "")
+    return f"en {said}" + (" ?" if ended and not asks else "") + (f" : {material}" if material else "")
 
 
-def _settled_case(tokens: list[str], place: int) -> str:
+def _without_material(tokens: list[str]) -> tuple[list[str], str]:
+    """What comes before a colon, and what comes after it: a text to work on, which is kept to the letter.
+
+    After "my question is:" comes the question itself.
+    """
+    place = tokens.index(":") if ":" in tokens else 0
+    before, after = " ".join(tokens[:place]).lower(), " ".join(tokens[place + 1 :]).lower()
+    is_title = re.match(rf"{_WH}\b", after) and not _TO_WORK_ON.search(before)  # Rust: what is a trait?
+    if not place or is_title or _INTRODUCES.search(before):
+        return tokens, ""
+    return tokens[:place], " ".join(tokens[place + 1 :])
+
+
+def _normal_form__settled(tokens: list[str]) -> list[str]:
+    """The tokens in the case that matters where they stand."""
+    words = [token for token in tokens if len(token) > _normal_form__FEWEST and token.isalpha()]
+    titled = len(words) > _normal_form__FEWEST and all(word[0].isupper() for word in words)
+    return [_settled_case(tokens, place, titled=titled) for place in range(len(tokens))]
+
+
+def _begins(tokens: list[str], place: int) -> bool:
+    """Whether a sentence begins there, after a greeting maybe."""
+    before = tokens[place - 1].lower() if place else "."
+    return before in _BEFORE_SENTENCE or (place < _normal_form__FEWEST and before in _HELLOS)
+
+
+def _may_smile(tokens: list[str]) -> bool:
+    before = tokens[-2].lower() if len(tokens) > 1 else ""
+    return before in _normal_form__ENDS or before in _normal_form__SMILES or before in ("thanks", "thank", "you", "please")
+
+
+def _settled_case(tokens: list[str], place: int, *, titled: bool) -> str:
     """A token in the case that matters where it stands.
 
     A capital at the start of a sentence says nothing of a word that often begins one.
     """
-    token, before = tokens[place], tokens[place - 1].lower() if place else "."
-    small = token.lower()
+    token, begins = tokens[place], _begins(tokens, place)
+    before, small = tokens[place - 1].lower() if place else ".", token.lower()
     if token.istitle() and (
-        (small in _BEGINNINGS and before in _BEFORE_SENTENCE)
+        (small in _BEGINNINGS and begins)
         or (small in TECHNICAL and before in ("in", "using"))
         or (small == "earth" and before == "the")
     ):
         return small
-    return token if place and not CODE_NOUNS.isdisjoint(tokens) else _cased(token)
+    if place and not CODE_NOUNS.isdisjoint(tokens):
+        return token
+    return _cased(token, inside=not (begins or titled))
 
 
 def _words_of(token: str) -> tuple[str, ...]:  # noqa: PLR0911 - a line for each kind
@@ -2765,7 +2914,9 @@ def _without_frames(said: str) -> str:
 
 
 def _not_to_me(said: str) -> str:
-    return _TO_ME_LAST.sub(r"\1", _TO_ME.sub(r"\1 ", said))
+    if match := _TO_ME.match(said):
+        said = f"{match[1].partition(' ')[0]} {said[match.end() :]}"
+    return _TO_ME_LAST.sub(r"\1", said)
 
 
 def _as_question(clause: str) -> str:
@@ -2791,7 +2942,8 @@ def _fronted(said: str) -> str:
     if not place:
         at = -2 if words[-1] == "for" else -1
         helper, verb = _FINAL_VERBS.get(words[at], ("", ""))
-        if not helper or words[0] not in ("how", "what", "why", "when", "where") or len(words) < 2 - at:
+        asks = ("how", "why", "when", "where") if helper == "did" else ("how", "what", "why", "when", "where")
+        if not helper or words[0] not in asks or len(words) < 2 - at:  # what war ended, what did war end
             return said
         words[at] = verb
         return " ".join([words[0], helper, *words[1:]])

@@ -1,6 +1,7 @@
 """
 title: Voice transcription
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Transcribes attached recordings and videos on this machine: text and subtitles, Chinese too.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -10,45 +11,45 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 5181, which the server calls.
+# Begin here: `class Tools`, line 5187, which the server calls.
 # The modules that it uses come first:
-#     89  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    103  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    204  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    327  base.process             One object for all plugins of a process, which are files that share no code.
-#    350  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    413  services.pack_valves     What all valves of the pack have in common.
-#    436  speech.errors            What goes wrong with transcription.
-#    896  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    973  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   1067  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   1103  speech.values            What recordings turn into, and what an engine is.
-#   1360  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1510  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1598  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1786  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1925  speech.sentences         Segments of about a sentence, made from words with times.
-#   1979  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   2165  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2393  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2548  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2632  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2721  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2885  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3496  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3584  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3660  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3928  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3978  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   4125  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4395  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4433  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4449  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4550  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4670  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4808  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4945  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
-#   5163  webui.reader             Who reads what the pack says, and in which language.
+#     90  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    104  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    205  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    333  base.process             One object for all plugins of a process, which are files that share no code.
+#    356  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    419  services.pack_valves     What all valves of the pack have in common.
+#    442  speech.errors            What goes wrong with transcription.
+#    902  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    979  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1073  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1109  speech.values            What recordings turn into, and what an engine is.
+#   1366  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1516  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1604  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1792  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1931  speech.sentences         Segments of about a sentence, made from words with times.
+#   1985  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2171  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2399  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2554  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2638  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2727  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2891  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3502  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3590  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3666  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3934  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3984  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4131  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4401  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4439  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4455  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4556  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4676  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4814  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4951  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#   5169  webui.reader             Who reads what the pack says, and in which language.
 
 import asyncio
 import hashlib
@@ -230,6 +231,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""

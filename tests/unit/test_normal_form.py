@@ -115,6 +115,47 @@ def test_any_text_has_a_form_or_none(text: str) -> None:
     assert normal_form(f"  {text}\t") == normal_form(text)
 
 
+KINDS = {
+    "can you, of people in general": (
+        ("Can you give blood with a cold?", "Give blood with a cold"),
+        ("Can you write off a car loan?", "Write off a car loan"),
+        ("Would you recommend a Tesla?", "Recommend a Tesla"),
+        ("你会写代码吗？", "写代码吗"),
+        ("你会推荐朋友买这个吗？", "推荐朋友买这个"),
+    ),
+    "a courtesy that is asked about": (
+        ("May I ask why she left?", "Why did she leave?"),
+        ("What does actually mean?", "What does mean?"),
+        ("帮忙用英语怎么说？", "用英语怎么说？"),
+    ),
+    "a name that is a word": (
+        ("Who are The Police?", "Who are the police?"),
+        ("Where is The Office filmed?", "Where is the office filmed?"),
+        ("How does Steam work?", "How does steam work?"),
+    ),
+    "words that are asked about, or worked on": (
+        ("What is the difference between can't and cannot?", "The difference between can not and cannot"),
+        ("Is colour correct?", "Is color correct?"),
+        ("Fix the case: iphone", "Fix the case: iPhone"),
+        ("What does this mean: 👍", "What does this mean: 🙏"),
+    ),
+    "marks that are no punctuation": (("What is 5! ?", "What is 5?"),),
+    "how and where without instructions": (
+        ("How could I forget her?", "How can I forget her?"),
+        ("How would I look with a beard?", "How do I look with a beard?"),
+        ("Where do I live?", "Where can I live?"),
+    ),
+    "for whom": (("Suggest a nickname for me", "Suggest a nickname"),),
+    "whose why": (("你觉得为什么会下雨？", "为什么你觉得会下雨？"),),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_traps(kind: str) -> None:
+    """Would catch a rule that overlooks one kind of words that are no filler where they stand."""
+    assert [(one, two) for one, two in KINDS[kind] if normal_form(one) == normal_form(two) != ""] == []
+
+
 @pytest.mark.parametrize(
     "part",
     [

@@ -21,6 +21,8 @@ from ollama_pack.cache.normal_words import (
     FOREIGN,
     FUNCTION_WORDS,
     ISE,
+    MENTIONS,
+    NAMES,
     OUR,
     TECHNICAL,
     UNCASED,
@@ -28,7 +30,7 @@ from ollama_pack.cache.normal_words import (
 from ollama_pack.cache.normal_zh import chinese_form
 
 NORMAL_VERSION = (
-    1  # to be raised with any change of a rule or a list: the forms are part of keys in the store
+    2  # to be raised with any change of a rule or a list: the forms are part of keys in the store
 )
 _FEWEST = 3  # words of a question that has nothing but "what is it" and the like
 LONGEST, LONGEST_CHINESE = 600, 150  # characters; nobody types a longer question twice
@@ -39,7 +41,8 @@ _TOKEN = re.compile(
     r"""
     `[^`]*` | "[^"]*" | (?<!\w)'[^'\n]*'(?!\w)           # code and quotes
     | [^\s,;!?"'`\u3400-\u9fff]*(?:[/\\@_={}\[\]|^~<>$*&]|\(\))[^\s,;!?"`\u3400-\u9fff]*   # paths, URLs, code
-    | \d+(?:[.,:]\d+)*%? | \d*[A-Za-z]+\d[\w.]* | \d[\w]*
+    | \d+(?:[.,:]\d+)*[%!]? | \b[A-Za-z]!(?!\w)               # 5! is a factorial
+    | \d*[A-Za-z]+\d[\w.]* | \d[\w]*
     | [A-Za-z]+(?:\.[A-Za-z]+)+\.? | [A-Za-z]+(?:['-][A-Za-z]+)*'?  # words
     | [\u3400-\u9fff] | ¶ | \S
     """,
@@ -49,7 +52,8 @@ _UNIT = re.compile(
     r"(\d+(?:[.,]\d+)*)(km|kg|cm|mm|mg|g|m|mb|gb|tb|kb|MB|GB|TB|KB|lb|lbs|ml|l|L|%|am|pm|AM|PM)"
 )
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+")
-_ENDS = (".", "!", "?", ",", ";", "…", ":", "🙏", "🙂", "😊", "👍", "¶")
+_ENDS = (".", "!", "?", ",", ";", "…", ":", "¶")
+_SMILES = ("🙏", "🙂", "😊", "👍")  # nothing after an end mark or thanks; elsewhere they may be asked about
 _MORE = r"(?:s|ed|ing|ly|ful|less|able|er|ers|ite|ites)?"
 _OUR_WORD = re.compile(rf"({'|'.join(sorted(OUR, key=len, reverse=True))}){_MORE}")
 _ISE_WORD = re.compile(
@@ -57,7 +61,8 @@ _ISE_WORD = re.compile(
 )
 
 _BEGINNINGS = frozenset({"who", "it", "may", "can", "will", "go", "no", "next"})
-_BEFORE_SENTENCE = frozenset({".", "!", "?", ",", "¶"})
+_BEFORE_SENTENCE = frozenset({".", "!", "?", ",", "¶", ":", ";", "…"})
+_HELLOS = frozenset({"hi", "hello", "hey", "there", "morning", "please", "so", "ok", "afternoon", "evening"})
 _WH = "(?:what|who|whom|whose|which|where|when|why|how)"
 _AUX = "(?:is|are|was|were|do|does|did|can|could|will|would|should|may|might|must|has|have|had|am)"
 _DO = (
@@ -65,6 +70,12 @@ _DO = (
     "|calculate|convert|find|fix|create|make|generate|plan|draft|rewrite|rephrase|proofread|correct|check"
     "|solve|teach|name|provide|outline|analyze|simplify|shorten|improve|review|debug|refactor|implement|design"
     "|prove|compute|format|sort|count|tell|paraphrase|brainstorm|clarify|discuss|elaborate)"
+)
+# Two words that have become one: what is asked is how they differ
+_COLLAPSED = re.compile(r"\b(\S+(?: \S+)?) (?:and|or|versus) \1(?= |$)")
+_TO_WORK_ON = re.compile(rf"\b(?:{_DO}|{'|'.join(sorted(MENTIONS))}|this|these|following|text)\b")
+_INTRODUCES = re.compile(
+    r"(?:question|wondering|know|help|hello|hi|hey|curious|ask|please|thanks|this|(?:question|know|ask) is)$"
 )
 _STARTER = rf"(?:{_WH}|{_AUX}|{_DO}|please|i (?:want|need|would|am|have|was)|just|quick|sorry|do)"
 _MARK = r"(?: [,.!:;¶…-])+"
@@ -75,6 +86,7 @@ _GREETING = (
 _OPENER = (
     r"(?:ok|so|well|um|uh|hmm|alright|excuse me|sorry(?: to bother you)?|(?:just )?(?:a |one )?quick question"
     r"|i have (?:got )?a (?:quick |short |simple )?question(?: for you)?|just curious|just wondering"
+    r"|thanks|thank you"
     r"|out of curiosity|by the way|btw|question|thanks in advance|please help|help)"
 )
 # A greeting or an opener stands before a mark, or before what begins a question or request
@@ -112,23 +124,42 @@ _NOT_BEFORE_THANKS = frozenset(
 
 _LIKE = "i (?:just )?(?:want|need|would like|would love)"
 _ASKING = (
-    "(?:(?:can|could|would|will) (?:you|someone|anyone|anybody)(?: please| possibly| perhaps| maybe| just)*"
-    f"|{_LIKE}(?: for)? you to|i would appreciate it if you could|do you think you (?:can|could)"
-    "|it would be (?:great|nice|helpful|good) if you could|would you be so kind as to"
-    "|is it possible for you to|please|just)"
+    "(?:(?:can|could|would|will) you(?: kindly)? please(?: just)*"
+    f"|{_LIKE}(?: for)? you to|i would appreciate it if you could"
+    "|it would be (?:great|nice|helpful|good) if you could|would you be so kind as to|please|just)"
 )
-_ASK = re.compile(rf"^{_ASKING}(?: ,)? (?={_DO}\b(?: \S+))")
+# "Can you give blood with a cold?" asks what people can do. Without a "please" it is a request only where
+# nobody but an assistant is asked: for the asker, or with a verb that people ask about with other words.
+_CAN_YOU = (
+    "(?:(?:can|could|will) you|(?:can|could) (?:someone|anyone|anybody)|do you think you (?:can|could)"
+    "|is it possible for you to)(?: possibly| perhaps| maybe| just)*"
+)
+_OF_PEOPLE = (
+    r"(?!explain (?:being|having) )(?!.*\b(?:your|yourself|without|ever|legally|still|yet|anymore|alone)\b)"
+)
+_TEXTS = "poem|haiku|limerick|sonnet|song|joke|story|essay|speech|paragraph"
+_FOR_THE_ASKER = (
+    rf"(?:(?:tell|give|show|help|teach|find|list|write|make|draft|suggest|recommend|send|get) me\b"
+    r"|(?:explain|clarify|elaborate|recommend|suggest|summarize|describe)\b"
+    r"|(?:translate|proofread|rewrite|rephrase|paraphrase|check|correct|fix|solve|simplify|shorten|improve"
+    r"|review) (?:this|these|the following|my)\b"
+    rf"|{_DO} .+ for me$|(?:write|tell) (?:a|2|3|4|5) (?:\w+ )?(?:{_TEXTS})s? (?:about|on)\b)"
+)
+_ASK = re.compile(
+    rf"^(?:{_ASKING}(?: ,)? (?={_DO}\b(?: \S+))|{_CAN_YOU} {_OF_PEOPLE}(?={_FOR_THE_ASKER} \S)"
+    r"|would you (?=(?:explain|tell me|clarify)\b \S))"
+)
 _KNOW = re.compile(
-    rf"^(?:tell me|let me know|{_LIKE} to (?:know|ask|ask you|find out|understand|learn)"
+    rf"^(?:tell me|let me know|{_LIKE} to (?:know|ask you|find out|understand|learn)"
     r"|i (?:was|am) (?:just )?(?:wondering|curious)|i wonder|do you (?:happen to )?know|does anyone know"
-    r"|(?:can|may|could) i ask(?: you)?|(?:do you have )?any idea"
+    r"|(?:can|may|could) i ask you|(?:do you have )?any idea"  # "can I ask why" asks whether one may
     r"|i am trying to (?:understand|find out|figure out)|help me (?:to )?understand"
     rf"|what {_LIKE} to know is|what i want to know is|my question is|the question is"
     rf"|(?:explain|clarify|describe)(?: to me| for me)?|(?:show|teach) me)(?: [,:])? (?={_WH}\b)"
 )
 _WHETHER = re.compile(
-    rf"^(?:tell me|let me know|{_LIKE} to (?:know|ask)|i (?:was|am) (?:just )?wondering|i wonder"
-    r"|do you (?:happen to )?know|(?:can|may|could) i ask(?: you)?) (?:if|whether) (.+)$"
+    rf"^(?:tell me|let me know|{_LIKE} to (?:know|ask you)|i (?:was|am) (?:just )?wondering|i wonder"
+    r"|do you (?:happen to )?know|(?:can|may|could) i ask you) (?:if|whether) (.+)$"
 )
 _ABOUT = re.compile(rf"^(?:tell me|{_LIKE} to (?:know|hear)) about (?=\S)")
 _THE = re.compile(
@@ -138,11 +169,15 @@ _THE = re.compile(
 _GIVE_ME = re.compile(
     r"^(give|show|write|find|make|draft|list|teach|recommend|suggest|create|generate|plan) me (?=\S+ )"
 )
-_TO_ME = re.compile(rf"^({_DO}) (?:to|for) me (?=\S)")
-_TO_ME_LAST = re.compile(rf"^(?!.* {_WH}\b)({_DO} .+) (?:to|for) me$")
-_EXACTLY = re.compile(
-    rf"^({_WH}(?: (?:is|are|was|were|do|does|did))?) (?:exactly|actually|basically) (?=[a-z])"
+_FOR_ME = (  # what somebody wants for himself in any case; "suggest a nickname for me" is another wish
+    "(?:explain|clarify|translate|summarize|define|solve|proofread|check|calculate|convert|fix|correct|simplify"
+    "|paraphrase|rephrase|rewrite|debug|compute|analyze|compare|list)"
 )
+_TO_ME = re.compile(rf"^((?:explain|clarify|describe) to|{_FOR_ME} for) me (?=\S)")
+_TO_ME_LAST = re.compile(
+    rf"^(?!.* {_WH}\b)((?:explain|clarify|describe) .+(?= to me$)|{_FOR_ME} .+(?= for me$)) (?:to|for) me$"
+)
+_EXACTLY = re.compile(rf"^({_WH}) (?:exactly|actually|basically) (?={_AUX} \S)")
 _COMMA_LAST = re.compile(r"(?<= ),(?= (?:and|or) )")
 _IF = "if|when|in|for|given|as|while|since|because|suppose|assuming|on|at"
 _OPENING = re.compile(rf"^((?:{_IF}) [^,.¶]+) , (?=(?:{_WH}|{_AUX})\b[^,]*$)")
@@ -159,9 +194,15 @@ _YOU_DO = (
     "make|cook|bake|spell|pronounce|calculate|convert|create|build|fix|install|remove|get|find|change|clean|tie"
     "|say|grow|boil|fry|draw|solve|open|close|use|set|add|delete|write|plant|cut|peel|store|freeze|wash|measure"
 )
-_HOW_TO = re.compile(
-    rf"^how (?:(?:do|can|could|would) i|(?:do|can|could|would) you(?= (?:{_YOU_DO})\b)|does one) (?=[a-z])"
+_STATES = (  # "how do I look?" and "how could I forget?" want no instructions
+    "look|feel|sound|seem|appear|compare|rank|score|weigh|smell|relate|differ|die|be|have|do|am"
 )
+_REPROACHES = "forget|let|believe|miss|think|say|know|not"
+_HOW_TO = re.compile(
+    rf"^how (?:(?:do|can) i(?! (?:{_STATES})\b)|(?:could|would) i(?! (?:{_STATES}|{_REPROACHES})\b)"
+    rf"|(?:do|can|could|would) you(?= (?:{_YOU_DO})\b)|does one) (?=[a-z])"
+)
+_GO_THERE = "find|buy|get|go|apply|register|send|download|vote|sign|report|start|begin|put|click|watch|see"
 
 # Turns of phrase, each with a text without which it cannot be there. Those of the first group are looked for
 # before the verb of a question is moved to its front.
@@ -169,7 +210,7 @@ _FIRST_TURNS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
     (needle, re.compile(pattern), said)
     for needle, pattern, said in (
         ("can i", r"^where can i (?=[a-z])", "where to "),
-        ("do i", r"^where do i (?=[a-z])", "where to "),
+        ("do i", rf"^where do i (?=(?:{_GO_THERE})\b)", "where to "),
         (" we ", r"^how (?:can|could) we (?=[a-z])", "how do we "),
         ("how come", r"^how come (?=\S+ \S+)", "why "),
         ("reason", r"^for (?:what|which) reason (?=\S+ \S+)", "why "),
@@ -222,10 +263,10 @@ _TURNS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
             r"to \1",
         ),
         ("birth", r"\bdate of birth\b", "birth date"),
-        ("world war", r"\bworld war (?:ii|2|II)\b", "wwii"),
-        ("world war", r"\bworld war (?:i|1|I)\b", "wwi"),
-        ("second world war", r"\bsecond world war\b", "wwii"),
-        ("first world war", r"\bfirst world war\b", "wwi"),
+        ("orld ", r"\b[Ww]orld [Ww]ar (?:ii|2|II)\b", "wwii"),
+        ("orld ", r"\b[Ww]orld [Ww]ar (?:i|1|I)\b", "wwi"),
+        ("orld ", r"\b[Ss]econd [Ww]orld [Ww]ar\b", "wwii"),
+        ("orld ", r"\b[Ff]irst [Ww]orld [Ww]ar\b", "wwi"),
         (
             "the ",
             r"\bthe (US|uk|usa|eu|united states|united kingdom|internet|netherlands|philippines)\b",
@@ -293,52 +334,100 @@ def _cased_tokens(tokens: list[str]) -> list[str]:
     return [_cased(token) for token in tokens]
 
 
-def _cased(word: str) -> str:
-    """A word without its case, where that says nothing."""
+def _cased(word: str, *, inside: bool = False) -> str:
+    """A word without its case, where that says nothing.
+
+    Args:
+        word: it.
+        inside: of a sentence. There a capital makes a name, as in "Who owns the Sun?", and only of well-known
+            names that are no word in small letters the case is dropped: many people do not type it.
+    """
     small = word.lower()
     if small == word or not word[0].isalpha() or not word.replace("'", "").replace("-", "").isalpha():
         return word
-    if small in ACRONYMS or word == "I":
+    if small in ACRONYMS or word == "I" or small in CONTRACTIONS:
         return small
     if len(word) == 1:
         return small if word == "A" else word
     if word.isupper() or word != small.capitalize():
         return small if all(each.istitle() for each in word.split("-")) else word
-    if small in CASED and small not in UNCASED:
-        return word
-    return small
+    name = small.removesuffix("'s")
+    if small in UNCASED or (name in NAMES if inside else small not in CASED):
+        return small
+    return word
 
 
 def _english_form(tokens: list[str]) -> str:
-    tokens = [_settled_case(tokens, place) for place in range(len(tokens))]
+    tokens, material = _without_material(tokens)
+    tokens = _settled(tokens)
     ended = ""
-    while tokens and tokens[-1] in _ENDS:
+    while tokens and (tokens[-1] in _ENDS or (tokens[-1] in _SMILES and _may_smile(tokens))):
         ended = "?" if tokens[-1] == "?" else ended
         tokens.pop()
-    words = [word for token in tokens for word in _words_of(token)]
+    mentions = not MENTIONS.isdisjoint(tokens)
+    words = [
+        word
+        for place, token in enumerate(tokens)
+        for word in ((token,) if mentions and not _begins(tokens, place) else _words_of(token))
+    ]
     said = _without_frames(_without_commas(_lean(" ".join(words))))
     kept = said.split(" ")
     if not said or (len(kept) < _FEWEST and FUNCTION_WORDS.issuperset(kept)):
         return ""
     said = _turned(said)
+    if _COLLAPSED.search(said):
+        return ""
     asks = re.match(rf"(?:{_WH}|{_AUX}|{_DO}|§|the meaning of|difference|about)\b|§", said)
-    return f"en {said}" + (" ?" if ended and not asks else "")
+    return f"en {said}" + (" ?" if ended and not asks else "") + (f" : {material}" if material else "")
 
 
-def _settled_case(tokens: list[str], place: int) -> str:
+def _without_material(tokens: list[str]) -> tuple[list[str], str]:
+    """What comes before a colon, and what comes after it: a text to work on, which is kept to the letter.
+
+    After "my question is:" comes the question itself.
+    """
+    place = tokens.index(":") if ":" in tokens else 0
+    before, after = " ".join(tokens[:place]).lower(), " ".join(tokens[place + 1 :]).lower()
+    is_title = re.match(rf"{_WH}\b", after) and not _TO_WORK_ON.search(before)  # Rust: what is a trait?
+    if not place or is_title or _INTRODUCES.search(before):
+        return tokens, ""
+    return tokens[:place], " ".join(tokens[place + 1 :])
+
+
+def _settled(tokens: list[str]) -> list[str]:
+    """The tokens in the case that matters where they stand."""
+    words = [token for token in tokens if len(token) > _FEWEST and token.isalpha()]
+    titled = len(words) > _FEWEST and all(word[0].isupper() for word in words)
+    return [_settled_case(tokens, place, titled=titled) for place in range(len(tokens))]
+
+
+def _begins(tokens: list[str], place: int) -> bool:
+    """Whether a sentence begins there, after a greeting maybe."""
+    before = tokens[place - 1].lower() if place else "."
+    return before in _BEFORE_SENTENCE or (place < _FEWEST and before in _HELLOS)
+
+
+def _may_smile(tokens: list[str]) -> bool:
+    before = tokens[-2].lower() if len(tokens) > 1 else ""
+    return before in _ENDS or before in _SMILES or before in ("thanks", "thank", "you", "please")
+
+
+def _settled_case(tokens: list[str], place: int, *, titled: bool) -> str:
     """A token in the case that matters where it stands.
 
     A capital at the start of a sentence says nothing of a word that often begins one.
     """
-    token, before = tokens[place], tokens[place - 1].lower() if place else "."
-    small = token.lower()
+    token, begins = tokens[place], _begins(tokens, place)
+    before, small = tokens[place - 1].lower() if place else ".", token.lower()
     if token.istitle() and (
-        (small in _BEGINNINGS and before in _BEFORE_SENTENCE)
+        (small in _BEGINNINGS and begins)
         or (small in TECHNICAL and before in ("in", "using"))
         or (small == "earth" and before == "the")
     ):
         return small
-    return token if place and not CODE_NOUNS.isdisjoint(tokens) else _cased(token)
+    if place and not CODE_NOUNS.isdisjoint(tokens):
+        return token
+    return _cased(token, inside=not (begins or titled))
 
 
 def _words_of(token: str) -> tuple[str, ...]:  # noqa: PLR0911 - a line for each kind
@@ -403,7 +492,9 @@ def _without_frames(said: str) -> str:
 
 
 def _not_to_me(said: str) -> str:
-    return _TO_ME_LAST.sub(r"\1", _TO_ME.sub(r"\1 ", said))
+    if match := _TO_ME.match(said):
+        said = f"{match[1].partition(' ')[0]} {said[match.end() :]}"
+    return _TO_ME_LAST.sub(r"\1", said)
 
 
 def _as_question(clause: str) -> str:
@@ -429,7 +520,8 @@ def _fronted(said: str) -> str:
     if not place:
         at = -2 if words[-1] == "for" else -1
         helper, verb = _FINAL_VERBS.get(words[at], ("", ""))
-        if not helper or words[0] not in ("how", "what", "why", "when", "where") or len(words) < 2 - at:
+        asks = ("how", "why", "when", "where") if helper == "did" else ("how", "what", "why", "when", "where")
+        if not helper or words[0] not in asks or len(words) < 2 - at:  # what war ended, what did war end
             return said
         words[at] = verb
         return " ".join([words[0], helper, *words[1:]])

@@ -94,6 +94,50 @@ CASED = _words(
     reno mobile buffet gates jobs cash bush house fall fields waters winters snow west east north south no
     """
 )
+# Names that are no word in small letters. Any other capital inside a sentence makes a name of its own.
+NAMES = _words(
+    """
+    afghanistan africa african albania algeria american americans america amsterdam android angola antarctica
+    arabic arctic argentina armenia asia asian athens atlantic auckland australia australian austria austrian
+    azerbaijan baghdad bahrain bangkok bangladesh barcelona beijing belarus belgian belgium berlin bolivia
+    bosnia brazil brazilian britain british brussels bucharest budapest bulgaria cairo california cambodia
+    cameroon canada canadian canberra caribbean chennai chicago chinese christian christianity christmas
+    colombia colombian colorado congo copenhagen croatia cuban cyprus czech damascus delhi denmark
+    dubai dublin dutch ecuador edinburgh egypt egyptian england english estonia ethiopia ethiopian europe
+    european fiji finland finnish florence florida france french geneva georgian german germany ghana greece
+    greek guatemala hanoi havana hawaii hebrew helsinki himalayas hindi hinduism honduras houston hungarian
+    hungary iceland icelandic illinois india indian indonesia indonesian iran iranian iraq iraqi ireland irish
+    islam islamic israel israeli istanbul italian italy jakarta jamaica japan japanese jerusalem jewish
+    judaism jupiter kabul kenya kenyan korea korean kuwait kyoto latin latvia lebanon lisbon lithuania london
+    luxembourg macedonia madagascar madrid malaysia maldives manchester manila marrakech massachusetts mecca
+    mediterranean melbourne mexican mexico miami michigan milan minnesota moldova monaco mongolia montenegro
+    montreal moroccan morocco moscow mozambique mumbai munich muslim muslims myanmar nairobi namibia naples
+    nebraska nepal neptune netherlands nevada nicaragua nigeria nigerian norway norwegian ohio oregon osaka
+    oslo ottawa pakistan pakistani palestine panama paraguay paris pennsylvania persian peru peruvian
+    philippines pluto portugal portuguese prague quebec reykjavik rio romania romanian russia russian
+    rwanda sahara scotland seattle senegal seoul serbia shakespeare shanghai siberia sicily singapore slovakia
+    slovenia somalia spain spanish stockholm sudan swahili sweden swedish switzerland sydney syria
+    taiwan tanzania tehran texas thai thailand tibet tokyo toronto tunisia turkish uganda ukraine ukrainian
+    uranus uruguay uzbekistan vancouver venezuela venice vienna vietnam vietnamese virginia wellington
+    yemen zambia zimbabwe zurich monday tuesday wednesday thursday friday saturday sunday january february
+    september october november december halloween easter ramadan hanukkah diwali einstein darwin plato
+    aristotle socrates napoleon mozart beethoven picasso hamlet everest wikipedia google facebook twitter
+    instagram tiktok microsoft netflix spotify samsung ubuntu debian kubernetes django pandas numpy
+    tensorflow pytorch bitcoin ethereum tesla toyota ikea photoshop outlook gmail linux unix nginx
+    laravel typescript fortran cobol matlab haskell clojure erlang kotlin
+    """
+)
+# Texts with one of them are about words, which stay as they were typed: can't and cannot, Colour and color
+MENTIONS = _words(
+    """
+    word words spell spelled spelling grammar grammatical grammatically pronounce pronounced pronunciation
+    synonym synonyms antonym antonyms abbreviation abbreviations abbreviate contraction contractions
+    apostrophe hyphen hyphenated capitalize capitalise capitalized capitalised capitalization uppercase
+    lowercase plural singular punctuation punctuate comma commas phrase phrases sentence sentences acronym
+    adverb adjective noun verb preposition pronoun rhyme rhymes mean means meaning say correct incorrect
+    proofread translate translation short letter letters usage sounds typed slang idiom
+    """
+)
 # Their case means nothing here: the name is far more common than the word in small letters, or the other way.
 UNCASED = _words("python java brown black white green gray summer young")
 # After "in" and "using" these are the program or the language, in whatever case

@@ -5,7 +5,13 @@ import re
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _FEWEST = 2  # characters
 _KANA = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]")
-_ENDS = "。，,.!?！？；;：:~～… 、🙏🙂😊👍¶"  # noqa: RUF001 - as people write them
+_ENDS = "。，,.!?！？；;：:~～… 、¶"  # noqa: RUF001 - as people write them
+_SMILES = re.compile("(?<=[。，,.!?！？；;～~… 、谢了🙏🙂😊👍])[🙏🙂😊👍]+$")  # noqa: RUF001 - elsewhere they may be asked about
+# What is left of a question about a word that was taken for a courtesy: 麻烦用英语怎么说, 请问怎么读
+_OF_NOTHING = re.compile(
+    "^(?:用.{1,6}(?:怎么|如何|怎样)(?:说|写|读|念|讲|表达|翻译)|(?:怎么|如何|怎样)(?:说|写|读|念|讲|用|翻译)"
+    "|是?什么意思|的?意思是什么|的(?:意思|拼音|读音|用法|近义词|反义词).*)(?:吗|呢)?$"
+)
 _DO = (
     "(?:解释|介绍|说明|翻译|总结|分析|描述|比较|推荐|讲解|列举|列出|修改|检查|润色|写|编写|生成|提供|计算|制定|设计|讲|举"
     "|概括|简述|改写|转换|规划|起草|画|做一|想一|给我|用|把|将|详细|简单|简要)"
@@ -15,6 +21,11 @@ _ASKS = (
 )
 _MARK = r"[，,。.!！?？、：:~～…\s¶]"  # noqa: RUF001
 _MAY = "(?:能不能|可不可以|可以|能否|可否|能|会)"
+# 你会写代码吗 asks what one can do; a request says what it wants, or is of what nobody else is asked
+_FOR_THE_ASKER = (
+    "(?:(?:解释|说明|介绍|讲解|总结|概括|简述|推荐|列举|列出)(?!.*自己)|给我|(?:翻译|修改|检查|润色|改写)(?:一下|这|以下|下面|：|:)"  # noqa: RUF001
+    f"|{_DO}(?:一(?:个|首|篇|份|段|封|则|下)|[几两三五]|这|以下|下面))"
+)
 _START = re.compile(
     r"^(?:"
     rf"(?:你好|您好|嗨|哈喽|大家好|早上好|下午好|晚上好|早|在吗|hi|hello)(?:啊|呀)?(?:{_MARK}+|(?=请问|请帮|请你|我想问|我想知道|麻烦))"
@@ -26,11 +37,11 @@ _START = re.compile(
     rf"|请?(?:你|您)?{_MAY}?请?(?:告诉我|跟我说说|和我说说|告知)(?:一下)?(?={_MARK}*.*{_ASKS})"
     rf"|(?:请|拜托)?(?:你|您)?{_MAY}?(?:帮我|帮忙|帮个忙|替我|为我)(?={_DO})"
     rf"|(?:请|拜托)(?:你|您)?(?={_DO})"
-    rf"|请?(?:你|您){_MAY}(?:请)?(?={_DO})"
+    rf"|(?:请(?:你|您)|你|您)(?:能不能|可不可以|可以|能否|可否|能)(?:请)?(?={_FOR_THE_ASKER})"
     rf"|请?(?:解释|说明)(?:一下|下)?(?=什么是|为什么|如何|怎么|怎样)"
     rf"){_MARK}*"
 )
-_MAY_I = re.compile(rf"^请?(?:你|您)?{_MAY}.*?(?:告诉我|帮我|帮忙|给我|解释|介绍|推荐|说说)")
+_MAY_I = re.compile(rf"^请?(?:你|您)?{_MAY}.*?(?:告诉我|帮我|帮忙|给我|解释|介绍|推荐|说说|{_DO}一)")
 _THANKS = "(?:(?:非常|十分)?感谢(?:您|你)?|谢谢(?:你|您|啦|了|大家)?|多谢(?:了)?|谢了|拜托了?|麻烦了|辛苦了)"
 _END = re.compile(rf"(?:{_MARK}+{_THANKS})+$")
 _PARTICLE = re.compile(r"(?<=.)(?:呢|呀|啊|哈|哦|嘛)$")
@@ -71,7 +82,7 @@ _TURNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ("位于哪里$", "在哪里"),
         ("的高度是多少$|高度是多少$", "有多高"),
         ("的长度是多少$|长度是多少$", "有多长"),
-        (r"^(.{1,8}?)为什么(?=是|会)", r"为什么\1"),
+        (r"^((?:(?![说觉认想知问告解猜以相希]).){1,8}?)为什么(?=是|会)", r"为什么\1"),
         (r"^如何(做|煮|炒|炖|蒸)([\u4e00-\u9fff]{2,6})$", r"\2如何\1"),
         ("(?<=哪)一(?=年|天|个)", ""),
         ("(?:有哪些|是什么|有什么)(优点|缺点|症状|好处|坏处)$", r"的\1有哪些"),
@@ -97,7 +108,7 @@ def chinese_form(text: str, tokens: list[str]) -> str:
     while True:
         shorter = said.rstrip(_ENDS)
         ended = "?" if said[len(shorter) :].strip().startswith(("?", "？")) else ended  # noqa: RUF001
-        shorter = _END.sub("", shorter)
+        shorter = _SMILES.sub("", _END.sub("", shorter))
         without = _START.sub("", shorter)
         asks_may = asks_may or bool(_MAY_I.match(shorter))
         shorter = _GENTLY.sub(r"\1", without)
@@ -108,7 +119,8 @@ def chinese_form(text: str, tokens: list[str]) -> str:
         if shorter == said:
             break
         said = shorter
-    if len(said) < _FEWEST:
+    asked_of_it = _OF_NOTHING.match(said) and not _OF_NOTHING.match(_joined(tokens).rstrip(_ENDS))
+    if len(said) < _FEWEST or asked_of_it:
         return ""
     for pattern, instead in _TURNS:
         said = pattern.sub(instead, said)
