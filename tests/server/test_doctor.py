@@ -70,7 +70,7 @@ def test_in_chinese(installed: Target) -> None:
     assert (well.returncode, english_in(well.stdout)) == (0, [])
     assert well.stdout.endswith("一切正常\n")
     installed.api.post(f"/api/v1/functions/id/{FILTER}/toggle")
-    pack = f"{PACK.format(endpoint=NOBODY)}cache: {{url: redis://127.0.0.1:9/0}}\n".replace("models:\n", MORE)
+    pack = PACK.format(endpoint=NOBODY).replace("models:\n", MORE)
     wrong = examine(installed, text=pack, **CHINESE)
     assert (wrong.returncode, english_in(wrong.stdout)) == (1, [])
     assert f"与 pack.yaml 不一致：启用 {FILTER}" in wrong.stdout

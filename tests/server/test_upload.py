@@ -97,7 +97,8 @@ def test_dry_run_of_a_change(target: Target) -> None:
     before = target.state()
     shown = target.upload(PACK.replace("mixtral:8x7b", "phi3:mini"), "--dry-run")
     assert "    -gpt-4 = mixtral:8x7b, qwen2.5:32b\n    +gpt-4 = phi3:mini, qwen2.5:32b\n" in shown.stdout
-    assert shown.stdout.endswith("\n1 change to make; nothing was changed\n")
+    assert '    - meta.description: "→ mixtral:8x7b, qwen2.5:32b"\n' in shown.stdout
+    assert shown.stdout.endswith("\n2 changes to make; nothing was changed\n")
     assert target.state() == before
 
 
@@ -107,7 +108,7 @@ def test_changed_valve_alone(target: Target) -> None:
     target.set_valves(aliases=TABLE, show_status=False, priority=7)
     before = target.function
     printed = target.install(PACK.replace("mixtral:8x7b", "phi3:mini"))
-    assert printed == f"done: set valves of {FILTER}\n"
+    assert printed == f"done: set valves of {FILTER}\ndone: update model row gpt-4\n"
     table = TABLE.replace("mixtral:8x7b", "phi3:mini")
     assert target.valves == {"aliases": table, "show_status": False, "priority": 7}
     assert target.function["content"] == before["content"]
