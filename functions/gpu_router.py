@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 18006, which the server calls.
+# Begin here: `class Pipe`, line 18065, which the server calls.
 # The modules that it uses come first:
 #    209  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    475  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -29,114 +29,114 @@ version: 0.1.0
 #   2227  aliases.published              Which names of a table can be published as models, and what answers for them.
 #   2263  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #   2716  base.single_flight             Many who ask the same at the same time ask once.
-#   2844  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2994  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3118  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3229  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3404  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3476  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3482  engines.vectors                Vectors for texts, as an engine gives them.
-#   3511  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3600  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3648  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3696  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4023  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4135  routing.errors                 What goes wrong with routing.
-#   4341  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4379  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4744  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5158  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5282  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5384  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5513  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5637  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5786  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5920  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6244  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6466  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6583  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6641  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6706  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6855  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6986  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7336  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7421  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7464  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7569  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7773  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8053  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8111  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   8208  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8411  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8582  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8935  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9288  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9374  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9548  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9744  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9841  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9922  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9988  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10037  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10124  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10218  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10707  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10865  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  11042  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11280  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11383  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11485  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11520  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12188  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12264  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12297  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12414  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12598  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12744  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12944  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13084  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13144  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13649  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13823  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14052  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  14244  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14513  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14624  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15223  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15283  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  15356  cache.errors                   What goes wrong with the cache.
-#  15376  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  15408  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15558  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  15564  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  15570  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15689  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15736  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15827  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15990  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  16080  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  16319  base.process                   One object for all plugins of a process, which are files that share no code.
-#  16340  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16433  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16570  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16596  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16677  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16785  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16832  services.pack_valves           What all valves of the pack have in common.
-#  16855  services.router_valves         The valves of the router, wherever it runs.
-#  17009  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17123  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17384  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  17416  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  17438  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  17444  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  17495  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17572  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17667  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17828  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17839  webui.reader                   Who reads what the pack says, and in which language.
-#  17854  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17913  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   2867  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3017  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3141  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3252  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3427  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3499  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3505  engines.vectors                Vectors for texts, as an engine gives them.
+#   3534  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3623  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3671  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3719  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4046  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4158  routing.errors                 What goes wrong with routing.
+#   4364  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4402  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4767  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5181  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5305  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5407  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5536  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5660  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5810  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5944  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6268  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6490  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6607  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6665  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6730  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6879  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7010  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7360  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7445  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7488  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7593  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7797  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8077  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8135  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   8232  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8435  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8606  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8959  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9312  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9398  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9572  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9768  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9865  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9946  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10012  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10061  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10148  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10242  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10731  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10912  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  11097  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11335  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11438  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11540  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11575  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12243  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12319  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12352  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12469  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12653  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12799  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12999  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13139  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13199  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13704  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13878  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14107  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  14299  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14568  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14683  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15282  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15342  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  15415  cache.errors                   What goes wrong with the cache.
+#  15435  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  15467  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15617  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  15623  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  15629  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  15748  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  15795  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15886  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  16049  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  16139  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  16378  base.process                   One object for all plugins of a process, which are files that share no code.
+#  16399  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16492  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16629  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16655  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16736  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16844  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16891  services.pack_valves           What all valves of the pack have in common.
+#  16914  services.router_valves         The valves of the router, wherever it runs.
+#  17068  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17182  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17443  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  17475  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  17497  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  17503  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  17554  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  17631  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17726  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17887  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17898  webui.reader                   Who reads what the pack says, and in which language.
+#  17913  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17972  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -2728,6 +2728,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -2735,9 +2737,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -2755,7 +2759,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
@@ -2802,6 +2809,7 @@ class Remembered(Generic[_Key, _Shared]):
         """
         self._seconds, self._limit, self._clock = seconds, limit, clock
         self._kept: dict[_Key, tuple[float, _Shared]] = {}
+        self._renewing: dict[_Key, asyncio.Task[_Shared]] = {}
 
     def find(self, key: _Key) -> _Shared | None:
         """The answer that is kept; None: there is none, or it is too old."""
@@ -2813,12 +2821,22 @@ class Remembered(Generic[_Key, _Shared]):
         self._keep(key, answer, self._clock())
 
     async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        """The kept answer, or a new one. What `ask` raises is not kept."""
+        """The kept answer, or a new one. What `ask` raises is not kept.
+
+        At half of the age that it may have an answer is asked for anew, so that hardly anybody waits.
+        """
         kept = self._kept.get(key)
-        began = self._clock()
-        if kept is not None and began - kept[0] <= self._seconds:
-            return kept[1]
-        before = self._kept
+        age = math.inf if kept is None else self._clock() - kept[0]
+        if kept is None or age > self._seconds:
+            return await self._ask(key, ask)
+        if age > self._seconds / 2 and key not in self._renewing:
+            task = asyncio.get_running_loop().create_task(self._ask(key, ask))
+            self._renewing[key] = task
+            task.add_done_callback(partial(self._renewed, key))
+        return kept[1]
+
+    async def _ask(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        before, began = self._kept, self._clock()
         answer = await ask()
         if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
             self._keep(key, answer, began)
@@ -2827,6 +2845,11 @@ class Remembered(Generic[_Key, _Shared]):
     def forget(self) -> None:
         """Keep nothing, nor what is being asked for now: something has changed."""
         self._kept = {}
+
+    def _renewed(self, key: _Key, task: asyncio.Task[_Shared]) -> None:
+        del self._renewing[key]
+        if task.cancelled() or task.exception() is not None:
+            self._kept.pop(key, None)  # the next to ask gets the error himself
 
     def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
         self._kept.pop(key, None)
@@ -5641,7 +5664,8 @@ def _leads_somewhere(reference: object, root: Any) -> bool:
 Thinking = Literal["never", "switch", "levels"]
 
 MAX_TOP_LOGPROBS = 20
-_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
+# Of any length, as a client has written it: each digit is looked at once.
+_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d++(?:\.\d*+)?+|\.\d++)(?:ns|us|µs|ms|s|m|h))++)")
 _KEEP_ALIVE_FORMS = message('must be seconds or a duration such as "5m"')
 # Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
 _FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})
@@ -10708,6 +10732,7 @@ class NodeState:
 # Looking at one node: what it has, and what is in its memory.
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
+SHOW_SECONDS = 1.0  # that a look waits for what a node tells of its models, which may be hundreds
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
 MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
@@ -10723,11 +10748,13 @@ class NodeLook:
         models: what it can chat with.
         residents: what is in its memory; None: it does not tell.
         others: models that do not chat, such as embedders.
+        is_whole: no model is known by its name alone because the node has not told more of it yet.
     """
 
     models: tuple[NodeModel, ...]
     residents: tuple[ResidentModel, ...] | None
     others: tuple[NodeModel, ...] = ()
+    is_whole: bool = True
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -10742,6 +10769,8 @@ class NodeProbe:
         self._client = client
         self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
         self._shapes: dict[tuple[str, str], ModelShape] = {}
         self._seen_ahead: set[str] = set()
         self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
@@ -10753,20 +10782,26 @@ class NodeProbe:
             NodeError: it does not answer as it should.
         """
         listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
-        await self._show(listed)
+        is_whole = await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
         self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
         others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
         if loaded is None:
-            return NodeLook(models, None, others)
+            return NodeLook(models, None, others, is_whole)
         self._seen_ahead &= {model.name for model in loaded}
         self._expiries = {
             model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
         }
         residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
-        return NodeLook(models, residents, others)
+        return NodeLook(models, residents, others, is_whole)
+
+    def stop(self) -> None:
+        """Ask about no more models."""
+        for task in self._asking.values():
+            task.cancel()
+        self._asking.clear()  # they are asked about again when somebody looks again
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -10800,25 +10835,37 @@ class NodeProbe:
             self._expiries[name] = now, expires, loading
         return loading
 
-    async def _show(self, listed: Iterable[ListedModel]) -> None:
-        """Ask about the models that are new. One that cannot be shown is known by its name alone."""
-        at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
+    async def _show(self, listed: Iterable[ListedModel]) -> bool:
+        """Ask about the models that are new. One that cannot be shown is known by its name alone.
 
-        async def show(model: ListedModel) -> None:
-            async with at_once:
-                try:
-                    shown = await self._client.show(model.name)
-                    if shown.model_info:
-                        shape = shape_of(shown.model_info, shown.tensors, model.size)
-                        self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
-                    self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
-                except RetryableNodeError as error:  # asked again at the next look, where that may help
-                    if error.status in _NOT_THERE:
-                        self._shown[_shown_key(model)] = ShownModel()
-                except NodeError:
+        Returns:
+            False: not all answers are there yet; the next look has them.
+        """
+        loop = asyncio.get_running_loop()
+        for model in listed:
+            key = _shown_key(model)
+            if key not in self._shown and key not in self._asking:
+                self._asking[key] = loop.create_task(self._ask_about(model))
+        if self._asking:
+            await asyncio.wait(self._asking.values(), timeout=SHOW_SECONDS)
+        ended = [key for key, task in self._asking.items() if task.done()]
+        for task in [self._asking.pop(key) for key in ended]:
+            task.result()
+        return not self._asking
+
+    async def _ask_about(self, model: ListedModel) -> None:
+        async with self._at_once:
+            try:
+                shown = await self._client.show(model.name)
+                if shown.model_info:
+                    shape = shape_of(shown.model_info, shown.tensors, model.size)
+                    self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
+                self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
+            except RetryableNodeError as error:  # asked again at the next look, where that may help
+                if error.status in _NOT_THERE:
                     self._shown[_shown_key(model)] = ShownModel()
-
-        await asyncio.gather(*(show(model) for model in listed if _shown_key(model) not in self._shown))
+            except NodeError:
+                self._shown[_shown_key(model)] = ShownModel()
 
     def _model(self, listed: ListedModel, shown: ShownModel | None) -> NodeModel:
         blob = (shown.blob if shown else "") or listed.digest or listed.name
@@ -10911,6 +10958,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason=message("not looked at yet"))
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.is_whole = False  # it has told of all its models once
         self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
@@ -10930,6 +10978,9 @@ class NodeWatch:
         finally:
             self.looked.set()
         self._missed = 0
+        self.is_whole = self.is_whole or look.is_whole
+        if not self.is_whole:
+            self.hurry.set()
         self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
@@ -11028,6 +11079,10 @@ class NodeWatch:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
         blobs = {known.name: known.installed.blob for known in self.known.models}
         return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
+
+    def stop(self) -> None:
+        """Ask it nothing more."""
+        self._probe.stop()
 
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""
@@ -14561,8 +14616,9 @@ class NodePoller:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every node has been looked at once."""
-        return all(watch.looked.is_set() for watch in self._nodes.values())
+        """Whether every node has been looked at once, and those that answer have told of all their models."""
+        watches = self._nodes.values()
+        return all(watch.looked.is_set() and (watch.is_whole or watch.known.fault) for watch in watches)
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
@@ -14588,12 +14644,15 @@ class NodePoller:
             task.cancel()
 
     async def _watch(self, watch: NodeWatch) -> None:
-        while self._loop.time() - self._used_at < IDLE_SECONDS:
-            try:
-                await self._look(watch)
-            except Exception:
-                log.exception("Node %s could not be looked at", watch.row.name)
-            await watch.rest(self._seconds)
+        try:
+            while self._loop.time() - self._used_at < IDLE_SECONDS:
+                try:
+                    await self._look(watch)
+                except Exception:
+                    log.exception("Node %s could not be looked at", watch.row.name)
+                await watch.rest(self._seconds)
+        finally:
+            watch.stop()
 
     async def _look(self, watch: NodeWatch) -> None:
         """What the node has, what its engine does, what its GPUs do: each is told as soon as it is there."""

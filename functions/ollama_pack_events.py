@@ -10,91 +10,91 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11668, which the server calls.
+# Begin here: `class Event`, line 11670, which the server calls.
 # The modules that it uses come first:
 #    161  base.single_flight          Many who ask the same at the same time ask once.
-#    240  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    642  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    787  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    813  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    824  base.process                One object for all plugins of a process, which are files that share no code.
-#    847  services.activity           What chats did in this process, until somebody writes it into the history.
-#    908  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1309  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1688  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1948  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1963  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1981  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1988  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   2133  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   2205  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2278  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2346  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2461  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2620  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   2687  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2793  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2902  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3050  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3056  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   3143  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3233  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   3265  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3389  aliases.errors              What goes wrong with aliases.
-#   3411  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   3434  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3798  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3935  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3972  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3993  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   4051  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   4120  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   4173  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   4292  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4458  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4724  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4994  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5122  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   5275  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   5360  services.pack_valves        What all valves of the pack have in common.
-#   5383  speech.errors               What goes wrong with transcription.
-#   5840  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5917  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   6010  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   6046  speech.values               What recordings turn into, and what an engine is.
-#   6303  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   6453  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6541  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6729  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6868  speech.sentences            Segments of about a sentence, made from words with times.
-#   6922  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   7108  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   7336  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   7492  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7576  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7665  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7829  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   8440  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   8528  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8604  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8879  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8929  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   9076  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   9346  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   9384  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   9414  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   9539  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9677  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9839  webui.reader                Who reads what the pack says, and in which language.
-#   9848  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  10054  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  10312  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  10403  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#  10445  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  11516  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11602  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11636  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11781  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    247  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    649  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    794  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    820  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    831  base.process                One object for all plugins of a process, which are files that share no code.
+#    854  services.activity           What chats did in this process, until somebody writes it into the history.
+#    915  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1316  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1695  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1955  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1970  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1988  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1995  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   2140  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   2212  webui.errors                What goes wrong between the pack and Open WebUI.
+#   2285  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2353  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2468  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2622  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2689  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2795  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2904  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3052  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3058  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   3145  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3235  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   3267  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3391  aliases.errors              What goes wrong with aliases.
+#   3413  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   3436  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3800  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3937  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3974  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3995  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   4053  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   4122  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   4175  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   4294  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4460  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4726  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4996  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5124  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   5277  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   5362  services.pack_valves        What all valves of the pack have in common.
+#   5385  speech.errors               What goes wrong with transcription.
+#   5842  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5919  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   6012  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   6048  speech.values               What recordings turn into, and what an engine is.
+#   6305  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   6455  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6543  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6731  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6870  speech.sentences            Segments of about a sentence, made from words with times.
+#   6924  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   7110  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   7338  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   7494  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7578  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7667  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7831  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   8442  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   8530  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8606  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8881  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8931  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   9078  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   9348  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   9386  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   9416  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   9541  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9679  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9841  webui.reader                Who reads what the pack says, and in which language.
+#   9850  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  10056  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  10314  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  10405  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#  10447  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  11518  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11604  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11638  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11783  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -172,6 +172,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -179,9 +181,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -199,7 +203,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
@@ -252,8 +259,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "All {count} nodes are down.": "全部 {count} 个节点都不可用。",
         "Asking …": "正在查询…",
         "Back to the chats": "返回聊天",
-        "Budgets": "用量预算",
-        "Budgets are not counted: {fault}. Chats go on without.": "用量预算没有计数：{fault}。对话不受预算限制，照常进行。",
+        "Budgets": "用量配额",
+        "Budgets are not counted: {fault}. Chats go on without.": "用量配额没有计数：{fault}。对话不受配额限制，照常进行。",
         "Chats": "对话请求",
         "Chats that wait for a node": "等待节点的请求",
         "Content-Type {media} is no recording: {how}": "Content-Type {media} 不是录音：{how}",
@@ -305,7 +312,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Not flushed: {why}": "未能清空：{why}",
         "Nothing has been used yet.": "还没有任何用量。",
         "Nothing is known of any node.": "没有任何节点的信息。",
-        "Nothing is published: publish_aliases is off in this function's valves.": "没有发布任何模型：此函数的 publish_aliases 选项已关闭。",
+        "Nothing is published: publish_aliases is off in this function's valves.": "没有发布任何模型：此函数的配置项 publish_aliases 已关闭。",
         "Nothing to publish: no node has a model, and no alias an answer.": "没有可发布的内容：节点上没有模型，别名也没有可用的模型。",
         "Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back.": "只有此 Open WebUI 的管理员可以查看仪表盘。请联系管理员，或返回。",
         "Open WebUI does not answer.": "Open WebUI 没有响应。",
@@ -341,7 +348,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "The recording is not whole: {seconds:.1f} seconds of it could be read.": "录音不完整：只能读取 {seconds:.1f} 秒。",
         "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.": "录音的语言似乎是 {heard}（可信度 {sure:.0%}），而要求的是 {tag}。",
         "The response cache does not work: {fault}. Chats go to their models.": "回答缓存不可用：{fault}。对话直接交给模型。",
-        "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions.": "路由器没有节点：请在“管理员面板 → 函数”中填写它的“nodes”选项。",
+        "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions.": "路由器没有节点：请在“管理员面板 → 函数”中填写它的配置项“nodes”。",
         "The router's redis_url does not answer: {fault}. This worker goes on alone.": "路由器的 redis_url 没有响应：{fault}。此进程将独立运行。",
         "The same question was being answered: both chats got that answer.": "同一个问题正在生成回答，两个请求共用该回答。",
         "The text may not be in the script of {tag}: `pip install {package}` where Open WebUI runs, and it is converted.": "文本可能不是 {tag} 的文字：在运行 Open WebUI 的环境中执行 `pip install {package}` 后会自动转换。",
@@ -2493,7 +2500,7 @@ class RouteSpec:
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before the mount that answers whatever is left.
+    """Make these the routes of a plugin, before Open WebUI's own hundreds, which are tried in order.
 
     Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
 
@@ -2504,19 +2511,14 @@ def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
     """
     routes = app.router.routes
     others = [route for route in routes if not _is_of(route, owner)]
-    first = [_api_route(owner, spec) for spec in specs if spec.without]
-    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
-    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+    routes[:] = [
+        *(_api_route(owner, spec) for spec in specs),
+        *others,
+    ]  # in one step: requests look at this list
 
 
 def _is_of(route: Any, owner: str) -> bool:
     return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _catches_all(route: Any) -> bool:
-    """Whether it is the mount at the root, which Starlette writes as an empty path."""
-    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
 
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:

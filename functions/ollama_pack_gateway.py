@@ -10,58 +10,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4414, which the server calls.
+# Begin here: `class Event`, line 4432, which the server calls.
 # The modules that it uses come first:
 #    105  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    220  base.messages                  Sentences for people, in English and in the languages of the catalogue.
 #    348  base.single_flight             Many who ask the same at the same time ask once.
-#    476  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    484  cache.errors                   What goes wrong with the cache.
-#    504  engines.errors                 What goes wrong with a node.
-#    637  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    749  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    774  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    817  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    843  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    973  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1045  aliases.errors                 What goes wrong with aliases.
-#   1101  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1210  routing.errors                 What goes wrong with routing.
-#   1362  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1398  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1541  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1647  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1715  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1735  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1888  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1897  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1958  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2322  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2459  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2496  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2517  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2635  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2671  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2677  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2794  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2819  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2878  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2884  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2930  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3077  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   3124  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   3307  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3521  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3560  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3698  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3718  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3835  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   3924  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3963  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4280  base.process                   One object for all plugins of a process, which are files that share no code.
-#   4303  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4366  services.pack_valves           What all valves of the pack have in common.
-#   4389  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    499  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    507  cache.errors                   What goes wrong with the cache.
+#    527  engines.errors                 What goes wrong with a node.
+#    660  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    772  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    797  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    840  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    866  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    996  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1068  aliases.errors                 What goes wrong with aliases.
+#   1124  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1233  routing.errors                 What goes wrong with routing.
+#   1385  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1421  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1564  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1670  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1738  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1758  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1911  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1920  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1981  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2345  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2482  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2519  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2540  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2658  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2694  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2700  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2817  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2842  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2901  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2907  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2953  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3100  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   3147  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   3330  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3544  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3583  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3721  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3741  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3853  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   3942  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3981  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4298  base.process                   One object for all plugins of a process, which are files that share no code.
+#   4321  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4384  services.pack_valves           What all valves of the pack have in common.
+#   4407  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -360,6 +360,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -367,9 +369,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -387,7 +391,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
@@ -434,6 +441,7 @@ class Remembered(Generic[_Key, _Shared]):
         """
         self._seconds, self._limit, self._clock = seconds, limit, clock
         self._kept: dict[_Key, tuple[float, _Shared]] = {}
+        self._renewing: dict[_Key, asyncio.Task[_Shared]] = {}
 
     def find(self, key: _Key) -> _Shared | None:
         """The answer that is kept; None: there is none, or it is too old."""
@@ -445,12 +453,22 @@ class Remembered(Generic[_Key, _Shared]):
         self._keep(key, answer, self._clock())
 
     async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        """The kept answer, or a new one. What `ask` raises is not kept."""
+        """The kept answer, or a new one. What `ask` raises is not kept.
+
+        At half of the age that it may have an answer is asked for anew, so that hardly anybody waits.
+        """
         kept = self._kept.get(key)
-        began = self._clock()
-        if kept is not None and began - kept[0] <= self._seconds:
-            return kept[1]
-        before = self._kept
+        age = math.inf if kept is None else self._clock() - kept[0]
+        if kept is None or age > self._seconds:
+            return await self._ask(key, ask)
+        if age > self._seconds / 2 and key not in self._renewing:
+            task = asyncio.get_running_loop().create_task(self._ask(key, ask))
+            self._renewing[key] = task
+            task.add_done_callback(partial(self._renewed, key))
+        return kept[1]
+
+    async def _ask(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        before, began = self._kept, self._clock()
         answer = await ask()
         if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
             self._keep(key, answer, began)
@@ -459,6 +477,11 @@ class Remembered(Generic[_Key, _Shared]):
     def forget(self) -> None:
         """Keep nothing, nor what is being asked for now: something has changed."""
         self._kept = {}
+
+    def _renewed(self, key: _Key, task: asyncio.Task[_Shared]) -> None:
+        del self._renewing[key]
+        if task.cancelled() or task.exception() is not None:
+            self._kept.pop(key, None)  # the next to ask gets the error himself
 
     def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
         self._kept.pop(key, None)
@@ -3393,9 +3416,9 @@ class DirectChain:
 
     def __init__(self, app: Any) -> None:
         """Ask nothing yet; `app` is Open WebUI's."""
-        self._router = SingleFlight(partial(_live_router, app), LIVE_SECONDS)
-        self._cache = SingleFlight(partial(_live_cache, app), LIVE_SECONDS)
-        self._budgets = SingleFlight(partial(_live_budgets, app), LIVE_SECONDS)
+        self._router = SingleFlight(partial(_live_router, app), LIVE_SECONDS, ahead=True)
+        self._cache = SingleFlight(partial(_live_cache, app), LIVE_SECONDS, ahead=True)
+        self._budgets = SingleFlight(partial(_live_budgets, app), LIVE_SECONDS, ahead=True)
         self._names: Remembered[tuple[str, str, str], DirectName | None] = Remembered(
             ACCESS_SECONDS, MOST_REMEMBERED
         )
@@ -3747,7 +3770,7 @@ class RouteSpec:
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before the mount that answers whatever is left.
+    """Make these the routes of a plugin, before Open WebUI's own hundreds, which are tried in order.
 
     Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
 
@@ -3758,19 +3781,14 @@ def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
     """
     routes = app.router.routes
     others = [route for route in routes if not _is_of(route, owner)]
-    first = [_api_route(owner, spec) for spec in specs if spec.without]
-    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
-    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+    routes[:] = [
+        *(_api_route(owner, spec) for spec in specs),
+        *others,
+    ]  # in one step: requests look at this list
 
 
 def _is_of(route: Any, owner: str) -> bool:
     return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _catches_all(route: Any) -> bool:
-    """Whether it is the mount at the root, which Starlette writes as an empty path."""
-    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
 
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:
@@ -4028,7 +4046,7 @@ class Gateway:
         """
         self._mode = mode
         self._chain = DirectChain(app)
-        self._tables = SingleFlight(stored_tables, TABLE_SECONDS)
+        self._tables = SingleFlight(stored_tables, TABLE_SECONDS, ahead=True)
         self.specs = (
             self._chat_route("/v1/chat/completions", OPENAI_CHAT),
             self._chat_route("/v1/completions", OPENAI_PROMPT),

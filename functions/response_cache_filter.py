@@ -10,74 +10,74 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 7950, which the server calls.
+# Begin here: `class Filter`, line 7996, which the server calls.
 # The modules that it uses come first:
 #    138  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    217  base.messages             Sentences for people, in English and in the languages of the catalogue.
 #    345  base.single_flight        Many who ask the same at the same time ask once.
-#    532  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    613  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    633  cache.errors              What goes wrong with the cache.
-#    669  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    785  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    958  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1195  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1395  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1549  cache.entry               An answer as it is kept.
-#   1618  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1723  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   1985  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2172  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2310  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   2833  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2932  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   3024  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3035  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   3160  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3166  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   3175  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3628  base.process              One object for all plugins of a process, which are files that share no code.
-#   3649  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   3712  services.pack_valves      What all valves of the pack have in common.
-#   3735  services.cache_valves     The valves of the response cache, wherever it runs.
-#   3837  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3912  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   4031  cache.collect             From the chunks of a generation to what may be kept of it.
-#   4186  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4238  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4342  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4668  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4771  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   4856  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4881  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4914  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5060  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5546  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5889  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   6133  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6460  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6670  services.activity         What chats did in this process, until somebody writes it into the history.
-#   6696  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   6768  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6862  webui.errors              What goes wrong between the pack and Open WebUI.
-#   6882  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   6893  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7138  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7174  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   7239  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7296  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7354  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   7502  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7562  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7618  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7677  webui.reader              Who reads what the pack says, and in which language.
-#   7692  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7706  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7740  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7764  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7821  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   7849  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   7901  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    555  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    636  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    656  cache.errors              What goes wrong with the cache.
+#    692  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    808  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    981  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1218  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1418  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1572  cache.entry               An answer as it is kept.
+#   1641  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1746  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2008  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2195  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2333  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   2856  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   2955  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   3047  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3058  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   3183  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3189  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   3198  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3651  base.process              One object for all plugins of a process, which are files that share no code.
+#   3672  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   3735  services.pack_valves      What all valves of the pack have in common.
+#   3758  services.cache_valves     The valves of the response cache, wherever it runs.
+#   3860  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   3935  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   4054  cache.collect             From the chunks of a generation to what may be kept of it.
+#   4209  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4261  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4365  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4691  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4794  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   4879  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4904  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4937  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5083  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5569  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5912  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   6156  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6483  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6693  services.activity         What chats did in this process, until somebody writes it into the history.
+#   6719  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   6791  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6885  webui.errors              What goes wrong between the pack and Open WebUI.
+#   6905  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   6916  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7161  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7197  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   7262  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7319  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7377  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   7525  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7585  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7641  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7700  webui.reader              Who reads what the pack says, and in which language.
+#   7715  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   7729  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7763  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7787  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   7867  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   7895  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   7947  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -357,6 +357,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -364,9 +366,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -384,7 +388,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
@@ -431,6 +438,7 @@ class Remembered(Generic[_Key, _Shared]):
         """
         self._seconds, self._limit, self._clock = seconds, limit, clock
         self._kept: dict[_Key, tuple[float, _Shared]] = {}
+        self._renewing: dict[_Key, asyncio.Task[_Shared]] = {}
 
     def find(self, key: _Key) -> _Shared | None:
         """The answer that is kept; None: there is none, or it is too old."""
@@ -442,12 +450,22 @@ class Remembered(Generic[_Key, _Shared]):
         self._keep(key, answer, self._clock())
 
     async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        """The kept answer, or a new one. What `ask` raises is not kept."""
+        """The kept answer, or a new one. What `ask` raises is not kept.
+
+        At half of the age that it may have an answer is asked for anew, so that hardly anybody waits.
+        """
         kept = self._kept.get(key)
-        began = self._clock()
-        if kept is not None and began - kept[0] <= self._seconds:
-            return kept[1]
-        before = self._kept
+        age = math.inf if kept is None else self._clock() - kept[0]
+        if kept is None or age > self._seconds:
+            return await self._ask(key, ask)
+        if age > self._seconds / 2 and key not in self._renewing:
+            task = asyncio.get_running_loop().create_task(self._ask(key, ask))
+            self._renewing[key] = task
+            task.add_done_callback(partial(self._renewed, key))
+        return kept[1]
+
+    async def _ask(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        before, began = self._kept, self._clock()
         answer = await ask()
         if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
             self._keep(key, answer, began)
@@ -456,6 +474,11 @@ class Remembered(Generic[_Key, _Shared]):
     def forget(self) -> None:
         """Keep nothing, nor what is being asked for now: something has changed."""
         self._kept = {}
+
+    def _renewed(self, key: _Key, task: asyncio.Task[_Shared]) -> None:
+        del self._renewing[key]
+        if task.cancelled() or task.exception() is not None:
+            self._kept.pop(key, None)  # the next to ask gets the error himself
 
     def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
         self._kept.pop(key, None)
@@ -7780,6 +7803,29 @@ NO_ACCESS = message(
 )
 
 
+def drawn_instead(metadata: Mapping[str, Any], models: Mapping[str, Any]) -> str | None:
+    """Another model of an arena that has drawn the replay model, as it draws from all that there are.
+
+    Args:
+        metadata: of the chat, as Open WebUI has it after the draw.
+        models: all that Open WebUI knows.
+
+    Returns:
+        Its id; None: no arena has drawn the replay model, or it has no other.
+    """
+    if metadata.get("selected_model_id") != REPLAY:
+        return None
+    meta = object_at(metadata, "model", "info", "meta")
+    listed = frozenset(meta.get("model_ids") or ())
+    left_out = not listed or meta.get("filter_mode") == "exclude"
+    others = [
+        str(model["id"])
+        for model in models.values()
+        if model.get("owned_by") != "arena" and model["id"] != REPLAY and (model["id"] in listed) != left_out
+    ]
+    return random.choice(others) if others else None  # noqa: S311 - no secret
+
+
 class ReplayModel:
     """The model that is `response_cache_replay`.
 
@@ -7989,6 +8035,10 @@ class Filter:
         state["rounds"] += 1
         if body.get("model") == REPLAY and "model" in state:
             body["model"] = state["model"]  # an earlier round's, where nobody gave the model its name back
+        elif body.get("model") == REPLAY and (
+            other := drawn_instead(__metadata__, __request__.app.state.MODELS)
+        ):
+            body["model"] = __metadata__["selected_model_id"] = other
         try:
             if not self.valves.enabled or not _wants_cache(__user__):
                 return body

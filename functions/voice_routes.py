@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5725, which the server calls.
+# Begin here: `class Event`, line 5727, which the server calls.
 # The modules that it uses come first:
 #    105  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    207  base.messages            Sentences for people, in English and in the languages of the catalogue.
@@ -49,11 +49,11 @@ version: 0.1.0
 #   4774  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
 #   4936  webui.reader             Who reads what the pack says, and in which language.
 #   4945  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5097  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5305  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5563  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5614  base.single_flight       Many who ask the same at the same time ask once.
-#   5693  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   5092  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   5300  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5558  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5609  base.single_flight       Many who ask the same at the same time ask once.
+#   5695  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -4977,7 +4977,7 @@ class RouteSpec:
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before the mount that answers whatever is left.
+    """Make these the routes of a plugin, before Open WebUI's own hundreds, which are tried in order.
 
     Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
 
@@ -4988,19 +4988,14 @@ def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
     """
     routes = app.router.routes
     others = [route for route in routes if not _is_of(route, owner)]
-    first = [_api_route(owner, spec) for spec in specs if spec.without]
-    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
-    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+    routes[:] = [
+        *(_api_route(owner, spec) for spec in specs),
+        *others,
+    ]  # in one step: requests look at this list
 
 
 def _is_of(route: Any, owner: str) -> bool:
     return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _catches_all(route: Any) -> bool:
-    """Whether it is the mount at the root, which Starlette writes as an empty path."""
-    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
 
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:
@@ -5625,6 +5620,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -5632,9 +5629,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -5652,7 +5651,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16339, which the server calls.
+# Begin here: `class Pipeline`, line 16382, which the server calls.
 # The modules that it uses come first:
 #    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    465  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -39,91 +39,91 @@ version: 0.1.0
 #   3744  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
 #   3868  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
 #   3979  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4128  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4262  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4586  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4808  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4925  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4983  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5048  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5197  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5328  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5503  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5853  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5938  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5981  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6086  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6378  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6582  engines.vectors                Vectors for texts, as an engine gives them.
-#   6611  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6891  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6949  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7046  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7249  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7420  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7773  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8126  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8212  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8386  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8582  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8679  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8760  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8826  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8875  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8951  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9038  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9132  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9621  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9779  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9956  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10194  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10297  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10303  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10405  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10440  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11108  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11184  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11217  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11334  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11518  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11664  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11864  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12004  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12064  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12569  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12743  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12972  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13164  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13433  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13544  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14143  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14210  cache.errors                   What goes wrong with the cache.
-#  14230  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14246  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14396  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14525  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14694  base.single_flight             Many who ask the same at the same time ask once.
-#  14773  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15012  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15465  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15486  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15553  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15907  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16008  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16043  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16119  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16237  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16300  services.pack_valves           What all valves of the pack have in common.
-#  16323  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16395  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16759  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16817  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16853  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16971  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17052  services.router_valves         The valves of the router, wherever it runs.
-#  17206  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17320  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17581  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   4129  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4263  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4587  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4809  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4926  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4984  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5049  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5198  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5329  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5504  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5854  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5939  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5982  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6087  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6379  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6583  engines.vectors                Vectors for texts, as an engine gives them.
+#   6612  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6892  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6950  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7047  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7250  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7421  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7774  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8127  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8213  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8387  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8583  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8680  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8761  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8827  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8876  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8952  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9039  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9133  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9622  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9803  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9988  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10226  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10329  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10335  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10437  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10472  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11140  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11216  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11249  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11366  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11550  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11696  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11896  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12036  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12096  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12601  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12775  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13004  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13196  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13465  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13580  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14179  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14246  cache.errors                   What goes wrong with the cache.
+#  14266  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14282  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14432  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14561  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14730  base.single_flight             Many who ask the same at the same time ask once.
+#  14816  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15055  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15508  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15529  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15596  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15950  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16051  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16086  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16162  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16280  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16343  services.pack_valves           What all valves of the pack have in common.
+#  16366  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16438  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16802  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16860  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16896  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17014  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17095  services.router_valves         The valves of the router, wherever it runs.
+#  17249  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17363  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17624  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -3983,7 +3983,8 @@ def _allowed_in(allowed: Mapping[str, Any]) -> tuple[ChoiceMode, frozenset[str]]
 Thinking = Literal["never", "switch", "levels"]
 
 MAX_TOP_LOGPROBS = 20
-_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
+# Of any length, as a client has written it: each digit is looked at once.
+_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d++(?:\.\d*+)?+|\.\d++)(?:ns|us|µs|ms|s|m|h))++)")
 _KEEP_ALIVE_FORMS = message('must be seconds or a duration such as "5m"')
 # Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
 _FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})
@@ -9622,6 +9623,7 @@ class NodeState:
 # Looking at one node: what it has, and what is in its memory.
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
+SHOW_SECONDS = 1.0  # that a look waits for what a node tells of its models, which may be hundreds
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
 MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
@@ -9637,11 +9639,13 @@ class NodeLook:
         models: what it can chat with.
         residents: what is in its memory; None: it does not tell.
         others: models that do not chat, such as embedders.
+        is_whole: no model is known by its name alone because the node has not told more of it yet.
     """
 
     models: tuple[NodeModel, ...]
     residents: tuple[ResidentModel, ...] | None
     others: tuple[NodeModel, ...] = ()
+    is_whole: bool = True
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -9656,6 +9660,8 @@ class NodeProbe:
         self._client = client
         self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
         self._shapes: dict[tuple[str, str], ModelShape] = {}
         self._seen_ahead: set[str] = set()
         self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
@@ -9667,20 +9673,26 @@ class NodeProbe:
             NodeError: it does not answer as it should.
         """
         listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
-        await self._show(listed)
+        is_whole = await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
         self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
         others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
         if loaded is None:
-            return NodeLook(models, None, others)
+            return NodeLook(models, None, others, is_whole)
         self._seen_ahead &= {model.name for model in loaded}
         self._expiries = {
             model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
         }
         residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
-        return NodeLook(models, residents, others)
+        return NodeLook(models, residents, others, is_whole)
+
+    def stop(self) -> None:
+        """Ask about no more models."""
+        for task in self._asking.values():
+            task.cancel()
+        self._asking.clear()  # they are asked about again when somebody looks again
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -9714,25 +9726,37 @@ class NodeProbe:
             self._expiries[name] = now, expires, loading
         return loading
 
-    async def _show(self, listed: Iterable[ListedModel]) -> None:
-        """Ask about the models that are new. One that cannot be shown is known by its name alone."""
-        at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
+    async def _show(self, listed: Iterable[ListedModel]) -> bool:
+        """Ask about the models that are new. One that cannot be shown is known by its name alone.
 
-        async def show(model: ListedModel) -> None:
-            async with at_once:
-                try:
-                    shown = await self._client.show(model.name)
-                    if shown.model_info:
-                        shape = shape_of(shown.model_info, shown.tensors, model.size)
-                        self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
-                    self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
-                except RetryableNodeError as error:  # asked again at the next look, where that may help
-                    if error.status in _NOT_THERE:
-                        self._shown[_shown_key(model)] = ShownModel()
-                except NodeError:
+        Returns:
+            False: not all answers are there yet; the next look has them.
+        """
+        loop = asyncio.get_running_loop()
+        for model in listed:
+            key = _shown_key(model)
+            if key not in self._shown and key not in self._asking:
+                self._asking[key] = loop.create_task(self._ask_about(model))
+        if self._asking:
+            await asyncio.wait(self._asking.values(), timeout=SHOW_SECONDS)
+        ended = [key for key, task in self._asking.items() if task.done()]
+        for task in [self._asking.pop(key) for key in ended]:
+            task.result()
+        return not self._asking
+
+    async def _ask_about(self, model: ListedModel) -> None:
+        async with self._at_once:
+            try:
+                shown = await self._client.show(model.name)
+                if shown.model_info:
+                    shape = shape_of(shown.model_info, shown.tensors, model.size)
+                    self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
+                self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
+            except RetryableNodeError as error:  # asked again at the next look, where that may help
+                if error.status in _NOT_THERE:
                     self._shown[_shown_key(model)] = ShownModel()
-
-        await asyncio.gather(*(show(model) for model in listed if _shown_key(model) not in self._shown))
+            except NodeError:
+                self._shown[_shown_key(model)] = ShownModel()
 
     def _model(self, listed: ListedModel, shown: ShownModel | None) -> NodeModel:
         blob = (shown.blob if shown else "") or listed.digest or listed.name
@@ -9825,6 +9849,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason=message("not looked at yet"))
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.is_whole = False  # it has told of all its models once
         self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
@@ -9844,6 +9869,9 @@ class NodeWatch:
         finally:
             self.looked.set()
         self._missed = 0
+        self.is_whole = self.is_whole or look.is_whole
+        if not self.is_whole:
+            self.hurry.set()
         self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
@@ -9942,6 +9970,10 @@ class NodeWatch:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
         blobs = {known.name: known.installed.blob for known in self.known.models}
         return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
+
+    def stop(self) -> None:
+        """Ask it nothing more."""
+        self._probe.stop()
 
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""
@@ -13481,8 +13513,9 @@ class NodePoller:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every node has been looked at once."""
-        return all(watch.looked.is_set() for watch in self._nodes.values())
+        """Whether every node has been looked at once, and those that answer have told of all their models."""
+        watches = self._nodes.values()
+        return all(watch.looked.is_set() and (watch.is_whole or watch.known.fault) for watch in watches)
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
@@ -13508,12 +13541,15 @@ class NodePoller:
             task.cancel()
 
     async def _watch(self, watch: NodeWatch) -> None:
-        while self._loop.time() - self._used_at < IDLE_SECONDS:
-            try:
-                await self._look(watch)
-            except Exception:
-                log.exception("Node %s could not be looked at", watch.row.name)
-            await watch.rest(self._seconds)
+        try:
+            while self._loop.time() - self._used_at < IDLE_SECONDS:
+                try:
+                    await self._look(watch)
+                except Exception:
+                    log.exception("Node %s could not be looked at", watch.row.name)
+                await watch.rest(self._seconds)
+        finally:
+            watch.stop()
 
     async def _look(self, watch: NodeWatch) -> None:
         """What the node has, what its engine does, what its GPUs do: each is told as soon as it is there."""
@@ -14705,6 +14741,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -14712,9 +14750,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -14732,7 +14772,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others

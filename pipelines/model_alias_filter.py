@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1345, which the server calls.
+# Begin here: `class Pipeline`, line 1352, which the server calls.
 # The modules that it uses come first:
 #     55  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #     99  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -23,11 +23,11 @@ version: 0.1.0
 #    899  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
 #    920  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
 #   1038  base.single_flight        Many who ask the same at the same time ask once.
-#   1117  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1218  base.process              One object for all plugins of a process, which are files that share no code.
-#   1241  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   1304  services.pack_valves      What all valves of the pack have in common.
-#   1327  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
+#   1124  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1225  base.process              One object for all plugins of a process, which are files that share no code.
+#   1248  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1311  services.pack_valves      What all valves of the pack have in common.
+#   1334  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -1049,6 +1049,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -1056,9 +1058,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -1076,7 +1080,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others

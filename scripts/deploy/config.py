@@ -291,7 +291,7 @@ class Gateway(Section):
 class Metrics(Section):
     """Who reads `GET /ollama-pack/metrics`: a valve of `ollama_pack_events`."""
 
-    token: Annotated[str, AfterValidator(check_route_key)]
+    token: Annotated[str, AfterValidator(_check_key), AfterValidator(check_route_key)]
 
 
 class PackConfig(Section):

@@ -446,6 +446,37 @@ def test_nobody_chats_with_the_replay_model(user: OpenWebUI) -> None:
         ask(user, chat("hello", "response_cache_replay"))
 
 
+def test_an_arena_draws_models_and_not_the_cache(cached_file: CachedWebUI) -> None:
+    """Would catch arena chats that end with an error: Open WebUI draws from hidden models, too."""
+    admin, path = cached_file.admin, "/api/v1/evaluations/config"
+    everybody = [{"principal_type": "user", "principal_id": "*", "permission": "read"}]
+
+    def arena(name: str, mode: str, *models: str) -> Json:
+        meta = {"model_ids": models, "filter_mode": mode, "access_grants": everybody}
+        return {"id": name, "name": name, "meta": meta}
+
+    offered = admin.models().keys() - {"response_cache_replay", "gpt-4"}
+    arenas = [
+        arena("with", "include", "response_cache_replay", DIRECT),
+        arena("without", "exclude", *offered),
+        arena("alone", "include", "response_cache_replay"),
+    ]
+    before = admin.get(path)
+    admin.post(path, {"ENABLE_EVALUATION_ARENA_MODELS": True, "EVALUATION_ARENA_MODELS": arenas})
+    try:
+        admin.models(refresh=True)
+        for name, drawn in (("with", DIRECT), ("without", "gpt-4")):
+            for number in range(6):
+                answer = ask(cached_file.student, chat(f"hello {number % 3}", name))
+                assert answer["selected_model_id"] == drawn
+                assert answer["choices"][0]["message"]["content"] == f"You said: hello {number % 3}"
+        with pytest.raises(Exception, match="not a chat model"):
+            ask(cached_file.student, chat("hello", "alone"))
+    finally:
+        admin.post(path, before)
+        admin.models(refresh=True)
+
+
 def test_chats_go_on_without_the_replay_function(cached_file: CachedWebUI) -> None:
     """Would catch chats that end with an error, or keep waiting, because one of the two files is missing."""
 

@@ -116,7 +116,7 @@ class Gateway:
         """
         self._mode = mode
         self._chain = DirectChain(app)
-        self._tables = SingleFlight(stored_tables, TABLE_SECONDS)
+        self._tables = SingleFlight(stored_tables, TABLE_SECONDS, ahead=True)
         self.specs = (
             self._chat_route("/v1/chat/completions", OPENAI_CHAT),
             self._chat_route("/v1/completions", OPENAI_PROMPT),

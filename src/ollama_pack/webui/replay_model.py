@@ -1,11 +1,13 @@
 """Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before."""
 
 import logging
+import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ollama_pack.base.messages import message
+from ollama_pack.engines.body import object_at
 from ollama_pack.webui.models import may_use
 from ollama_pack.webui.replay_row import REPLAY, share_replay
 from ollama_pack.webui.rows import refresh_models
@@ -26,6 +28,29 @@ NO_ACCESS = message(
     "Models): it shows nothing of others.",
     model=REPLAY,
 )
+
+
+def drawn_instead(metadata: Mapping[str, Any], models: Mapping[str, Any]) -> str | None:
+    """Another model of an arena that has drawn the replay model, as it draws from all that there are.
+
+    Args:
+        metadata: of the chat, as Open WebUI has it after the draw.
+        models: all that Open WebUI knows.
+
+    Returns:
+        Its id; None: no arena has drawn the replay model, or it has no other.
+    """
+    if metadata.get("selected_model_id") != REPLAY:
+        return None
+    meta = object_at(metadata, "model", "info", "meta")
+    listed = frozenset(meta.get("model_ids") or ())
+    left_out = not listed or meta.get("filter_mode") == "exclude"
+    others = [
+        str(model["id"])
+        for model in models.values()
+        if model.get("owned_by") != "arena" and model["id"] != REPLAY and (model["id"] in listed) != left_out
+    ]
+    return random.choice(others) if others else None  # noqa: S311 - no secret
 
 
 class ReplayModel:

@@ -16,7 +16,8 @@ from ollama_pack.engines.tools import offered_tools
 Thinking = Literal["never", "switch", "levels"]
 
 MAX_TOP_LOGPROBS = 20
-_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
+# Of any length, as a client has written it: each digit is looked at once.
+_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d++(?:\.\d*+)?+|\.\d++)(?:ns|us|µs|ms|s|m|h))++)")
 _KEEP_ALIVE_FORMS = message('must be seconds or a duration such as "5m"')
 # Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
 _FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})

@@ -46,7 +46,7 @@ from ollama_pack.webui.meaning import embedder_of, embedding, judging
 from ollama_pack.webui.models import group_ids_of, may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.reader import reader_language
-from ollama_pack.webui.replay_model import ReplayModel
+from ollama_pack.webui.replay_model import ReplayModel, drawn_instead
 from ollama_pack.webui.replay_row import REPLAY
 from ollama_pack.webui.router_digest import routed_weights
 from ollama_pack.webui.server import data_folder, server_secret, take_over
@@ -105,6 +105,10 @@ class Filter:
         state["rounds"] += 1
         if body.get("model") == REPLAY and "model" in state:
             body["model"] = state["model"]  # an earlier round's, where nobody gave the model its name back
+        elif body.get("model") == REPLAY and (
+            other := drawn_instead(__metadata__, __request__.app.state.MODELS)
+        ):
+            body["model"] = __metadata__["selected_model_id"] = other
         try:
             if not self.valves.enabled or not _wants_cache(__user__):
                 return body

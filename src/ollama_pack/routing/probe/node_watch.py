@@ -68,6 +68,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason=message("not looked at yet"))
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.is_whole = False  # it has told of all its models once
         self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
@@ -87,6 +88,9 @@ class NodeWatch:
         finally:
             self.looked.set()
         self._missed = 0
+        self.is_whole = self.is_whole or look.is_whole
+        if not self.is_whole:
+            self.hurry.set()
         self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
@@ -185,6 +189,10 @@ class NodeWatch:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
         blobs = {known.name: known.installed.blob for known in self.known.models}
         return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
+
+    def stop(self) -> None:
+        """Ask it nothing more."""
+        self._probe.stop()
 
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""
