@@ -33,6 +33,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "routing",
         "routing-measured",
         "cache",
+        "federation",
         "budgets",
         "gateway",
         "fit",

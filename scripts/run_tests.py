@@ -29,6 +29,7 @@ ONCE_ONLY = (
     "caching*",
     "demo*",
     "events_replicas*",
+    "federation*",
     "fleet_*",
     "history*",
     "model_digests*",

@@ -7,6 +7,7 @@ import re
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import uuid4
@@ -394,6 +395,32 @@ class Embedder(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+def learns_from_others(webui: CachedWebUI, tiers: Callable[[], list[Json]]) -> None:
+    """What other sites gave is taken from an admin, counts, and is forgotten at his word."""
+    place = "/ollama-pack/calibration"
+    ((key, row),) = webui.admin.get(place)["labels"].items()
+    assert sum(row["right"]) + sum(row["wrong"]) == 1
+    others: Json = {"right": [900] + [0] * 5}
+    given: Json = {"round": 1, "epsilon": 2.0, "shares": 1.0, "labels": {key: others}}
+    assert "`wrong`" in webui.admin.post(place, given)["fault"]
+    others["wrong"] = [0] * 6
+
+    def shows(pooled: int) -> Json:
+        deadline = time.monotonic() + 30
+        while (tier := tiers()[0])["pooled"] != pooled:  # what a dashboard shows is up to a second old
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        return tier
+
+    for _again in range(2):
+        assert webui.admin.post(place, given)["fault"] == ""
+    with pytest.raises(Exception, match="401"):
+        webui.student.post(place, given)
+    assert (shows(900)["threshold"] is None) == (row["wrong"][0] > 0)
+    assert webui.admin.delete(place)["fault"] == ""
+    assert shows(0)["threshold"] is None
+
+
 def test_same_meaning_is_served_once_enough_answers_were_compared(cached_file: CachedWebUI) -> None:
     """Would catch a tier that never serves by the server's own embeddings, or that serves untried."""
     place = "/api/v1/retrieval/embedding/update"
@@ -419,6 +446,7 @@ def test_same_meaning_is_served_once_enough_answers_were_compared(cached_file: C
                 time.sleep(0.2)
             assert tiers()[0]["judged"] == 1
             assert tiers()[0]["threshold"] is None
+            learns_from_others(cached_file, tiers)
             with sqlite3.connect(
                 next(cached_file.webui.log.parent.rglob("ollama_pack_cache*.sqlite3"))
             ) as file:

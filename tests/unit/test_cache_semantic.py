@@ -94,12 +94,12 @@ def test_change_takes_the_tier_back() -> None:
     """Would catch evidence of last month that serves wrong answers today."""
     calibration = Calibration()
     for _ in range(600):
-        calibration.label("model|user", 0.99, right=True, error=ERROR)
-    assert calibration.threshold("model|user", ERROR) is not None
+        calibration.label("model|e|user|en", 0.99, right=True, error=ERROR)
+    assert calibration.threshold("model|e|user|en", ERROR) is not None
     assert calibration.threshold("other|user", ERROR) is None
     labels = 0
-    while calibration.threshold("model|user", ERROR) is not None:
-        calibration.label("model|user", 0.99, right=bool(labels % 10), error=ERROR)
+    while calibration.threshold("model|e|user|en", ERROR) is not None:
+        calibration.label("model|e|user|en", 0.99, right=bool(labels % 10), error=ERROR)
         labels += 1
     assert labels < 60
     assert not has_drifted(1, 100, ERROR)
@@ -110,10 +110,10 @@ def test_labels_of_one_process_are_those_of_all() -> None:
     one, two, shared = Calibration(), Calibration(), dict[str, float]()
     for number in range(60):
         each = (one, two)[number % 2]
-        for name, more in each.label("m|global", 0.97, right=number != 7, error=ERROR).items():
+        for name, more in each.label("m|e|global|en", 0.97, right=number != 7, error=ERROR).items():
             shared[name] = shared.get(name, 0) + more
     one.learn(shared | {"hits": 3.0})
-    assert one.judged("m|global").above(1) == (1, 60)
+    assert one.judged("m|e|global|en").above(1) == (1, 60)
     assert one.report(ERROR)[0]["model"] == "m"
     assert one.report(ERROR)[0]["threshold"] is None
 
@@ -238,7 +238,7 @@ def test_evidence_is_of_one_maker_of_vectors() -> None:
 def test_labels_that_two_processes_take_back_hide_no_wrong_one() -> None:
     """Would catch counts below zero, which the next wrong answers would fill up unseen."""
     calibration = Calibration()
-    calibration.learn({"judged/m|user/0/right": -600.0, "judged/m|user/0/wrong": -12.0})
-    added = calibration.label("m|user", 0.99, right=False, error=ERROR)
-    assert added["judged/m|user/0/wrong"] == 13
-    assert calibration.judged("m|user").above(0) == (1, 1)
+    calibration.learn({"judged/m|e|user|en/0/right": -600.0, "judged/m|e|user|en/0/wrong": -12.0})
+    added = calibration.label("m|e|user|en", 0.99, right=False, error=ERROR)
+    assert added["judged/m|e|user|en/0/wrong"] == 13
+    assert calibration.judged("m|e|user|en").above(0) == (1, 1)

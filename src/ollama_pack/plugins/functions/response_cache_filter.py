@@ -9,7 +9,7 @@ version: {version}
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,8 +21,9 @@ from ollama_pack.base.single_flight import Remembered
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.outcome import Follow, Hit, Miss
-from ollama_pack.cache.semantic import Lent, label_key
-from ollama_pack.cache.similar import Near
+from ollama_pack.cache.pool import read_rounds
+from ollama_pack.cache.semantic import Lent, as_forgotten, as_set, calibration_report, label_key
+from ollama_pack.cache.similar import Near, last_asked
 from ollama_pack.engines.body import object_at
 from ollama_pack.engines.ollama.installed import ModelDigests, TagSite
 from ollama_pack.engines.routed_names import ROUTER
@@ -201,6 +202,31 @@ class Filter:
             "all": {} if fault else shared,
         }
 
+    async def calibration_counts(self) -> dict[str, Any]:
+        """The labels of similar answers, for `scripts/federate.py`: counts, and nothing of a conversation."""
+        cache = (await self._keeper.cache(self._settings())).cache
+        shared = await cache.shared_counts()
+        if isinstance(shared, StoreTrouble):
+            return {"fault": _fault(shared, cache.fault)}
+        return {"fault": "", "error": self.valves.similar_error} | calibration_report(shared)
+
+    async def take_round(self, given: Mapping[str, Any]) -> str:
+        """Count what other sites gave in a round; empty, or why it was not done."""
+        try:
+            rounds = read_rounds(given)
+        except ValueError as error:
+            return str(error)
+        return await self._change_counts(partial(as_set, rounds))
+
+    async def forget_rounds(self) -> str:
+        """Forget all that other sites gave; empty, or why it was not done."""
+        return await self._change_counts(as_forgotten)
+
+    async def _change_counts(self, change: Callable[[Mapping[str, float]], Mapping[str, float]]) -> str:
+        cache = (await self._keeper.cache(self._settings())).cache
+        trouble = await cache.change_counts(change)
+        return _fault(trouble, cache.fault) if trouble else ""
+
     async def flush_cache(self) -> str:
         """Make all answers unusable, in every worker; empty, or why it was not done."""
         cache = (await self._keeper.cache(self._settings())).cache
@@ -258,7 +284,7 @@ class Filter:
 
         def lend(scope: str) -> Lent:
             return Lent(
-                key=label_key(answering.id, embedder, scope),
+                key=label_key(answering.id, embedder, scope, last_asked(body)),
                 error=self.valves.similar_error,
                 embed=embedding(request, user),
                 judge=judging(request, user, str(body["model"])),
